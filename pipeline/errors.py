@@ -1,0 +1,35 @@
+"""Every error that longtake raises on purpose.
+
+LongtakeError
+├── SpecError        the wish cannot be fulfilled as written (also a ValueError)
+├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
+├── CapacityError    it does not fit: tokens, pages or bytes
+├── WeightsError     a checkpoint is missing, damaged or of another architecture
+└── MediaError       a container or codec could not read or write what was asked
+
+A message says what is wrong, with the numbers, and the cure.
+"""
+
+
+class LongtakeError(Exception):
+    """Base of all errors raised on purpose; anything else that escapes is a bug."""
+
+
+class SpecError(LongtakeError, ValueError):
+    """The user's wish is impossible or unclear; the message names the key, the value and the cure."""
+
+
+class ShapeError(LongtakeError, ValueError):
+    """A value was built with a size that disagrees with its span on the clock."""
+
+
+class CapacityError(LongtakeError):
+    """Something is larger than the room that was planned for it."""
+
+
+class WeightsError(LongtakeError):
+    """Weights could not be found, read, or matched to the architecture that asked for them."""
+
+
+class MediaError(LongtakeError):
+    """A media file could not be read or written as asked."""

@@ -1,0 +1,452 @@
+"""The user's wish: what to render, checked whole before anything starts.
+
+A storyboard is a YAML file. Reading one ends either in a frozen `Storyboard` or in a single `SpecError` that
+lists every mistake of the file, a line each: the key, its value, what is wrong, and the cure.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+from importlib import resources
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import fsspec
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from pipeline.errors import SpecError
+
+STORYBOARD_TEMPLATE = resources.files("pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
+"""The commented storyboard that `longtake init` writes; it names every key with its default."""
+
+MAX_FILM_S = 100 * 3600
+
+# ------------------------------------------------------------------ single values
+
+_DURATION = re.compile(
+    r"(?:(?P<h>\d{1,9}(?:\.\d{1,9})?)h)?(?:(?P<m>\d{1,9}(?:\.\d{1,9})?)m(?!s))?"
+    r"(?:(?P<s>\d{1,9}(?:\.\d{1,9})?)s)?(?:(?P<ms>\d{1,9})ms)?(?:(?P<f>\d{1,9})f)?",
+    re.ASCII,
+)
+_SECONDS = {"h": Fraction(3600), "m": Fraction(60), "s": Fraction(1), "ms": Fraction(1, 1000)}
+
+_RATE = re.compile(r"\d{1,12}(\.\d{1,18}|/0*[1-9]\d{0,11})?", re.ASCII)
+# Broadcast rates that people write as decimals, such as 23.976 or 29.97.
+_NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (12, 15, 24, 30, 48, 60, 120))
+
+
+def parse_duration(text: str) -> tuple[Fraction, int]:
+    """Exact seconds and whole frames of a duration such as `12s`, `1.5s`, `1m30s`, `500ms` or `48f`."""
+    match = _DURATION.fullmatch(text.replace(" ", ""))
+    if match is None or not match[0]:
+        raise SpecError("write a number with its unit: 12s, 1.5s, 1m30s, 2h, 500ms, or 48f for frames")
+    seconds = sum((Fraction(match[unit]) * scale for unit, scale in _SECONDS.items() if match[unit]), Fraction(0))
+    return seconds, int(match["f"] or 0)
+
+
+def parse_fps(value: object) -> Fraction:
+    """The exact rate of `16`, `12.5` or `24000/1001`; a decimal next to a broadcast rate (`23.976`) means that rate."""
+    if not _RATE.fullmatch(str(value)):
+        raise SpecError("write a rate such as 16, 23.976 or 24000/1001")
+    fps = Fraction(str(value))
+    if "." in str(value):
+        fps = next((rate for rate in _NTSC_RATES if abs(rate - fps) < Fraction(1, 200)), fps)
+    if not 1 <= fps <= 240:
+        raise SpecError("use 1 to 240 frames per second")
+    if fps.numerator >= 2**31:
+        raise SpecError(f"no container counts time that finely; use {fps.limit_denominator(1001)}")
+    return fps
+
+
+def _duration(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise SpecError(f"it has no unit; write {value}s for seconds or {value}f for frames")
+    if not isinstance(value, str):
+        raise SpecError("write a number with its unit, such as 12s or 48f")
+    seconds, frames = parse_duration(value)
+    if seconds == 0 and frames == 0:
+        raise SpecError("it lasts no time; make it at least 1f")
+    if seconds > MAX_FILM_S:
+        raise SpecError(f"a film lasts at most {MAX_FILM_S // 3600}h; split it into several")
+    return value
+
+
+def _whole(low: int, high: int, *, even: bool = False) -> BeforeValidator:
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high or (even and value % 2):
+            raise SpecError(f"use {'an even' if even else 'a whole'} number from {low} to {high}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _number(low: float, high: float) -> BeforeValidator:
+    def check(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise SpecError(f"use a number from {low:g} to {high:g}")
+        return float(value)
+
+    return BeforeValidator(check)
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise SpecError("use text; put it in quotes if it looks like a number")
+    if not value.strip():
+        raise SpecError("write at least one word")
+    return value.strip()
+
+
+def _schedule(value: object, info: ValidationInfo) -> object:
+    if value in ("shifted", "linear"):
+        return value
+    if not isinstance(value, list | tuple) or not all(type(sigma) in (int, float) for sigma in value):
+        raise SpecError("use shifted, linear, or a list of sigmas such as [1.0, 0.6, 0.3]")
+    falls = all(noisier > cleaner for noisier, cleaner in pairwise((*value, 0)))
+    if not value or value[0] != 1 or not falls:
+        raise SpecError("sigmas start at 1, fall at every step and stay above 0, such as [1.0, 0.6, 0.3]")
+    steps = info.data.get("steps")
+    if steps is not None and len(value) != steps:
+        raise SpecError(f"it holds {len(value)} sigmas for {steps} steps; set sampling.steps to {len(value)}")
+    return tuple(float(sigma) for sigma in value)
+
+
+def _film_path(value: object) -> str:
+    path = PurePosixPath(_words(value))
+    if path.is_absolute() or ".." in path.parts or re.search(r"[:\\~\x00-\x1f]", str(path)):
+        raise SpecError("it may leave the output root; use a relative path inside it, such as film.mp4")
+    if path.suffix != ".mp4":
+        raise SpecError(f"the container is mp4; use {path.with_suffix('.mp4') if path.name else 'film.mp4'}")
+    return str(path)
+
+
+# ------------------------------------------------------------------ the storyboard
+
+Words = Annotated[str, BeforeValidator(_words)]
+Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
+
+
+class _Wish(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VideoSpec(_Wish):
+    """Size and rate of the picture; both sides even, as 4:2:0 chroma asks."""
+
+    width: Annotated[int, _whole(2, 8192, even=True)] = 64
+    height: Annotated[int, _whole(2, 8192, even=True)] = 64
+    fps: Fps = Fraction(16)
+
+
+class AudioSpec(_Wish):
+    """Rate of the sound."""
+
+    sample_rate: Annotated[int, _whole(8000, 192_000)] = 16_000
+
+
+class Scene(_Wish):
+    """One prompt for a while; `continue` goes on from what was seen, `cut` starts afresh."""
+
+    prompt: Words
+    duration: Annotated[str, BeforeValidator(_duration)]
+    transition: Literal["continue", "cut"] = "continue"
+
+    def duration_s(self, fps: Fraction) -> Fraction:
+        """The exact length in seconds; frames are counted at `fps`."""
+        seconds, frames = parse_duration(self.duration)
+        return seconds + frames / fps
+
+
+class SamplingSpec(_Wish):
+    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
+
+    steps: Annotated[int, _whole(1, 1000)] = 8
+    guidance: Annotated[float, _number(0, 100)] = 2.0
+    schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
+    shift: Annotated[float, _number(0.01, 100)] = 2.5
+    solver: Literal["euler", "renoise"] = "euler"
+
+
+class OutputSpec(_Wish):
+    """What is written below the output root; `quality` is x264's constant quantiser, 0 is lossless."""
+
+    film: Annotated[str, BeforeValidator(_film_path)] = "film.mp4"
+    container: Literal["mp4"] = "mp4"
+    hls: bool = True
+    quality: Annotated[int, _whole(0, 51)] = 20
+
+
+def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
+    video = info.data.get("video")
+    if video is not None and scene.duration_s(video.fps) * video.fps < 1:
+        raise PydanticCustomError(
+            "scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", {"fps": str(video.fps)}
+        )
+    return scene
+
+
+def _last_a_film(scenes: tuple[Scene, ...], info: ValidationInfo) -> tuple[Scene, ...]:
+    if not scenes:
+        raise SpecError("a film needs at least one scene, with a prompt and a duration")
+    video = info.data.get("video")
+    if video is not None and sum(scene.duration_s(video.fps) for scene in scenes) > MAX_FILM_S:
+        raise SpecError(f"together they last longer than {MAX_FILM_S // 3600}h; split the film into several")
+    return scenes
+
+
+class Storyboard(_Wish):
+    """A whole film as wished; build one with `parse_storyboard` or `load_storyboard`."""
+
+    title: Words = "Untitled"
+    model: Words = "sounding-shapes"
+    seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
+    video: VideoSpec = VideoSpec()
+    audio: AudioSpec = AudioSpec()
+    scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
+    sampling: SamplingSpec = SamplingSpec()
+    output: OutputSpec = OutputSpec()
+
+    def durations_s(self) -> tuple[Fraction, ...]:
+        """The exact wished length of every scene, for `plan_scenes`."""
+        return tuple(scene.duration_s(self.video.fps) for scene in self.scenes)
+
+    def cuts(self) -> tuple[bool, ...]:
+        """Which scenes open with a cut, for `plan_scenes`; the first always does."""
+        return tuple(index == 0 or scene.transition == "cut" for index, scene in enumerate(self.scenes))
+
+
+# ------------------------------------------------------------------ what a model can do
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """One side of the picture, in pixels: a multiple of `multiple` in `minimum..maximum`."""
+
+    multiple: int
+    minimum: int
+    maximum: int
+
+    def nearest(self, size: int) -> tuple[int, ...]:
+        """The allowed sizes next to `size`, below and above."""
+        below = size // self.multiple * self.multiple
+        above = below if below == size else below + self.multiple
+        return tuple(sorted({min(max(near, self.minimum), self.maximum) for near in (below, above)}))
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can render; the model's own room builds it."""
+
+    name: str
+    width: SizeLimits
+    height: SizeLimits
+    sample_rates: tuple[int, ...]
+    min_fps: Fraction
+    max_fps: Fraction
+    max_prompt_words: int
+    max_duration_s: Fraction | None = None
+
+
+def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
+    """Raise one SpecError that lists everything in `storyboard` that the model cannot render."""
+    mistakes = list(_beyond(storyboard, limits))
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+
+
+def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    for side, size, allowed in (
+        ("width", storyboard.video.width, limits.width),
+        ("height", storyboard.video.height, limits.height),
+    ):
+        if size not in allowed.nearest(size):
+            yield (
+                f"video.{side} is {size}; {limits.name} renders multiples of {allowed.multiple} from {allowed.minimum}"
+                f" to {allowed.maximum}, use {' or '.join(map(str, allowed.nearest(size)))}"
+            )
+    if not limits.min_fps <= storyboard.video.fps <= limits.max_fps:
+        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {limits.min_fps} to {limits.max_fps}"
+    if storyboard.audio.sample_rate not in limits.sample_rates:
+        rates = " or ".join(map(str, limits.sample_rates))
+        yield f"audio.sample_rate is {storyboard.audio.sample_rate}; {limits.name} renders {rates}, use that"
+    for index, scene in enumerate(storyboard.scenes):
+        num_words = len(scene.prompt.split())
+        if num_words > limits.max_prompt_words:
+            yield (
+                f"scenes[{index}].prompt has {num_words} words; {limits.name} reads {limits.max_prompt_words},"
+                f" shorten it or split the scene"
+            )
+    seconds = sum(storyboard.durations_s())
+    if limits.max_duration_s is not None and seconds > limits.max_duration_s:
+        yield (
+            f"scenes last {float(seconds):g} s together; {limits.name} renders {float(limits.max_duration_s):g} s,"
+            f" shorten them"
+        )
+
+
+# ------------------------------------------------------------------ reading
+
+
+def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
+    """Read and check the storyboard at any path or fsspec URL; see `parse_storyboard`."""
+    try:
+        with fsspec.open(url, "r", encoding="utf-8-sig") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise SpecError(f"{url} does not exist; `longtake init {url}` writes one to start from") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise SpecError(f"{url} cannot be read: {error}") from error
+    return parse_storyboard(text, overrides, source=url)
+
+
+def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:
+    """Check the YAML in `text`.
+
+    Args:
+        overrides: `key=value` each, such as `sampling.steps=4` or `scenes[0].duration=5s`; values are YAML.
+        source: what to call the text in error messages.
+    Raises:
+        SpecError: with one line for every mistake.
+    """
+    wish, mistakes = _read_yaml(text, source)
+    for override in overrides:
+        try:
+            _apply(wish, override)
+        except SpecError as error:
+            mistakes.append(f"--set {override}: {error}")
+    storyboard = None
+    try:
+        storyboard = Storyboard.model_validate(wish)
+    except ValidationError as error:
+        mistakes += [_mistake(details) for details in error.errors(include_url=False)]
+    if storyboard is None or mistakes:
+        raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+    return storyboard
+
+
+def _read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        mistakes = list(_duplicates(root, "", set()))
+        wish = loader.construct_document(root) if root is not None else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{source} is not valid YAML: {_yaml_problem(error)}") from None
+    if not isinstance(wish, dict):
+        raise SpecError(f"{source} holds no keys; write `scenes:` and what `longtake init` shows")
+    return wish, mistakes
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
+    """Keys given twice in one mapping; YAML itself would silently keep the last."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _duplicates(item, f"{key}[{index}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        first_line: dict[str, int] = {}
+        for name, value in node.value:
+            below, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
+            if below in first_line:
+                yield f"{below} is given twice, in lines {first_line[below]} and {line}; keep one"
+            first_line.setdefault(below, line)
+            yield from _duplicates(value, below, seen)
+
+
+def _apply(wish: Any, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not key or not equals:
+        raise SpecError("write key=value, such as sampling.steps=4")
+    try:
+        wanted = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise SpecError(f"{value!r} is not valid YAML; put it in quotes") from None
+    *parents, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    node = wish
+    for part in parents:
+        slot = _slot(node, part)
+        if isinstance(node, dict) and node.get(slot) is None:
+            node[slot] = {}
+        node = node[slot]
+    node[_slot(node, last)] = wanted
+
+
+def _slot(node: Any, part: str) -> str | int:
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise SpecError(f"there is nothing below {node!r} for {part!r} to name")
+    if not part.isdecimal() or int(part) >= len(node):
+        raise SpecError(f"{part!r} is not one of {len(node)} items; use 0 to {len(node) - 1}")
+    return int(part)
+
+
+# ------------------------------------------------------------------ pydantic's findings in our words
+
+_SECTIONS: dict[str, type[_Wish]] = {
+    "": Storyboard,
+    "video": VideoSpec,
+    "audio": AudioSpec,
+    "scenes": Scene,
+    "sampling": SamplingSpec,
+    "output": OutputSpec,
+}
+_CURES = {
+    "bool_type": "use true or false",
+    "bool_parsing": "use true or false",
+    "literal_error": "use {expected}",
+    "model_type": "use a mapping of keys",
+    "tuple_type": "use a list",
+}
+
+
+def _mistake(error: ErrorDetails) -> str:
+    key = _dotted(error["loc"])
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key} ({_shown(error['input'])}) is not a known key; {_nearest_key(error['loc'])}"
+        case "invalid_key":
+            return f"{error['input']!r} is not a key; keys are words"
+        case "missing":
+            return f"{key} is missing; add it"
+        case "scene_duration":
+            return f"{key}.duration is {error['input']['duration']!r}; {error['msg']}"
+        case "value_error":
+            cure = str(context["error"])
+        case kind:
+            cure = _CURES.get(kind, error["msg"]).format_map(context)
+    return f"{key} is {_shown(error['input'])}; {cure}"
+
+
+def _dotted(loc: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+
+
+def _shown(value: object) -> str:
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _nearest_key(loc: tuple[str | int, ...]) -> str:
+    section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+    known = list(_SECTIONS[section].model_fields)
+    near = get_close_matches(str(loc[-1]), known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    elsewhere = [f"{name}.{loc[-1]}" for name, spec in _SECTIONS.items() if loc[-1] in spec.model_fields]
+    return f"did you mean {elsewhere[0].lstrip('.')}?" if elsewhere else f"known here: {', '.join(known)}"

@@ -1,0 +1,123 @@
+"""What flows along the road: prompt -> latents -> frames and sound -> segment. Sizes are checked here, once.
+
+Shapes: f frames or latent frames, c channels, h height, w width, l tokens, d width, n samples.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.clock import ChunkSpan
+from pipeline.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class PromptEmbedding:
+    """A prompt as the denoiser reads it: `tokens` is [l, d]."""
+
+    text: str
+    tokens: Tensor
+
+    def __post_init__(self) -> None:
+        _check("PromptEmbedding.tokens", self.tokens, (None, None))
+
+
+@dataclass(frozen=True)
+class LatentChunk:
+    """Clean latents of one chunk, both modalities together, in the dtype they were computed in.
+
+    Args:
+        video: [f c h w], one row per video latent of `span`.
+        audio: [l c], one row per audio latent of `span`.
+    """
+
+    span: ChunkSpan
+    video: Tensor
+    audio: Tensor
+
+    def __post_init__(self) -> None:
+        _check("LatentChunk.video", self.video, (len(self.span.latents), None, None, None))
+        _check("LatentChunk.audio", self.audio, (len(self.span.audio_latents), None))
+
+
+@dataclass(frozen=True)
+class FrameChunk:
+    """The picture of one chunk: `frames` is uint8 [f h w 3], RGB, full range, in display order."""
+
+    span: ChunkSpan
+    frames: Tensor
+
+    def __post_init__(self) -> None:
+        _check("FrameChunk.frames", self.frames, (len(self.span.frames), None, None, 3))
+        if self.frames.dtype != torch.uint8:
+            raise ShapeError(f"FrameChunk.frames is {self.frames.dtype}; frames are uint8")
+
+
+@dataclass(frozen=True)
+class SoundChunk:
+    """The sound that became final with one chunk: `pcm` is float32 [c n] in -1..1, from `start_sample` of the film.
+
+    A sound decoder with look-ahead lags behind the picture, so a chunk's sound need not be the chunk's own
+    samples; sound chunks in order tile the film exactly, and the last one ends with the film.
+    """
+
+    start_sample: int
+    sample_rate: int
+    pcm: Tensor
+
+    def __post_init__(self) -> None:
+        _check("SoundChunk.pcm", self.pcm, (None, None))
+        if self.pcm.dtype != torch.float32:
+            raise ShapeError(f"SoundChunk.pcm is {self.pcm.dtype}; sound is float32")
+
+    @property
+    def stop_sample(self) -> int:
+        """The sample of the film after the last one held."""
+        return self.start_sample + self.pcm.shape[1]
+
+
+@dataclass(frozen=True)
+class VideoPacket:
+    """One compressed picture: decode order is display order (no B-frames), `frame` counts through the film."""
+
+    frame: int
+    keyframe: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """What a decoder must know before the first packet; equal for every segment of a film."""
+
+    width: int
+    height: int
+    codec: str
+    pix_fmt: str
+    extradata: bytes
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One encoded chunk: a closed GOP of video packets, and the uncompressed sound that became final with it."""
+
+    span: ChunkSpan
+    format: VideoFormat
+    packets: tuple[VideoPacket, ...]
+    sound: SoundChunk
+
+    def __post_init__(self) -> None:
+        if [packet.frame for packet in self.packets] != list(self.span.frames):
+            raise ShapeError(
+                f"segment {self.span.index} holds {len(self.packets)} packets for frames"
+                f" {self.span.frames.start}..{self.span.frames.stop - 1}; one packet per frame, in order"
+            )
+        if not self.packets[0].keyframe:
+            raise ShapeError(f"segment {self.span.index} does not start with a key frame; its GOP is not closed")
+
+
+def _check(name: str, tensor: Tensor, sizes: tuple[int | None, ...]) -> None:
+    got = tuple(tensor.shape)
+    if len(got) != len(sizes) or any(want not in (None, have) for want, have in zip(sizes, got, strict=True)):
+        wanted = " ".join("*" if size is None else str(size) for size in sizes)
+        raise ShapeError(f"{name} is [{' '.join(map(str, got))}]; its span on the clock asks for [{wanted}]")
