@@ -1,0 +1,180 @@
+"""Which chunks are kept and where, on plain ints: the policy of the KV store, without a tensor in sight.
+
+A branch of the store has one row of pages per stream. With `sink=1` and `window=3`:
+
+    page      0      | 1     2     3     4
+    holds     sink   | window, as a ring, and the chunk that is being rendered
+    chunk 7:  0      | 5     6     7*    4        (4 has just left the window, 7 takes the page after 6's)
+
+The ring has one page more than the window, so that nothing visible is overwritten before a commit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipeline.clock import ChunkSpan
+from pipeline.errors import SpecError
+
+
+@dataclass(frozen=True)
+class KVPlan:
+    """How much context a chunk sees, in whole chunks, and how often the store is rebuilt.
+
+    Args:
+        window: chunks before the current one that stay visible.
+        sink: first chunks of a section that stay visible for ever (Xiao et al., arXiv 2309.17453).
+        refresh_chunks: distance between canonical points inside a scene; eight windows where not given.
+    """
+
+    window: int
+    sink: int = 0
+    refresh_chunks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("sink", 0), ("refresh_chunks", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SpecError(f"{name} is {value}; the KV plan needs at least {least}")
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of one stream: the sink, the window, and one for the chunk in flight."""
+        return self.sink + self.window + 1
+
+    def visible(self, section: int, chunk: int) -> list[int]:
+        """The chunks that `chunk` sees besides itself, in order, where its section began at chunk `section`."""
+        sink = range(section, min(section + self.sink, chunk))
+        window = range(max(section + self.sink, chunk - self.window), chunk)
+        return [*sink, *window]
+
+    def is_canonical(self, scene_start: int, chunk: int) -> bool:
+        """Whether the store is emptied and rebuilt before `chunk`: at every scene's start and every refresh."""
+        return (chunk - scene_start) % (self.refresh_chunks or 8 * self.window) == 0
+
+    def last_canonical(self, scene_start: int, chunk: int) -> int:
+        """The canonical point at or before `chunk`: where a resumed run begins to replay."""
+        return chunk - (chunk - scene_start) % (self.refresh_chunks or 8 * self.window)
+
+
+@dataclass(frozen=True)
+class StreamLayout:
+    """Room for one stream: the most tokens a chunk has, and whether they outlive their pass (text does not)."""
+
+    name: str
+    page_tokens: int
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class SiteLayout:
+    """All layers' sites of one kind: which streams meet there, and the shape of their heads."""
+
+    kind: str
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    streams: tuple[StreamLayout, ...]
+
+    def num_slots(self, plan: KVPlan) -> int:
+        """Token slots of one buffer: all pages of all streams, one behind the other."""
+        return sum(stream.page_tokens * (plan.num_pages if stream.kept else 1) for stream in self.streams)
+
+    def slot(self, plan: KVPlan, stream: str, page: int) -> int:
+        """The token slot at which `page` of `stream` begins."""
+        names = [layout.name for layout in self.streams]
+        before = SiteLayout("", 0, 0, 0, self.streams[: names.index(stream)])
+        return before.num_slots(plan) + page * self.stream(stream).page_tokens
+
+    def stream(self, name: str) -> StreamLayout:
+        """The layout of one stream."""
+        return next(layout for layout in self.streams if layout.name == name)
+
+
+def store_bytes(
+    sites: Sequence[SiteLayout], plan: KVPlan, *, num_branches: int, item_bytes: int, batch: int = 1
+) -> int:
+    """Bytes that a KV store of this shape holds, from a film's first chunk to its last."""
+    total = 0
+    for site in sites:
+        raw_sink = plan.sink * sum(stream.page_tokens for stream in site.streams if stream.kept)
+        slots = 2 * site.num_slots(plan) + raw_sink
+        total += site.num_layers * site.num_heads * site.head_dim * slots
+    return total * num_branches * item_bytes * batch
+
+
+@dataclass(frozen=True)
+class Page:
+    """A committed chunk: its page number, its true length in each stream, its times in seconds."""
+
+    chunk: int
+    number: int
+    lengths: Mapping[str, int]
+    start_s: Fraction
+    stop_s: Fraction
+
+
+class PageTable:
+    """The committed pages of one branch, in order."""
+
+    def __init__(self, plan: KVPlan, sinks: Sequence[Page] = (), window: Sequence[Page] = (), turns: int = 0) -> None:
+        self.plan = plan
+        self.sinks = list(sinks)
+        self.window = list(window)
+        self.turns = turns
+
+    @property
+    def pages(self) -> list[Page]:
+        """Everything that is committed: the sink, then the window."""
+        return self.sinks + self.window
+
+    def is_sink(self, chunk: ChunkSpan) -> bool:
+        """Whether `chunk` belongs to its section's sink."""
+        return chunk.index - chunk.section < self.plan.sink
+
+    def page_for(self, chunk: ChunkSpan) -> int:
+        """The page that `chunk` is written to; it holds nothing that `chunk` may see."""
+        if self.is_sink(chunk):
+            return chunk.index - chunk.section
+        return self.plan.sink + self.turns % (self.plan.window + 1)
+
+    def commit(self, chunk: ChunkSpan, lengths: Mapping[str, int]) -> None:
+        """Make `chunk` visible, and let the oldest window chunk go when the window is full."""
+        page = Page(chunk.index, self.page_for(chunk), dict(lengths), chunk.start_s, chunk.stop_s)
+        if self.is_sink(chunk):
+            self.sinks.append(page)
+            return
+        self.turns += 1
+        self.window = [*self.window, page][-self.plan.window :]
+
+    def sink_shift_s(self, chunk: ChunkSpan) -> Fraction:
+        """By how many seconds the sink moves so that it ends where the window, or else `chunk`, begins."""
+        if not self.sinks:
+            return Fraction(0)
+        begins = self.window[0].start_s if self.window else chunk.start_s
+        return begins - self.sinks[-1].stop_s
+
+    def runs(self, layout: SiteLayout, pages: Sequence[Page]) -> list[tuple[int, int]]:
+        """The token slots that `pages` fill at sites of `layout`."""
+        starts = [
+            (layout.slot(self.plan, s.name, p.number), p.lengths[s.name])
+            for s in layout.streams
+            if s.kept
+            for p in pages
+        ]
+        return [(start, start + length) for start, length in starts]
+
+    def copy(self) -> "PageTable":
+        """An independent table with the same pages."""
+        return PageTable(self.plan, self.sinks, self.window, self.turns)
+
+
+def join_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half-open runs of token slots, sorted, with neighbours that touch joined and empty ones dropped."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(run for run in runs if run[0] < run[1]):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
