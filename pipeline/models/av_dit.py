@@ -1,0 +1,249 @@
+"""A joint audio-video diffusion transformer: two streams with weights of their own, one attention over both.
+
+Each block takes both streams, makes queries, keys and values with the stream's own weights, attends once over
+everything that is visible (both streams and the text), and returns to the streams. What "visible" means, and
+whether keys come from a cache, is the context's business. Sources: joint attention as in MM-DiT (Esser et al.,
+arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426), a noise level per
+latent frame as in Diffusion Forcing (Chen et al., arXiv 2407.01392), time in seconds for both streams.
+
+Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, l tokens, d stream width,
+n attention heads, k head width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log, tau
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.attention.context import QKV, AttentionContext, Site
+from pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from pipeline.attention.rope import Rope, geometric
+from pipeline.models.protocols import Stream
+
+
+@dataclass(frozen=True)
+class AVDiTConfig:
+    """Sizes of an `AVDiT`; the head width is shared out to time, height and width as 2 : 1 : 1."""
+
+    video_channels: int = 12
+    audio_channels: int = 48
+    video_width: int = 192
+    audio_width: int = 128
+    text_width: int = 128
+    text_tokens: int = 16
+    num_heads: int = 4
+    head_dim: int = 48
+    num_layers: int = 6
+    patch: int = 2
+    mlp_ratio: int = 4
+
+    @property
+    def attention_width(self) -> int:
+        """Width of queries, keys and values: all heads together."""
+        return self.num_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One stream inside the blocks. Every field has one row per token, so a stream is split by slicing rows.
+
+    Args:
+        x: [b l d].
+        condition: noise level and text, [b l d].
+        modulation: shift, scale and gate, twice, [b l 6 d]; each block adds its own table.
+        positions: float64 [l 3]: seconds, row, column.
+    """
+
+    x: Tensor
+    condition: Tensor
+    modulation: Tensor
+    positions: Tensor
+
+
+class AVDiT(nn.Module):
+    """Predicts the velocity of video and audio latents together; answers to `protocols.Denoiser`."""
+
+    def __init__(self, config: AVDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        quarter = config.head_dim // 8
+        space = geometric(fastest=tau / 4, slowest=tau / 64, count=quarter)
+        self.rope = Rope([geometric(fastest=tau / 0.2, slowest=tau / 60, count=2 * quarter), space, space])
+        video_size = config.video_channels * config.patch**2
+        self.embeds = nn.ModuleDict(
+            {
+                "video": StreamEmbed(video_size, config.video_width, config),
+                "audio": StreamEmbed(config.audio_channels, config.audio_width, config),
+            }
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.heads = nn.ModuleDict(
+            {
+                "video": StreamHead(config.video_width, video_size),
+                "audio": StreamHead(config.audio_width, config.audio_channels),
+            }
+        )
+
+    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """Velocities shaped like the latents of `streams`, for the prompt tokens `text` [b l d]."""
+        tokens = self.embed(streams, text)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, text, context, Site(layer, "joint"))
+        return self.head(tokens, streams)
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """Latents to tokens: a patch of one video latent frame, or one audio latent, becomes one token."""
+        return {name: self.embeds[name](*self._flatten(name, stream), text) for name, stream in streams.items()}
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """Tokens to velocities."""
+        out = {name: self.heads[name](stream) for name, stream in tokens.items()}
+        if "video" in out:
+            _, _, _, h, w = streams["video"].latents.shape
+            p = self.config.patch
+            pattern = "b (f h w) (c p q) -> b f c (h p) (w q)"
+            out["video"] = rearrange(out["video"], pattern, h=h // p, w=w // p, p=p, q=p)
+        return out
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """One joint site per layer, with room for chunks of that many latents."""
+        config = self.config
+        video_tokens = chunk_latents * (latent_height // config.patch) * (latent_width // config.patch)
+        streams = (
+            StreamLayout("video", video_tokens),
+            StreamLayout("audio", chunk_audio),
+            StreamLayout("text", config.text_tokens, kept=False),
+        )
+        return [SiteLayout("joint", config.num_layers, config.num_heads, config.head_dim, streams)]
+
+    def _flatten(self, name: str, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of values [b l c], the noise level of each row [b l], and its position [l 3]."""
+        times_s = stream.times_s.to(torch.float64)
+        if name == "audio":
+            zeros = torch.zeros_like(times_s)
+            return stream.latents, stream.sigma, torch.stack((times_s, zeros, zeros), dim=-1)
+        p = self.config.patch
+        rows = rearrange(stream.latents, "b f c (h p) (w q) -> b f h w (c p q)", p=p, q=p)
+        _, _, h, w, _ = rows.shape
+        grid = torch.cartesian_prod(times_s, torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64))
+        sigma = repeat(stream.sigma, "b f -> b (f s)", s=h * w)
+        return rearrange(rows, "b f h w c -> b (f h w) c"), sigma, grid
+
+
+class StreamEmbed(nn.Module):
+    """One stream's way in: values to tokens, noise level and text to the condition that steers every block."""
+
+    def __init__(self, in_size: int, width: int, config: AVDiTConfig) -> None:
+        super().__init__()
+        self.values = nn.Linear(in_size, width)
+        self.sigma = nn.Sequential(nn.Linear(2 * SIGMA_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.text = nn.Linear(config.text_tokens * config.text_width, width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, values: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> Tokens:
+        """Tokens of values [b l c] at noise levels [b l] and positions [l 3], steered by text [b l d]."""
+        condition = self.sigma(sinusoids(sigma)) + self.text(rearrange(text, "b l d -> b 1 (l d)"))
+        modulation = rearrange(self.modulation(functional.silu(condition)), "b l (six d) -> b l six d", six=6)
+        return Tokens(self.values(values), condition, modulation, positions)
+
+
+class Block(nn.Module):
+    """One layer: every stream's own weights around one joint attention."""
+
+    def __init__(self, config: AVDiTConfig) -> None:
+        super().__init__()
+        self.video = StreamBlock(config.video_width, config)
+        self.audio = StreamBlock(config.audio_width, config)
+        self.text = TextKeys(config)
+
+    def forward(
+        self, tokens: Mapping[str, Tokens], text: Tensor, context: AttentionContext, site: Site
+    ) -> dict[str, Tokens]:
+        """Both streams after this layer."""
+        own = {"video": self.video, "audio": self.audio}
+        qkv = {name: own[name].qkv(stream) for name, stream in tokens.items()}
+        positions = {name: stream.positions for name, stream in tokens.items()}
+        attended = context.attend(site, {**qkv, "text": self.text(text)}, positions)
+        return {name: own[name].update(stream, attended[name]) for name, stream in tokens.items()}
+
+
+class StreamBlock(nn.Module):
+    """One stream's weights in one block: adaLN, queries keys and values with QK norm, output, MLP."""
+
+    def __init__(self, width: int, config: AVDiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.to_qkv = nn.Linear(width, 3 * config.attention_width)
+        self.q_norm = nn.RMSNorm(config.head_dim)
+        self.k_norm = nn.RMSNorm(config.head_dim)
+        self.out = nn.Linear(config.attention_width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.mlp_ratio * width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.mlp_ratio * width, width),
+        )
+
+    def qkv(self, tokens: Tokens) -> QKV:
+        """Queries, keys and values [b n l k] before rotation."""
+        shift, scale, *_ = self._modulation(tokens)
+        normed = self.norm(tokens.x) * (1 + scale) + shift
+        q, k, v = rearrange(self.to_qkv(normed), "b l (three n k) -> three b n l k", three=3, n=self.num_heads)
+        return QKV(self.q_norm(q), self.k_norm(k), v)
+
+    def update(self, tokens: Tokens, attended: Tensor) -> Tokens:
+        """The stream after attention [b n l k] and MLP."""
+        _, _, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(tokens)
+        x = tokens.x + gate * self.out(rearrange(attended, "b n l k -> b l (n k)"))
+        x = x + mlp_gate * self.mlp(self.norm(x) * (1 + mlp_scale) + mlp_shift)
+        return replace(tokens, x=x)
+
+    def _modulation(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        return (tokens.modulation + self.table).unbind(dim=2)
+
+
+class TextKeys(nn.Module):
+    """The prompt as further keys and values of the joint attention; nothing is asked from it."""
+
+    def __init__(self, config: AVDiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.to_kv = nn.Linear(config.text_width, 2 * config.attention_width)
+        self.k_norm = nn.RMSNorm(config.head_dim)
+
+    def forward(self, text: Tensor) -> QKV:
+        """Keys and values [b n l k] of prompt tokens [b l d]."""
+        k, v = rearrange(self.to_kv(text), "b l (two n k) -> two b n l k", two=2, n=self.num_heads)
+        return QKV(None, self.k_norm(k), v)
+
+
+class StreamHead(nn.Module):
+    """One stream's way out: tokens to velocities."""
+
+    def __init__(self, width: int, out_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.table = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, out_size)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Velocities [b l c]."""
+        shift, scale = (self.table + tokens.condition.unsqueeze(2)).unbind(dim=2)
+        velocity: Tensor = self.out(self.norm(tokens.x) * (1 + scale) + shift)
+        return velocity
+
+
+SIGMA_FREQUENCIES = 64
+
+
+def sinusoids(sigma: Tensor) -> Tensor:
+    """Cosines and sines of noise levels [b l] in 0..1 -> [b l 2*SIGMA_FREQUENCIES] (Vaswani et al., 1706.03762)."""
+    steps = torch.arange(SIGMA_FREQUENCIES, dtype=sigma.dtype, device=sigma.device)
+    frequencies = torch.exp(-log(10_000) / SIGMA_FREQUENCIES * steps)
+    angles = 1000 * sigma.unsqueeze(-1) * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)

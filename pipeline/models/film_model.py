@@ -1,0 +1,113 @@
+"""An embedded model family: text encoder, denoiser and both codecs, with what they ask of a storyboard."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import nn
+
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.clock import MediaClock
+from pipeline.models.av_dit import AVDiT, AVDiTConfig
+from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
+from pipeline.models.text_encoder import ClosedVocabularyEncoder
+from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from pipeline.spec import ModelLimits, SizeLimits
+
+SHAPES_VOCABULARY = (
+    *("a", "and", "the", "on", "in", "with", "over", "past", "then", "while", "it", "two", "another"),
+    *("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white", "black", "pink"),
+    *("circle", "square", "triangle", "star", "ring", "cross", "box", "background"),
+    *("bounces", "glides", "rests", "spins", "drifts", "moves", "falls", "rises", "turns", "stops", "starts"),
+    *("fast", "slow", "slowly", "quickly", "silently", "loudly", "softly"),
+    *("dark", "light", "bright", "plain", "left", "right", "up", "down", "small", "large"),
+)
+
+
+@dataclass(frozen=True)
+class FilmModelConfig:
+    """What a `FilmModel` is made of; kept beside its weights.
+
+    Args:
+        name: the family's name.
+        trained: whether the weights were trained, or are random and only show that the road works.
+        chunk_latents: video latents in one chunk.
+        window: chunks of context, and `sink` chunks at a section's start that stay.
+    """
+
+    name: str
+    trained: bool = False
+    vocabulary: tuple[str, ...] = SHAPES_VOCABULARY
+    chunk_latents: int = 4
+    window: int = 6
+    sink: int = 1
+    denoiser: AVDiTConfig = field(default_factory=AVDiTConfig)
+    video_codec: VideoCodecConfig = field(default_factory=VideoCodecConfig)
+    sound_codec: SoundCodecConfig = field(default_factory=SoundCodecConfig)
+
+
+SOUNDING_SHAPES = FilmModelConfig("sounding-shapes")
+
+TINY = FilmModelConfig(
+    "tiny",
+    window=3,
+    denoiser=AVDiTConfig(
+        video_channels=4, audio_channels=6, video_width=32, audio_width=24, text_width=16, num_heads=2, head_dim=16,
+        num_layers=2,
+    ),
+    video_codec=VideoCodecConfig(latent_channels=4, fine_width=8, coarse_width=8),
+    sound_codec=SoundCodecConfig(latent_channels=6),
+)  # fmt: skip
+
+
+class FilmModel(nn.Module):
+    """The four networks that one film needs, sized by `config`."""
+
+    def __init__(self, config: FilmModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.plan = KVPlan(config.window, config.sink)
+        self.text = ClosedVocabularyEncoder(config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width)
+        self.denoiser = AVDiT(config.denoiser)
+        self.video_codec = VideoCodec(config.video_codec)
+        self.sound_codec = SoundCodec(config.sound_codec)
+
+    @classmethod
+    def untrained(cls, config: FilmModelConfig, seed: int = 0) -> "FilmModel":
+        """Random weights that depend on `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()
+
+    def clock(self, fps: Fraction) -> MediaClock:
+        """The clock of a film at `fps`: this model's strides and sample rate."""
+        sound = self.config.sound_codec
+        return MediaClock(fps, sound.sample_rate, TEMPORAL_STRIDE, sound.hop, audio_centre=Fraction(0))
+
+    @property
+    def credit(self) -> str:
+        """What a film says about who rendered it."""
+        return f"rendered by {self.config.name}{'' if self.config.trained else ', untrained weights'}"
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What a storyboard must keep to."""
+        multiple = SPATIAL_STRIDE * self.config.denoiser.patch
+        size = SizeLimits(multiple, minimum=multiple, maximum=64 * multiple)
+        return ModelLimits(
+            name=self.config.name,
+            width=size,
+            height=size,
+            sample_rates=(self.config.sound_codec.sample_rate,),
+            min_fps=Fraction(1),
+            max_fps=Fraction(120),
+            max_prompt_words=self.config.denoiser.text_tokens,
+        )
+
+    def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        """The shape of one latent by stream, for a picture of `width` x `height` pixels."""
+        config = self.config
+        return {
+            "video": (config.video_codec.latent_channels, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE),
+            "audio": (config.sound_codec.latent_channels,),
+        }

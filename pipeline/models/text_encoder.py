@@ -1,0 +1,57 @@
+"""A small text encoder over a closed vocabulary: every word is known, or the prompt is refused.
+
+Shapes: l tokens, d width.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import SpecError
+
+
+class ClosedVocabularyEncoder(nn.Module):
+    """Learned word and place embeddings and one transformer layer; always `max_words` tokens, padded.
+
+    Args:
+        vocabulary: the words it knows, in the order of their embeddings.
+        max_words: the longest prompt.
+        width: of a token; must divide by `num_heads`.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], max_words: int, width: int, num_heads: int = 4) -> None:
+        super().__init__()
+        self.vocabulary, self.max_words = tuple(vocabulary), max_words
+        self._index = {word: place for place, word in enumerate(self.vocabulary, start=1)}
+        self.words = nn.Embedding(len(self.vocabulary) + 1, width)
+        self.places = nn.Parameter(0.02 * torch.randn(max_words, width))
+        self.layer = nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout=0.0, batch_first=True)
+
+    def tokenize(self, prompt: str) -> Tensor:
+        """Word numbers [max_words], 0 where there is no word. Raises `SpecError` for unknown words and long prompts."""
+        words = prompt.lower().replace(",", " ").replace(".", " ").split()
+        if len(words) > self.max_words:
+            raise SpecError(
+                f"the prompt {prompt!r} has {len(words)} words, the model reads at most {self.max_words};"
+                " shorten it, or split it into two scenes"
+            )
+        unknown = [word for word in words if word not in self._index]
+        if unknown:
+            hints = "; ".join(f"{word!r}: nearest are {', '.join(self._nearest(word))}" for word in unknown)
+            raise SpecError(f"the prompt {prompt!r} has words that the model does not know ({hints})")
+        numbers = [self._index[word] for word in words]
+        return torch.tensor(numbers + [0] * (self.max_words - len(numbers)))
+
+    def embed(self, prompt: str) -> Tensor:
+        """Tokens [l d] of a prompt; "" gives the tokens of the unguided pass."""
+        return self.forward(self.tokenize(prompt).to(self.places.device).unsqueeze(0))[0]
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Tokens [b l d] of word numbers [b l]."""
+        tokens: Tensor = self.layer(self.words(numbers) + self.places)
+        return tokens
+
+    def _nearest(self, word: str) -> list[str]:
+        return get_close_matches(word, self.vocabulary, n=3, cutoff=0.5) or list(self.vocabulary[:8])

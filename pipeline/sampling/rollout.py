@@ -1,0 +1,155 @@
+"""The causal rollout: chunk after chunk, each from noise, seeing the clean chunks before it through the KV store.
+
+    for every chunk:   rebuild the store at a canonical point
+                       denoise both streams together, over the guidance branches
+                       run once more over the clean result, and commit its keys
+
+The clean pass and the rebuild use the same function on the same latents, so the store is a pure function of the
+finished chunks: a run that resumes at a canonical point continues bit for bit.
+
+Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l audio latents.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pipeline.attention.kv_store import KVStore
+from pipeline.clock import ChunkSpan, MediaClock
+from pipeline.models.protocols import Denoiser, Stream
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.sampling.solver import Solver
+from pipeline.values import LatentChunk, PromptEmbedding
+
+Prompts = Mapping[str, PromptEmbedding]
+"""The prompt of each guidance branch: "guided", and "unguided" where guidance is used."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a chunk is taken from noise to clean.
+
+    Args:
+        sigmas: noise levels, from 1 down to 0.
+        solver: one step.
+        guidance: classifier-free guidance scale (Ho and Salimans, arXiv 2207.12598); used where the prompts have
+            an "unguided" branch.
+        noise: where the first latents, and fresh noise, come from.
+    """
+
+    sigmas: Sequence[float]
+    solver: Solver
+    guidance: float
+    noise: KeyedNoise
+
+
+class CausalRollout:
+    """Renders chunks in order.
+
+    Args:
+        denoiser: predicts velocities.
+        store: its KV store, with a branch for every prompt.
+        clock: times of latents.
+        sampling: steps, solver, guidance, noise.
+        latent_shapes: shape of one latent by stream: (c, h, w) for video, (c,) for audio.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        store: KVStore,
+        clock: MediaClock,
+        sampling: Sampling,
+        latent_shapes: Mapping[str, Sequence[int]],
+    ) -> None:
+        self.denoiser, self.store, self.clock, self.sampling = denoiser, store, clock, sampling
+        self.latent_shapes = latent_shapes
+        self._finished: dict[int, LatentChunk] = {}
+
+    @torch.inference_mode()
+    def render(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
+        """The clean latents of `chunk`, whose predecessors were rendered or resumed before."""
+        if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
+            self.rebuild(chunk, prompts)
+        latents = self._denoise(chunk, prompts)
+        self._remember(latents)
+        self.clean_pass(latents, prompts)
+        return latents
+
+    def resume(self, finished: Iterable[LatentChunk], chunk: ChunkSpan, prompts: Prompts) -> None:
+        """Stand where an undisturbed run stands before `chunk`, from finished latents alone; nothing is denoised.
+
+        Args:
+            finished: at least the chunks that were visible at the last canonical point, and all after it, in order.
+            chunk: the next one to render.
+            prompts: of that chunk's scene.
+        """
+        self._finished = {latents.span.index: latents for latents in finished}
+        canonical = self.store.plan.last_canonical(chunk.scene_start, chunk.index)
+        if canonical == chunk.index:
+            return
+        self.rebuild(self._finished[canonical].span, prompts)
+        for index in range(canonical, chunk.index):
+            self.clean_pass(self._finished[index], prompts)
+
+    @torch.inference_mode()
+    def rebuild(self, chunk: ChunkSpan, prompts: Prompts) -> None:
+        """Empty the store and run the clean pass again over what `chunk` sees: nothing at a cut, the sink and the
+        window under the new prompt at a scene that continues."""
+        self.store.reset()
+        for index in self.store.plan.visible(chunk.section, chunk.index):
+            self.clean_pass(self._finished[index], prompts)
+
+    @torch.inference_mode()
+    def clean_pass(self, latents: LatentChunk, prompts: Prompts) -> None:
+        """Commit the keys and values of finished latents, in every branch; no accelerator may skip this."""
+        values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
+        streams = self._streams(latents.span, values, sigma=0.0)
+        for branch, prompt in prompts.items():
+            with self.store.open(latents.span, branch, write=True) as context:
+                self.denoiser(streams, prompt.tokens.unsqueeze(0), context)
+                context.commit()
+
+    def _denoise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
+        sampling = self.sampling
+        values = {name: self._noise(chunk, name, draw=0) for name in self.latent_shapes}
+        for step, (sigma, next_sigma) in enumerate(pairwise(sampling.sigmas), start=1):
+            velocity = self._guided(self._streams(chunk, values, sigma), chunk, prompts)
+            for name, x in values.items():
+                fresh_noise = partial(self._noise, chunk, name, draw=step)
+                values[name] = sampling.solver.step(x, velocity[name], sigma, next_sigma, fresh_noise)
+        return LatentChunk(chunk, values["video"][0], values["audio"][0])
+
+    def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
+        velocities = {}
+        for branch, prompt in prompts.items():
+            with self.store.open(chunk, branch) as context:
+                velocities[branch] = self.denoiser(streams, prompt.tokens.unsqueeze(0), context)
+        guided, unguided = velocities["guided"], velocities.get("unguided")
+        if unguided is None:
+            return guided
+        scale = self.sampling.guidance
+        return {name: unguided[name] + scale * (guided[name] - unguided[name]) for name in guided}
+
+    def _streams(self, chunk: ChunkSpan, values: Mapping[str, Tensor], sigma: float) -> dict[str, Stream]:
+        times_s = {"video": self.clock.video_times(chunk), "audio": self.clock.audio_times(chunk)}
+        return {
+            name: Stream(x, x.new_full(x.shape[:2], sigma), torch.tensor(times_s[name], dtype=torch.float64))
+            for name, x in values.items()
+        }
+
+    def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
+        latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]
+        noise = self.sampling.noise.draw(name, latents, self.latent_shapes[name], draw)
+        return noise.unsqueeze(0).to(self.store.device, self.store.dtype)
+
+    def _remember(self, latents: LatentChunk) -> None:
+        """Keep what a later rebuild may need: the sink and the window."""
+        chunk = latents.span
+        self._finished[chunk.index] = latents
+        needed = {*self.store.plan.visible(chunk.section, chunk.index + 1)}
+        self._finished = {index: kept for index, kept in self._finished.items() if index in needed}

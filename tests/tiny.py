@@ -1,0 +1,60 @@
+"""Small films and models that tests share."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.attention.kv_store import KVStore
+from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.sampling.rollout import CausalRollout, Sampling
+from pipeline.sampling.schedule import shifted
+from pipeline.sampling.solver import Euler
+from pipeline.values import LatentChunk, PromptEmbedding
+
+FPS = Fraction(16)
+LATENT_SIZE = 4
+SHAPES = {"video": (TINY.denoiser.video_channels, LATENT_SIZE, LATENT_SIZE), "audio": (TINY.denoiser.audio_channels,)}
+
+
+def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> FilmModel:
+    return FilmModel.untrained(TINY, seed).to(dtype)
+
+
+def tiny_chunks(
+    clock: MediaClock, durations_s: Sequence[float], cuts: Sequence[bool], chunk_latents: int = 4
+) -> tuple[ChunkSpan, ...]:
+    scenes = plan_scenes(clock, [Fraction(duration).limit_denominator(1000) for duration in durations_s], cuts)
+    return plan_chunks(clock, scenes, chunk_latents)
+
+
+def tiny_store(model: FilmModel, plan: KVPlan, chunks: Sequence[ChunkSpan], chunk_latents: int = 4) -> KVStore:
+    most_audio = max(len(chunk.audio_latents) for chunk in chunks)
+    sites = model.denoiser.sites(LATENT_SIZE, LATENT_SIZE, chunk_latents, most_audio)
+    dtype = next(model.parameters()).dtype
+    return KVStore(sites, plan, model.denoiser.rope, branches=("guided", "unguided"), dtype=dtype)
+
+
+def tiny_rollout(model: FilmModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5) -> CausalRollout:
+    sampling = Sampling(shifted(steps, 2.5), Euler(), 2.0, KeyedNoise(seed))
+    return CausalRollout(model.denoiser, store, clock, sampling, SHAPES)
+
+
+def prompts(model: FilmModel, text: str) -> dict[str, PromptEmbedding]:
+    with torch.inference_mode():
+        return {
+            "guided": PromptEmbedding(text, model.text.embed(text)),
+            "unguided": PromptEmbedding("", model.text.embed("")),
+        }
+
+
+def random_latents(chunk: ChunkSpan, dtype: torch.dtype = torch.float64, seed: int = 1) -> LatentChunk:
+    noise = KeyedNoise(seed)
+    return LatentChunk(
+        chunk,
+        noise.draw("video", chunk.latents, SHAPES["video"]).to(dtype),
+        noise.draw("audio", chunk.audio_latents, SHAPES["audio"]).to(dtype),
+    )
