@@ -1,0 +1,98 @@
+"""The plan of one film: the wish laid on the clock and measured against the model, before anything starts."""
+
+from dataclasses import dataclass
+
+from pipeline.attention.kv_plan import SiteLayout, store_bytes
+from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
+from pipeline.errors import SpecError
+from pipeline.models.film_model import FilmModel
+from pipeline.sampling.schedule import linear, shifted
+from pipeline.spec import SamplingSpec, Storyboard, check_against
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """Everything about a film that is known before its first chunk.
+
+    Args:
+        branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
+        sigmas: noise levels, from 1 to 0.
+        latent_shapes: shape of one latent by stream.
+        sites: room that the KV store needs.
+    """
+
+    wish: Storyboard
+    clock: MediaClock
+    scenes: tuple[SceneSpan, ...]
+    chunks: tuple[ChunkSpan, ...]
+    branches: tuple[str, ...]
+    sigmas: tuple[float, ...]
+    latent_shapes: dict[str, tuple[int, ...]]
+    sites: tuple[SiteLayout, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the film."""
+        return self.chunks[-1].frames.stop
+
+    @property
+    def num_samples(self) -> int:
+        """Sound samples of the film."""
+        return self.chunks[-1].samples.stop
+
+    def tokens(self, chunk: ChunkSpan) -> int:
+        """Tokens that one pass over `chunk` holds, text included."""
+        per_latent = {stream.name: stream.page_tokens for site in self.sites[:1] for stream in site.streams}
+        full = max(len(c.latents) for c in self.chunks)
+        return per_latent["video"] // full * len(chunk.latents) + len(chunk.audio_latents) + per_latent["text"]
+
+
+def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
+    """Lay `wish` on the clock for `model`. Raises `SpecError` for whatever the model cannot render."""
+    check_against(wish, model.limits)
+    check_prompts(wish, model)
+    clock = model.clock(wish.video.fps)
+    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts())
+    chunks = plan_chunks(clock, scenes, model.config.chunk_latents)
+    shapes = model.latent_shapes(wish.video.width, wish.video.height)
+    _, height, width = shapes["video"]
+    most_video, most_audio = max(len(c.latents) for c in chunks), max(len(c.audio_latents) for c in chunks)
+    return FilmPlan(
+        wish=wish,
+        clock=clock,
+        scenes=scenes,
+        chunks=chunks,
+        branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
+        sigmas=sigmas(wish.sampling),
+        latent_shapes=shapes,
+        sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
+    )
+
+
+def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
+    """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
+    item_bytes = next(model.denoiser.parameters()).element_size()
+    return store_bytes(plan.sites, model.plan, num_branches=len(plan.branches), item_bytes=item_bytes)
+
+
+def check_prompts(wish: Storyboard, model: FilmModel) -> None:
+    """Raise one `SpecError` that names every prompt the model cannot read."""
+    mistakes = []
+    for index, scene in enumerate(wish.scenes):
+        try:
+            model.text.tokenize(scene.prompt)
+        except SpecError as error:
+            mistakes.append(f"scenes[{index}].prompt: {error}")
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+
+
+def sigmas(sampling: SamplingSpec) -> tuple[float, ...]:
+    """The noise levels that a wish's schedule means, down to 0."""
+    match sampling.schedule:
+        case "linear":
+            return tuple(linear(sampling.steps))
+        case "shifted":
+            return tuple(shifted(sampling.steps, sampling.shift))
+        case levels:
+            return (*levels, 0.0)
