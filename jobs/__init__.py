@@ -1,0 +1,1 @@
+"""Commands and their wiring: the only rooms that read argv and print."""

@@ -1,0 +1,87 @@
+"""`longtake`: the command line. Heavy libraries are imported by the command that needs them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import LongtakeError, SpecError
+
+app = typer.Typer(
+    help="Render films of any length, picture and sound together, with diffusion transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as sampling.steps=4.")
+]
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("storyboard.yaml")) -> None:
+    """Write a commented storyboard to start from."""
+    from pipeline.spec import STORYBOARD_TEMPLATE
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STORYBOARD_TEMPLATE)
+    except FileExistsError:
+        raise SpecError(f"{path} exists already; name another file, or remove it first") from None
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written: {error}") from error
+    typer.echo(f"Wrote {path}. Next: longtake render {path} -o OUT --dry-run")
+
+
+@app.command()
+def render(
+    storyboard: Annotated[str, typer.Argument(help="A storyboard: a path or any fsspec URL.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="Where the film goes: a folder or any fsspec URL.")],
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan only.")] = False,
+    _in_process: Annotated[
+        bool, typer.Option("--in-process", help="Render in this process; so far the only way.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a film that is there already.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
+) -> None:
+    """Render a storyboard to a film with sound, playable from its first chunk on."""
+    from jobs.render import RenderOptions, render_in_process
+
+    render_in_process(storyboard, output, RenderOptions(tuple(overrides or ()), dry_run, overwrite, threads))
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which bench; see --list.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line, last.")] = False,
+    list_keys: Annotated[bool, typer.Option("--list", help="Explain every bench and every figure.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same limits with smaller work.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Repeats; figures are medians.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Measure a promise, and fail when a figure misses its limit."""
+    from jobs.bench import BenchOptions, list_benches, run_bench
+
+    if list_keys or name is None:
+        list_benches()
+    elif not run_bench(name, BenchOptions(repeat=repeat, seed=seed, quick=quick), as_json=json):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; an error that we raised on purpose is one message, not a stack trace.
+
+    Exit codes: 0 done, 1 failed, 2 the wish or the call is wrong, 130 interrupted.
+    """
+    try:
+        app()
+    except LongtakeError as error:
+        typer.secho(f"longtake: {error}", err=True, fg="red")
+        sys.exit(2 if isinstance(error, SpecError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`events.jsonl`: what a render did, one JSON object a line, for people and for tests."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.journal.store import Store
+
+NAME = "events.jsonl"
+
+
+class EventLog:
+    """An observer that writes every event at once on this machine, and to a remote store every now and then.
+
+    An object store cannot append, so the whole log is put anew, at most a twentieth of the time.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> Self:
+        self._folder = TemporaryDirectory(prefix="longtake-")
+        path = Path(self._store.url_of(NAME)) if self._store.is_local else Path(self._folder.name) / NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path, self._put_next = path, 0.0
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            self.event("road.failed", error=kind.__name__, message=str(error))
+        self._file.close()
+        self._put()
+        self._folder.cleanup()
+
+    def event(self, name: str, **fields: Any) -> None:
+        """See `pipeline.observe.Observer.event`."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **fields}
+        self._file.write(json.dumps(line) + "\n")
+        if monotonic() >= self._put_next:
+            self._put()
+
+    def _put(self) -> None:
+        if self._store.is_local:
+            return
+        started = monotonic()
+        self._store.put_file(NAME, self._path)
+        self._put_next = monotonic() + max(2.0, 20 * (monotonic() - started))

@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from jobs.event_log import EventLog
+from pipeline.journal.store import Store
+
+LONGTAKE = [sys.executable, "-m", "jobs.cli"]
+ROOT = Path(__file__).parents[2]
+WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
+
+
+def longtake(*arguments, check=False, **options):
+    command = [*LONGTAKE, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, **options)
+
+
+@pytest.fixture
+def wish(tmp_path):
+    path = tmp_path / "wish.yaml"
+    path.write_text(WISH)
+    return path
+
+
+def test_help_answers_within_half_a_second():
+    longtake("--help")
+    started = perf_counter()
+    answer = longtake("--help", check=True)
+    assert "render" in answer.stdout
+    assert perf_counter() - started <= 0.5
+
+
+def test_the_command_line_does_not_import_torch_or_ray():
+    script = "import sys, jobs.cli; print(*({'torch', 'ray'} & sys.modules.keys()))"
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not answer.stdout.strip()
+
+
+def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
+    path, out = tmp_path / "film.yaml", tmp_path / "out"
+    longtake("init", path, check=True)
+    assert longtake("init", path).returncode == 2, "init never overwrites"
+    answer = longtake("render", path, "-o", out, "--dry-run", "--set", "model=tiny", check=True)
+    for part in ("480 frames", "480000 samples", "chunks  30", "MiB", "expected", "continue", "cut"):
+        assert part in answer.stdout
+    assert not out.exists()
+
+
+def test_render_writes_the_film_the_playlist_and_the_event_log(wish, tmp_path):
+    out = tmp_path / "out"
+    longtake("render", wish, "-o", out, "--in-process", check=True)
+    assert (out / "film.mp4").exists()
+    assert "#EXT-X-ENDLIST" in (out / "live" / "video.m3u8").read_text()
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events][:2] == ["road.start", "film.start"]
+    assert events[-1]["event"] == "film.done"
+    assert {event["chunk"] for event in events if event["event"] == "denoise.chunk"} == {0, 1}
+    again = longtake("render", wish, "-o", out)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    longtake("render", wish, "-o", out, "--overwrite", check=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("model=nobody", 1, "model is 'nobody'"),
+        ("seed=-1", 2, "seed is -1"),
+        ("output.film=../film.mp4", 2, "output.film"),
+        ("scenes.0.prompt=a zebra bounces", 2, "'zebra'"),
+    ],
+)
+def test_errors_are_one_message_with_a_documented_exit_code(wish, tmp_path, override, code, message):
+    answer = longtake("render", wish, "-o", tmp_path / "out", "--set", override)
+    assert answer.returncode == code
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_event_log_of_a_remote_store_is_whole():
+    store = Store("memory://events")
+
+    def broken():
+        with EventLog(store) as log:
+            log.event("one", number=1)
+            log.event("two", number=2)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    events = [json.loads(line) for line in store.get("events.jsonl").splitlines()]
+    assert [event["event"] for event in events] == ["one", "two", "road.failed"]
+
+
+def test_benches_are_listed_and_unknown_ones_refused():
+    assert "chunk_time_growth" in longtake("bench", "--list", check=True, env={**os.environ, "COLUMNS": "200"}).stdout
+    assert longtake("bench", "nothing").returncode == 2

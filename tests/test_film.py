@@ -1,0 +1,173 @@
+"""The whole road in one process, with a tiny random model."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from pipeline.errors import SpecError
+from pipeline.film import render
+from pipeline.journal.store import Store
+from pipeline.media.read import read_film
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.plan import plan_film
+from pipeline.spec import parse_storyboard
+from pipeline.stages.decode import DecodeStage, to_uint8
+from pipeline.stages.denoise import DenoiseStage
+from pipeline.stages.embed import EmbedStage
+
+STORYBOARD = """
+model: tiny
+seed: 11
+sampling: {steps: 2}
+scenes:
+  - {prompt: a red circle bounces fast, duration: 2.6s}
+  - {prompt: a blue square rests, duration: 1.5s}
+  - {prompt: a green ring falls, duration: 37f, transition: cut}
+"""
+
+
+class Recorder:
+    def __init__(self):
+        self.events = []
+
+    def event(self, name, **fields):
+        self.events.append((name, fields))
+
+
+def wish(*overrides):
+    return parse_storyboard(STORYBOARD, overrides)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FilmModel.untrained(TINY)
+
+
+@pytest.mark.parametrize("fps", ["16", "24000/1001", "25", "120"])
+def test_frames_samples_and_durations_are_exact(model, fps, tmp_path):
+    spec = wish(f"video.fps={fps}")
+    film = render(spec, model, Store(str(tmp_path)))
+    plan = plan_film(spec, model)
+    assert film.num_frames == plan.num_frames == round(sum(spec.durations_s()) * Fraction(fps))
+    assert film.num_samples == plan.num_samples == int(film.num_frames / Fraction(fps) * 16_000)
+    seen = read_film(film.url)
+    assert seen.frames.shape == (film.num_frames, 64, 64, 3)
+    assert seen.pcm.shape == (1, film.num_samples)
+
+
+def test_every_chunk_passes_every_act_in_order(model, tmp_path):
+    recorder = Recorder()
+    render(wish(), model, Store(str(tmp_path)), recorder)
+    acts = ("embed", "denoise", "decode", "encode", "publish")
+    chunks = plan_film(wish(), model).chunks
+    names = [name for name, _ in recorder.events]
+    assert names == ["film.start", *(f"{act}.chunk" for _ in chunks for act in acts), "film.done"]
+    assert [fields["chunk"] for name, fields in recorder.events if name == "denoise.chunk"] == list(range(len(chunks)))
+
+
+def test_the_same_wish_gives_the_same_file_bit_for_bit(model):
+    films = []
+    for run in range(2):
+        store = Store(f"memory://same-{run}")
+        render(wish(), model, store)
+        films.append(store.get("film.mp4"))
+    assert films[0] == films[1]
+
+
+def test_another_seed_gives_another_film(model):
+    one, other = Store("memory://seed-11"), Store("memory://seed-12")
+    render(wish(), model, one)
+    render(wish("seed=12"), model, other)
+    assert one.get("film.mp4") != other.get("film.mp4")
+
+
+def rendered_latents(spec, model):
+    plan = plan_film(spec, model)
+    embed, denoise = EmbedStage(model.text, plan.branches), DenoiseStage(model, plan)
+    return plan, [denoise(chunk, embed(spec.scenes[chunk.scene].prompt)) for chunk in plan.chunks]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
+def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
+    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    decode = DecodeStage(model.video_codec, model.sound_codec, plan.clock)
+    decoded = [decode(chunk) for chunk in latents]
+    frames = torch.cat([frames.frames for frames, _ in decoded])
+    pcm = torch.cat([sound.pcm for _, sound in decoded], dim=1)
+    whole_frames, whole_pcm = [], []
+    for section in sorted({chunk.span.section for chunk in latents}):
+        own = [chunk for chunk in latents if chunk.span.section == section]
+        video, _ = model.video_codec.decode(torch.cat([chunk.video for chunk in own])[None], None)
+        sound, _ = model.sound_codec.decode(torch.cat([chunk.audio for chunk in own])[None], None, final=True)
+        whole_frames.append(to_uint8(video[0])[: own[-1].span.frames.stop - own[0].span.frames.start])
+        whole_pcm.append(sound.clamp(-1, 1))
+    assert (torch.cat(whole_frames).int() - frames.int()).abs().max() <= 1  # float32 rounds to a neighbour
+    whole = torch.cat(whole_pcm, dim=1)[:, : plan.num_samples]
+    torch.testing.assert_close(pcm, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
+def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
+    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    decode = DecodeStage(model.video_codec, model.sound_codec, plan.clock)
+    sample = 0
+    for chunk in latents:
+        _, sound = decode(chunk)
+        assert sound.start_sample == sample
+        sample = sound.stop_sample
+        assert 0 <= chunk.span.samples.stop - sample < 2 * plan.clock.audio_stride
+    assert sample == plan.num_samples
+
+
+def test_a_decoder_that_starts_at_a_cut_gives_what_it_gives_there(model):
+    plan, latents = rendered_latents(wish("video.fps=24000/1001"), model)
+    through, anew = (DecodeStage(model.video_codec, model.sound_codec, plan.clock) for _ in range(2))
+    decoded = [through(chunk) for chunk in latents]
+    for chunk, (frames, sound) in zip(latents, decoded, strict=True):
+        if chunk.span.section:
+            same_frames, same_sound = anew(chunk)
+            assert torch.equal(same_frames.frames, frames.frames)
+            assert torch.equal(same_sound.pcm, sound.pcm)
+            assert same_sound.start_sample == sound.start_sample
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("video.width=60", "video.width is 60; tiny renders multiples of 16"),
+        ("audio.sample_rate=48000", "audio.sample_rate is 48000; tiny renders 16000"),
+        ("scenes[1].prompt=a blue sqare rests", r"scenes\[1\].prompt.*'sqare': nearest are square"),
+        ("scenes[0].prompt=" + "a " * 17, "has 17 words; tiny reads 16"),
+    ],
+)
+def test_an_impossible_wish_is_refused_before_anything_is_written(model, override, message, tmp_path):
+    with pytest.raises(SpecError, match=message):
+        render(wish(override), model, Store(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_render_that_breaks_leaves_no_film(model, tmp_path):
+    class Breaks(Recorder):
+        def event(self, name, **fields):
+            if name == "encode.chunk" and fields["chunk"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(wish(), model, Store(str(tmp_path)), Breaks())
+    assert not (tmp_path / "film.mp4").exists()
+    assert (tmp_path / "live" / "video.m3u8").read_text().count("#EXTINF") == 2
+
+
+def test_a_guidance_of_one_needs_no_unguided_pass(model):
+    assert plan_film(wish("sampling.guidance=1"), model).branches == ("guided",)
+    assert plan_film(wish("sampling.guidance=2"), model).branches == ("guided", "unguided")
+
+
+@pytest.mark.parametrize("solver", ["euler", "renoise"])
+@pytest.mark.parametrize("schedule", ["linear", "shifted", "[1.0, 0.5]"])
+def test_every_sampler_renders(model, solver, schedule):
+    spec = wish(f"sampling.solver={solver}", f"sampling.schedule={schedule}", "scenes[0].duration=2s")
+    _, latents = rendered_latents(spec, model)
+    assert all(chunk.video.isfinite().all() and chunk.audio.isfinite().all() for chunk in latents)
