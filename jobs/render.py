@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from jobs.dry_run import print_plan
-from jobs.event_log import EventLog
+from pipeline.journal.event_log import EventLog
 from jobs.progress import Progress
 from pipeline.errors import SpecError
 from pipeline.film import render

@@ -38,8 +38,12 @@ class Store:
         """Whether names are paths of this machine."""
         return self._is_local
 
-    def put(self, name: str, data: bytes) -> None:
-        """Store `data` under `name`, atomically."""
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Store `data` under `name`, atomically.
+
+        Args:
+            durable: whether it must survive a power cut from here on; what can be made again need not wait for a disk.
+        """
 
         def write(path: str) -> None:
             if self._is_local:
@@ -47,7 +51,7 @@ class Store:
             else:
                 self._fs.pipe_file(path, data)
 
-        self._put(name, write)
+        self._put(name, write, durable)
 
     def put_file(self, name: str, local_path: Path) -> None:
         """Store a copy of a file of this machine under `name`, atomically and without reading it into memory."""
@@ -58,7 +62,7 @@ class Store:
             else:
                 self._fs.put_file(str(local_path), path)
 
-        self._put(name, write)
+        self._put(name, write, durable=True)
 
     def get(self, name: str) -> bytes:
         """The bytes under `name`; FileNotFoundError if nothing was put there."""
@@ -80,10 +84,10 @@ class Store:
         _check(name)
         return f"{root.rstrip('/')}/{name}"
 
-    def _put(self, name: str, write: Callable[[str], None]) -> None:
+    def _put(self, name: str, write: Callable[[str], None], durable: bool) -> None:
         path = self._path(name)
         if self._is_local:
-            _write_local(Path(path), write)
+            _write_local(Path(path), write, durable)
         elif self._shows_unfinished:
             unfinished = _beside(path)
             try:
@@ -110,17 +114,19 @@ def _beside(path: str) -> str:
     return f"{folder}/.{name}.{secrets.token_hex(8)}.unfinished"
 
 
-def _write_local(path: Path, write: Callable[[str], None]) -> None:
+def _write_local(path: Path, write: Callable[[str], None], durable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(_beside(str(path)))
     try:
         write(str(unfinished))
-        _fsync(unfinished)
+        if durable:
+            _fsync(unfinished)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    _fsync(path.parent)  # the new name itself must survive a power cut
+    if durable:
+        _fsync(path.parent)  # the new name itself must survive a power cut
 
 
 def _fsync(path: Path) -> None:

@@ -75,14 +75,14 @@ class Rendition:
 
     def _put(self, label: str, suffix: str, data: bytes) -> str:
         uri = f"{self._name}-{label}-{sha256(data).hexdigest()[:12]}.{suffix}"
-        self._store.put(f"live/{uri}", data)
+        self._store.put(f"live/{uri}", data, durable=False)
         return uri
 
     def _show(self) -> None:
         text = self._text.encode()
         # An event playlist may only grow: after a resume, wait until there is more to show than before the crash.
         if not self._shown.startswith(text):
-            self._store.put(self._playlist_name, text)
+            self._store.put(self._playlist_name, text, durable=False)
 
 
 class LiveFilm:
@@ -141,7 +141,7 @@ class LiveFilm:
     def _show_master(self) -> None:
         if self._renditions.keys() == self._tracks.keys() and self._master != (text := self._master_text()):
             self._master = text
-            self._store.put(MASTER_NAME, text.encode())
+            self._store.put(MASTER_NAME, text.encode(), durable=False)
 
     def _master_text(self) -> str:
         # Known only as far as the film goes: the master is put again when the peak has grown.

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import pytest
 
-from jobs.event_log import EventLog
+from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
 
 LONGTAKE = [sys.executable, "-m", "jobs.cli"]

@@ -240,9 +240,9 @@ class RecordingStore(Store):
         super().__init__(url)
         self.puts = []
 
-    def put(self, name, data):
+    def put(self, name, data, *, durable=True):
         self.puts.append((name, data))
-        super().put(name, data)
+        super().put(name, data, durable=durable)
 
 
 def test_a_film_that_is_published_again_after_a_crash_never_takes_back_what_it_showed(tmp_path):

@@ -1,0 +1,84 @@
+"""What a chunk depends on, as a chain of hashes: equal keys mean equal bits.
+
+    key_k = H(key_{k-1}, the parts of the wish that touch chunk k)        key_{-1} = H(model, weights, numerics, ...)
+
+Whoever edits scene 3 keeps scenes 1 and 2; whoever appends a scene keeps all the others. Latents have a chain of
+their own: a codec or quality setting does not touch them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from pipeline.clock import ChunkSpan
+from pipeline.spec import Storyboard
+
+Parts = Mapping[str, Any]
+"""What a key is made of, as plain values with names a person understands."""
+
+
+@dataclass(frozen=True)
+class ChunkKey:
+    """The key of one chunk's latents or segment, and what it adds to the chain."""
+
+    key: str
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class FilmKeys:
+    """Keys of every chunk of a film.
+
+    Args:
+        latents: by chunk.
+        segments: by chunk.
+    """
+
+    latents: tuple[ChunkKey, ...]
+    segments: tuple[ChunkKey, ...]
+
+
+def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) -> FilmKeys:
+    """The keys of a planned film.
+
+    Args:
+        numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish.
+    """
+    latents, segments = [], []
+    film_parts = {**numerics, **_whole_film(wish)}
+    latents_key, segments_key = _hash("", film_parts), _hash("", {"quality": wish.output.quality})
+    for chunk in chunks:
+        span = {
+            "scene_start": chunk.scene_start,
+            "section": chunk.section,
+            "latents": [chunk.latents.start, chunk.latents.stop],
+            "audio_latents": [chunk.audio_latents.start, chunk.audio_latents.stop],
+            "start_s": str(chunk.start_s),
+        }
+        latent_parts = {"prompt": wish.scenes[chunk.scene].prompt, **span}
+        latents_key = _hash(latents_key, latent_parts)
+        latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
+        segment_parts = {
+            "frames": [chunk.frames.start, chunk.frames.stop],
+            "samples": [chunk.samples.start, chunk.samples.stop],
+            "ends_section": chunk.ends_section,
+        }
+        segments_key = _hash(segments_key + latents_key, segment_parts)
+        segments.append(ChunkKey(segments_key, {"latents": latents_key, "quality": wish.output.quality, **segment_parts}))
+    return FilmKeys(tuple(latents), tuple(segments))
+
+
+def _whole_film(wish: Storyboard) -> Parts:
+    return {
+        "model": wish.model,
+        "seed": wish.seed,
+        "video": wish.video.model_dump(mode="json"),
+        "audio": wish.audio.model_dump(mode="json"),
+        "sampling": wish.sampling.model_dump(mode="json"),
+    }
+
+
+def _hash(before: str, parts: Parts) -> str:
+    return sha256(f"{before}\n{json.dumps(parts, sort_keys=True)}".encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""`journal/take.json`: what a take is, for whoever watches it without its model or its wish."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.clock import ChunkSpan, SceneSpan
+from pipeline.journal.store import Store
+from pipeline.spec import Storyboard
+
+NAME = "journal/take.json"
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SceneCard(_Card):
+    """One scene as it lies on the clock; `frames` and `chunks` are half-open ranges."""
+
+    prompt: str
+    cut: bool
+    frames: tuple[int, int]
+    chunks: tuple[int, int]
+
+
+class TakeCard(_Card):
+    """A take at a glance.
+
+    Args:
+        fps: exact, such as "24000/1001".
+        chunk_stops: the frame after each chunk's last one.
+        film: the film's name in the output root, there once the take is whole.
+        hls: whether `live/master.m3u8` shows it while it grows.
+    """
+
+    title: str
+    model: str
+    fps: str
+    sample_rate: int
+    frames: int
+    samples: int
+    chunk_stops: tuple[int, ...]
+    scenes: tuple[SceneCard, ...]
+    film: str
+    hls: bool
+
+
+def take_card(wish: Storyboard, scenes: Sequence[SceneSpan], chunks: Sequence[ChunkSpan]) -> TakeCard:
+    """The card of a planned film."""
+    cards = []
+    for scene, wished in zip(scenes, wish.scenes, strict=True):
+        own = [chunk.index for chunk in chunks if chunk.scene == scene.index]
+        cards.append(
+            SceneCard(
+                prompt=wished.prompt,
+                cut=scene.cut,
+                frames=(scene.frames.start, scene.frames.stop),
+                chunks=(own[0], own[-1] + 1),
+            )
+        )
+    return TakeCard(
+        title=wish.title,
+        model=wish.model,
+        fps=str(wish.video.fps),
+        sample_rate=wish.audio.sample_rate,
+        frames=chunks[-1].frames.stop,
+        samples=chunks[-1].samples.stop,
+        chunk_stops=tuple(chunk.frames.stop for chunk in chunks),
+        scenes=tuple(cards),
+        film=wish.output.film,
+        hls=wish.output.hls,
+    )
+
+
+def put_take(store: Store, card: TakeCard) -> None:
+    """Write the card into the output root."""
+    store.put(NAME, card.model_dump_json(indent=1).encode())
+
+
+def read_take(store: Store) -> TakeCard:
+    """The card of the take in an output root; FileNotFoundError where there is none."""
+    return TakeCard.model_validate_json(store.get(NAME))
