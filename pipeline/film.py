@@ -2,14 +2,14 @@
 
     embed -> denoise -> decode -> encode -> publish
 
-Each act is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists them). The
-film is rendered chunk by chunk, about a second each, picture and sound together; what a chunk needs of the past is
-kept in the denoiser's KV store and in the decoders' tails, so an hour takes no more memory than a minute.
+Each of these five acts is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists
+them). The film is rendered chunk by chunk, picture and sound together. What a chunk needs of the past is kept in the
+denoiser's KV store and in the decoders' tails, which never grow; only the film's index does, by 50 MB an hour.
 """
 
 from pipeline.journal.store import Store
 from pipeline.models.film_model import FilmModel
-from pipeline.observe import Observer, Silent, act
+from pipeline.observe import SILENT, Observer, act
 from pipeline.plan import plan_film
 from pipeline.spec import Storyboard
 from pipeline.stages.decode import DecodeStage
@@ -19,7 +19,7 @@ from pipeline.stages.encode import EncodeStage
 from pipeline.stages.publish import Film, PublishOptions, PublishStage
 
 
-def render(wish: Storyboard, model: FilmModel, output: Store, observer: Observer | None = None) -> Film:
+def render(wish: Storyboard, model: FilmModel, output: Store, observer: Observer = SILENT) -> Film:
     """Render `wish` into `output`, where it can be watched from its first chunk on.
 
     Args:
@@ -31,7 +31,6 @@ def render(wish: Storyboard, model: FilmModel, output: Store, observer: Observer
     Raises:
         SpecError: the model cannot render the wish; raised before anything is written.
     """
-    observer = observer or Silent()
     plan = plan_film(wish, model)
     observer.event("film.start", chunks=len(plan.chunks), frames=plan.num_frames, samples=plan.num_samples)
 

@@ -23,6 +23,9 @@ class Silent:
         """See `Observer.event`."""
 
 
+SILENT = Silent()
+
+
 class Observers:
     """Several observers as one."""
 

@@ -7,34 +7,58 @@ Shapes: b batch, h heads, l tokens of one stream, d head width.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pipeline.attention.context import QKV, Site
 from pipeline.attention.kernels import attend, merge
-from pipeline.attention.kv_plan import SiteLayout, join_runs
-from pipeline.attention.rope import Rotation
+from pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
+from pipeline.attention.rope import Rope, Rotation
 from pipeline.clock import ChunkSpan
 from pipeline.errors import CapacityError
 
-if TYPE_CHECKING:
-    from pipeline.attention.kv_store import Branch, KVStore, SiteBuffer
+
+@dataclass
+class SiteBuffer:
+    """Keys and values [b h t d] of one site, t token slots.
+
+    Args:
+        sink: the sink's keys at their own place in time, [b h t d] by stream.
+        sink_shift_s: by how much the sink's keys in `keys` are moved now; `None` where they must be moved first.
+    """
+
+    keys: Tensor
+    values: Tensor
+    sink: dict[str, Tensor]
+    sink_shift_s: Fraction | None = None
+
+
+@dataclass
+class Branch:
+    """The pages of one guidance pass."""
+
+    table: PageTable
+    buffers: dict[Site, SiteBuffer]
 
 
 class StoreContext:
     """The attention context of one pass, seeing the committed pages and itself. Built by `KVStore.open`."""
 
-    def __init__(self, store: "KVStore", branch: "Branch", chunk: ChunkSpan, write: bool) -> None:
-        self._store, self._branch, self._chunk, self._write = store, branch, chunk, write
+    def __init__(
+        self, layouts: Mapping[str, SiteLayout], rope: Rope, branch: Branch, chunk: ChunkSpan, write: bool
+    ) -> None:
+        self._layouts, self._rope, self._branch, self._chunk = layouts, rope, branch, chunk
+        self._plan, self._open, self._write = branch.table.plan, True, write
         self._page = branch.table.page_for(chunk)
         self._is_sink = branch.table.is_sink(chunk)
         self._sink_shift_s = branch.table.sink_shift_s(chunk)
+        self._sink_rotation = rope.rotation(rope.origin(1), self._sink_shift_s)
         self._lengths: dict[str, int] = {}
-        self._positions: dict[str, Tensor] = {}
         self._rotations: dict[str, Rotation] = {}
-        self._sink_rotations: dict[tuple[int, str], Rotation] = {}
         self._runs: dict[str, list[tuple[int, int]]] = {}
         self._written: set[Site] = set()
 
@@ -42,11 +66,12 @@ class StoreContext:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write = False
+        self._open = False
 
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `pipeline.attention.context.AttentionContext.attend`."""
-        layout, buffer = self._store.layouts[site.kind], self._branch.buffers[site]
+        assert self._open, "the pass is over"
+        layout, buffer = self._layouts[site.kind], self._branch.buffers[site]
         self._move_sink(layout, buffer)
         queries = {}
         for name, qkv in streams.items():
@@ -62,16 +87,14 @@ class StoreContext:
 
     def commit(self) -> None:
         """Make this pass's keys and values visible, for every stream at once."""
-        assert self._write, "only a pass opened with write=True may commit, once"
+        assert self._open, "the pass is over"
+        assert self._write, "only a pass opened with write=True may commit"
         missing = self._branch.buffers.keys() - self._written
         assert not missing, f"the pass never attended at {sorted(missing)}; its pages would hold stale keys"
         self._branch.table.commit(self._chunk, self._lengths)
-        if self._is_sink:
-            for name, positions in self._positions.items():
-                self._branch.sink_positions[self._page, name] = positions
-        self._write = False
+        self._open = False
 
-    def _put(self, layout: SiteLayout, buffer: "SiteBuffer", name: str, qkv: QKV, key: Tensor) -> None:
+    def _put(self, layout: SiteLayout, buffer: SiteBuffer, name: str, qkv: QKV, key: Tensor) -> None:
         """Write one stream's own tokens to the page in flight."""
         stream, length = layout.stream(name), key.shape[2]
         if length > stream.page_tokens:
@@ -81,49 +104,41 @@ class StoreContext:
             )
         self._lengths[name] = length
         page = self._page if stream.kept else 0
-        start = layout.slot(self._store.plan, name, page)
+        start = layout.slot(self._plan, name, page)
         buffer.keys[:, :, start : start + length] = key
         buffer.values[:, :, start : start + length] = qkv.v
         if stream.kept and self._is_sink and self._write:
-            raw_start = page * stream.page_tokens
-            buffer.raw_sink[name][:, :, raw_start : raw_start + length] = qkv.k
+            sink_start = page * stream.page_tokens
+            buffer.sink[name][:, :, sink_start : sink_start + length] = key
 
     def _visible_runs(self, layout: SiteLayout) -> list[tuple[int, int]]:
         """Token slots of every committed page and of this pass; computed at the first layer, the same at all."""
         if layout.kind not in self._runs:
             table, own = self._branch.table, []
             for stream in layout.streams:
-                start = layout.slot(self._store.plan, stream.name, self._page if stream.kept else 0)
+                start = layout.slot(self._plan, stream.name, self._page if stream.kept else 0)
                 own.append((start, start + self._lengths.get(stream.name, 0)))
             self._runs[layout.kind] = join_runs([*table.runs(layout, table.pages), *own])
         return self._runs[layout.kind]
 
-    def _move_sink(self, layout: SiteLayout, buffer: "SiteBuffer") -> None:
-        """Rotate the sink's raw keys to the place they have for this chunk: once per chunk and site, not per pass."""
+    def _move_sink(self, layout: SiteLayout, buffer: SiteBuffer) -> None:
+        """Turn the sink's keys to the place they have for this chunk: once per chunk and site, not per pass."""
         if buffer.sink_shift_s == self._sink_shift_s:
             return
         for page in self._branch.table.sinks:
-            for name, raw in buffer.raw_sink.items():
+            for name, keys in buffer.sink.items():
                 length = page.lengths[name]
-                raw_start = page.number * layout.stream(name).page_tokens
-                start = layout.slot(self._store.plan, name, page.number)
-                rotation = self._sink_rotation(page.number, name)
-                buffer.keys[:, :, start : start + length] = rotation(raw[:, :, raw_start : raw_start + length])
+                sink_start = page.number * layout.stream(name).page_tokens
+                start = layout.slot(self._plan, name, page.number)
+                moved = self._sink_rotation(keys[:, :, sink_start : sink_start + length])
+                buffer.keys[:, :, start : start + length] = moved
         buffer.sink_shift_s = self._sink_shift_s
 
-    def _sink_rotation(self, page: int, name: str) -> Rotation:
-        if (page, name) not in self._sink_rotations:
-            positions = self._branch.sink_positions[page, name]
-            self._sink_rotations[page, name] = self._store.rope.rotation(positions, self._sink_shift_s)
-        return self._sink_rotations[page, name]
-
     def _rotation(self, name: str, qkv: QKV, positions: Tensor | None) -> Rotation:
-        """The rotation of a stream's own tokens; text lies where the chunk begins, so that no time is special."""
+        """The rotation of a stream's own tokens; text lies where the chunk begins, see docs/decisions."""
         if name not in self._rotations:
-            rope = self._store.rope
             if positions is None:
-                self._rotations[name] = rope.rotation(rope.origin(qkv.k.shape[2]), self._chunk.start_s)
+                self._rotations[name] = self._rope.rotation(self._rope.origin(qkv.k.shape[2]), self._chunk.start_s)
             else:
-                self._positions[name] = positions
-                self._rotations[name] = rope.rotation(positions)
+                self._rotations[name] = self._rope.rotation(positions)
         return self._rotations[name]

@@ -4,14 +4,18 @@ A branch of the store has one row of pages per stream. With `sink=1` and `window
 
     page      0      | 1     2     3     4
     holds     sink   | window, as a ring, and the chunk that is being rendered
-    chunk 7:  0      | 5     6     7*    4        (4 has just left the window, 7 takes the page after 6's)
+    chunk 7   0      | 5     6     7     4        7 is in flight and sees 0 4 5 6; its page held 3, which has left
 
 The ring has one page more than the window, so that nothing visible is overwritten before a commit.
+
+At *canonical points* the store is emptied and filled again from finished latents, by the ordinary clean pass. So what
+it holds depends on the latents since the last such point's window alone, and a resumed run can stand where it stood.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 
 from pipeline.clock import ChunkSpan
 from pipeline.errors import SpecError
@@ -23,7 +27,7 @@ class KVPlan:
 
     Args:
         window: chunks before the current one that stay visible.
-        sink: first chunks of a section that stay visible for ever (Xiao et al., arXiv 2309.17453).
+        sink: first chunks of a section that stay visible until the next cut (Xiao et al., arXiv 2309.17453).
         refresh_chunks: distance between canonical points inside a scene; eight windows where not given.
     """
 
@@ -43,14 +47,14 @@ class KVPlan:
         return self.sink + self.window + 1
 
     def visible(self, section: int, chunk: int) -> list[int]:
-        """The chunks that `chunk` sees besides itself, in order, where its section began at chunk `section`."""
+        """The chunks that `chunk` sees besides itself, oldest first; its section began with chunk `section`."""
         sink = range(section, min(section + self.sink, chunk))
         window = range(max(section + self.sink, chunk - self.window), chunk)
         return [*sink, *window]
 
     def is_canonical(self, scene_start: int, chunk: int) -> bool:
         """Whether the store is emptied and rebuilt before `chunk`: at every scene's start and every refresh."""
-        return (chunk - scene_start) % (self.refresh_chunks or 8 * self.window) == 0
+        return self.last_canonical(scene_start, chunk) == chunk
 
     def last_canonical(self, scene_start: int, chunk: int) -> int:
         """The canonical point at or before `chunk`: where a resumed run begins to replay."""
@@ -78,17 +82,20 @@ class SiteLayout:
 
     def num_slots(self, plan: KVPlan) -> int:
         """Token slots of one buffer: all pages of all streams, one behind the other."""
-        return sum(stream.page_tokens * (plan.num_pages if stream.kept else 1) for stream in self.streams)
+        return sum(_stream_slots(stream, plan) for stream in self.streams)
 
     def slot(self, plan: KVPlan, stream: str, page: int) -> int:
         """The token slot at which `page` of `stream` begins."""
-        names = [layout.name for layout in self.streams]
-        before = SiteLayout("", 0, 0, 0, self.streams[: names.index(stream)])
-        return before.num_slots(plan) + page * self.stream(stream).page_tokens
+        before = takewhile(lambda layout: layout.name != stream, self.streams)
+        return sum(_stream_slots(layout, plan) for layout in before) + page * self.stream(stream).page_tokens
 
     def stream(self, name: str) -> StreamLayout:
         """The layout of one stream."""
         return next(layout for layout in self.streams if layout.name == name)
+
+
+def _stream_slots(stream: StreamLayout, plan: KVPlan) -> int:
+    return stream.page_tokens * (plan.num_pages if stream.kept else 1)
 
 
 def store_bytes(
@@ -97,8 +104,8 @@ def store_bytes(
     """Bytes that a KV store of this shape holds, from a film's first chunk to its last."""
     total = 0
     for site in sites:
-        raw_sink = plan.sink * sum(stream.page_tokens for stream in site.streams if stream.kept)
-        slots = 2 * site.num_slots(plan) + raw_sink
+        sink = plan.sink * sum(stream.page_tokens for stream in site.streams if stream.kept)
+        slots = 2 * site.num_slots(plan) + sink
         total += site.num_layers * site.num_heads * site.head_dim * slots
     return total * num_branches * item_bytes * batch
 
@@ -115,7 +122,7 @@ class Page:
 
 
 class PageTable:
-    """The committed pages of one branch, in order."""
+    """The committed pages of one branch, in order; `turns` counts the commits to the ring."""
 
     def __init__(self, plan: KVPlan, sinks: Sequence[Page] = (), window: Sequence[Page] = (), turns: int = 0) -> None:
         self.plan = plan
@@ -140,6 +147,7 @@ class PageTable:
 
     def commit(self, chunk: ChunkSpan, lengths: Mapping[str, int]) -> None:
         """Make `chunk` visible, and let the oldest window chunk go when the window is full."""
+        assert all(page.chunk < chunk.index for page in self.pages), f"chunk {chunk.index} is not the next one"
         page = Page(chunk.index, self.page_for(chunk), dict(lengths), chunk.start_s, chunk.stop_s)
         if self.is_sink(chunk):
             self.sinks.append(page)
@@ -157,7 +165,7 @@ class PageTable:
     def runs(self, layout: SiteLayout, pages: Sequence[Page]) -> list[tuple[int, int]]:
         """The token slots that `pages` fill at sites of `layout`."""
         starts = [
-            (layout.slot(self.plan, s.name, p.number), p.lengths[s.name])
+            (layout.slot(self.plan, s.name, p.number), p.lengths.get(s.name, 0))
             for s in layout.streams
             if s.kept
             for p in pages

@@ -7,57 +7,32 @@ One page holds one chunk of one stream with its true length. All pages of a site
 so that a full window and the pass's own tokens are a single contiguous run of keys: no copy, no roll, one kernel
 call. Where pages are missing or short, each run is attended alone and the parts are merged by log-sum-exp.
 
-Window keys lie rotated at their own positions. Sink keys are kept raw as well, and rotated anew whenever the window
-moves, to sit just before it; so chunk 10,000 sees what chunk 10 sees.
+Window keys lie rotated at their own positions. The sink's keys are kept apart as well, and turned on whenever the
+window moves, to sit just before it (angles add, so this is one rotation for all of them); so chunk 10,000 sees what
+chunk 10 sees.
 
 Shapes: b batch, h heads, t token slots of a buffer, d head width.
 """
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.attention.context import Site
-from pipeline.attention.kv_context import StoreContext
+from pipeline.attention.kv_context import Branch, SiteBuffer, StoreContext
 from pipeline.attention.kv_plan import KVPlan, PageTable, SiteLayout, join_runs
 from pipeline.attention.rope import Rope
 from pipeline.clock import ChunkSpan
 
 
-@dataclass
-class SiteBuffer:
-    """Keys and values [b h t d] of one site.
-
-    Args:
-        raw_sink: the sink's keys before rotation, [b h t d] by stream.
-        sink_shift_s: by how much the sink's keys in `keys` are moved now; `None` where they must be rotated first.
-    """
-
-    keys: Tensor
-    values: Tensor
-    raw_sink: dict[str, Tensor]
-    sink_shift_s: Fraction | None = None
-
-
-@dataclass
-class Branch:
-    """The pages of one guidance pass."""
-
-    table: PageTable
-    buffers: dict[Site, SiteBuffer]
-    sink_positions: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class BranchSnapshot:
-    """What one branch has committed, and nothing else: the table, and by site the tensors of `KVStore.committed`."""
+    """What one branch has committed, and nothing else: the table, and the tensors of every site."""
 
     table: PageTable
-    sink_positions: dict[tuple[int, str], Tensor]
     tensors: dict[Site, list[Tensor]]
 
 
@@ -93,14 +68,14 @@ class KVStore:
                     branch.buffers[Site(layer, layout.kind)] = _allocate(layout, plan, batch, dtype, device)
 
     def open(self, chunk: ChunkSpan, branch: str, write: bool = False) -> StoreContext:
-        """The attention context of one pass over `chunk`; a pass that ends without a commit leaves no trace.
+        """The attention context of one pass over `chunk`; without a commit nothing that is committed changes.
 
         Args:
             chunk: what the pass renders.
             branch: whose pages it sees.
             write: whether the pass may commit (the clean pass).
         """
-        return StoreContext(self, self._branches[branch], chunk, write)
+        return StoreContext(self.layouts, self.rope, self._branches[branch], chunk, write)
 
     def reset(self) -> None:
         """Empty every branch, as at a cut and before a replay."""
@@ -120,7 +95,7 @@ class KVStore:
             tensor.numel() * tensor.element_size()
             for branch in self._branches.values()
             for buffer in branch.buffers.values()
-            for tensor in (buffer.keys, buffer.values, *buffer.raw_sink.values())
+            for tensor in (buffer.keys, buffer.values, *buffer.sink.values())
         )
 
     def fork(self) -> "KVStore":
@@ -132,7 +107,6 @@ class KVStore:
         return {
             name: BranchSnapshot(
                 branch.table.copy(),
-                dict(branch.sink_positions),
                 {site: [t.clone() for t in self._committed(branch, site)] for site in branch.buffers},
             )
             for name, branch in self._branches.items()
@@ -143,21 +117,21 @@ class KVStore:
         self.reset()
         for name, saved in snapshot.items():
             branch = self._branches[name]
-            branch.table, branch.sink_positions = saved.table.copy(), dict(saved.sink_positions)
+            branch.table = saved.table.copy()
             for site, tensors in saved.tensors.items():
                 for room, tensor in zip(self._committed(branch, site), tensors, strict=True):
                     room.copy_(tensor)
 
     def _committed(self, branch: Branch, site: Site) -> list[Tensor]:
-        """Views of what is committed at a site: values of all pages, keys of the window, raw keys of the sink."""
+        """Views of what is committed at a site: values of all pages, keys of the window, and the sink's own keys."""
         layout, buffer = self.layouts[site.kind], branch.buffers[site]
         sinks = join_runs(branch.table.runs(layout, branch.table.sinks))
         window = join_runs(branch.table.runs(layout, branch.table.window))
         views = [buffer.values[:, :, start:stop] for start, stop in (*sinks, *window)]
         views += [buffer.keys[:, :, start:stop] for start, stop in window]
-        for name, raw in buffer.raw_sink.items():
+        for name, keys in buffer.sink.items():
             size = layout.stream(name).page_tokens
-            views += [raw[:, :, p.number * size : p.number * size + p.lengths[name]] for p in branch.table.sinks]
+            views += [keys[:, :, p.number * size : p.number * size + p.lengths[name]] for p in branch.table.sinks]
         return views
 
 
@@ -168,5 +142,5 @@ def _allocate(
         return torch.zeros(batch, layout.num_heads, slots, layout.head_dim, dtype=dtype, device=device)
 
     slots = layout.num_slots(plan)
-    raw_sink = {stream.name: zeros(plan.sink * stream.page_tokens) for stream in layout.streams if stream.kept}
-    return SiteBuffer(zeros(slots), zeros(slots), raw_sink)
+    sink = {stream.name: zeros(plan.sink * stream.page_tokens) for stream in layout.streams if stream.kept}
+    return SiteBuffer(zeros(slots), zeros(slots), sink)

@@ -4,10 +4,10 @@ Each block takes both streams, makes queries, keys and values with the stream's 
 everything that is visible (both streams and the text), and returns to the streams. What "visible" means, and
 whether keys come from a cache, is the context's business. Sources: joint attention as in MM-DiT (Esser et al.,
 arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426), a noise level per
-latent frame as in Diffusion Forcing (Chen et al., arXiv 2407.01392), time in seconds for both streams.
+latent frame as in Diffusion Forcing (Chen et al., arXiv 2407.01392). Both streams are placed in time by seconds.
 
-Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, l tokens, d stream width,
-n attention heads, k head width.
+Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, l tokens of a stream, d its width,
+t text tokens, e their width, n attention heads, k head width.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,10 @@ from torch.nn import functional
 from pipeline.attention.context import QKV, AttentionContext, Site
 from pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from pipeline.attention.rope import Rope, geometric
+from pipeline.errors import SpecError
 from pipeline.models.protocols import Stream
+
+SIGMA_FREQUENCIES = 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class AVDiTConfig:
     num_layers: int = 6
     patch: int = 2
     mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        if self.head_dim % 8:
+            raise SpecError(f"head_dim is {self.head_dim}; use a multiple of 8, which shares out to three axes")
 
     @property
     def attention_width(self) -> int:
@@ -70,9 +77,11 @@ class AVDiT(nn.Module):
     def __init__(self, config: AVDiTConfig) -> None:
         super().__init__()
         self.config = config
-        quarter = config.head_dim // 8
+        # Periods from 0.2 s, two audio latents apart at 20 a second, to a minute; from 4 patches to 64.
+        quarter = config.head_dim // 2 // 4
+        time = geometric(fastest=tau / 0.2, slowest=tau / 60, count=2 * quarter)
         space = geometric(fastest=tau / 4, slowest=tau / 64, count=quarter)
-        self.rope = Rope([geometric(fastest=tau / 0.2, slowest=tau / 60, count=2 * quarter), space, space])
+        self.rope = Rope([time, space, space])
         video_size = config.video_channels * config.patch**2
         self.embeds = nn.ModuleDict(
             {
@@ -89,7 +98,7 @@ class AVDiT(nn.Module):
         )
 
     def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """Velocities shaped like the latents of `streams`, for the prompt tokens `text` [b l d]."""
+        """Velocities shaped like the latents of `streams`, for the prompt tokens `text` [b t e]."""
         tokens = self.embed(streams, text)
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, text, context, Site(layer, "joint"))
@@ -121,7 +130,7 @@ class AVDiT(nn.Module):
         return [SiteLayout("joint", config.num_layers, config.num_heads, config.head_dim, streams)]
 
     def _flatten(self, name: str, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of values [b l c], the noise level of each row [b l], and its position [l 3]."""
+        """Rows of latents [b l c], the noise level of each row [b l], and its position [l 3]."""
         times_s = stream.times_s.to(torch.float64)
         if name == "audio":
             zeros = torch.zeros_like(times_s)
@@ -135,20 +144,23 @@ class AVDiT(nn.Module):
 
 
 class StreamEmbed(nn.Module):
-    """One stream's way in: values to tokens, noise level and text to the condition that steers every block."""
+    """One stream's way in: rows of latents to tokens, noise level and prompt to the condition that steers every block.
+
+    The prompt comes in whole, each word at its place, since it always has `text_tokens` tokens, padding included.
+    """
 
     def __init__(self, in_size: int, width: int, config: AVDiTConfig) -> None:
         super().__init__()
-        self.values = nn.Linear(in_size, width)
+        self.rows = nn.Linear(in_size, width)
         self.sigma = nn.Sequential(nn.Linear(2 * SIGMA_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.text = nn.Linear(config.text_tokens * config.text_width, width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, values: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> Tokens:
-        """Tokens of values [b l c] at noise levels [b l] and positions [l 3], steered by text [b l d]."""
-        condition = self.sigma(sinusoids(sigma)) + self.text(rearrange(text, "b l d -> b 1 (l d)"))
+    def forward(self, rows: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> Tokens:
+        """Tokens of rows [b l c] at noise levels [b l] and positions [l 3], steered by text [b t e]."""
+        condition = self.sigma(sinusoids(sigma).to(rows.dtype)) + self.text(rearrange(text, "b t e -> b 1 (t e)"))
         modulation = rearrange(self.modulation(functional.silu(condition)), "b l (six d) -> b l six d", six=6)
-        return Tokens(self.values(values), condition, modulation, positions)
+        return Tokens(self.rows(rows), condition, modulation, positions)
 
 
 class Block(nn.Module):
@@ -217,8 +229,8 @@ class TextKeys(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim)
 
     def forward(self, text: Tensor) -> QKV:
-        """Keys and values [b n l k] of prompt tokens [b l d]."""
-        k, v = rearrange(self.to_kv(text), "b l (two n k) -> two b n l k", two=2, n=self.num_heads)
+        """Keys and values [b n t k] of prompt tokens [b t e]."""
+        k, v = rearrange(self.to_kv(text), "b t (two n k) -> two b n t k", two=2, n=self.num_heads)
         return QKV(None, self.k_norm(k), v)
 
 
@@ -236,9 +248,6 @@ class StreamHead(nn.Module):
         shift, scale = (self.table + tokens.condition.unsqueeze(2)).unbind(dim=2)
         velocity: Tensor = self.out(self.norm(tokens.x) * (1 + scale) + shift)
         return velocity
-
-
-SIGMA_FREQUENCIES = 64
 
 
 def sinusoids(sigma: Tensor) -> Tensor:

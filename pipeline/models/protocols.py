@@ -23,7 +23,7 @@ class Stream:
 
     Args:
         latents: [b f c h w] for video, [b l c] for audio.
-        sigma: noise level of each latent frame, [b f]; 0 is clean, 1 is noise.
+        sigma: noise level of each latent frame, float32 or finer [b f]; 0 is clean, 1 is noise.
         times_s: the middle of each latent frame in seconds, float64 [f].
     """
 

@@ -1,16 +1,17 @@
 """The causal rollout: chunk after chunk, each from noise, seeing the clean chunks before it through the KV store.
 
-    for every chunk:   rebuild the store at a canonical point
+    for every chunk:   at a canonical point, empty the store and fill it again by clean passes
                        denoise both streams together, over the guidance branches
-                       run once more over the clean result, and commit its keys
+                       clean pass: run once more over the clean result, and commit its keys
 
-The clean pass and the rebuild use the same function on the same latents, so the store is a pure function of the
-finished chunks: a run that resumes at a canonical point continues bit for bit.
+Because the store is filled again from finished latents at canonical points, it depends on nothing older than the last
+such point's window: a run that resumes there continues bit for bit.
 
 Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l audio latents.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -71,13 +72,13 @@ class CausalRollout:
         self._finished: dict[int, LatentChunk] = {}
 
     @torch.inference_mode()
-    def render(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
+    def denoise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
         """The clean latents of `chunk`, whose predecessors were rendered or resumed before."""
         if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
             self.rebuild(chunk, prompts)
-        latents = self._denoise(chunk, prompts)
-        self._remember(latents)
+        latents = self._from_noise(chunk, prompts)
         self.clean_pass(latents, prompts)
+        self._remember(latents)
         return latents
 
     def resume(self, finished: Iterable[LatentChunk], chunk: ChunkSpan, prompts: Prompts) -> None:
@@ -98,23 +99,25 @@ class CausalRollout:
 
     @torch.inference_mode()
     def rebuild(self, chunk: ChunkSpan, prompts: Prompts) -> None:
-        """Empty the store and run the clean pass again over what `chunk` sees: nothing at a cut, the sink and the
-        window under the new prompt at a scene that continues."""
+        """Empty the store and run the clean pass again over what `chunk` sees: the sink and the window, under the
+        prompt of its own scene; nothing after a cut."""
         self.store.reset()
         for index in self.store.plan.visible(chunk.section, chunk.index):
             self.clean_pass(self._finished[index], prompts)
 
     @torch.inference_mode()
     def clean_pass(self, latents: LatentChunk, prompts: Prompts) -> None:
-        """Commit the keys and values of finished latents, in every branch; no accelerator may skip this."""
+        """Commit the keys and values of finished latents, in all branches or none; no step cache may skip this."""
         values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
         streams = self._streams(latents.span, values, sigma=0.0)
-        for branch, prompt in prompts.items():
-            with self.store.open(latents.span, branch, write=True) as context:
-                self.denoiser(streams, prompt.tokens.unsqueeze(0), context)
+        with ExitStack() as passes:
+            contexts = {b: passes.enter_context(self.store.open(latents.span, b, write=True)) for b in prompts}
+            for branch, context in contexts.items():
+                self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
+            for context in contexts.values():
                 context.commit()
 
-    def _denoise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
+    def _from_noise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
         sampling = self.sampling
         values = {name: self._noise(chunk, name, draw=0) for name in self.latent_shapes}
         for step, (sigma, next_sigma) in enumerate(pairwise(sampling.sigmas), start=1):
@@ -138,7 +141,7 @@ class CausalRollout:
     def _streams(self, chunk: ChunkSpan, values: Mapping[str, Tensor], sigma: float) -> dict[str, Stream]:
         times_s = {"video": self.clock.video_times(chunk), "audio": self.clock.audio_times(chunk)}
         return {
-            name: Stream(x, x.new_full(x.shape[:2], sigma), torch.tensor(times_s[name], dtype=torch.float64))
+            name: Stream(x, _levels(x, sigma), torch.tensor(times_s[name], dtype=torch.float64))
             for name, x in values.items()
         }
 
@@ -153,3 +156,8 @@ class CausalRollout:
         self._finished[chunk.index] = latents
         needed = {*self.store.plan.visible(chunk.section, chunk.index + 1)}
         self._finished = {index: kept for index, kept in self._finished.items() if index in needed}
+
+
+def _levels(x: Tensor, sigma: float) -> Tensor:
+    """One noise level for every latent frame [b f], never coarser than float32: the model tells 0.900 from 0.898."""
+    return torch.full(x.shape[:2], sigma, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)

@@ -31,4 +31,4 @@ class DenoiseStage:
 
     def __call__(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
         """The chunk's clean latents."""
-        return self.rollout.render(chunk, prompts)
+        return self.rollout.denoise(chunk, prompts)

@@ -130,7 +130,7 @@ def test_chunk_10000_equals_chunk_10_for_the_same_window(sink):
 
 
 def render(rollout, chunks, model) -> list[LatentChunk]:
-    return [rollout.render(chunk, prompts(model, TEXTS[chunk.scene])) for chunk in chunks]
+    return [rollout.denoise(chunk, prompts(model, TEXTS[chunk.scene])) for chunk in chunks]
 
 
 def same_snapshots(one, other) -> bool:
@@ -167,7 +167,18 @@ def test_an_aborted_chunk_leaves_the_store_bit_identical(film):
     assert same_snapshots(before, store.snapshot())
     undisturbed = tiny_rollout(model, tiny_store(model, store.plan, chunks), clock)
     expected = render(undisturbed, chunks[:7], model)[-1]
-    assert torch.equal(rollout.render(chunks[6], scene).video, expected.video)
+    assert torch.equal(rollout.denoise(chunks[6], scene).video, expected.video)
+
+
+def test_a_clean_pass_that_breaks_in_its_second_branch_commits_neither(film, monkeypatch):
+    model, _, chunks, store, rollout = film
+    whole = render(rollout, chunks[:6], model)
+    before, scene = store.snapshot(), prompts(model, TEXTS[0])
+    calls = iter([rollout.denoiser, lambda *_: 1 / 0])
+    monkeypatch.setattr(rollout, "denoiser", lambda *arguments: next(calls)(*arguments))
+    with pytest.raises(ZeroDivisionError):
+        rollout.clean_pass(replace(whole[-1], span=chunks[6]), scene)
+    assert same_snapshots(before, store.snapshot())
 
 
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(film):
@@ -207,7 +218,7 @@ def test_the_store_never_grows_and_its_bytes_are_foreseen(film):
     assert store.bytes == store_bytes(sites, store.plan, num_branches=2, item_bytes=4)
     sizes, places = set(), set()
     for chunk in chunks:
-        rollout.render(chunk, prompts(model, TEXTS[chunk.scene]))
+        rollout.denoise(chunk, prompts(model, TEXTS[chunk.scene]))
         sizes.add(store.bytes)
         places.add(tuple(b.keys.data_ptr() for b in store._branches["guided"].buffers.values()))
         assert len(rollout._finished) <= store.plan.window + store.plan.sink + 1
