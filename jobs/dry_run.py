@@ -5,6 +5,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.clock import ChunkSpan
 from pipeline.models.film_model import FilmModel
 from pipeline.plan import FilmPlan, kv_bytes
 from pipeline.stages.decode import DecodeStage
@@ -33,8 +34,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, console: Console) -> None:
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
-    denoise, decode = DenoiseStage(model, plan), DecodeStage(model.video_codec, model.sound_codec, plan.clock)
-    prompts = EmbedStage(model.text, plan.branches)(plan.wish.scenes[0].prompt)
+    denoise, decode = DenoiseStage(model, plan, _nothing), DecodeStage(model, plan, _nothing)
+    prompts = EmbedStage(model.text, plan)(plan.chunks[0])
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
     pass_s = decode_s = 0.0
     for chunk in plan.chunks[: model.plan.num_pages + 1]:
@@ -48,6 +49,10 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         decode(latents)
         pass_s, decode_s = passed - started, perf_counter() - passed
     return len(plan.chunks) * (len(plan.sigmas) * pass_s + decode_s)
+
+
+def _nothing(_: ChunkSpan) -> None:
+    """No latents are finished."""
 
 
 def _scenes(plan: FilmPlan) -> Table:

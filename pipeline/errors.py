@@ -4,6 +4,7 @@ LongtakeError
 ├── SpecError        the wish cannot be fulfilled as written (also a ValueError)
 ├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
 ├── CapacityError    it does not fit: tokens, pages or bytes
+├── JournalError     a take's journal is owned by somebody else, or lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
 └── MediaError       a container or codec could not read or write what was asked
 
@@ -25,6 +26,10 @@ class ShapeError(LongtakeError, ValueError):
 
 class CapacityError(LongtakeError):
     """Something is larger than the room that was planned for it."""
+
+
+class JournalError(LongtakeError):
+    """The journal of a take cannot be used as asked."""
 
 
 class WeightsError(LongtakeError):

@@ -5,53 +5,55 @@
 Each of these five acts is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists
 them). The film is rendered chunk by chunk, picture and sound together. What a chunk needs of the past is kept in the
 denoiser's KV store and in the decoders' tails, which never grow; only the film's index does, by 50 MB an hour.
+
+Latents and segments are kept in the journal as soon as they are finished. Whoever renders the same storyboard into the
+same place again finds them there, and goes on where it ended, bit for bit.
 """
 
+from pipeline import acts
+from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
+from pipeline.journal.take import put_take, take_card
+from pipeline.journal.writer import sole_writer
 from pipeline.models.film_model import FilmModel
-from pipeline.observe import SILENT, Observer, act
-from pipeline.plan import plan_film
+from pipeline.observe import SILENT, Observer
 from pipeline.spec import Storyboard
-from pipeline.stages.decode import DecodeStage
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.publish import Film, PublishOptions, PublishStage
+from pipeline.stages.publish import Film
 
 
-def render(wish: Storyboard, model: FilmModel, output: Store, observer: Observer = SILENT) -> Film:
+def render(wish: Storyboard, model: FilmModel, output: Store, numerics: Parts, observer: Observer = SILENT) -> Film:
     """Render `wish` into `output`, where it can be watched from its first chunk on.
 
     Args:
         wish: what to render.
         model: who renders it.
-        output: where the film and its live playlist go.
+        output: where the film, its live playlist and its journal go.
+        numerics: what decides the film's bits beside the wish, see `pipeline/numerics.py`.
         observer: hears of every act on every chunk.
 
     Raises:
         SpecError: the model cannot render the wish; raised before anything is written.
+        JournalError: somebody else is rendering into `output`.
     """
-    plan = plan_film(wish, model)
-    observer.event("film.start", chunks=len(plan.chunks), frames=plan.num_frames, samples=plan.num_samples)
+    take = acts.open_take(wish, model, output, numerics)
+    plan, journal = take.plan, take.journal
+    embed = acts.embed(take, observer)
+    denoise = acts.denoise(take, observer)
+    decode = acts.decode(take, observer)
+    encode = acts.encode(take, observer)
+    publish = acts.publish(take, observer)
 
-    embed = EmbedStage(model.text, plan.branches)
-    denoise = DenoiseStage(model, plan)
-    decode = DecodeStage(model.video_codec, model.sound_codec, plan.clock)
-    encode = EncodeStage(wish.video.fps, wish.output.quality)
-    publish = PublishStage(output, PublishOptions.of(plan, comment=model.credit))
-
-    with publish:
+    with sole_writer(output), publish.stage:
+        put_take(output, take_card(wish, plan.scenes, plan.chunks))
+        observer.event("film.start", **take.summary())
         for chunk in plan.chunks:
-            with act(observer, "embed", chunk):
-                prompts = embed(wish.scenes[chunk.scene].prompt)
-            with act(observer, "denoise", chunk):
-                latents = denoise(chunk, prompts)
-            with act(observer, "decode", chunk):
-                frames, sound = decode(latents)
-            with act(observer, "encode", chunk):
-                segment = encode(frames, sound)
-            with act(observer, "publish", chunk):
-                publish(segment)
+            segment = journal.segment(chunk)
+            if segment is None:
+                latents = journal.latents(chunk)
+                if latents is None:
+                    latents = denoise(chunk, embed(chunk))
+                segment = encode(*decode(latents))
+            publish(segment)
 
-    observer.event("film.done", url=publish.film.url, frames=publish.film.num_frames)
-    return publish.film
+    observer.event("film.done", url=publish.stage.film.url, frames=publish.stage.film.num_frames)
+    return publish.stage.film

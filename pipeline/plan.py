@@ -1,6 +1,7 @@
 """The plan of one film: the wish laid on the clock and measured against the model, before anything starts."""
 
 from dataclasses import dataclass
+from math import prod
 
 from pipeline.attention.kv_plan import SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
@@ -39,6 +40,13 @@ class FilmPlan:
     def num_samples(self) -> int:
         """Sound samples of the film."""
         return self.chunks[-1].samples.stop
+
+    def chunk_bytes(self, chunk: ChunkSpan) -> int:
+        """What `chunk` weighs on the road, at most: latents, and frames and sound decoded and once more encoded."""
+        latents = len(chunk.latents) * prod(self.latent_shapes["video"])
+        latents += len(chunk.audio_latents) * prod(self.latent_shapes["audio"])
+        frames = len(chunk.frames) * self.wish.video.width * self.wish.video.height * 3
+        return 4 * latents + 2 * frames + 2 * 4 * (len(chunk.samples) + 2 * self.clock.audio_stride)
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""

@@ -5,11 +5,14 @@ from fractions import Fraction
 import pytest
 import torch
 
+from pipeline import film
+from pipeline.acts import open_take
 from pipeline.errors import SpecError
-from pipeline.film import render
 from pipeline.journal.store import Store
 from pipeline.media.read import read_film
 from pipeline.models.film_model import TINY, FilmModel
+from pipeline.numerics import numerics
+from pipeline.observe import SILENT
 from pipeline.plan import plan_film
 from pipeline.spec import parse_storyboard
 from pipeline.stages.decode import DecodeStage, to_uint8
@@ -25,6 +28,10 @@ scenes:
   - {prompt: a blue square rests, duration: 1.5s}
   - {prompt: a green ring falls, duration: 37f, transition: cut}
 """
+
+
+def render(spec, model, store, observer=SILENT):
+    return film.render(spec, model, store, numerics(model), observer)
 
 
 class Recorder:
@@ -62,6 +69,7 @@ def test_every_chunk_passes_every_act_in_order(model, tmp_path):
     acts = ("embed", "denoise", "decode", "encode", "publish")
     chunks = plan_film(wish(), model).chunks
     names = [name for name, _ in recorder.events]
+    assert recorder.events[0][1]["kept_latents"] == recorder.events[0][1]["kept_segments"] == 0
     assert names == ["film.start", *(f"{act}.chunk" for _ in chunks for act in acts), "film.done"]
     assert [fields["chunk"] for name, fields in recorder.events if name == "denoise.chunk"] == list(range(len(chunks)))
 
@@ -84,15 +92,15 @@ def test_another_seed_gives_another_film(model):
 
 def rendered_latents(spec, model):
     plan = plan_film(spec, model)
-    embed, denoise = EmbedStage(model.text, plan.branches), DenoiseStage(model, plan)
-    return plan, [denoise(chunk, embed(spec.scenes[chunk.scene].prompt)) for chunk in plan.chunks]
+    embed, denoise = EmbedStage(model.text, plan), DenoiseStage(model, plan, lambda _: None)
+    return plan, [denoise(chunk, embed(chunk)) for chunk in plan.chunks]
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
 def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
     plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
-    decode = DecodeStage(model.video_codec, model.sound_codec, plan.clock)
+    decode = DecodeStage(model, plan, lambda _: None)
     decoded = [decode(chunk) for chunk in latents]
     frames = torch.cat([frames.frames for frames, _ in decoded])
     pcm = torch.cat([sound.pcm for _, sound in decoded], dim=1)
@@ -111,7 +119,7 @@ def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
 def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
     plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
-    decode = DecodeStage(model.video_codec, model.sound_codec, plan.clock)
+    decode = DecodeStage(model, plan, lambda _: None)
     sample = 0
     for chunk in latents:
         _, sound = decode(chunk)
@@ -121,16 +129,31 @@ def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
     assert sample == plan.num_samples
 
 
-def test_a_decoder_that_starts_at_a_cut_gives_what_it_gives_there(model):
-    plan, latents = rendered_latents(wish("video.fps=24000/1001"), model)
-    through, anew = (DecodeStage(model.video_codec, model.sound_codec, plan.clock) for _ in range(2))
+@pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
+def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
+    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    finished = {chunk.span: chunk for chunk in latents}
+    through = DecodeStage(model, plan, lambda _: None)
     decoded = [through(chunk) for chunk in latents]
-    for chunk, (frames, sound) in zip(latents, decoded, strict=True):
-        if chunk.span.section:
+    for start in range(len(latents)):
+        anew = DecodeStage(model, plan, finished.get)
+        for chunk, (frames, sound) in list(zip(latents, decoded, strict=True))[start : start + 3]:
             same_frames, same_sound = anew(chunk)
             assert torch.equal(same_frames.frames, frames.frames)
             assert torch.equal(same_sound.pcm, sound.pcm)
             assert same_sound.start_sample == sound.start_sample
+
+
+def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
+    spec = wish("scenes[0].duration=30s")
+    plan, latents = rendered_latents(spec, model)
+    embed, finished = EmbedStage(model.text, plan), {chunk.span: chunk for chunk in latents}
+    for start in (0, 1, 5, 23, 24, 25, 29, 30, 31, len(latents) - 1):
+        anew = DenoiseStage(model, plan, finished.get)
+        for chunk in latents[start : start + 2]:
+            same = anew(chunk.span, embed(chunk.span))
+            assert torch.equal(same.video, chunk.video)
+            assert torch.equal(same.audio, chunk.audio)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +194,133 @@ def test_every_sampler_renders(model, solver, schedule):
     spec = wish(f"sampling.solver={solver}", f"sampling.schedule={schedule}", "scenes[0].duration=2s")
     _, latents = rendered_latents(spec, model)
     assert all(chunk.video.isfinite().all() and chunk.audio.isfinite().all() for chunk in latents)
+
+
+# ------------------------------------------------------------------ resume: what is kept, what is made again
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+class KilledAt(Recorder):
+    """Ends the render right after an event."""
+
+    def __init__(self, name, chunk):
+        super().__init__()
+        self.fatal = (name, chunk)
+
+    def event(self, name, **fields):
+        super().event(name, **fields)
+        if (name, fields.get("chunk")) == self.fatal:
+            raise KilledError
+
+
+def acted(recorder, act):
+    return [fields["chunk"] for name, fields in recorder.events if name == f"{act}.chunk"]
+
+
+def journal_values(spec, model, store):
+    take = open_take(spec, model, store, numerics(model))
+    return [(take.journal.latents(chunk), take.journal.segment(chunk)) for chunk in take.plan.chunks]
+
+
+def assert_same_take(spec, model, one, other):
+    for (latents, segment), (same_latents, same_segment) in zip(
+        journal_values(spec, model, one), journal_values(spec, model, other), strict=True
+    ):
+        assert torch.equal(latents.video, same_latents.video)
+        assert torch.equal(latents.audio, same_latents.audio)
+        assert segment.packets == same_segment.packets
+        assert segment.format == same_segment.format
+        assert torch.equal(segment.sound.pcm, same_segment.sound.pcm)
+    assert one.get("film.mp4") == other.get("film.mp4")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model):
+    store = Store("memory://undisturbed")
+    render(wish(), model, store)
+    return store
+
+
+KILLS = [("embed", 0), ("denoise", 3), ("decode", 1), ("encode", 4), ("publish", 2), ("denoise", 6), ("publish", 6)]
+
+
+@pytest.mark.parametrize("moment", KILLS, ids=lambda moment: f"{moment[0]}-{moment[1]}")
+def test_a_render_that_was_killed_goes_on_bit_for_bit(model, undisturbed, moment, tmp_path):
+    act, chunk = moment
+    store = Store(str(tmp_path))
+    first, second = KilledAt(f"{act}.chunk", chunk), Recorder()
+    with pytest.raises(KilledError):
+        render(wish(), model, store, first)
+    render(wish(), model, store, second)
+    for kept in ("denoise", "encode"):
+        assert not set(acted(first, kept)) & set(acted(second, kept)), f"a finished chunk was {kept}d twice"
+    assert_same_take(wish(), model, undisturbed, store)
+
+
+def test_rendering_a_finished_take_again_only_publishes(model, undisturbed, tmp_path):
+    store, again = Store(str(tmp_path)), Recorder()
+    render(wish(), model, store)
+    render(wish(), model, store, again)
+    assert {name for name, _ in again.events} == {"film.start", "publish.chunk", "film.done"}
+    assert_same_take(wish(), model, undisturbed, store)
+
+
+def test_an_edit_redoes_its_scene_and_what_follows(model, tmp_path):
+    store, after = Store(str(tmp_path)), Recorder()
+    render(wish(), model, store)
+    edited = wish("scenes[1].prompt=a yellow star spins")
+    take = open_take(edited, model, store, numerics(model))
+    changed = [chunk.index for chunk in take.plan.chunks if chunk.scene >= 1]
+    assert "prompt was a blue square rests, is a yellow star spins" in take.journal.why_not("latents", changed[0])
+    assert take.journal.why_not("latents", changed[-1]) == "a chunk before it changed"
+    render(edited, model, store, after)
+    assert acted(after, "denoise") == acted(after, "encode") == changed
+    fresh = Store(f"{tmp_path}-fresh")
+    render(edited, model, fresh)
+    assert_same_take(edited, model, fresh, store)
+
+
+@pytest.mark.parametrize("transition", ["cut", "continue"])
+def test_an_appended_scene_is_all_that_is_denoised(model, transition, tmp_path):
+    shorter = wish("scenes[0].duration=2.5s", "scenes[2].duration=36f")
+    added = shorter.scenes[0].model_copy(update={"transition": transition})
+    longer = shorter.model_copy(update={"scenes": (*shorter.scenes, added)})
+    store, after = Store(str(tmp_path)), Recorder()
+    render(shorter, model, store)
+    render(longer, model, store, after)
+    own = [chunk.index for chunk in plan_film(longer, model).chunks if chunk.scene == 3]
+    assert acted(after, "denoise") == own
+    last = [own[0] - 1] if transition == "continue" else []
+    assert acted(after, "encode") == [*last, *own], (
+        "a film's last sound is flushed, and goes on where a scene continues"
+    )
+
+
+def test_damaged_data_is_made_again(model, undisturbed, tmp_path):
+    store, after = Store(str(tmp_path)), Recorder()
+    render(wish(), model, store)
+    for kind, index in (("segments", 2), ("segments", 5)):
+        (data,) = (path for path in (tmp_path / "journal" / kind).glob(f"{index:05d}-*"))
+        data.write_bytes(data.read_bytes()[:-1] + b"?")
+    render(wish(), model, store, after)
+    assert acted(after, "denoise") == []
+    assert acted(after, "encode") == [2, 5]
+    assert_same_take(wish(), model, undisturbed, store)
+
+
+def test_other_numerics_keep_nothing(model, tmp_path):
+    store, after = Store(str(tmp_path)), Recorder()
+    render(wish(), model, store)
+    film.render(wish(), model, store, {**numerics(model), "threads": 99}, after)
+    assert acted(after, "denoise") == list(range(len(plan_film(wish(), model).chunks)))
+
+
+def test_quality_touches_segments_only(model, tmp_path):
+    store, after = Store(str(tmp_path)), Recorder()
+    render(wish(), model, store)
+    render(wish("output.quality=30"), model, store, after)
+    assert acted(after, "denoise") == []
+    assert acted(after, "encode") == list(range(len(plan_film(wish(), model).chunks)))

@@ -12,6 +12,7 @@ from jobs.bench import Bench, BenchOptions, Figure
 from pipeline.film import render
 from pipeline.journal.store import Store
 from pipeline.models.film_model import TINY, FilmModel
+from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
 
 CHUNKS, QUICK_CHUNKS = 1000, 250
@@ -46,7 +47,8 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     torch.set_num_threads(1)
     meter = _Meter()
     with TemporaryDirectory() as folder:
-        render(wish, FilmModel.untrained(TINY, options.seed), Store(folder), meter)
+        model = FilmModel.untrained(TINY, options.seed)
+        render(wish, model, Store(folder), numerics(model), meter)
     early = median(meter.seconds[WARM:REFERENCE_STOP])
     early_bytes = meter.resident[LAST - 1]
     return {

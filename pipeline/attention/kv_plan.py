@@ -56,6 +56,11 @@ class KVPlan:
         """Whether the store is emptied and rebuilt before `chunk`: at every scene's start and every refresh."""
         return self.last_canonical(scene_start, chunk) == chunk
 
+    def history(self, section: int, scene_start: int, chunk: int) -> list[int]:
+        """The finished chunks from which a run can stand before `chunk`: the last canonical point's, and all since."""
+        canonical = self.last_canonical(scene_start, chunk)
+        return [*self.visible(section, canonical), *range(canonical, chunk)]
+
     def last_canonical(self, scene_start: int, chunk: int) -> int:
         """The canonical point at or before `chunk`: where a resumed run begins to replay."""
         return chunk - (chunk - scene_start) % (self.refresh_chunks or 8 * self.window)

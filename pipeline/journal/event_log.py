@@ -16,7 +16,8 @@ NAME = "events.jsonl"
 class EventLog:
     """An observer that writes every event at once on this machine, and to a remote store every now and then.
 
-    An object store cannot append, so the whole log is put anew, at most a twentieth of the time.
+    A log that is there already is continued. An object store cannot append, so the whole log is put anew, at most a
+    twentieth of the time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -26,13 +27,21 @@ class EventLog:
         self._folder = TemporaryDirectory(prefix="longtake-")
         path = Path(self._store.url_of(NAME)) if self._store.is_local else Path(self._folder.name) / NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        if not self._store.is_local and self._store.exists(NAME):
+            path.write_bytes(self._store.get(NAME))
+        self._file = path.open("a+", encoding="utf-8", buffering=1)
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # the last writer died within a line
         self._path, self._put_next = path, 0.0
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:
             self.event("road.failed", error=kind.__name__, message=str(error))
+        self.close()
+
+    def close(self) -> None:
+        """Put the last events where the log belongs."""
         self._file.close()
         self._put()
         self._folder.cleanup()

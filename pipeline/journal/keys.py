@@ -66,7 +66,9 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
             "ends_section": chunk.ends_section,
         }
         segments_key = _hash(segments_key + latents_key, segment_parts)
-        segments.append(ChunkKey(segments_key, {"latents": latents_key, "quality": wish.output.quality, **segment_parts}))
+        segments.append(
+            ChunkKey(segments_key, {"latents": latents_key, "quality": wish.output.quality, **segment_parts})
+        )
     return FilmKeys(tuple(latents), tuple(segments))
 
 

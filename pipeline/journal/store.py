@@ -34,6 +34,11 @@ class Store:
         self._url = self._root if self._is_local else url
 
     @property
+    def url(self) -> str:
+        """Where the output root is: an absolute path on this machine, or a URL."""
+        return str(self._url)
+
+    @property
     def is_local(self) -> bool:
         """Whether names are paths of this machine."""
         return self._is_local

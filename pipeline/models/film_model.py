@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from hashlib import sha256
 
 import torch
 from torch import nn
@@ -83,6 +84,14 @@ class FilmModel(nn.Module):
         """The clock of a film at `fps`: this model's strides and sample rate."""
         sound = self.config.sound_codec
         return MediaClock(fps, sound.sample_rate, TEMPORAL_STRIDE, sound.hop, audio_centre=Fraction(0))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights by name."""
+        digest = sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def credit(self) -> str:

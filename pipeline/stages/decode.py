@@ -4,40 +4,67 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.clock import MediaClock
-from pipeline.models.protocols import DecoderState, StreamDecoder
+from pipeline.clock import ChunkSpan
+from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import DecoderState
+from pipeline.plan import FilmPlan
+from pipeline.stages.denoise import FinishedLatents, find
 from pipeline.values import FrameChunk, LatentChunk, SoundChunk
 
 
 class DecodeStage:
-    """Decodes chunks in order, carrying each decoder's tail from one to the next and dropping it at a cut."""
+    """Decodes chunks, carrying each decoder's tail from one to the next and dropping it at a cut. After a gap it
+    first decodes as many finished latents again as the decoders look back."""
 
-    def __init__(self, video_decoder: StreamDecoder, sound_decoder: StreamDecoder, clock: MediaClock) -> None:
-        self.video_decoder, self.sound_decoder, self.clock = video_decoder, sound_decoder, clock
+    def __init__(self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents) -> None:
+        self.video_decoder, self.sound_decoder = model.video_codec, model.sound_codec
+        self._plan, self._finished = plan, finished
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
         self._sample = 0
+        self._next: int | None = None
 
     @torch.inference_mode()
     def __call__(self, latents: LatentChunk) -> tuple[FrameChunk, SoundChunk]:
         """The chunk's frames, and the sound that has become final with it."""
         span = latents.span
-        if span.index == span.section:
-            self._video_tail = self._sound_tail = None
-            self._sample = span.audio_latents.start * self.clock.audio_stride
-        video, self._video_tail = self.video_decoder.decode(
-            latents.video.unsqueeze(0), self._video_tail, span.ends_section
-        )
-        sound, self._sound_tail = self.sound_decoder.decode(
-            latents.audio.unsqueeze(0), self._sound_tail, span.ends_section
-        )
+        if span.index == span.section or span.index != self._next:
+            self._stand_before(span)
+        video, sound = self._decode(latents)
+        self._next = span.index + 1
         frames = FrameChunk(span, to_uint8(video[0])[: len(span.frames)])
         return frames, self._place(sound, span.samples.stop if span.ends_section else None)
+
+    def _stand_before(self, span: ChunkSpan) -> None:
+        """Have the tails that an undisturbed run has before this chunk: none where its section begins."""
+        self._video_tail = self._sound_tail = None
+        history = self._history(span)
+        for chunk in history:
+            self._decode(find(self._finished, chunk))
+        begins = self._plan.chunks[span.section].audio_latents.start
+        complete = max(begins, span.audio_latents.start - self.sound_decoder.lookahead)
+        self._sample = complete * self._plan.clock.audio_stride
+
+    def _history(self, span: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks right before this one that reach as far back as the decoders do, within the section."""
+        chunks: list[ChunkSpan] = []
+        for index in range(span.index - 1, span.section - 1, -1):
+            chunks.insert(0, self._plan.chunks[index])
+            video, audio = sum(len(c.latents) for c in chunks), sum(len(c.audio_latents) for c in chunks)
+            if video >= self.video_decoder.left_context and audio >= self.sound_decoder.left_context:
+                break
+        return chunks
+
+    def _decode(self, latents: LatentChunk) -> tuple[Tensor, Tensor]:
+        final = latents.span.ends_section
+        video, self._video_tail = self.video_decoder.decode(latents.video.unsqueeze(0), self._video_tail, final)
+        sound, self._sound_tail = self.sound_decoder.decode(latents.audio.unsqueeze(0), self._sound_tail, final)
+        return video, sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:
         """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`."""
         pcm = sound[:, : None if stop is None else stop - self._sample].float().clamp(-1, 1)
-        chunk = SoundChunk(self._sample, self.clock.sample_rate, pcm.contiguous())
+        chunk = SoundChunk(self._sample, self._plan.clock.sample_rate, pcm.contiguous())
         self._sample = chunk.stop_sample
         return chunk
 

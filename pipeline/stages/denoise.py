@@ -1,7 +1,10 @@
 """Denoise: noise becomes the clean latents of one chunk, in the light of the chunks before it."""
 
+from collections.abc import Callable
+
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
+from pipeline.errors import JournalError
 from pipeline.models.film_model import FilmModel
 from pipeline.plan import FilmPlan
 from pipeline.sampling.noise import KeyedNoise
@@ -11,13 +14,17 @@ from pipeline.values import LatentChunk
 
 SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise}
 
+FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
+"""Where a stage finds latents that were finished before it started; None where there are none."""
+
 
 class DenoiseStage:
-    """Renders chunks in order, by the causal rollout, with a KV store of its own."""
+    """Renders chunks by the causal rollout, with a KV store of its own. After a gap it first stands where an
+    undisturbed run stands, from finished latents alone."""
 
-    def __init__(self, model: FilmModel, plan: FilmPlan) -> None:
+    def __init__(self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents) -> None:
         weights = next(model.denoiser.parameters())
-        self.kv = KVStore(
+        store = KVStore(
             plan.sites,
             model.plan,
             model.denoiser.rope,
@@ -27,8 +34,27 @@ class DenoiseStage:
         )
         wish = plan.wish.sampling
         sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
-        self.rollout = CausalRollout(model.denoiser, self.kv, plan.clock, sampling, plan.latent_shapes)
+        self.rollout = CausalRollout(model.denoiser, store, plan.clock, sampling, plan.latent_shapes)
+        self._plan, self._finished = plan, finished
+        self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
-        """The chunk's clean latents."""
-        return self.rollout.denoise(chunk, prompts)
+        """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
+        if chunk.index != self._next:
+            indices = self.rollout.store.plan.history(chunk.section, chunk.scene_start, chunk.index)
+            history = [find(self._finished, self._plan.chunks[index]) for index in indices]
+            self.rollout.resume(history, chunk, prompts)
+        latents = self.rollout.denoise(chunk, prompts)
+        self._next = chunk.index + 1
+        return latents
+
+
+def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:
+    """Latents that must be there."""
+    latents = finished(chunk)
+    if latents is None:
+        raise JournalError(
+            f"the latents of chunk {chunk.index}, which later chunks build on, are lost or damaged;"
+            f" remove journal/segments/{chunk.index:05d}.json and render again: it will be made anew"
+        )
+    return latents

@@ -4,26 +4,24 @@ from functools import lru_cache
 
 import torch
 
+from pipeline.clock import ChunkSpan
 from pipeline.models.protocols import TextEncoder
+from pipeline.plan import FilmPlan
 from pipeline.sampling.rollout import Prompts
 from pipeline.values import PromptEmbedding
 
 
 class EmbedStage:
-    """Embeds a prompt for every guidance branch; a scene's prompt is embedded once.
+    """Embeds the prompt of a chunk's scene for every guidance branch, once per scene; the unguided one is empty."""
 
-    Args:
-        text: the model's text encoder.
-        branches: "guided", and "unguided" where guidance is used; the latter reads the empty prompt.
-    """
-
-    def __init__(self, text: TextEncoder, branches: tuple[str, ...]) -> None:
-        self.text, self.branches = text, branches
+    def __init__(self, text: TextEncoder, plan: FilmPlan) -> None:
+        self.text, self.plan = text, plan
         self._embed = lru_cache(maxsize=2)(self._embed_now)
 
-    def __call__(self, prompt: str) -> Prompts:
-        """The prompt's tokens, by branch. Raises `SpecError` for a prompt that the model cannot read."""
-        return {branch: self._embed(prompt if branch == "guided" else "") for branch in self.branches}
+    def __call__(self, chunk: ChunkSpan) -> Prompts:
+        """The prompt's tokens, by branch."""
+        prompt = self.plan.wish.scenes[chunk.scene].prompt
+        return {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
 
     @torch.inference_mode()
     def _embed_now(self, prompt: str) -> PromptEmbedding:

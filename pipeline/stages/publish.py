@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
@@ -30,8 +31,8 @@ class PublishOptions:
         hls: whether to show the film under `live/` while it is rendered.
         title: the film's title tag; none if empty.
         comment: the film's comment tag, such as "untrained weights"; none if empty.
-        scratch_dir: where the unfinished film grows on this machine, about as large as the film; None for the
-            system's temporary directory.
+        scratch_dir: where the unfinished film grows on this machine, about as large as the film; what a publisher
+            that was killed left there is removed. None for the system's temporary directory.
     """
 
     fps: Fraction
@@ -43,11 +44,11 @@ class PublishOptions:
     scratch_dir: Path | None = None
 
     @classmethod
-    def of(cls, plan: FilmPlan, comment: str) -> Self:
+    def of(cls, plan: FilmPlan, comment: str, scratch_dir: Path | None = None) -> Self:
         """What a planned film asks for."""
         output = plan.wish.output
         longest_chunk_s = max(len(chunk.frames) for chunk in plan.chunks) / plan.clock.fps
-        return cls(plan.clock.fps, longest_chunk_s, output.film, output.hls, plan.wish.title, comment)
+        return cls(plan.clock.fps, longest_chunk_s, output.film, output.hls, plan.wish.title, comment, scratch_dir)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -97,6 +98,9 @@ class PublishStage:
         return self._film
 
     def __enter__(self) -> Self:
+        if self._options.scratch_dir is not None:
+            rmtree(self._options.scratch_dir, ignore_errors=True)
+            self._options.scratch_dir.mkdir(parents=True)
         return self
 
     def __call__(self, segment: Segment) -> None:

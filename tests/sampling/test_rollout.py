@@ -175,7 +175,11 @@ def test_a_clean_pass_that_breaks_in_its_second_branch_commits_neither(film, mon
     whole = render(rollout, chunks[:6], model)
     before, scene = store.snapshot(), prompts(model, TEXTS[0])
     calls = iter([rollout.denoiser, lambda *_: 1 / 0])
-    monkeypatch.setattr(rollout, "denoiser", lambda *arguments: next(calls)(*arguments))
+
+    def second_call_breaks(*arguments):
+        return next(calls)(*arguments)
+
+    monkeypatch.setattr(rollout, "denoiser", second_call_breaks)
     with pytest.raises(ZeroDivisionError):
         rollout.clean_pass(replace(whole[-1], span=chunks[6]), scene)
     assert same_snapshots(before, store.snapshot())

@@ -1,0 +1,116 @@
+"""The five acts of the road, ready to run: each a stage that is timed, told to an observer, and kept in the journal.
+
+A take is everything they share. The same builders serve one process (`pipeline/film.py`) and Ray actors.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+from pipeline.clock import ChunkSpan
+from pipeline.journal.journal import Journal
+from pipeline.journal.keys import Parts, film_keys
+from pipeline.journal.store import Store
+from pipeline.models.film_model import FilmModel
+from pipeline.observe import Observer
+from pipeline.plan import FilmPlan, plan_film
+from pipeline.spec import Storyboard
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.denoise import DenoiseStage
+from pipeline.stages.embed import EmbedStage
+from pipeline.stages.encode import EncodeStage
+from pipeline.stages.publish import PublishOptions, PublishStage
+
+
+@dataclass(frozen=True)
+class Take:
+    """One film being rendered into one place."""
+
+    model: FilmModel
+    plan: FilmPlan
+    store: Store
+    journal: Journal
+
+    def summary(self) -> dict[str, int]:
+        """The film in numbers, and how much of it is finished already, counted from its start."""
+        plan, journal = self.plan, self.journal
+        return {
+            "chunks": len(plan.chunks),
+            "frames": plan.num_frames,
+            "samples": plan.num_samples,
+            "kept_latents": journal.num_kept("latents"),
+            "kept_segments": journal.num_kept("segments"),
+        }
+
+
+def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts) -> Take:
+    """Plan `wish` for `model`, with a journal in which what was rendered alike counts.
+
+    Raises:
+        SpecError: the model cannot render the wish.
+    """
+    plan = plan_film(wish, model)
+    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, numerics)))
+
+
+StageT = TypeVar("StageT", bound=Callable[..., Any])
+
+
+class Act(Generic[StageT]):
+    """A stage at work: `name.chunk` is observed with its seconds once its result is kept."""
+
+    def __init__(self, name: str, stage: StageT, observer: Observer, keep: Callable[[Any], None] | None = None) -> None:
+        self.name, self.stage, self._observer, self._keep = name, stage, observer, keep
+
+    def __call__(self, first: Any, *rest: Any) -> Any:
+        """The stage's result; `first` is a chunk or a value that knows its own."""
+        span: ChunkSpan = first if isinstance(first, ChunkSpan) else first.span
+        started = perf_counter()
+        value = self.stage(first, *rest)
+        if self._keep is not None:
+            self._keep(value)
+        seconds = perf_counter() - started
+        self._observer.event(f"{self.name}.chunk", chunk=span.index, scene=span.scene, seconds=seconds)
+        return value
+
+
+def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
+    """Chunk -> prompts, by guidance branch."""
+    return Act("embed", EmbedStage(take.model.text, take.plan), observer)
+
+
+def denoise(take: Take, observer: Observer) -> Act[DenoiseStage]:
+    """Chunk, prompts -> latents, kept."""
+    stage = DenoiseStage(take.model, take.plan, take.journal.latents)
+    return Act("denoise", stage, observer, take.journal.keep_latents)
+
+
+def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
+    """Latents -> frames, sound."""
+    return Act("decode", DecodeStage(take.model, take.plan, take.journal.latents), observer)
+
+
+def encode(take: Take, observer: Observer) -> Act[EncodeStage]:
+    """Frames, sound -> segment, kept."""
+    wish = take.plan.wish
+    stage = EncodeStage(wish.video.fps, wish.output.quality)
+    return Act("encode", stage, observer, take.journal.keep_segment)
+
+
+def publish(take: Take, observer: Observer) -> Act[PublishStage]:
+    """Segment -> the film, growing; its stage is a context manager."""
+    scratch = Path(take.store.url_of("journal/scratch")) if take.store.is_local else None
+    stage = PublishStage(take.store, PublishOptions.of(take.plan, take.model.credit, scratch))
+    return Act("publish", stage, observer)
+
+
+ACTS: Mapping[str, Callable[[Take, Observer], Act[Any]]] = {
+    "embed": embed,
+    "denoise": denoise,
+    "decode": decode,
+    "encode": encode,
+    "publish": publish,
+}
+"""All acts, in the order of the road."""

@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+from time import time
+
+import pytest
+
+from pipeline.errors import JournalError
+from pipeline.journal import writer
+from pipeline.journal.store import Store
+from pipeline.journal.writer import sole_writer
+
+ROOT = Path(__file__).parents[2]
+
+
+def hold(url, held, over):
+    with sole_writer(Store(url)):
+        held.set()
+        over.wait(30)
+
+
+def test_a_second_writer_is_refused_with_the_owners_name(tmp_path):
+    context = get_context("spawn")
+    held, over = context.Event(), context.Event()
+    owner = context.Process(target=hold, args=(str(tmp_path), held, over))
+    owner.start()
+    assert held.wait(30)
+    with (
+        pytest.raises(JournalError, match=f"being rendered by process {owner.pid} on .*wait for it, stop it"),
+        sole_writer(Store(str(tmp_path))),
+    ):
+        pass
+    owner.kill()
+    owner.join()
+    with sole_writer(Store(str(tmp_path))):
+        assert json.loads(Store(str(tmp_path)).get(writer.NAME))["pid"] != owner.pid
+
+
+def test_a_writer_lets_go_when_it_is_done(tmp_path):
+    for _ in range(2):
+        with sole_writer(Store(str(tmp_path))):
+            pass
+
+
+def test_the_lock_is_not_inherited_by_children(tmp_path):
+    with sole_writer(Store(str(tmp_path))):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
+    try:
+        with sole_writer(Store(str(tmp_path))):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_remote_lease_refuses_a_second_writer_and_runs_out():
+    store = Store("memory://lease")
+    with sole_writer(store), pytest.raises(JournalError, match="being rendered by"), sole_writer(store):
+        pass
+    with sole_writer(store):
+        pass
+    store.put(writer.NAME, json.dumps({"host": "gone", "pid": 1, "renewed": time() - writer.LEASE_S - 1}).encode())
+    with sole_writer(store):
+        pass
+
+
+def test_a_remote_lease_is_renewed_while_it_is_held(monkeypatch):
+    monkeypatch.setattr(writer, "LEASE_S", 0.2)
+    store = Store("memory://renewed")
+    with sole_writer(store):
+        first = json.loads(store.get(writer.NAME))["renewed"]
+        deadline = time() + 5
+        while json.loads(store.get(writer.NAME))["renewed"] == first and time() < deadline:
+            pass
+        assert json.loads(store.get(writer.NAME))["renewed"] > first
