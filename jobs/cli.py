@@ -41,16 +41,20 @@ def render(
     output: Annotated[str, typer.Option("-o", "--output", help="Where the film goes: a folder or any fsspec URL.")],
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan only.")] = False,
-    _in_process: Annotated[
-        bool, typer.Option("--in-process", help="Render in this process; so far the only way.")
-    ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a film that is there already.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew beside a take that is there already.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Render in this process, without Ray.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
+    budget_mib: Annotated[int, typer.Option(min=1, help="Chunks in flight may weigh this much together.")] = 256,
 ) -> None:
     """Render a storyboard to a film with sound, playable from its first chunk on."""
-    from jobs.render import RenderOptions, render_in_process
+    from jobs.render import render_command
+    from jobs.take import RenderOptions
 
-    render_in_process(storyboard, output, RenderOptions(tuple(overrides or ()), dry_run, overwrite, threads))
+    options = RenderOptions(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib)
+    render_command(storyboard, output, options)
 
 
 @app.command()
@@ -71,13 +75,13 @@ def bench(
         raise typer.Exit(1)
 
 
-def main() -> None:
-    """Run the command line; an error that we raised on purpose is one message, not a stack trace.
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, or `arguments` in its place; an error raised on purpose is one message, no stack trace.
 
     Exit codes: 0 done, 1 failed, 2 the wish or the call is wrong, 130 interrupted.
     """
     try:
-        app()
+        app(arguments)
     except LongtakeError as error:
         typer.secho(f"longtake: {error}", err=True, fg="red")
         sys.exit(2 if isinstance(error, SpecError) else 1)

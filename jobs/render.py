@@ -1,53 +1,87 @@
-"""The render command: a storyboard's film, with progress in the terminal and an event log beside it."""
+"""Render a storyboard on Ray: the road of `pipeline/film.py`, with actors in place of objects.
 
+python -m jobs.render STORYBOARD -o OUT        the same as `longtake render`; also under `ray job submit`
+"""
+
+import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 
-from jobs.dry_run import print_plan
-from pipeline.journal.event_log import EventLog
+from actors.cluster import joined
+from actors.company import Company, Resources
+from actors.conductor import Conductor
+from actors.stage import Order
 from jobs.progress import Progress
+from jobs.take import RenderOptions, prepare, tell_what_was_rendered
+from pipeline import film
+from pipeline.acts import Take
 from pipeline.errors import SpecError
-from pipeline.film import render
-from pipeline.journal.store import Store
-from pipeline.observe import Observers
-from pipeline.plan import plan_film
-from pipeline.spec import load_storyboard
-from pipeline.weights.load import load_model
+from pipeline.journal.event_log import EventLog
+from pipeline.journal.take import put_take, take_card
+from pipeline.journal.writer import sole_writer
+from pipeline.numerics import numerics
+from pipeline.observe import Observer, Observers
+from pipeline.stages.publish import Film
 
 
-@dataclass(frozen=True)
-class RenderOptions:
-    """Flags of `longtake render`; see its help."""
+def render(take: Take, company: Company, conductor: Conductor) -> Film:
+    """Render a take with a company of actors, several chunks at once; the same bits as `pipeline.film.render`."""
+    plan, journal = take.plan, take.journal
+    embed, denoise, decode = company.embed, company.denoise, company.decode
+    encode, publish = company.encode, company.publish
 
-    overrides: tuple[str, ...] = ()
-    dry_run: bool = False
-    overwrite: bool = False
-    threads: int = 1
+    with sole_writer(take.store), company:
+        put_take(take.store, take_card(plan.wish, plan.scenes, plan.chunks))
+        company.event("film.start", **take.summary())
+        for chunk in conductor.paced(plan.chunks):
+            segment = journal.segment(chunk)
+            if segment is None:
+                latents = journal.latents(chunk)
+                if latents is None:
+                    latents = denoise.remote(chunk, embed.remote(chunk))
+                segment = encode.remote(*decode.remote(latents))
+            conductor.follow(chunk, publish.remote(segment))
+        rendered = company.finish()
+        company.event("film.done", url=rendered.url, frames=rendered.num_frames)
+
+    return rendered
 
 
-def render_in_process(storyboard: str, output: str, options: RenderOptions) -> None:
-    """Render `storyboard` into `output` in this process."""
+def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
+    """`longtake render`: render, or go on with what is there; on Ray, or in this process."""
     console = Console()
-    torch.set_num_threads(options.threads)
-    wish = load_storyboard(storyboard, options.overrides)
-    model = load_model(wish.model)
-    plan = plan_film(wish, model)
-    store = Store(output)
-    if options.dry_run:
-        print_plan(plan, model, console)
+    take = prepare(storyboard, output, options, console)
+    if take is None:
         return
-    if store.exists(wish.output.film) and not options.overwrite:
-        raise SpecError(f"{store.url_of(wish.output.film)} exists already; use another -o, or add --overwrite")
-    if not model.config.trained:
-        console.print(f"[yellow]{model.config.name} has no trained weights yet: expect moving noise, not shapes.")
     with ExitStack() as stack:
-        log = stack.enter_context(EventLog(store))
-        progress = stack.enter_context(Progress(plan, console))
-        log.event("road.start", road="in-process", torch=torch.__version__, threads=torch.get_num_threads())
-        film = render(wish, model, store, Observers(log, progress))
-    console.print(f"{film.url}: {float(film.duration_s):g} s, {film.num_frames} frames, {film.num_samples} samples")
-    if film.playlist_url:
-        console.print(f"{film.playlist_url}: the same as a live playlist")
+        progress = stack.enter_context(Progress(take.plan, console))
+        if options.in_process:
+            log = stack.enter_context(EventLog(take.store))
+            rendered = _in_process(take, Observers(log, progress))
+        else:
+            stack.enter_context(joined(options.address))
+            rendered = _on_ray(take, options, progress)
+    tell_what_was_rendered(rendered, console)
+
+
+def _in_process(take: Take, observer: Observer) -> Film:
+    observer.event("road.start", road="in-process", torch=torch.__version__, threads=torch.get_num_threads())
+    return film.render(take.plan.wish, take.model, take.store, numerics(take.model), observer)
+
+
+def _on_ray(take: Take, options: RenderOptions, progress: Progress) -> Film:
+    if take.store.url.startswith("memory:"):
+        raise SpecError(f"-o is {take.store.url}; memory belongs to one process: use a folder, or add --in-process")
+    order = Order(take.plan.wish, take.store.url, numerics(take.model), options.threads)
+    company = Company(order, Resources.of(options.threads))
+    company.event("road.start", road="ray", torch=torch.__version__, threads=options.threads)
+    conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
+    return render(take, company, conductor)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["render", *sys.argv[1:]])

@@ -51,19 +51,35 @@ def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert not out.exists()
 
 
-def test_render_writes_the_film_the_playlist_and_the_event_log(wish, tmp_path):
+def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where_it_ended(wish, tmp_path):
     out = tmp_path / "out"
     longtake("render", wish, "-o", out, "--in-process", check=True)
-    assert (out / "film.mp4").exists()
+    film = (out / "film.mp4").read_bytes()
     assert "#EXT-X-ENDLIST" in (out / "live" / "video.m3u8").read_text()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events][:2] == ["road.start", "film.start"]
     assert events[-1]["event"] == "film.done"
     assert {event["chunk"] for event in events if event["event"] == "denoise.chunk"} == {0, 1}
-    again = longtake("render", wish, "-o", out)
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
-    longtake("render", wish, "-o", out, "--overwrite", check=True)
+    again = longtake("render", wish, "-o", out, "--in-process", check=True)
+    assert "2 of 2 chunks are kept" in " ".join(again.stdout.split())
+    edited = longtake("render", wish, "-o", out, "--in-process", "--set", "seed=3", check=True)
+    assert "0 of 2 chunks are kept; chunk 0: seed was 0, is 3" in " ".join(edited.stdout.split())
+    assert (out / "film.mp4").read_bytes() != film
+
+
+def test_fresh_starts_beside_the_old_take_and_never_over_it(wish, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(3):
+        longtake("render", wish, "-o", out, "--in-process", "--fresh", check=True)
+    assert (tmp_path / "out-2" / "film.mp4").read_bytes() == (tmp_path / "out-3" / "film.mp4").read_bytes()
+
+
+def test_a_foreign_film_is_never_overwritten(wish, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"precious")
+    answer = longtake("render", wish, "-o", tmp_path, "--in-process")
+    assert answer.returncode == 2
+    assert "nothing is overwritten" in answer.stderr
+    assert (tmp_path / "film.mp4").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +92,7 @@ def test_render_writes_the_film_the_playlist_and_the_event_log(wish, tmp_path):
     ],
 )
 def test_errors_are_one_message_with_a_documented_exit_code(wish, tmp_path, override, code, message):
-    answer = longtake("render", wish, "-o", tmp_path / "out", "--set", override)
+    answer = longtake("render", wish, "-o", tmp_path / "out", "--in-process", "--set", override)
     assert answer.returncode == code
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr

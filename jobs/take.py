@@ -1,0 +1,77 @@
+"""What both ways of rendering share: opening a take, saying what is kept, the plan only, a place of its own."""
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from jobs.dry_run import print_plan
+from pipeline.acts import Take, open_take
+from pipeline.errors import SpecError
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.spec import load_storyboard
+from pipeline.stages.publish import Film
+from pipeline.weights.load import load_model
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Flags of `longtake render`; see its help."""
+
+    overrides: tuple[str, ...] = ()
+    dry_run: bool = False
+    fresh: bool = False
+    in_process: bool = False
+    threads: int = 1
+    address: str | None = None
+    budget_mib: int = 256
+
+
+def prepare(storyboard: str, output: str, options: RenderOptions, console: Console) -> Take | None:
+    """The take to render, with everything checked and nothing written; None where only its plan was asked for."""
+    torch.set_num_threads(options.threads)
+    wish = load_storyboard(storyboard, options.overrides)
+    model = load_model(wish.model)
+    store = fresh_place(output) if options.fresh else Store(output)
+    take = open_take(wish, model, store, numerics(model))
+    if options.dry_run:
+        print_plan(take.plan, model, console)
+        return None
+    tell_what_is_kept(take, console)
+    if not model.config.trained:
+        console.print(f"[yellow]{model.config.name} has no trained weights yet: expect moving noise, not shapes.")
+    return take
+
+
+def fresh_place(output: str) -> Store:
+    """The output root itself where no take is, or the first of `output-2`, `output-3` ... without one."""
+    number, place = 1, Store(output)
+    while has_take(place):
+        number += 1
+        place = Store(f"{output.rstrip('/')}-{number}")
+    return place
+
+
+def has_take(store: Store) -> bool:
+    """Whether an output root holds a take."""
+    return store.exists("journal/take.json")
+
+
+def tell_what_is_kept(take: Take, console: Console) -> None:
+    """Say how much of an earlier render counts, and why the rest does not. Raises `SpecError` for a foreign film."""
+    film = take.plan.wish.output.film
+    if not has_take(take.store):
+        if take.store.exists(film):
+            raise SpecError(f"{take.store.url_of(film)} is no take of ours; use another -o, nothing is overwritten")
+        return
+    chunks, kept = len(take.plan.chunks), take.journal.num_kept("latents")
+    why = "" if kept == chunks else f"; chunk {kept}: {take.journal.why_not('latents', kept)}"
+    console.print(f"Going on in {take.store.url}: {kept} of {chunks} chunks are kept{why}.", highlight=False)
+
+
+def tell_what_was_rendered(film: Film, console: Console) -> None:
+    """Say where the film is."""
+    console.print(f"{film.url}: {float(film.duration_s):g} s, {film.num_frames} frames, {film.num_samples} samples")
+    if film.playlist_url:
+        console.print(f"{film.playlist_url}: the same as a live playlist")
