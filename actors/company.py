@@ -65,10 +65,14 @@ class Company:
         )
 
     def __enter__(self) -> Self:
+        self.wait()
+        return self
+
+    def wait(self) -> None:
         """Wait until all stand ready. Raises `CapacityError` where the cluster has no room, and what they raised."""
-        ready = [actor.ready.remote() for actor in (*self.denoise.ranks, *self._actors.values())]
+        opened = [actor.open.remote() for actor in (*self.denoise.ranks, *self._actors.values())]
         try:
-            ray.get(ready, timeout=START_S)
+            ray.get(opened, timeout=START_S)
         except GetTimeoutError:
             wanted, there = sum(self._resources.cpus.values()), ray.cluster_resources()
             self.dismiss()
@@ -79,7 +83,6 @@ class Company:
         except BaseException:
             self.dismiss()
             raise
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:

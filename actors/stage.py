@@ -49,11 +49,11 @@ class StageActor:
     """An act at work in a process of its own."""
 
     def __init__(self, act: str, order: Order, scribe: ActorHandle) -> None:
-        self._act: Act[Any] = ACTS[act](order.open(), RemoteObserver(scribe))
+        self._name, self._order, self._observer = act, order, RemoteObserver(scribe)
 
-    def ready(self) -> bool:
-        """Answers once the act is built."""
-        return True
+    def open(self) -> None:
+        """Build the act: load the model, plan the film. Apart from construction, so that its errors are its own."""
+        self._act: Act[Any] = ACTS[self._name](self._order.open(), self._observer)
 
     def run(self, *arguments: Any) -> Any:
         """The act's result for one chunk."""
@@ -63,8 +63,9 @@ class StageActor:
 class PublisherActor(StageActor):
     """The publisher, whose film is open from the first segment to `finish`."""
 
-    def __init__(self, act: str, order: Order, scribe: ActorHandle) -> None:
-        super().__init__(act, order, scribe)
+    def open(self) -> None:
+        """See `StageActor.open`."""
+        super().open()
         self._act.stage.__enter__()
 
     def finish(self) -> Film:

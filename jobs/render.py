@@ -3,10 +3,13 @@
 python -m jobs.render STORYBOARD -o OUT        the same as `longtake render`; also under `ray job submit`
 """
 
+import os
+import signal
 import sys
 from contextlib import ExitStack
 
 import torch
+from ray.exceptions import RayActorError
 from rich.console import Console
 
 from actors.cluster import joined
@@ -17,7 +20,7 @@ from jobs.progress import Progress
 from jobs.take import RenderOptions, prepare, tell_what_was_rendered
 from pipeline import film
 from pipeline.acts import Take
-from pipeline.errors import SpecError
+from pipeline.errors import ActorLost, SpecError
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.take import put_take, take_card
 from pipeline.journal.writer import sole_writer
@@ -51,6 +54,7 @@ def render(take: Take, company: Company, conductor: Conductor) -> Film:
 
 def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
     """`longtake render`: render, or go on with what is there; on Ray, or in this process."""
+    signal.signal(signal.SIGINT, _interrupted)
     console = Console()
     take = prepare(storyboard, output, options, console)
     if take is None:
@@ -66,6 +70,12 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
     tell_what_was_rendered(rendered, console)
 
 
+def _interrupted(*_: object) -> None:
+    """The first Ctrl-C ends a render in order; a second one does not wait for that."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    raise KeyboardInterrupt
+
+
 def _in_process(take: Take, observer: Observer) -> Film:
     observer.event("road.start", road="in-process", torch=torch.__version__, threads=torch.get_num_threads())
     return film.render(take.plan.wish, take.model, take.store, numerics(take.model), observer)
@@ -78,7 +88,11 @@ def _on_ray(take: Take, options: RenderOptions, progress: Progress) -> Film:
     company = Company(order, Resources.of(options.threads))
     company.event("road.start", road="ray", torch=torch.__version__, threads=options.threads)
     conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
-    return render(take, company, conductor)
+    try:
+        return render(take, company, conductor)
+    except RayActorError as error:
+        what = str(error).splitlines()[0]
+        raise ActorLost(f"an actor died ({what}); finished chunks are kept, the same command goes on there") from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 LongtakeError
 ├── SpecError        the wish cannot be fulfilled as written (also a ValueError)
 ├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
+├── ActorLost        a process that the render needs has died; what is finished is kept
 ├── CapacityError    it does not fit: tokens, pages or bytes
 ├── JournalError     a take's journal is owned by somebody else, or lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
@@ -22,6 +23,10 @@ class SpecError(LongtakeError, ValueError):
 
 class ShapeError(LongtakeError, ValueError):
     """A value was built with a size that disagrees with its span on the clock."""
+
+
+class ActorLost(LongtakeError):  # noqa: N818 (the field's word for it, as in "node lost")
+    """An actor of the render died."""
 
 
 class CapacityError(LongtakeError):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.errors import SpecError
 
-BENCHES = ("endless",)
+BENCHES = ("endless", "resume", "road")
 
 
 @dataclass(frozen=True)

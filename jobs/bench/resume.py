@@ -1,0 +1,116 @@
+"""Pull the plug: SIGKILL the driver of a Ray render at seeded moments, render again, compare every bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from time import sleep
+
+import torch
+
+from jobs.bench import Bench, BenchOptions, Figure
+from pipeline import film
+from pipeline.acts import Take, open_take
+from pipeline.journal.journal import latents_to_bytes, segment_to_bytes
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from pipeline.weights.load import load_model
+
+STORYBOARD = """
+model: tiny
+sampling: {steps: 12}
+scenes:
+  - {prompt: a red circle bounces fast, duration: 12s}
+  - {prompt: a blue square rests, duration: 8s}
+  - {prompt: a green ring falls, duration: 4.5s, transition: cut}
+"""
+KILLS, QUICK_KILLS = 5, 2
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """Every kill strikes a render of its own, at a moment between its start and its end; the last while publishing."""
+    torch.set_num_threads(1)
+    random = Random(options.seed)
+    kills = QUICK_KILLS if options.quick else KILLS
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "film.yaml").write_text(STORYBOARD)
+        undisturbed = _take(root / "undisturbed")
+        film.render(undisturbed.plan.wish, undisturbed.model, undisturbed.store, numerics(undisturbed.model))
+        differ = twice = struck = 0
+        for kill in range(kills):
+            out = root / f"killed-{kill}"
+            act = "publish" if kill == kills - 1 else random.choice(["denoise", "decode", "encode", "publish"])
+            struck += _kill_after(root, out, act, chunk=random.randrange(1, len(undisturbed.plan.chunks) - 2))
+            before = _finished(out)
+            subprocess.run(_command(root, out), check=True, capture_output=True)
+            after = _finished(out)
+            twice += sum(after.count(done) - 1 for done in set(before))
+            differ += not _same(undisturbed, _take(out))
+    return {"kills": float(struck), "films_that_differ": float(differ), "chunks_done_twice": float(twice)}
+
+
+def _take(out: Path) -> Take:
+    wish = parse_storyboard(STORYBOARD)
+    model = load_model(wish.model)
+    return open_take(wish, model, Store(str(out)), numerics(model))
+
+
+def _command(root: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "jobs.render", str(root / "film.yaml"), "-o", str(out), "--budget-mib", "1"]
+
+
+def _kill_after(root: Path, out: Path, act: str, chunk: int) -> bool:
+    """Start a render and kill its driver once `act` has finished `chunk`; False if the film was done before."""
+    driver = subprocess.Popen(_command(root, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while driver.poll() is None and not any(e == (f"{act}.chunk", chunk) for e in _events(out)):
+        sleep(0.02)
+    if driver.poll() is None:
+        os.kill(driver.pid, signal.SIGKILL)
+    return driver.wait() == -signal.SIGKILL
+
+
+def _events(out: Path) -> list[tuple[str, int]]:
+    if not (out / "events.jsonl").exists():
+        return []
+    events = []
+    for line in (out / "events.jsonl").read_text().splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the line was torn by the kill
+        events.append((event["event"], event.get("chunk", -1)))
+    return events
+
+
+def _finished(out: Path) -> list[tuple[str, int]]:
+    return [event for event in _events(out) if event[0] in ("denoise.chunk", "encode.chunk")]
+
+
+def _same(one: Take, other: Take) -> bool:
+    for chunk in one.plan.chunks:
+        latents, same_latents = one.journal.latents(chunk), other.journal.latents(chunk)
+        segment, same_segment = one.journal.segment(chunk), other.journal.segment(chunk)
+        if latents is None or same_latents is None or segment is None or same_segment is None:
+            return False
+        if latents_to_bytes(latents) != latents_to_bytes(same_latents):
+            return False
+        if segment_to_bytes(segment) != segment_to_bytes(same_segment):
+            return False
+    return one.store.get("film.mp4") == other.store.get("film.mp4")
+
+
+BENCH = Bench(
+    {
+        "kills": Figure("drivers killed with SIGKILL before their film was done"),
+        "films_that_differ": Figure("films whose latents, packets, sound or file differ in a bit", at_most=0),
+        "chunks_done_twice": Figure("finished chunks that were denoised or encoded again", at_most=0),
+    },
+    measure,
+)

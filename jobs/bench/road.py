@@ -1,0 +1,158 @@
+"""What Ray costs and what it gains: the road on actors beside the road in one process, in the same run."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from fractions import Fraction
+from itertools import count
+from os import times
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, sleep
+from typing import Any
+
+import ray
+import torch
+
+from actors.cluster import joined
+from actors.company import Company, Resources
+from actors.conductor import Conductor
+from actors.stage import Order
+from jobs.bench import Bench, BenchOptions, Figure
+from jobs.render import render
+from pipeline import film
+from pipeline.acts import Take, open_take
+from pipeline.clock import ChunkSpan
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from pipeline.weights.load import load_model
+
+SLEEP_S = 0.5
+LONG_CHUNKS = (
+    "{{model: sounding-shapes, seed: {seed}, sampling: {{steps: 30}}, scenes: [{{{prompt}, duration: {n}s}}]}}"
+)
+EVEN_ACTS = (
+    "{{model: sounding-shapes, seed: {seed}, sampling: {{steps: 1, guidance: 1}}, video: {{width: 128, height: 128}},"
+    " scenes: [{{{prompt}, duration: {n}s}}]}}"
+)
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """One cluster of our own; one thread for every act."""
+    torch.set_num_threads(1)
+    with joined(None):
+        tax = _engine_tax(options, num_chunks=4 if options.quick else 12)
+        return {
+            **tax,
+            "overlap_sleep": _overlap_sleep(num_chunks=40),
+            "core_use": _core_use(options, num_chunks=20 if options.quick else 60),
+        }
+
+
+def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path) -> Take:
+    text = storyboard.format(seed=options.seed, prompt="prompt: a red circle bounces", n=num_chunks)
+    wish = parse_storyboard(text)
+    model = load_model(wish.model)
+    return open_take(wish, model, Store(str(folder)), numerics(model))
+
+
+def _on_ray(take: Take, budget_bytes: int) -> float:
+    """Seconds until the actors stand ready; the film is rendered then."""
+    started = perf_counter()
+    order = Order(take.plan.wish, take.store.url, numerics(take.model), threads=1)
+    company = Company(order, Resources.of(threads=1))
+    company.wait()
+    start_s = perf_counter() - started
+    render(take, company, Conductor(budget_bytes, take.plan.chunk_bytes))
+    return start_s
+
+
+def _engine_tax(options: BenchOptions, num_chunks: int) -> dict[str, float]:
+    with TemporaryDirectory() as folder:
+        alone = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "alone")
+        started = perf_counter()
+        film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model))
+        alone_s = perf_counter() - started
+        together = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "ray")
+        start_s = _on_ray(together, budget_bytes=1)
+        events = _events(together)
+        first = {e["event"]: e for e in reversed(events) if e.get("chunk") == 0}
+        acts_s = {act: first[f"{act}.chunk"]["seconds"] for act in ("denoise", "decode", "encode")}
+        called = _time(first["denoise.chunk"]) - acts_s["denoise"]
+        return {
+            "engine_tax": _wall_s(events) / alone_s,
+            "start_s": start_s,
+            "chunk_s": alone_s / num_chunks,
+            "first_segment": (_time(first["publish.chunk"]) - called) / sum(acts_s.values()),
+        }
+
+
+def _core_use(options: BenchOptions, num_chunks: int) -> float:
+    """CPU seconds that the film takes in one process, over what two cores offer while actors render it."""
+    with TemporaryDirectory() as folder:
+        alone = _take(EVEN_ACTS, options, num_chunks, Path(folder) / "alone")
+        before = times()
+        film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model))
+        cpu_s = times().user + times().system - before.user - before.system
+        together = _take(EVEN_ACTS, options, num_chunks, Path(folder) / "ray")
+        _on_ray(together, budget_bytes=2**28)
+        return cpu_s / (2 * _wall_s(_events(together)))
+
+
+@ray.remote
+class _Sleeper:
+    """An act that takes its time and nothing else."""
+
+    def run(self, *_: Any) -> None:
+        sleep(SLEEP_S)
+
+
+def _overlap_sleep(num_chunks: int) -> float:
+    acts = [_Sleeper.options(num_cpus=0).remote() for _ in range(3)]
+    ray.get([act.__ray_ready__.remote() for act in acts])
+    spans = [_second(index) for index, _ in zip(count(), range(num_chunks), strict=False)]
+    conductor = Conductor(4, lambda _: 1)
+    started = perf_counter()
+    for chunk in conductor.paced(spans):
+        passed = None
+        for act in acts:
+            passed = act.run.remote(passed)
+        conductor.follow(chunk, passed)
+    wall_s = perf_counter() - started
+    for act in acts:
+        ray.kill(act)
+    return wall_s / (num_chunks * SLEEP_S)
+
+
+def _second(index: int) -> ChunkSpan:
+    one = range(index, index + 1)
+    return ChunkSpan(index, 0, 0, 0, one, one, one, one, Fraction(index), Fraction(index + 1), False)
+
+
+def _events(take: Take) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in take.store.get("events.jsonl").splitlines()]
+
+
+def _time(event: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
+
+
+def _wall_s(events: list[dict[str, Any]]) -> float:
+    ends = {event["event"]: _time(event) for event in events if event["event"] in ("film.start", "film.done")}
+    return ends["film.done"] - ends["film.start"]
+
+
+BENCH = Bench(
+    {
+        "engine_tax": Figure("wall of the Ray road, one chunk in flight, over the road in one process", at_most=1.05),
+        "start_s": Figure("seconds until all actors stand ready, not part of the tax"),
+        "chunk_s": Figure("seconds of a chunk in one process, for the tax"),
+        "overlap_sleep": Figure("three acts that sleep 0.5 s: wall over the busiest act", at_most=1.08),
+        "core_use": Figure(
+            "CPU seconds in one process over 2 x wall of the Ray road, acts of even weight", at_least=0.75
+        ),
+        "first_segment": Figure("first denoise call until its segment is listed, over its three acts", at_most=1.2),
+    },
+    measure,
+)
