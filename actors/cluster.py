@@ -14,6 +14,7 @@ def joined(address: str | None) -> Iterator[None]:
     A cluster of our own has at least two CPUs for Ray to place by, however few cores there are, no dashboard, and ends
     with the block.
     """
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15: behind everything else on the machine
     if address is None and "RAY_JOB_ID" not in os.environ and "RAY_ADDRESS" not in os.environ:
         ray.init(
             num_cpus=max(2, os.cpu_count() or 1),

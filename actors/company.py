@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError
 
 from actors.gang import Gang
@@ -34,7 +35,7 @@ class Company:
     """The actors of one take: `embed`, `denoise`, `decode`, `encode`, `publish`, each with `.remote(...)`."""
 
     def __init__(self, order: Order, resources: Resources) -> None:
-        self._resources = resources
+        self._resources, self._threads = resources, order.threads
         self._runtime_env = {
             "env_vars": {
                 "OMP_NUM_THREADS": str(order.threads),
@@ -70,7 +71,7 @@ class Company:
 
     def wait(self) -> None:
         """Wait until all stand ready. Raises `CapacityError` where the cluster has no room, and what they raised."""
-        opened = [actor.open.remote() for actor in (*self.denoise.ranks, *self._actors.values())]
+        opened = [actor.open.remote() for actor in (self.scribe, *self.denoise.ranks, *self._actors.values())]
         try:
             ray.get(opened, timeout=START_S)
         except GetTimeoutError:
@@ -83,6 +84,7 @@ class Company:
         except BaseException:
             self.dismiss()
             raise
+        self.event("road.start", road="ray", torch=torch.__version__, threads=self._threads)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:

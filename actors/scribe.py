@@ -6,14 +6,21 @@ from ray.actor import ActorHandle
 
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
+from pipeline.journal.writer import lend_hand
 
 
 class Scribe:
     """Writes the event log, and hands events on to whoever draws progress."""
 
     def __init__(self, url: str) -> None:
-        self._log = EventLog(Store(url)).__enter__()
+        self._store = Store(url)
+        self._log = EventLog(self._store)
         self._heard: list[tuple[str, dict[str, Any]]] = []
+
+    def open(self) -> None:
+        """Go on with the log that is there."""
+        self._hand = lend_hand(self._store)
+        self._log.__enter__()
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         """Write one event."""

@@ -11,6 +11,7 @@ from pipeline.acts import ACTS, Act, Take, open_take
 from pipeline.errors import JournalError
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
+from pipeline.journal.writer import lend_hand
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film
@@ -53,6 +54,7 @@ class StageActor:
 
     def open(self) -> None:
         """Build the act: load the model, plan the film. Apart from construction, so that its errors are its own."""
+        self._hand = lend_hand(Store(self._order.url))
         self._act: Act[Any] = ACTS[self._name](self._order.open(), self._observer)
 
     def run(self, *arguments: Any) -> Any:

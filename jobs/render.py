@@ -86,7 +86,6 @@ def _on_ray(take: Take, options: RenderOptions, progress: Progress) -> Film:
         raise SpecError(f"-o is {take.store.url}; memory belongs to one process: use a folder, or add --in-process")
     order = Order(take.plan.wish, take.store.url, numerics(take.model), options.threads)
     company = Company(order, Resources.of(options.threads))
-    company.event("road.start", road="ray", torch=torch.__version__, threads=options.threads)
     conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
     try:
         return render(take, company, conductor)

@@ -2,6 +2,9 @@
 
 On this machine the operating system holds the lock, and lets go of it however its owner dies. Elsewhere the owner
 renews a lease, and a lease that nobody renews runs out.
+
+An owner may have *hands*: other processes that write for it. They can outlive it by seconds (measured: Ray's actors
+die 0.6 to 10 s after a driver that was killed), so the next owner waits until the last hand has let go.
 """
 
 import fcntl
@@ -13,13 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from time import time
+from time import monotonic, sleep, time
+from typing import IO
 
 from pipeline.errors import JournalError
 from pipeline.journal.store import Store
 
 NAME = "journal/writer.json"
+HANDS_NAME = "journal/hands.lock"
 LEASE_S = 60.0
+HANDS_S = 30.0
 
 
 @contextmanager
@@ -52,7 +58,35 @@ def _locked(store: Store) -> Iterator[None]:
         file.truncate(0)
         json.dump(_card(), file)
         file.flush()
+        _wait_for_hands(store)
         yield
+
+
+def lend_hand(store: Store) -> IO[str] | None:
+    """Write for the owner of an output root, until the file that is returned is closed or this process ends."""
+    if not store.is_local:
+        return None
+    path = Path(store.url_of(HANDS_NAME))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _wait_for_hands(store: Store) -> None:
+    deadline = monotonic() + HANDS_S
+    with Path(store.url_of(HANDS_NAME)).open("a", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if monotonic() > deadline:
+                    raise JournalError(
+                        f"processes of an earlier render into {store.url} have been writing for {HANDS_S:g} s since"
+                        " it ended; end them (see who holds journal/hands.lock), or use another -o"
+                    ) from None
+                sleep(0.05)
 
 
 @contextmanager

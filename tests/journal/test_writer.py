@@ -3,14 +3,14 @@ import subprocess
 import sys
 from multiprocessing import get_context
 from pathlib import Path
-from time import time
+from time import monotonic, sleep, time
 
 import pytest
 
 from pipeline.errors import JournalError
 from pipeline.journal import writer
 from pipeline.journal.store import Store
-from pipeline.journal.writer import sole_writer
+from pipeline.journal.writer import lend_hand, sole_writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +36,30 @@ def test_a_second_writer_is_refused_with_the_owners_name(tmp_path):
     owner.join()
     with sole_writer(Store(str(tmp_path))):
         assert json.loads(Store(str(tmp_path)).get(writer.NAME))["pid"] != owner.pid
+
+
+def lend(url, lent, seconds):
+    hand = lend_hand(Store(url))
+    lent.set()
+    sleep(seconds)
+    hand.close()
+
+
+def test_the_next_writer_waits_until_the_last_hand_of_a_dead_one_has_let_go(tmp_path, monkeypatch):
+    (tmp_path / "journal").mkdir()
+    context = get_context("spawn")
+    lent = context.Event()
+    zombie = context.Process(target=lend, args=(str(tmp_path), lent, 1.0))
+    zombie.start()
+    assert lent.wait(30)
+    monkeypatch.setattr(writer, "HANDS_S", 0.1)
+    with pytest.raises(JournalError, match="earlier render"), sole_writer(Store(str(tmp_path))):
+        pass
+    monkeypatch.setattr(writer, "HANDS_S", 30)
+    started = monotonic()
+    with sole_writer(Store(str(tmp_path))):
+        assert monotonic() - started > 0.2
+    zombie.join()
 
 
 def test_a_writer_lets_go_when_it_is_done(tmp_path):
