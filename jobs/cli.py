@@ -58,6 +58,46 @@ def render(
 
 
 @app.command()
+def doctor(
+    output: Annotated[str, typer.Option("-o", "--output", help="The output root to try; nothing stays in it.")] = "out",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line.")] = False,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Start a Ray cluster here: up to 10 s.")] = True,
+) -> None:
+    """Try what a render needs here: versions, GPUs, Ray, codecs, the output; with the cure for what fails."""
+    from jobs.doctor import run_doctor
+
+    if not run_doctor(output, ray=ray, as_json=json):
+        raise typer.Exit(1)
+
+
+Take = Annotated[str, typer.Argument(metavar="OUT", help="Where a film was rendered to: a folder or any fsspec URL.")]
+
+
+@app.command()
+def status(
+    output: Take,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, once a second, until the render has ended.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Say how far a render is: acts, scenes, speed, time left."""
+    from jobs.status import print_status
+
+    print_status(output, watch=watch, as_json=json)
+
+
+@app.command()
+def watch(
+    output: Take,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on this machine; 0 for any free one.")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+) -> None:
+    """Show a take in the browser while it is rendered, on this machine only."""
+    from jobs.watch import watch as serve
+
+    serve(output, port, open_browser=not no_open)
+
+
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which bench; see --list.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line, last.")] = False,
@@ -83,7 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except LongtakeError as error:
-        typer.secho(f"longtake: {error}", err=True, fg="red")
+        cause = getattr(error, "cause", error)  # without the stack trace that Ray sends along
+        typer.secho(f"longtake: {cause}", err=True, fg="red")
         sys.exit(2 if isinstance(error, SpecError) else 1)
 
 

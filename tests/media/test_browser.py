@@ -2,25 +2,25 @@
 
 import json
 import queue
-import shutil
-import subprocess
 import threading
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
+from jobs import watch
 from pipeline.clock import MediaClock
 from pipeline.journal.store import Store
 from pipeline.media.fake import fake_frames, fake_sound, fake_spans
 from pipeline.stages.encode import EncodeStage
 from pipeline.stages.publish import PublishOptions, PublishStage
+from tests.browser import browsing, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; apt-get install chromium")
+pytestmark = needs_chromium
 
 FPS = Fraction(24000, 1001)
 LENGTHS = (10, 7, 1, 20, 33, 5)
@@ -29,63 +29,24 @@ DURATION_S = float(sum(LENGTHS) / FPS)
 TIMEOUT_S = 40
 CONTENT_TYPES = {"m3u8": "application/vnd.apple.mpegurl", "mp4": "video/mp4", "m4s": "video/iso.segment"}
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--mute-audio",
-    "--remote-debugging-port=0",  # without it a headless Chromium quits at once
-    "--autoplay-policy=no-user-gesture-required",
-)
-
-# `mse` is what hls.js does, written out: fetch the playlists, append header and segments, until the list has ended.
-PAGE = """<!doctype html><video id="video" muted></video><script>
-const video = document.getElementById("video"), buffers = {};
+# The product's own player, told to report.
+PLAYER = Path(watch.__file__).with_name("live_player.js")
+PAGE = """<!doctype html><video id="video" muted></video><script type="module">
+import {LivePlayer} from "/live_player.js";
+const video = document.getElementById("video");
 const {how, url, rate} = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+let player;
 const report = (what, more) => fetch("/report", {method: "POST", body: JSON.stringify({
   what, ended: video.ended, time_s: video.currentTime, duration_s: video.duration, width: video.videoWidth,
   error: video.error && video.error.message, frames: video.getVideoPlaybackQuality().totalVideoFrames,
   sound_bytes: video.webkitAudioDecodedByteCount, ...more})});
-const wait = (target, type) => new Promise(resolve => target.addEventListener(type, resolve, {once: true}));
-const ranges = ({buffered}) => [...Array(buffered.length).keys()].map(i => [buffered.start(i), buffered.end(i)]);
-async function follow(name, buffer) {
-  const base = url.slice(0, url.lastIndexOf("/") + 1), done = new Set();
-  for (;;) {
-    const text = await (await fetch(base + name + ".m3u8")).text();
-    const header = text.match(/#EXT-X-MAP:URI="(.+)"/)[1];
-    for (const uri of [header, ...text.split("\\n").filter(line => line && !line.startsWith("#"))]) {
-      if (done.has(uri)) continue;
-      done.add(uri);
-      buffer.appendBuffer(await (await fetch(base + uri)).arrayBuffer());
-      await wait(buffer, "updateend");
-    }
-    if (text.includes("#EXT-X-ENDLIST")) break;
-    await new Promise(resolve => setTimeout(resolve, 100));
-  }
-  buffers[name] = ranges(buffer);
-}
-async function mse() {
-  const codecs = (await (await fetch(url)).text()).match(/CODECS="(.+?)"/)[1].split(",");
-  const source = new MediaSource();
-  video.src = URL.createObjectURL(source);
-  await wait(source, "sourceopen");
-  const picture = source.addSourceBuffer(`video/mp4; codecs="${codecs[0]}"`);
-  const sound = source.addSourceBuffer(`audio/mp4; codecs="${codecs[1]}"`);
-  await Promise.all([follow("video", picture), follow("audio", sound)]);
-  source.endOfStream();
-}
-video.onended = () => report("ended", {buffers});
+video.onended = () => report("ended", {buffers: player && player.ranges});
 video.onerror = () => report("error");
 let told = false;
 video.ontimeupdate = () => { if (video.currentTime > 0 && !told) { told = true; report("playing"); } };
 const fail = error => report("failed", {message: String(error)});
 video.defaultPlaybackRate = video.playbackRate = rate;
-if (how === "mse") mse().catch(fail); else video.src = url;
+if (how === "mse") player = new LivePlayer(video, url, {pollMs: 100, onFailure: fail}); else video.src = url;
 video.play().catch(fail);
 </script>"""
 
@@ -121,6 +82,8 @@ def served(store):
             path = urlsplit(self.path).path.removeprefix("/")
             if path == "page":
                 self.answer(200, "text/html", PAGE.encode())
+            elif path == PLAYER.name:
+                self.answer(200, "text/javascript", PLAYER.read_bytes())
             elif path and store.exists(path):
                 self.send_part(CONTENT_TYPES[path.rpartition(".")[2]], store.get(path))
             else:
@@ -164,20 +127,8 @@ def served(store):
             thread.join()
 
 
-@contextmanager
-def browsing(address, profile, **config):
-    """Chromium on the page, with a fresh profile, for as long as the context is open."""
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"{address}/page#{json.dumps(config)}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def page_of(address, **config):
+    return f"{address}/page#{json.dumps(config)}"
 
 
 def next_report(reports, what):
@@ -199,7 +150,7 @@ def assert_played_whole(report):
     ("how", "url"), [("native", "/film.mp4"), ("native", "/live/master.m3u8"), ("mse", "/live/master.m3u8")]
 )
 def test_a_browser_plays_the_film_to_its_end(store, tmp_path, how, url):
-    with served(store) as (address, reports), browsing(address, tmp_path, how=how, url=url, rate=2):
+    with served(store) as (address, reports), browsing(page_of(address, how=how, url=url, rate=2), tmp_path):
         next_report(reports, "playing")
         report = next_report(reports, "ended")
     assert_played_whole(report)
@@ -219,7 +170,8 @@ def test_a_browser_follows_a_film_that_is_still_being_rendered(tmp_path):
         with publisher(store) as publish:
             for segment in film[:4]:
                 publish(segment)
-            stack.enter_context(browsing(address, tmp_path, how="mse", url="/live/master.m3u8", rate=1))
+            page = page_of(address, how="mse", url="/live/master.m3u8", rate=1)
+            stack.enter_context(browsing(page, tmp_path))
             next_report(reports, "playing")
             assert not store.exists("film.mp4")
             for segment in film[4:]:

@@ -1,0 +1,112 @@
+"""`longtake status`: how far a take is, from anywhere that reads its store."""
+
+from time import sleep
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.inspect.status import Status, TakeReader
+from pipeline.journal.store import Store
+
+_COLOURS = {"rendering": "yellow", "done": "green", "failed": "red", "interrupted": "yellow", "stalled": "yellow"}
+_SCENES_SHOWN = 12
+
+
+def print_status(output: str, *, watch: bool, as_json: bool) -> None:
+    """Print the status of the take in `output`; with `watch`, once a second until it has ended or Ctrl-C."""
+    reader, console = TakeReader(Store(output)), Console()
+    status = reader.read()
+    try:
+        if as_json:
+            _print_json(reader, status, watch=watch)
+        elif watch:
+            _watch(reader, status, console)
+        else:
+            console.print(_drawn(status))
+    except KeyboardInterrupt:
+        return
+
+
+def _print_json(reader: TakeReader, status: Status, *, watch: bool) -> None:
+    print(status.model_dump_json(), flush=True)
+    while watch and _goes_on(status):
+        sleep(1)
+        status = reader.read()
+        print(status.model_dump_json(), flush=True)
+
+
+def _watch(reader: TakeReader, status: Status, console: Console) -> None:
+    with Live(_drawn(status), console=console, auto_refresh=False) as live:
+        while _goes_on(status):
+            sleep(1)
+            status = reader.read()
+            live.update(_drawn(status), refresh=True)
+
+
+def _goes_on(status: Status) -> bool:
+    return status.state in ("rendering", "stalled")
+
+
+def _drawn(status: Status) -> Group:
+    head = Text.assemble((status.title, "bold"), "  ", (status.state, _COLOURS[status.state]), "  ", _pace(status))
+    trouble = [Text(status.error, style="red")] if status.error else []
+    return Group(head, *trouble, Text(status.summary), "", _acts(status), "", _scenes(status))
+
+
+def _pace(status: Status) -> str:
+    parts = [f"{_clock(status.published_s)} of {_clock(status.film_s)} published"]
+    if status.realtime is not None:
+        parts.append(f"{status.realtime:.2f}x real time")
+    if status.eta_s is not None:
+        parts.append(f"about {_clock(status.eta_s)} left")
+    return ", ".join(parts)
+
+
+def _acts(status: Status) -> Table:
+    table = Table("act", "", "chunks", "kept", "median", "last", box=None, pad_edge=False)
+    for act in status.acts:
+        table.add_row(
+            act.act,
+            ProgressBar(total=status.chunks, completed=act.done, width=30),
+            f"{act.done}/{status.chunks}",
+            str(act.kept or ""),
+            _work(act.median_s),
+            _work(act.last_s),
+        )
+    return table
+
+
+def _scenes(status: Status) -> Table:
+    table = Table("scene", "opens", "from", "to", "chunks", "prompt", box=None, pad_edge=False)
+    # Of a film of many scenes, those around the one that is being rendered.
+    unfinished = [i for i, scene in enumerate(status.scenes) if scene.chunks[0] + scene.published < scene.chunks[1]]
+    current = unfinished[0] if unfinished else len(status.scenes)
+    first = max(0, min(current - _SCENES_SHOWN // 2, len(status.scenes) - _SCENES_SHOWN))
+    for index, scene in list(enumerate(status.scenes))[first : first + _SCENES_SHOWN]:
+        table.add_row(
+            str(index),
+            "cut" if scene.cut else "continue",
+            _clock(scene.start_s),
+            _clock(scene.stop_s),
+            f"{scene.published}/{scene.chunks[1] - scene.chunks[0]}",
+            Text(scene.prompt, overflow="ellipsis", no_wrap=True),
+        )
+    if len(status.scenes) > _SCENES_SHOWN:
+        table.caption = f"{_SCENES_SHOWN} of {len(status.scenes)} scenes"
+    return table
+
+
+def _work(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.995 else f"{seconds:.2f} s"
+
+
+def _clock(seconds: float) -> str:
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"

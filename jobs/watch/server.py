@@ -1,0 +1,174 @@
+"""A web server for one take and one viewer: loopback only, read only, no script from anywhere else.
+
+/                  the page                /status.json       how far the take is
+/page.js ...       its parts               /events?from=N     the event log from event N on, at most the latest 400
+                                           /take/NAME         a file of the take, such as live/master.m3u8
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from itertools import islice
+from time import monotonic
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from jobs.watch.files import opened
+from pipeline.errors import LongtakeError
+from pipeline.inspect.status import Status, TakeReader
+from pipeline.journal.store import Store
+
+PAGE = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/live_player.js": ("live_player.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; img-src 'self' data:;"
+    " frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
+_BLOCK = 1 << 20
+
+
+class WatchServer(ThreadingHTTPServer):
+    """Serves a take; raises SpecError where the store holds none.
+
+    Args:
+        port: 0 for any free one.
+    """
+
+    daemon_threads = True  # a browser keeps its connections open, and must not keep us
+
+    def __init__(self, store: Store, port: int = 0) -> None:
+        self.store, self.take = store, _SharedTake(store)
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class _SharedTake:
+    """One reader for all of the server's threads, which reads at most four times a second."""
+
+    def __init__(self, store: Store) -> None:
+        self._reader, self._lock = TakeReader(store), threading.Lock()
+        self._status, self._next_read = self._reader.read(), 0.0
+
+    def status(self) -> Status:
+        with self._lock:
+            self._refresh()
+            return self._status
+
+    def events(self, start: int) -> dict[str, Any]:
+        """The events from number `start` on that are still held; all of those if the log has been begun anew."""
+        with self._lock:
+            self._refresh()
+            held, count = self._reader.events, self._reader.num_events
+            first = max(start if 0 <= start <= count else 0, count - len(held))
+            return {"from": first, "next": count, "events": list(islice(held, first - (count - len(held)), None))}
+
+    def _refresh(self) -> None:
+        if monotonic() >= self._next_read:
+            self._status, self._next_read = self._reader.read(), monotonic() + 0.25
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: WatchServer
+    protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds a silent connection is kept
+
+    def do_GET(self) -> None:
+        try:
+            self._route()
+        except ConnectionError:
+            self.close_connection = True  # the viewer left, or has seeked elsewhere
+        except FileNotFoundError:
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
+        except (LongtakeError, OSError) as error:
+            body = json.dumps({"error": str(error)}).encode()
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _route(self) -> None:
+        if not self._asked_by_this_machine():
+            self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"this page is for this machine only\n")
+            return
+        path, _, query = self.path.partition("?")
+        if path in PAGE:
+            name, content_type = PAGE[path]
+            self._answer(HTTPStatus.OK, content_type, files("jobs.watch").joinpath(name).read_bytes())
+        elif path == "/status.json":
+            self._answer(HTTPStatus.OK, "application/json", self.server.take.status().model_dump_json().encode())
+        elif path == "/events":
+            start = parse_qs(query).get("from", ["0"])[0]
+            events = self.server.take.events(int(start) if start.isdecimal() else 0)
+            self._answer(HTTPStatus.OK, "application/json", json.dumps(events).encode())
+        elif path.startswith("/take/"):
+            self._send_file(unquote(path.removeprefix("/take/")))
+        else:
+            raise FileNotFoundError(path)
+
+    def _asked_by_this_machine(self) -> bool:
+        # A foreign page can point its own name at 127.0.0.1, but it cannot change the Host that its visitors send.
+        return _LOOPBACK.fullmatch(self.headers.get("Host", "")) is not None
+
+    def _send_file(self, name: str) -> None:
+        with opened(self.server.store, name) as file:
+            wanted = self._range(file.size)
+            if wanted is None:
+                self._start(HTTPStatus.OK, file.content_type, file.size)
+                wanted = range(file.size)
+            elif not wanted:
+                self._start(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, file.content_type, 0, f"bytes */{file.size}")
+            else:
+                span = f"bytes {wanted.start}-{wanted.stop - 1}/{file.size}"
+                self._start(HTTPStatus.PARTIAL_CONTENT, file.content_type, len(wanted), span)
+            for block in _blocks(wanted) if self.command == "GET" else ():
+                self.wfile.write(file.read(block.start, block.stop))
+
+    def _range(self, size: int) -> range | None:
+        """What a Range header asks for (RFC 9110, 14.2): empty if it lies outside, None if there is none we serve."""
+        unit, _, span = self.headers.get("Range", "").partition("=")
+        first, dash, last = span.strip().partition("-")
+        if unit != "bytes" or not dash or not (first + last).isdecimal():
+            return None
+        if not first:
+            return range(max(0, size - int(last)), size)
+        return range(int(first), min(int(last) + 1, size) if last else size)
+
+    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self._start(status, content_type, len(body))
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def _start(self, status: HTTPStatus, content_type: str, length: int, content_range: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Accept-Ranges", "bytes")
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the terminal for the render's own words."""
+
+
+def _blocks(span: range) -> Iterator[range]:
+    for start in range(span.start, span.stop, _BLOCK):
+        yield range(start, min(start + _BLOCK, span.stop))
