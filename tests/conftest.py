@@ -5,6 +5,11 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast examples are drawn is a property of the machine and of what else it does, not of what is tested.
+settings.register_profile("longtake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("longtake")
 
 
 @pytest.fixture(scope="session")
