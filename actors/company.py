@@ -10,7 +10,7 @@ import torch
 from ray.exceptions import GetTimeoutError
 
 from actors.gang import Gang
-from actors.scribe import Scribe
+from actors.scribe import RemoteObserver, Scribe
 from actors.stage import Order, PublisherActor, StageActor
 from pipeline.errors import CapacityError
 from pipeline.observe import Observer
@@ -94,7 +94,7 @@ class Company:
 
     def event(self, name: str, **fields: Any) -> None:
         """Have something written into the event log."""
-        self.scribe.event.remote(name, fields)
+        RemoteObserver(self.scribe).event(name, **fields)
 
     def report(self, observer: Observer) -> None:
         """Tell `observer` what has happened since the last time."""

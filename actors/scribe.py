@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from pipeline.journal.event_log import EventLog
+from pipeline.journal.event_log import EventLog, now
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
 
@@ -38,11 +38,11 @@ class Scribe:
 
 
 class RemoteObserver:
-    """An observer that tells the scribe."""
+    """An observer that tells the scribe, who may hear of it later than it happened."""
 
     def __init__(self, scribe: ActorHandle) -> None:
         self._scribe = scribe
 
     def event(self, name: str, **fields: Any) -> None:
         """See `pipeline.observe.Observer.event`."""
-        self._scribe.event.remote(name, fields)
+        self._scribe.event.remote(name, {"time": now(), **fields})

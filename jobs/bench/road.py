@@ -23,6 +23,7 @@ from jobs.render import render
 from pipeline import film
 from pipeline.acts import Take, open_take
 from pipeline.clock import ChunkSpan
+from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
@@ -70,9 +71,9 @@ def _on_ray(take: Take, budget_bytes: int) -> float:
 def _engine_tax(options: BenchOptions, num_chunks: int) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         alone = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "alone")
-        started = perf_counter()
-        film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model))
-        alone_s = perf_counter() - started
+        with EventLog(alone.store) as log:
+            film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model), log)
+        alone_s = _wall_s(_events(alone))
         together = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "ray")
         start_s = _on_ray(together, budget_bytes=1)
         events = _events(together)

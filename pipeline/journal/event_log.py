@@ -13,6 +13,11 @@ from pipeline.journal.store import Store
 NAME = "events.jsonl"
 
 
+def now() -> str:
+    """The time as events give it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 class EventLog:
     """An observer that writes every event at once on this machine, and to a remote store every now and then.
 
@@ -47,8 +52,8 @@ class EventLog:
         self._folder.cleanup()
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `pipeline.observe.Observer.event`."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **fields}
+        """See `pipeline.observe.Observer.event`; `time` is when it happened, now where it is not given."""
+        line = {"time": now(), "event": name, **fields}
         self._file.write(json.dumps(line) + "\n")
         if monotonic() >= self._put_next:
             self._put()
