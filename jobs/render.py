@@ -24,7 +24,6 @@ from pipeline.errors import ActorLost, SpecError
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.take import put_take, take_card
 from pipeline.journal.writer import sole_writer
-from pipeline.numerics import numerics
 from pipeline.observe import Observer, Observers
 from pipeline.stages.publish import Film
 
@@ -78,13 +77,13 @@ def _interrupted(*_: object) -> None:
 
 def _in_process(take: Take, observer: Observer) -> Film:
     observer.event("road.start", road="in-process", torch=torch.__version__, threads=torch.get_num_threads())
-    return film.render(take.plan.wish, take.model, take.store, numerics(take.model), observer)
+    return film.render(take, observer)
 
 
 def _on_ray(take: Take, options: RenderOptions, progress: Progress) -> Film:
     if take.store.url.startswith("memory:"):
         raise SpecError(f"-o is {take.store.url}; memory belongs to one process: use a folder, or add --in-process")
-    order = Order(take.plan.wish, take.store.url, numerics(take.model), options.threads)
+    order = Order(take.plan.wish, take.store.url, take.numerics, options.threads)
     company = Company(order, Resources.of(options.threads))
     conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
     try:

@@ -26,12 +26,13 @@ from pipeline.stages.publish import PublishOptions, PublishStage
 
 @dataclass(frozen=True)
 class Take:
-    """One film being rendered into one place."""
+    """One film being rendered into one place, with what decides its bits beside the storyboard."""
 
     model: FilmModel
     plan: FilmPlan
     store: Store
     journal: Journal
+    numerics: Parts
 
     def summary(self) -> dict[str, int]:
         """The film in numbers, and how much of it is finished already, counted from its start."""
@@ -46,13 +47,16 @@ class Take:
 
 
 def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts) -> Take:
-    """Plan `wish` for `model`, with a journal in which what was rendered alike counts.
+    """Plan `wish` for `model`, with a journal in which what was rendered alike counts. Nothing is written.
+
+    Args:
+        numerics: see `pipeline/numerics.py`.
 
     Raises:
         SpecError: the model cannot render the wish.
     """
     plan = plan_film(wish, model)
-    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, numerics)))
+    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, numerics)), numerics)
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])

@@ -11,31 +11,23 @@ same place again finds them there, and goes on where it ended, bit for bit.
 """
 
 from pipeline import acts
-from pipeline.journal.keys import Parts
-from pipeline.journal.store import Store
+from pipeline.acts import Take
 from pipeline.journal.take import put_take, take_card
 from pipeline.journal.writer import sole_writer
-from pipeline.models.film_model import FilmModel
 from pipeline.observe import SILENT, Observer
-from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film
 
 
-def render(wish: Storyboard, model: FilmModel, output: Store, numerics: Parts, observer: Observer = SILENT) -> Film:
-    """Render `wish` into `output`, where it can be watched from its first chunk on.
+def render(take: Take, observer: Observer = SILENT) -> Film:
+    """Render a take into its store, where it can be watched from its first chunk on.
 
     Args:
-        wish: what to render.
-        model: who renders it.
-        output: where the film, its live playlist and its journal go.
-        numerics: what decides the film's bits beside the wish, see `pipeline/numerics.py`.
+        take: a storyboard planned for a model, and where the film goes; see `acts.open_take`.
         observer: hears of every act on every chunk.
 
     Raises:
-        SpecError: the model cannot render the wish; raised before anything is written.
-        JournalError: somebody else is rendering into `output`.
+        JournalError: somebody else is rendering into the same place.
     """
-    take = acts.open_take(wish, model, output, numerics)
     plan, journal = take.plan, take.journal
     embed = acts.embed(take, observer)
     denoise = acts.denoise(take, observer)
@@ -43,8 +35,8 @@ def render(wish: Storyboard, model: FilmModel, output: Store, numerics: Parts, o
     encode = acts.encode(take, observer)
     publish = acts.publish(take, observer)
 
-    with sole_writer(output), publish.stage:
-        put_take(output, take_card(wish, plan.scenes, plan.chunks))
+    with sole_writer(take.store), publish.stage:
+        put_take(take.store, take_card(plan.wish, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         for chunk in plan.chunks:
             segment = journal.segment(chunk)

@@ -31,7 +31,7 @@ scenes:
 
 
 def render(spec, model, store, observer=SILENT):
-    return film.render(spec, model, store, numerics(model), observer)
+    return film.render(open_take(spec, model, store, numerics(model)), observer)
 
 
 class Recorder:
@@ -314,7 +314,7 @@ def test_damaged_data_is_made_again(model, undisturbed, tmp_path):
 def test_other_numerics_keep_nothing(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
     render(wish(), model, store)
-    film.render(wish(), model, store, {**numerics(model), "threads": 99}, after)
+    film.render(open_take(wish(), model, store, {**numerics(model), "threads": 99}), after)
     assert acted(after, "denoise") == list(range(len(plan_film(wish(), model).chunks)))
 
 

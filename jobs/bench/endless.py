@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from jobs.bench import Bench, BenchOptions, Figure
+from pipeline.acts import open_take
 from pipeline.film import render
 from pipeline.journal.store import Store
 from pipeline.models.film_model import TINY, FilmModel
@@ -48,7 +49,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     meter = _Meter()
     with TemporaryDirectory() as folder:
         model = FilmModel.untrained(TINY, options.seed)
-        render(wish, model, Store(folder), numerics(model), meter)
+        render(open_take(wish, model, Store(folder), numerics(model)), meter)
     early = median(meter.seconds[WARM:REFERENCE_STOP])
     early_bytes = meter.resident[LAST - 1]
     return {

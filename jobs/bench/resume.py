@@ -42,7 +42,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         root = Path(folder)
         (root / "film.yaml").write_text(STORYBOARD)
         undisturbed = _take(root / "undisturbed")
-        film.render(undisturbed.plan.wish, undisturbed.model, undisturbed.store, numerics(undisturbed.model))
+        film.render(undisturbed)
         differ = twice = struck = 0
         for kill in range(kills):
             out = root / f"killed-{kill}"

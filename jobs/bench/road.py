@@ -61,7 +61,7 @@ def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path)
 def _on_ray(take: Take, budget_bytes: int) -> float:
     """Render; seconds until the film could start."""
     called = time()
-    order = Order(take.plan.wish, take.store.url, numerics(take.model), threads=1)
+    order = Order(take.plan.wish, take.store.url, take.numerics, threads=1)
     company = Company(order, Resources.of(threads=1))
     render(take, company, Conductor(budget_bytes, take.plan.chunk_bytes))
     started = next(event for event in _events(take) if event["event"] == "film.start")
@@ -72,7 +72,7 @@ def _engine_tax(options: BenchOptions, num_chunks: int) -> dict[str, float]:
     with TemporaryDirectory() as folder:
         alone = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "alone")
         with EventLog(alone.store) as log:
-            film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model), log)
+            film.render(alone, log)
         alone_s = _wall_s(_events(alone))
         together = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "ray")
         start_s = _on_ray(together, budget_bytes=1)
@@ -93,7 +93,7 @@ def _core_use(options: BenchOptions, num_chunks: int) -> float:
     with TemporaryDirectory() as folder:
         alone = _take(EVEN_ACTS, options, num_chunks, Path(folder) / "alone")
         before = times()
-        film.render(alone.plan.wish, alone.model, alone.store, numerics(alone.model))
+        film.render(alone)
         cpu_s = times().user + times().system - before.user - before.system
         together = _take(EVEN_ACTS, options, num_chunks, Path(folder) / "ray")
         _on_ray(together, budget_bytes=2**28)

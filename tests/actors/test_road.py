@@ -57,7 +57,7 @@ def journal_bytes(take):
 def alone(tmp_path_factory):
     torch.set_num_threads(1)
     take = take_at(tmp_path_factory.mktemp("alone"))
-    film.render(take.plan.wish, take.model, take.store, numerics(take.model))
+    film.render(take)
     return take
 
 
