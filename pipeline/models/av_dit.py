@@ -6,8 +6,9 @@ whether keys come from a cache, is the context's business. Sources: joint attent
 arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426), a noise level per
 latent frame as in Diffusion Forcing (Chen et al., arXiv 2407.01392). Both streams are placed in time by seconds.
 
-Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, l tokens of a stream, d its width,
-t text tokens, e their width, n attention heads, k head width.
+Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, s tokens of one latent frame,
+l = f s tokens of a stream, d its width, t text tokens, e their width, n attention heads, k head width,
+a axes of position.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import log, tau
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,13 +57,14 @@ class AVDiTConfig:
 
 @dataclass(frozen=True)
 class Tokens:
-    """One stream inside the blocks. Every field has one row per token, so a stream is split by slicing rows.
+    """One stream inside the blocks. A latent frame's tokens share their condition, so a stream is split among ranks
+    by slicing `s` of `x` and `positions`, alike in every latent frame.
 
     Args:
-        x: [b l d].
-        condition: noise level and text, [b l d].
-        modulation: shift, scale and gate, twice, [b l 6 d]; each block adds its own table.
-        positions: float64 [l 3]: seconds, row, column.
+        x: [b f s d].
+        condition: noise level and text, [b f 1 d].
+        modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own table.
+        positions: float64 [f s a]: seconds, row, column.
     """
 
     x: Tensor
@@ -114,8 +116,10 @@ class AVDiT(nn.Module):
         if "video" in out:
             _, _, _, h, w = streams["video"].latents.shape
             p = self.config.patch
-            pattern = "b (f h w) (c p q) -> b f c (h p) (w q)"
+            pattern = "b f (h w) (c p q) -> b f c (h p) (w q)"
             out["video"] = rearrange(out["video"], pattern, h=h // p, w=w // p, p=p, q=p)
+        if "audio" in out:
+            out["audio"] = rearrange(out["audio"], "b f 1 c -> b f c")
         return out
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
@@ -130,17 +134,18 @@ class AVDiT(nn.Module):
         return [SiteLayout("joint", config.num_layers, config.num_heads, config.head_dim, streams)]
 
     def _flatten(self, name: str, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of latents [b l c], the noise level of each row [b l], and its position [l 3]."""
+        """Rows of latents [b f s c], the noise level of each latent frame [b f], and the rows' positions [f s 3]."""
         times_s = stream.times_s.to(torch.float64)
         if name == "audio":
             zeros = torch.zeros_like(times_s)
-            return stream.latents, stream.sigma, torch.stack((times_s, zeros, zeros), dim=-1)
+            positions = rearrange([times_s, zeros, zeros], "a f -> f 1 a")
+            return rearrange(stream.latents, "b f c -> b f 1 c"), stream.sigma, positions
         p = self.config.patch
-        rows = rearrange(stream.latents, "b f c (h p) (w q) -> b f h w (c p q)", p=p, q=p)
-        _, _, h, w, _ = rows.shape
-        grid = torch.cartesian_prod(times_s, torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64))
-        sigma = repeat(stream.sigma, "b f -> b (f s)", s=h * w)
-        return rearrange(rows, "b f h w c -> b (f h w) c"), sigma, grid
+        _, _, _, h, w = stream.latents.shape
+        rows = rearrange(stream.latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
+        lines = (torch.arange(size // p, dtype=torch.float64) for size in (h, w))
+        positions = rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
+        return rows, stream.sigma, positions
 
 
 class StreamEmbed(nn.Module):
@@ -157,9 +162,10 @@ class StreamEmbed(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, rows: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> Tokens:
-        """Tokens of rows [b l c] at noise levels [b l] and positions [l 3], steered by text [b t e]."""
-        condition = self.sigma(sinusoids(sigma).to(rows.dtype)) + self.text(rearrange(text, "b t e -> b 1 (t e)"))
-        modulation = rearrange(self.modulation(functional.silu(condition)), "b l (six d) -> b l six d", six=6)
+        """Tokens of rows [b f s c] at noise levels [b f] and positions [f s 3], steered by text [b t e]."""
+        noise_level = rearrange(self.sigma(sinusoids(sigma).to(rows.dtype)), "b f d -> b f 1 d")
+        condition = noise_level + self.text(rearrange(text, "b t e -> b 1 1 (t e)"))
+        modulation = rearrange(self.modulation(functional.silu(condition)), "b f 1 (six d) -> b f 1 six d", six=6)
         return Tokens(self.rows(rows), condition, modulation, positions)
 
 
@@ -178,7 +184,7 @@ class Block(nn.Module):
         """Both streams after this layer."""
         own = {"video": self.video, "audio": self.audio}
         qkv = {name: own[name].qkv(stream) for name, stream in tokens.items()}
-        positions = {name: stream.positions for name, stream in tokens.items()}
+        positions = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
         attended = context.attend(site, {**qkv, "text": self.text(text)}, positions)
         return {name: own[name].update(stream, attended[name]) for name, stream in tokens.items()}
 
@@ -205,18 +211,18 @@ class StreamBlock(nn.Module):
         """Queries, keys and values [b n l k] before rotation."""
         shift, scale, *_ = self._modulation(tokens)
         normed = self.norm(tokens.x) * (1 + scale) + shift
-        q, k, v = rearrange(self.to_qkv(normed), "b l (three n k) -> three b n l k", three=3, n=self.num_heads)
+        q, k, v = rearrange(self.to_qkv(normed), "b f s (three n k) -> three b n (f s) k", three=3, n=self.num_heads)
         return QKV(self.q_norm(q), self.k_norm(k), v)
 
     def update(self, tokens: Tokens, attended: Tensor) -> Tokens:
         """The stream after attention [b n l k] and MLP."""
         _, _, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(tokens)
-        x = tokens.x + gate * self.out(rearrange(attended, "b n l k -> b l (n k)"))
+        x = tokens.x + gate * self.out(rearrange(attended, "b n (f s) k -> b f s (n k)", f=tokens.x.shape[1]))
         x = x + mlp_gate * self.mlp(self.norm(x) * (1 + mlp_scale) + mlp_shift)
         return replace(tokens, x=x)
 
     def _modulation(self, tokens: Tokens) -> tuple[Tensor, ...]:
-        return (tokens.modulation + self.table).unbind(dim=2)
+        return (tokens.modulation + self.table).unbind(dim=-2)
 
 
 class TextKeys(nn.Module):
@@ -244,14 +250,14 @@ class StreamHead(nn.Module):
         self.out = nn.Linear(width, out_size)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Velocities [b l c]."""
-        shift, scale = (self.table + tokens.condition.unsqueeze(2)).unbind(dim=2)
+        """Velocities [b f s c]."""
+        shift, scale = (self.table + tokens.condition.unsqueeze(-2)).unbind(dim=-2)
         velocity: Tensor = self.out(self.norm(tokens.x) * (1 + scale) + shift)
         return velocity
 
 
 def sinusoids(sigma: Tensor) -> Tensor:
-    """Cosines and sines of noise levels [b l] in 0..1 -> [b l 2*SIGMA_FREQUENCIES] (Vaswani et al., 1706.03762)."""
+    """Cosines and sines of noise levels [b f] in 0..1 -> [b f 2*SIGMA_FREQUENCIES] (Vaswani et al., 1706.03762)."""
     steps = torch.arange(SIGMA_FREQUENCIES, dtype=sigma.dtype, device=sigma.device)
     frequencies = torch.exp(-log(10_000) / SIGMA_FREQUENCIES * steps)
     angles = 1000 * sigma.unsqueeze(-1) * frequencies
