@@ -5,6 +5,8 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.attention.parallel import SHARDED
+from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
 from pipeline.models.film_model import FilmModel
 from pipeline.plan import FilmPlan, kv_bytes
@@ -13,9 +15,12 @@ from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.values import LatentChunk
 
+FEWEST_TOKENS = 2000
+"""Of a pass on each rank, below which a split costs more than it saves."""
 
-def print_plan(plan: FilmPlan, model: FilmModel, console: Console) -> None:
-    """Print scenes with their snapped borders, chunks, tokens, KV bytes and the expected time."""
+
+def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Console) -> None:
+    """Print scenes with their snapped borders, chunks, tokens, KV bytes, what a gang sends, and the expected time."""
     console.print(_scenes(plan))
     longest = max(plan.chunks, key=plan.tokens)
     rows = {
@@ -23,11 +28,14 @@ def print_plan(plan: FilmPlan, model: FilmModel, console: Console) -> None:
         "chunks": f"{len(plan.chunks)}, of at most {len(longest.latents)} video latents"
         f" ({float(longest.stop_s - longest.start_s):g} s)",
         "tokens": f"{plan.tokens(longest)} a pass, seeing {model.plan.sink} sink and {model.plan.window} window chunks",
-        "passes": f"{len(plan.branches) * len(plan.sigmas)} a chunk: {len(plan.sigmas) - 1} steps and the clean pass,"
+        "passes": f"{len(plan.branches) * (plan.num_steps + 1)} a chunk: {plan.num_steps} steps and the clean pass,"
         f" for {' and '.join(plan.branches)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
+    if degrees.ranks > 1:
+        rows["gang"] = _gang(plan, longest, degrees)
+        rows["expected"] += ", were it one rank"
     for name, value in rows.items():
         console.print(f"{name:>9}  {value}", highlight=False)
 
@@ -48,7 +56,27 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         passed = perf_counter()
         decode(latents)
         pass_s, decode_s = passed - started, perf_counter() - passed
-    return len(plan.chunks) * (len(plan.sigmas) * pass_s + decode_s)
+    return len(plan.chunks) * ((plan.num_steps + 1) * pass_s + decode_s)
+
+
+def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
+    """Degrees, what they send, and a warning where they do not pay."""
+    site, video = plan.sites[0], len(chunk.latents)
+    per_latent = site.stream("video").page_tokens // max(len(c.latents) for c in plan.chunks)
+    asking = {"video": Grid(video, per_latent), "audio": Grid(len(chunk.audio_latents), 1)}
+    keys = {**asking, "text": Grid(site.stream("text").page_tokens, 1)}
+    traffic = SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
+    told = (
+        f"{degrees.ranks} ranks: ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg};"
+        f" {traffic.sent_bytes(degrees) / 2**10:.0f} KiB sent in each layer of each pass"
+    )
+    tokens = plan.tokens(chunk) // (degrees.ulysses * degrees.ring)
+    if tokens < FEWEST_TOKENS and degrees.ulysses * degrees.ring > 1:
+        told += (
+            f"\n           [yellow]{tokens} tokens a pass are left for each rank; below about {FEWEST_TOKENS} a split"
+            " costs more than it saves: use fewer ranks, or several takes side by side"
+        )
+    return told
 
 
 def _nothing(_: ChunkSpan) -> None:

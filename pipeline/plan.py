@@ -7,7 +7,7 @@ from pipeline.attention.kv_plan import SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.models.film_model import FilmModel
-from pipeline.sampling.schedule import linear, shifted
+from pipeline.sampling.schedule import Levels, noise_levels
 from pipeline.spec import SamplingSpec, Storyboard, check_against
 
 
@@ -17,7 +17,7 @@ class FilmPlan:
 
     Args:
         branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
-        sigmas: noise levels, from 1 to 0.
+        sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
         sites: room that the KV store needs.
     """
@@ -27,7 +27,7 @@ class FilmPlan:
     scenes: tuple[SceneSpan, ...]
     chunks: tuple[ChunkSpan, ...]
     branches: tuple[str, ...]
-    sigmas: tuple[float, ...]
+    sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
     sites: tuple[SiteLayout, ...]
 
@@ -47,6 +47,11 @@ class FilmPlan:
         latents += len(chunk.audio_latents) * prod(self.latent_shapes["audio"])
         frames = len(chunk.frames) * self.wish.video.width * self.wish.video.height * 3
         return 4 * latents + 2 * frames + 2 * 4 * (len(chunk.samples) + 2 * self.clock.audio_stride)
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of one chunk."""
+        return len(self.sigmas["video"]) - 1
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
@@ -71,7 +76,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         scenes=scenes,
         chunks=chunks,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(wish.sampling),
+        sigmas=sigmas(wish.sampling, model.config.audio_lag),
         latent_shapes=shapes,
         sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
     )
@@ -95,12 +100,12 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
         raise SpecError("\n".join(mistakes))
 
 
-def sigmas(sampling: SamplingSpec) -> tuple[float, ...]:
-    """The noise levels that a wish's schedule means, down to 0."""
+def sigmas(sampling: SamplingSpec, audio_lag: float) -> Levels:
+    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams."""
     match sampling.schedule:
         case "linear":
-            return tuple(linear(sampling.steps))
+            return noise_levels(sampling.steps, audio_lag=audio_lag)
         case "shifted":
-            return tuple(shifted(sampling.steps, sampling.shift))
+            return noise_levels(sampling.steps, sampling.shift, audio_lag)
         case levels:
-            return (*levels, 0.0)
+            return dict.fromkeys(("video", "audio"), (*levels, 0.0))

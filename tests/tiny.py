@@ -11,7 +11,7 @@ from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from pipeline.models.film_model import TINY, FilmModel
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.schedule import shifted
+from pipeline.sampling.schedule import noise_levels
 from pipeline.sampling.solver import Euler
 from pipeline.values import LatentChunk, PromptEmbedding
 
@@ -39,7 +39,7 @@ def tiny_store(model: FilmModel, plan: KVPlan, chunks: Sequence[ChunkSpan], chun
 
 
 def tiny_rollout(model: FilmModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5) -> CausalRollout:
-    sampling = Sampling(shifted(steps, 2.5), Euler(), 2.0, KeyedNoise(seed))
+    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), 2.0, KeyedNoise(seed))
     return CausalRollout(model.denoiser, store, clock, sampling, SHAPES)
 
 

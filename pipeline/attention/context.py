@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.attention.kernels import attend
+from pipeline.attention.kernels import attend_all
 from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.rope import Rope
+from pipeline.attention.rope import Rope, Rotation
 
 
 class Site(NamedTuple):
@@ -40,8 +40,8 @@ class AttentionContext(Protocol):
         Args:
             site: where in the model this happens.
             streams: the pass's own queries, keys and values.
-            positions: float64 [l, a] per stream. A stream without positions (text) lies where the attending chunk
-                begins, whatever the time, and is not kept.
+            positions: float64 [l, a] of each whole stream, also where the pass has some of its rows. A stream without
+                positions (text) lies where the attending chunk begins, whatever the time, and is not kept.
 
         Returns:
             The output [b h l d] of every stream that has queries.
@@ -70,47 +70,62 @@ class ChunkCausalContext:
 
     def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Rope) -> None:
         self._chunks, self._plan, self._rope = chunks, plan, rope
+        self._rotations: dict[str, Rotation] = {}
 
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `AttentionContext.attend`."""
-        rotations = {name: self._rope.rotation(positions[name]) for name in streams if name in positions}
-        roped = {
-            name: (rotations[name](qkv.q), rotations[name](qkv.k))
-            for name, qkv in streams.items()
-            if name in positions and qkv.q is not None
-        }
-        out: dict[str, list[Tensor]] = {name: [] for name in roped}
-        for index in range(len(self._chunks)):
-            q = torch.cat([roped[name][0][:, :, self._tokens(name, index)] for name in roped], dim=2)
-            keys, values = self._visible(index, streams, positions, {name: k for name, (_, k) in roped.items()})
-            result, _ = attend(q, torch.cat(keys, dim=2), torch.cat(values, dim=2))
-            sizes = [self._chunks[index].tokens[name] for name in roped]
-            for name, piece in zip(roped, torch.split(result, sizes, dim=2), strict=True):
+        for name in positions.keys() - self._rotations.keys():
+            self._rotations[name] = self._rope.rotation(positions[name])
+        texts = [qkv for name, qkv in streams.items() if name not in positions]
+        cut = {name: self._cut(name, qkv) for name, qkv in streams.items() if name in positions}
+        out: dict[str, list[Tensor]] = {name: [] for name in cut}
+        for index, chunk in enumerate(self._chunks):
+            begin = [self._rope.rotation(self._rope.origin(text.k.shape[2]), chunk.start_s) for text in texts]
+            keys = [rotate(text.k) for rotate, text in zip(begin, texts, strict=True)]
+            values = [text.v for text in texts]
+            for name, stream in cut.items():
+                seen_keys, seen_values = self._visible(index, stream, positions[name])
+                keys += seen_keys
+                values += seen_values
+            q = torch.cat([stream.q[index] for stream in cut.values()], dim=2)
+            result = attend_all(q, torch.cat(keys, dim=2), torch.cat(values, dim=2))
+            sizes = [chunk.tokens[name] for name in cut]
+            for name, piece in zip(cut, torch.split(result, sizes, dim=2), strict=True):
                 out[name].append(piece)
         return {name: torch.cat(pieces, dim=2) for name, pieces in out.items()}
 
-    def _visible(
-        self, index: int, streams: Mapping[str, QKV], positions: Mapping[str, Tensor], roped: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values that chunk `index` sees, the sink moved to just before the window."""
-        visible = [*self._plan.visible(0, index), index]
-        sinks = [chunk for chunk in visible[:-1] if chunk < self._plan.sink]
-        window = visible[len(sinks) :]
-        shift_s = self._chunks[window[0]].start_s - self._chunks[sinks[-1]].stop_s if sinks else Fraction(0)
-        keys, values = [], []
-        for name, qkv in streams.items():
-            if name not in positions:
-                begin = self._rope.rotation(self._rope.origin(qkv.k.shape[2]), self._chunks[index].start_s)
-                keys.append(begin(qkv.k))
-                values.append(qkv.v)
-                continue
-            for chunk in visible:
-                tokens = self._tokens(name, chunk)
-                moved = self._rope.rotation(positions[name][tokens], shift_s) if chunk in sinks else None
-                keys.append(moved(qkv.k[:, :, tokens]) if moved else roped[name][:, :, tokens])
-                values.append(qkv.v[:, :, tokens])
-        return keys, values
+    def _cut(self, name: str, qkv: QKV) -> "_Cut":
+        sizes, rotate = [chunk.tokens[name] for chunk in self._chunks], self._rotations[name]
+        assert qkv.q is not None, f"{name} has positions, so it asks too"
+        q, k, v = (torch.split(x, sizes, dim=2) for x in (rotate(qkv.q), rotate(qkv.k), qkv.v))
+        sink_keys = torch.split(qkv.k, sizes, dim=2)[: self._plan.sink]
+        return _Cut(q, k, v, *([self._past(x) for x in pieces] for pieces in (k, v, sink_keys)))
 
-    def _tokens(self, name: str, chunk: int) -> slice:
-        start = sum(c.tokens[name] for c in self._chunks[:chunk])
-        return slice(start, start + self._chunks[chunk].tokens[name])
+    def _visible(self, index: int, stream: "_Cut", positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """One stream's keys and values that chunk `index` sees, the sink moved to just before the window."""
+        visible = self._plan.visible(0, index)
+        sinks = [chunk for chunk in visible if chunk < self._plan.sink]
+        window = [*visible[len(sinks) :], index]
+        shift_s = self._chunks[window[0]].start_s - self._chunks[sinks[-1]].stop_s if sinks else Fraction(0)
+        places = torch.split(positions, [k.shape[2] for k in stream.k])
+        moved = [self._rope.rotation(places[chunk], shift_s)(stream.sink_keys[chunk]) for chunk in sinks]
+        keys = [*moved, *(stream.past_keys[chunk] for chunk in window[:-1]), stream.k[index]]
+        return keys, [*(stream.past_values[chunk] for chunk in visible), stream.v[index]]
+
+    def _past(self, tokens: Tensor) -> Tensor:
+        """What later chunks see of a chunk's keys or values [b h l d]."""
+        return tokens
+
+
+class _Cut(NamedTuple):
+    """One stream cut into chunks, rotated: its own queries, keys and values, and what later chunks see of them.
+
+    The sink's keys are raw. Each is cut once, since a slice for every use costs training a full-sized gradient.
+    """
+
+    q: Sequence[Tensor]
+    k: Sequence[Tensor]
+    v: Sequence[Tensor]
+    past_keys: Sequence[Tensor]
+    past_values: Sequence[Tensor]
+    sink_keys: Sequence[Tensor]

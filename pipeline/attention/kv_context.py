@@ -1,9 +1,9 @@
 """One pass over one chunk against the KV store: the transaction.
 
 The pass writes its own keys and values to a page that nobody sees; `commit` makes it visible, for all streams at
-once. Without a commit nothing has happened.
+once. Without a commit nothing has happened. Where ranks share the store, all of them run the pass, each with its rows.
 
-Shapes: b batch, h heads, l tokens of one stream, d head width.
+Shapes: b batch, h heads, l tokens of one stream, f latent frames, s tokens of each, a axes, d head width.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-import torch
+from einops import rearrange
 from torch import Tensor
 
 from pipeline.attention.context import QKV, Site
-from pipeline.attention.kernels import attend, merge
+from pipeline.attention.exchange import Exchange, Parallel
+from pipeline.attention.kernels import Partial, attend, merge
 from pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
 from pipeline.attention.rope import Rope, Rotation
 from pipeline.clock import ChunkSpan
@@ -45,18 +46,32 @@ class Branch:
     buffers: dict[Site, SiteBuffer]
 
 
+@dataclass(frozen=True)
+class Room:
+    """What all passes of a store share, by kind of site.
+
+    Args:
+        layouts: the room on this rank.
+        exchanges: how ranks share a site.
+    """
+
+    rope: Rope
+    parallel: Parallel
+    layouts: Mapping[str, SiteLayout]
+    exchanges: Mapping[str, Exchange]
+
+
 class StoreContext:
     """The attention context of one pass, seeing the committed pages and itself. Built by `KVStore.open`."""
 
-    def __init__(
-        self, layouts: Mapping[str, SiteLayout], rope: Rope, branch: Branch, chunk: ChunkSpan, write: bool
-    ) -> None:
-        self._layouts, self._rope, self._branch, self._chunk = layouts, rope, branch, chunk
+    def __init__(self, room: Room, branch: Branch, chunk: ChunkSpan, write: bool) -> None:
+        self._room, self._branch, self._chunk = room, branch, chunk
         self._plan, self._open, self._write = branch.table.plan, True, write
         self._page = branch.table.page_for(chunk)
         self._is_sink = branch.table.is_sink(chunk)
         self._sink_shift_s = branch.table.sink_shift_s(chunk)
-        self._sink_rotation = rope.rotation(rope.origin(1), self._sink_shift_s)
+        self._begin = room.rope.rotation(room.rope.origin(1), chunk.start_s)
+        self._sink_rotation = room.rope.rotation(room.rope.origin(1), self._sink_shift_s)
         self._lengths: dict[str, int] = {}
         self._rotations: dict[str, Rotation] = {}
         self._runs: dict[str, list[tuple[int, int]]] = {}
@@ -71,19 +86,24 @@ class StoreContext:
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `pipeline.attention.context.AttentionContext.attend`."""
         assert self._open, "the pass is over"
-        layout, buffer = self._layouts[site.kind], self._branch.buffers[site]
+        layout, exchange = self._room.layouts[site.kind], self._room.exchanges[site.kind]
+        buffer = self._branch.buffers[site]
+        lengths = {n: len(positions[n]) if n in positions else qkv.k.shape[2] for n, qkv in streams.items()}
+        self._check_room(layout, lengths)
         self._move_sink(layout, buffer)
+        rotated = {n: self._rotated(layout, n, qkv, positions) for n, qkv in streams.items()} if positions else streams
         queries = {}
-        for name, qkv in streams.items():
-            rotate = self._rotation(name, qkv, positions.get(name))
-            self._put(layout, buffer, name, qkv, rotate(qkv.k))
+        for name, qkv in exchange.scatter(rotated, lengths).items():
+            self._put(layout, buffer, name, qkv)
             if qkv.q is not None:
-                queries[name] = rotate(qkv.q)
+                queries[name] = qkv.q
         self._written.add(site)
-        q = torch.cat(list(queries.values()), dim=2)
-        parts = [attend(q, buffer.keys[:, :, a:b], buffer.values[:, :, a:b]) for a, b in self._visible_runs(layout)]
-        sizes = [query.shape[2] for query in queries.values()]
-        return dict(zip(queries, torch.split(merge(parts)[0], sizes, dim=2), strict=True))
+        runs = self._visible_runs(layout, lengths)
+
+        def over(q: Tensor) -> Partial:
+            return merge([attend(q, buffer.keys[:, :, a:b], buffer.values[:, :, a:b]) for a, b in runs])
+
+        return exchange.attend(queries, lengths, over)
 
     def commit(self) -> None:
         """Make this pass's keys and values visible, for every stream at once."""
@@ -94,31 +114,38 @@ class StoreContext:
         self._branch.table.commit(self._chunk, self._lengths)
         self._open = False
 
-    def _put(self, layout: SiteLayout, buffer: SiteBuffer, name: str, qkv: QKV, key: Tensor) -> None:
-        """Write one stream's own tokens to the page in flight."""
-        stream, length = layout.stream(name), key.shape[2]
-        if length > stream.page_tokens:
-            raise CapacityError(
-                f"chunk {self._chunk.index} has {length} {name} tokens, a page holds {stream.page_tokens};"
-                " build the store for the size and chunk length that are rendered"
-            )
-        self._lengths[name] = length
+    def _check_room(self, layout: SiteLayout, lengths: Mapping[str, int]) -> None:
+        """Refuse what does not fit, on all ranks or on none, and before anything travels."""
+        for stream in layout.streams:
+            length = lengths.get(stream.name, 0)
+            if not stream.fits(length):
+                raise CapacityError(
+                    f"chunk {self._chunk.index} has {length} {stream.name} tokens, a page holds"
+                    f" {stream.page_tokens * stream.share.count};"
+                    " build the store for the size and chunk length that are rendered"
+                )
+            if stream.kept:
+                self._lengths[stream.name] = length
+
+    def _put(self, layout: SiteLayout, buffer: SiteBuffer, name: str, qkv: QKV) -> None:
+        """Write what this rank keeps of one stream to the page in flight."""
+        stream, length = layout.stream(name), qkv.k.shape[2]
         page = self._page if stream.kept else 0
         start = layout.slot(self._plan, name, page)
-        buffer.keys[:, :, start : start + length] = key
+        buffer.keys[:, :, start : start + length] = qkv.k
         buffer.values[:, :, start : start + length] = qkv.v
         if stream.kept and self._is_sink and self._write:
             sink_start = page * stream.page_tokens
-            buffer.sink[name][:, :, sink_start : sink_start + length] = key
+            buffer.sink[name][:, :, sink_start : sink_start + length] = qkv.k
 
-    def _visible_runs(self, layout: SiteLayout) -> list[tuple[int, int]]:
+    def _visible_runs(self, layout: SiteLayout, lengths: Mapping[str, int]) -> list[tuple[int, int]]:
         """Token slots of every committed page and of this pass; computed at the first layer, the same at all."""
         if layout.kind not in self._runs:
             table, own = self._branch.table, []
             for stream in layout.streams:
                 start = layout.slot(self._plan, stream.name, self._page if stream.kept else 0)
-                own.append((start, start + self._lengths.get(stream.name, 0)))
-            self._runs[layout.kind] = join_runs([*table.runs(layout, table.pages), *own])
+                own.append((start, start + stream.tokens(lengths.get(stream.name, 0))))
+            self._runs[layout.kind] = join_runs([*table.runs(layout, table.pages), *own]) or [(0, 0)]
         return self._runs[layout.kind]
 
     def _move_sink(self, layout: SiteLayout, buffer: SiteBuffer) -> None:
@@ -127,18 +154,24 @@ class StoreContext:
             return
         for page in self._branch.table.sinks:
             for name, keys in buffer.sink.items():
-                length = page.lengths[name]
-                sink_start = page.number * layout.stream(name).page_tokens
+                stream = layout.stream(name)
+                length, sink_start = stream.tokens(page.lengths[name]), page.number * stream.page_tokens
                 start = layout.slot(self._plan, name, page.number)
                 moved = self._sink_rotation(keys[:, :, sink_start : sink_start + length])
                 buffer.keys[:, :, start : start + length] = moved
         buffer.sink_shift_s = self._sink_shift_s
 
-    def _rotation(self, name: str, qkv: QKV, positions: Tensor | None) -> Rotation:
-        """The rotation of a stream's own tokens; text lies where the chunk begins, see docs/decisions."""
-        if name not in self._rotations:
-            if positions is None:
-                self._rotations[name] = self._rope.rotation(self._rope.origin(qkv.k.shape[2]), self._chunk.start_s)
-            else:
-                self._rotations[name] = self._rope.rotation(positions)
-        return self._rotations[name]
+    def _rotated(self, layout: SiteLayout, name: str, qkv: QKV, positions: Mapping[str, Tensor]) -> QKV:
+        """This rank's rows of a stream, rotated to where they are; text lies where the chunk begins, see
+        docs/decisions."""
+        if name not in positions:
+            rotate = self._begin
+        else:
+            if name not in self._rotations:
+                grid = layout.stream(name).grid(len(positions[name]))
+                columns = self._room.parallel.columns(name, grid.size)
+                own = rearrange(positions[name], "(f s) a -> f s a", f=grid.frames)[:, columns]
+                self._rotations[name] = self._room.rope.rotation(rearrange(own, "f s a -> (f s) a"))
+            rotate = self._rotations[name]
+        has_keys = layout.stream(name).page_tokens > 0
+        return QKV(None if qkv.q is None else rotate(qkv.q), rotate(qkv.k) if has_keys else qkv.k, qkv.v)

@@ -13,10 +13,11 @@ it holds depends on the latents since the last such point's window alone, and a 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile
 
+from pipeline.attention.shares import ALL, Grid, Share
 from pipeline.clock import ChunkSpan
 from pipeline.errors import SpecError
 
@@ -68,11 +69,39 @@ class KVPlan:
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Room for one stream: the most tokens a chunk has, and whether they outlive their pass (text does not)."""
+    """Room for one stream.
+
+    Args:
+        page_tokens: the most tokens a page holds on this rank; none for a stream that only asks.
+        kept: whether they outlive their pass; text does not.
+        frame_tokens: tokens of each latent frame, which are cut into shares alike in every frame. Where there is only
+            one, the chunk is cut as a whole.
+        share: the part of each chunk that is kept on this rank.
+    """
 
     name: str
     page_tokens: int
     kept: bool = True
+    frame_tokens: int = 1
+    share: Share = ALL
+
+    def grid(self, length: int) -> Grid:
+        """How a chunk of `length` tokens is cut, as a whole."""
+        return Grid(length // self.frame_tokens, self.frame_tokens) if self.frame_tokens > 1 else Grid(1, length)
+
+    def shared(self, share: Share) -> "StreamLayout":
+        """Room for one share of every chunk."""
+        frames, size = self.grid(self.page_tokens)
+        return replace(self, page_tokens=frames * share.most(size), share=share)
+
+    def tokens(self, length: int) -> int:
+        """How many of a chunk's `length` tokens are kept here."""
+        return self.grid(length).cut(self.share).tokens if self.page_tokens else 0
+
+    def fits(self, length: int) -> bool:
+        """Whether every rank's page holds its share of `length` tokens; the same answer on all of them."""
+        frames, size = self.grid(length)
+        return self.page_tokens == 0 or frames * self.share.most(size) <= self.page_tokens
 
 
 @dataclass(frozen=True)
@@ -117,7 +146,7 @@ def store_bytes(
 
 @dataclass(frozen=True)
 class Page:
-    """A committed chunk: its page number, its true length in each stream, its times in seconds."""
+    """A committed chunk: its page number, its true length in each stream on all ranks, its times in seconds."""
 
     chunk: int
     number: int
@@ -170,7 +199,7 @@ class PageTable:
     def runs(self, layout: SiteLayout, pages: Sequence[Page]) -> list[tuple[int, int]]:
         """The token slots that `pages` fill at sites of `layout`."""
         starts = [
-            (layout.slot(self.plan, s.name, p.number), p.lengths.get(s.name, 0))
+            (layout.slot(self.plan, s.name, p.number), s.tokens(p.lengths.get(s.name, 0)))
             for s in layout.streams
             if s.kept
             for p in pages

@@ -7,6 +7,9 @@ One page holds one chunk of one stream with its true length. All pages of a site
 so that a full window and the pass's own tokens are a single contiguous run of keys: no copy, no roll, one kernel
 call. Where pages are missing or short, each run is attended alone and the parts are merged by log-sum-exp.
 
+Where ranks share the store, each has a store of this form with its own heads, or its own rows of each chunk, or both.
+Tables hold the lengths of whole chunks, so they are the same on every rank.
+
 Window keys lie rotated at their own positions. The sink's keys are kept apart as well, and turned on whenever the
 window moves, to sit just before it (angles add, so this is one rotation for all of them); so chunk 10,000 sees what
 chunk 10 sees.
@@ -14,26 +17,37 @@ chunk 10 sees.
 Shapes: b batch, h heads, t token slots of a buffer, d head width.
 """
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.attention.context import Site
-from pipeline.attention.kv_context import Branch, SiteBuffer, StoreContext
-from pipeline.attention.kv_plan import KVPlan, PageTable, SiteLayout, join_runs
+from pipeline.attention.exchange import ONE_RANK, Parallel
+from pipeline.attention.kv_context import Branch, Room, SiteBuffer, StoreContext
+from pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
 from pipeline.attention.rope import Rope
 from pipeline.clock import ChunkSpan
 
 
 @dataclass(frozen=True)
 class BranchSnapshot:
-    """What one branch has committed, and nothing else: the table, and the tensors of every site."""
+    """What one branch has committed, and nothing else: the table, and whole pages of every site, however many ranks
+    had a share of them."""
 
     table: PageTable
     tensors: dict[Site, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _View:
+    """This rank's share of one committed page of one stream, inside a buffer: [b h t d]."""
+
+    stream: str
+    length: int
+    tensor: Tensor
 
 
 class KVStore:
@@ -43,9 +57,10 @@ class KVStore:
         sites: the model's attention sites.
         plan: window, sink and refresh.
         rope: the model's positions to rotations.
-        branches: names of the guidance passes, each with pages of its own.
+        branches: names of the guidance passes that this rank runs, each with pages of its own.
         dtype: of keys and values.
         batch: takes rendered in step.
+        parallel: the ranks that share the store.
     """
 
     def __init__(
@@ -58,12 +73,15 @@ class KVStore:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         batch: int = 1,
+        parallel: Parallel = ONE_RANK,
     ) -> None:
-        self.plan, self.rope, self.dtype, self.device = plan, rope, dtype, device
-        self.layouts = {site.kind: site for site in sites}
+        self.plan, self.dtype, self.device = plan, dtype, device
+        self._exchanges = {site.kind: parallel.at(site) for site in sites}
+        self.layouts = {site.kind: self._exchanges[site.kind].layout(site) for site in sites}
+        self._room = Room(rope, parallel, self.layouts, self._exchanges)
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
         for branch in self._branches.values():
-            for layout in sites:
+            for layout in self.layouts.values():
                 for layer in range(layout.num_layers):
                     branch.buffers[Site(layer, layout.kind)] = _allocate(layout, plan, batch, dtype, device)
 
@@ -75,7 +93,7 @@ class KVStore:
             branch: whose pages it sees.
             write: whether the pass may commit (the clean pass).
         """
-        return StoreContext(self.layouts, self.rope, self._branches[branch], chunk, write)
+        return StoreContext(self._room, self._branches[branch], chunk, write)
 
     def reset(self) -> None:
         """Empty every branch, as at a cut and before a replay."""
@@ -99,40 +117,57 @@ class KVStore:
         )
 
     def fork(self) -> "KVStore":
-        """An independent store with the same content."""
-        return deepcopy(self)
+        """An independent store with the same content, shared with the same ranks."""
+        fork = copy(self)
+        fork._branches = deepcopy(self._branches)
+        return fork
 
     def snapshot(self) -> dict[str, BranchSnapshot]:
-        """A copy of everything that is committed: bit for bit the same before and after an aborted chunk."""
+        """A copy of everything that is committed: bit for bit the same before and after an aborted chunk, and for any
+        number of ranks whose keys are the same bits. Every rank must ask, and gets the whole."""
         return {
             name: BranchSnapshot(
                 branch.table.copy(),
-                {site: [t.clone() for t in self._committed(branch, site)] for site in branch.buffers},
+                {
+                    site: [
+                        self._exchanges[site.kind].whole(view.stream, view.tensor, view.length).clone()
+                        for view in self._committed(branch, site)
+                    ]
+                    for site in branch.buffers
+                },
             )
             for name, branch in self._branches.items()
         }
 
     def restore(self, snapshot: Mapping[str, BranchSnapshot]) -> None:
-        """Put a snapshot back; what follows is bit for bit what followed when it was taken."""
+        """Put a snapshot back, taken by any number of ranks; what follows is bit for bit what followed for a gang of
+        this size. Of branches that other ranks run, nothing is kept."""
         self.reset()
-        for name, saved in snapshot.items():
-            branch = self._branches[name]
+        for name, branch in self._branches.items():
+            saved = snapshot[name]
             branch.table = saved.table.copy()
-            for site, tensors in saved.tensors.items():
-                for room, tensor in zip(self._committed(branch, site), tensors, strict=True):
-                    room.copy_(tensor)
+            for site, pages in saved.tensors.items():
+                own = self._exchanges[site.kind].own
+                for view, page in zip(self._committed(branch, site), pages, strict=True):
+                    view.tensor.copy_(own(view.stream, page))
 
-    def _committed(self, branch: Branch, site: Site) -> list[Tensor]:
-        """Views of what is committed at a site: values of all pages, keys of the window, and the sink's own keys."""
-        layout, buffer = self.layouts[site.kind], branch.buffers[site]
-        sinks = join_runs(branch.table.runs(layout, branch.table.sinks))
-        window = join_runs(branch.table.runs(layout, branch.table.window))
-        views = [buffer.values[:, :, start:stop] for start, stop in (*sinks, *window)]
-        views += [buffer.keys[:, :, start:stop] for start, stop in window]
-        for name, keys in buffer.sink.items():
-            size = layout.stream(name).page_tokens
-            views += [keys[:, :, p.number * size : p.number * size + p.lengths[name]] for p in branch.table.sinks]
-        return views
+    def _committed(self, branch: Branch, site: Site) -> Iterator[_View]:
+        """What is committed at a site: values of all pages, keys of the window, and the sink's own keys."""
+        layout, buffer, table = self.layouts[site.kind], branch.buffers[site], branch.table
+        for stream in layout.streams:
+
+            def view(tensor: Tensor, start: int, page: Page, name: str = stream.name) -> _View:
+                length = page.lengths[name]
+                return _View(name, length, tensor[:, :, start : start + layout.stream(name).tokens(length)])
+
+            if not stream.kept:
+                continue
+            for page in table.pages:
+                yield view(buffer.values, layout.slot(self.plan, stream.name, page.number), page)
+            for page in table.window:
+                yield view(buffer.keys, layout.slot(self.plan, stream.name, page.number), page)
+            for page in table.sinks:
+                yield view(buffer.sink[stream.name], page.number * stream.page_tokens, page)
 
 
 def _allocate(

@@ -58,7 +58,7 @@ class AVDiTConfig:
 @dataclass(frozen=True)
 class Tokens:
     """One stream inside the blocks. A latent frame's tokens share their condition, so a stream is split among ranks
-    by slicing `s` of `x` and `positions`, alike in every latent frame.
+    by slicing `s` of `x`, alike in every latent frame.
 
     Args:
         x: [b f s d].
@@ -125,9 +125,9 @@ class AVDiT(nn.Module):
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """One joint site per layer, with room for chunks of that many latents."""
         config = self.config
-        video_tokens = chunk_latents * (latent_height // config.patch) * (latent_width // config.patch)
+        frame_tokens = (latent_height // config.patch) * (latent_width // config.patch)
         streams = (
-            StreamLayout("video", video_tokens),
+            StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens),
             StreamLayout("audio", chunk_audio),
             StreamLayout("text", config.text_tokens, kept=False),
         )
@@ -183,10 +183,11 @@ class Block(nn.Module):
     ) -> dict[str, Tokens]:
         """Both streams after this layer."""
         own = {"video": self.video, "audio": self.audio}
-        qkv = {name: own[name].qkv(stream) for name, stream in tokens.items()}
+        modulations = {name: own[name].modulation(stream) for name, stream in tokens.items()}
+        qkv = {name: own[name].qkv(stream, modulations[name]) for name, stream in tokens.items()}
         positions = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
         attended = context.attend(site, {**qkv, "text": self.text(text)}, positions)
-        return {name: own[name].update(stream, attended[name]) for name, stream in tokens.items()}
+        return {name: own[name].update(stream, modulations[name], attended[name]) for name, stream in tokens.items()}
 
 
 class StreamBlock(nn.Module):
@@ -198,8 +199,8 @@ class StreamBlock(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.to_qkv = nn.Linear(width, 3 * config.attention_width)
-        self.q_norm = nn.RMSNorm(config.head_dim)
-        self.k_norm = nn.RMSNorm(config.head_dim)
+        self.q_norm = HeadNorm(config.head_dim)
+        self.k_norm = HeadNorm(config.head_dim)
         self.out = nn.Linear(config.attention_width, width)
         self.mlp = nn.Sequential(
             nn.Linear(width, config.mlp_ratio * width),
@@ -207,22 +208,33 @@ class StreamBlock(nn.Module):
             nn.Linear(config.mlp_ratio * width, width),
         )
 
-    def qkv(self, tokens: Tokens) -> QKV:
+    def modulation(self, tokens: Tokens) -> "Modulation":
+        """This block's shift, scale and gate around attention, and again around the MLP, each [b f 1 d]."""
+        return (tokens.modulation + self.table.to(tokens.modulation.dtype)).unbind(dim=-2)
+
+    def qkv(self, tokens: Tokens, modulation: "Modulation") -> QKV:
         """Queries, keys and values [b n l k] before rotation."""
-        shift, scale, *_ = self._modulation(tokens)
+        shift, scale, *_ = modulation
         normed = self.norm(tokens.x) * (1 + scale) + shift
         q, k, v = rearrange(self.to_qkv(normed), "b f s (three n k) -> three b n (f s) k", three=3, n=self.num_heads)
         return QKV(self.q_norm(q), self.k_norm(k), v)
 
-    def update(self, tokens: Tokens, attended: Tensor) -> Tokens:
+    def update(self, tokens: Tokens, modulation: "Modulation", attended: Tensor) -> Tokens:
         """The stream after attention [b n l k] and MLP."""
-        _, _, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(tokens)
+        _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x = tokens.x + gate * self.out(rearrange(attended, "b n (f s) k -> b f s (n k)", f=tokens.x.shape[1]))
         x = x + mlp_gate * self.mlp(self.norm(x) * (1 + mlp_scale) + mlp_shift)
         return replace(tokens, x=x)
 
-    def _modulation(self, tokens: Tokens) -> tuple[Tensor, ...]:
-        return (tokens.modulation + self.table).unbind(dim=-2)
+
+Modulation = tuple[Tensor, ...]
+
+
+class HeadNorm(nn.RMSNorm):
+    """RMS norm over a head's width whose weight follows its input's dtype, as the fused kernel wants it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.normalized_shape, None, self.eps) * self.weight.to(x.dtype)
 
 
 class TextKeys(nn.Module):
@@ -232,7 +244,7 @@ class TextKeys(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.to_kv = nn.Linear(config.text_width, 2 * config.attention_width)
-        self.k_norm = nn.RMSNorm(config.head_dim)
+        self.k_norm = HeadNorm(config.head_dim)
 
     def forward(self, text: Tensor) -> QKV:
         """Keys and values [b n t k] of prompt tokens [b t e]."""

@@ -19,10 +19,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pipeline.attention.exchange import ONE_RANK, Passes
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock
 from pipeline.models.protocols import Denoiser, Stream
 from pipeline.sampling.noise import KeyedNoise
+from pipeline.sampling.schedule import Levels
 from pipeline.sampling.solver import Solver
 from pipeline.values import LatentChunk, PromptEmbedding
 
@@ -35,14 +37,14 @@ class Sampling:
     """How a chunk is taken from noise to clean.
 
     Args:
-        sigmas: noise levels, from 1 down to 0.
+        sigmas: noise levels of each stream, from 1 down to 0; streams may go at their own pace.
         solver: one step.
         guidance: classifier-free guidance scale (Ho and Salimans, arXiv 2207.12598); used where the prompts have
             an "unguided" branch.
         noise: where the first latents, and fresh noise, come from.
     """
 
-    sigmas: Sequence[float]
+    sigmas: Levels
     solver: Solver
     guidance: float
     noise: KeyedNoise
@@ -53,10 +55,11 @@ class CausalRollout:
 
     Args:
         denoiser: predicts velocities.
-        store: its KV store, with a branch for every prompt.
+        store: its KV store, with a branch for every prompt whose pass is run here.
         clock: times of latents.
         sampling: steps, solver, guidance, noise.
         latent_shapes: shape of one latent by stream: (c, h, w) for video, (c,) for audio.
+        passes: the guidance passes that are run here; all, where not given.
     """
 
     def __init__(
@@ -66,9 +69,10 @@ class CausalRollout:
         clock: MediaClock,
         sampling: Sampling,
         latent_shapes: Mapping[str, Sequence[int]],
+        passes: Passes = ONE_RANK,
     ) -> None:
         self.denoiser, self.store, self.clock, self.sampling = denoiser, store, clock, sampling
-        self.latent_shapes = latent_shapes
+        self.latent_shapes, self._passes = latent_shapes, passes
         self._finished: dict[int, LatentChunk] = {}
 
     @torch.inference_mode()
@@ -109,9 +113,10 @@ class CausalRollout:
     def clean_pass(self, latents: LatentChunk, prompts: Prompts) -> None:
         """Commit the keys and values of finished latents, in all branches or none; no step cache may skip this."""
         values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
-        streams = self._streams(latents.span, values, sigma=0.0)
-        with ExitStack() as passes:
-            contexts = {b: passes.enter_context(self.store.open(latents.span, b, write=True)) for b in prompts}
+        streams = self._streams(latents.span, values, dict.fromkeys(values, 0.0))
+        with ExitStack() as stack:
+            own = self._passes.branches(prompts)
+            contexts = {b: stack.enter_context(self.store.open(latents.span, b, write=True)) for b in own}
             for branch, context in contexts.items():
                 self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
             for context in contexts.values():
@@ -120,28 +125,33 @@ class CausalRollout:
     def _from_noise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
         sampling = self.sampling
         values = {name: self._noise(chunk, name, draw=0) for name in self.latent_shapes}
-        for step, (sigma, next_sigma) in enumerate(pairwise(sampling.sigmas), start=1):
-            velocity = self._guided(self._streams(chunk, values, sigma), chunk, prompts)
+        steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
+        for step in range(len(steps["video"])):
+            sigmas = {name: steps[name][step][0] for name in values}
+            velocity = self._guided(self._streams(chunk, values, sigmas), chunk, prompts)
             for name, x in values.items():
-                fresh_noise = partial(self._noise, chunk, name, draw=step)
-                values[name] = sampling.solver.step(x, velocity[name], sigma, next_sigma, fresh_noise)
+                fresh_noise = partial(self._noise, chunk, name, draw=step + 1)
+                values[name] = sampling.solver.step(x, velocity[name], *steps[name][step], fresh_noise)
         return LatentChunk(chunk, values["video"][0], values["audio"][0])
 
     def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
-        velocities = {}
-        for branch, prompt in prompts.items():
+        own = {}
+        for branch in self._passes.branches(prompts):
             with self.store.open(chunk, branch) as context:
-                velocities[branch] = self.denoiser(streams, prompt.tokens.unsqueeze(0), context)
+                own[branch] = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
+        velocities = self._passes.all_branches(own, prompts)
         guided, unguided = velocities["guided"], velocities.get("unguided")
         if unguided is None:
-            return guided
+            return dict(guided)
         scale = self.sampling.guidance
         return {name: unguided[name] + scale * (guided[name] - unguided[name]) for name in guided}
 
-    def _streams(self, chunk: ChunkSpan, values: Mapping[str, Tensor], sigma: float) -> dict[str, Stream]:
+    def _streams(
+        self, chunk: ChunkSpan, values: Mapping[str, Tensor], sigmas: Mapping[str, float]
+    ) -> dict[str, Stream]:
         times_s = {"video": self.clock.video_times(chunk), "audio": self.clock.audio_times(chunk)}
         return {
-            name: Stream(x, _levels(x, sigma), torch.tensor(times_s[name], dtype=torch.float64))
+            name: Stream(x, _levels(x, sigmas[name]), torch.tensor(times_s[name], dtype=torch.float64))
             for name, x in values.items()
         }
 

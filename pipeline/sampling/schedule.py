@@ -1,14 +1,38 @@
 """Noise levels from 1 (noise) down to 0 (clean)."""
 
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-def linear(steps: int) -> list[float]:
-    """`steps + 1` evenly spaced levels."""
-    return [1 - step / steps for step in range(steps + 1)]
+import numpy as np
+
+Real = TypeVar("Real", float, np.ndarray)
+
+Levels = Mapping[str, Sequence[float]]
+"""The noise levels of each stream, step by step, as many for all."""
 
 
-def shifted(steps: int, shift: float) -> list[float]:
-    """Evenly spaced levels bent towards noise: sigma' = shift * sigma / (1 + (shift - 1) * sigma).
+def shift_sigma(sigma: Real, shift: float) -> Real:
+    """A level bent towards noise: sigma' = shift * sigma / (1 + (shift - 1) * sigma).
 
-    Source: Esser et al., arXiv 2403.03206, section 5.3.2; `shift=1` is `linear`.
+    Source: Esser et al., arXiv 2403.03206, section 5.3.2; `shift=1` changes nothing.
     """
-    return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in linear(steps)]
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def staggered(progress: Real, lag: float) -> tuple[Real, Real]:
+    """How far the leading and the lagging stream are, each 0..1, when both together are at `progress` 0..1.
+
+    With lag 0 they go together; with lag 1 the second begins when the first is done.
+    """
+    reach = progress * (1 + lag)
+    leading, lagging = np.clip(reach, 0, 1), np.clip(reach - lag, 0, 1)
+    return leading, lagging
+
+
+def noise_levels(steps: int, shift: float = 1.0, audio_lag: float = 0.0) -> Levels:
+    """`steps + 1` levels of each stream, both reaching 0 at the end: even steps, bent by `shift_sigma`."""
+    done = np.arange(steps + 1) / steps
+    return {
+        stream: tuple(map(float, shift_sigma(1 - progress, shift)))
+        for stream, progress in zip(("video", "audio"), staggered(done, audio_lag), strict=True)
+    }

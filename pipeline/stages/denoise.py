@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
@@ -10,6 +11,7 @@ from pipeline.plan import FilmPlan
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Prompts, Sampling
 from pipeline.sampling.solver import Euler, Renoise, Solver
+from pipeline.stages.sharded_denoiser import ShardedDenoiser
 from pipeline.values import LatentChunk
 
 SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise}
@@ -20,21 +22,32 @@ FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
 
 class DenoiseStage:
     """Renders chunks by the causal rollout, with a KV store of its own. After a gap it first stands where an
-    undisturbed run stands, from finished latents alone."""
+    undisturbed run stands, from finished latents alone.
 
-    def __init__(self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents) -> None:
+    Args:
+        model: whose denoiser is used.
+        plan: of the film.
+        finished: where to find latents that this stage has not rendered itself.
+        parallel: the ranks that render each chunk together, every one with a stage of its own; each gets the result.
+    """
+
+    def __init__(
+        self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents, parallel: Parallel = ONE_RANK
+    ) -> None:
         weights = next(model.denoiser.parameters())
         store = KVStore(
             plan.sites,
             model.plan,
             model.denoiser.rope,
-            branches=plan.branches,
+            branches=parallel.branches(plan.branches),
             dtype=weights.dtype,
             device=weights.device,
+            parallel=parallel,
         )
         wish = plan.wish.sampling
         sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
-        self.rollout = CausalRollout(model.denoiser, store, plan.clock, sampling, plan.latent_shapes)
+        denoiser = ShardedDenoiser(model.denoiser, parallel)
+        self.rollout = CausalRollout(denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
         self._plan, self._finished = plan, finished
         self._next: int | None = None
 

@@ -16,7 +16,7 @@ from pipeline.models.protocols import Stream
 from pipeline.values import LatentChunk
 from tests.tiny import LATENT_SIZE, prompts, random_latents, tiny_chunks, tiny_model, tiny_rollout, tiny_store
 
-TEXTS = ("a red circle bounces fast", "a blue square rests", "a green ring falls slowly on a dark background")
+TEXTS = ("a red circle bounces fast", "a blue square rests", "a green triangle glides on a dark background")
 SIGMA = 0.6
 
 

@@ -1,0 +1,51 @@
+"""What diffusers' own Ulysses makes of the shapes that ours shares exactly: a difference, or why it refuses."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from jobs.bench.parity import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
+from jobs.bench.ranks import run_ranks
+
+Shape = tuple[int, tuple[int, int]]
+"""Heads; latent height and width, at one token per latent pixel."""
+
+
+def their_differences(shapes: Sequence[Shape], ranks: Sequence[int], seed: int) -> dict[tuple[int, Shape], float | str]:
+    """By number of ranks and shape: the largest difference of diffusers' shared Wan from its own unshared one, in
+    float32 over one uncached chunk, or the error that it raises."""
+    found: dict[tuple[int, Shape], float | str] = {}
+    for num_ranks in ranks:
+        for shape, outcome in run_ranks(partial(_compare, shapes, num_ranks, seed), num_ranks)[0].items():
+            found[num_ranks, shape] = outcome
+    return found
+
+
+def _compare(shapes: Sequence[Shape], num_ranks: int, seed: int, rank: int) -> dict[Shape, float | str]:
+    del rank
+    return {shape: _plain_or_anything(shape, num_ranks, seed) for shape in shapes}
+
+
+def _plain_or_anything(shape: Shape, num_ranks: int, seed: int) -> float | str:
+    """Its ordinary mode where that runs, or else the mode for whatever does not divide."""
+    plain = _difference(shape, num_ranks, seed, anything=False)
+    return plain if isinstance(plain, float) else _difference(shape, num_ranks, seed, anything=True)
+
+
+@torch.inference_mode()
+def _difference(shape: Shape, num_ranks: int, seed: int, anything: bool) -> float | str:
+    from pipeline.adapters.diffusers_ulysses import shared_by_ulysses, tiny_wan
+
+    heads, (height, width) = shape
+    torch.manual_seed(seed)
+    wan = tiny_wan(heads)
+    x = torch.randn(1, VIDEO_CHANNELS, CHUNK_LATENTS, height, width)
+    timestep = torch.full((1, CHUNK_LATENTS * height * width), 1000 * SIGMA)
+    text = torch.randn(1, TEXT_TOKENS, 16)
+    expected = wan(x, timestep, text, return_dict=False)[0]
+    try:
+        with shared_by_ulysses(wan, num_ranks, anything):
+            return relative(wan(x, timestep, text, return_dict=False)[0], expected)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"

@@ -1,0 +1,199 @@
+"""Two ranks against one, and against diffusers' Ulysses: one thread each, attention dominating.
+
+Both ranks take turns in rounds: one pass on rank 0 alone; one pass on each, knowing nothing of each other, which is
+the ceiling that the machine sets; one pass that they share. So every ratio is within the same minutes of one machine.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from jobs.bench import Bench, BenchOptions, Figure
+from jobs.bench.parity import relative
+from jobs.bench.ranks import run_ranks
+from pipeline.adapters.diffusers_ulysses import shared_by_ulysses, tiny_wan
+from pipeline.adapters.wan import WanDenoiser
+from pipeline.attention.exchange import ONE_RANK, Parallel
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.attention.kv_store import KVStore
+from pipeline.attention.parallel import SHARDED, ContextParallel, context_parallel
+from pipeline.attention.shares import Degrees, Grid, SiteTraffic
+from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from pipeline.errors import SpecError
+from pipeline.models.av_dit import AVDiT, AVDiTConfig
+from pipeline.models.protocols import Stream
+from pipeline.stages.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+
+RANKS = 2
+WINDOW, CHUNK_LATENTS, LATENT_SIZE, PATCH = 3, 4, 48, 2
+HEADS, HEAD_DIM, LAYERS, TEXT_TOKENS = 4, 48, 2, 16
+FRAME_TOKENS = (LATENT_SIZE // PATCH) ** 2
+ROUNDS, QUICK_ROUNDS = 9, 5
+
+
+class Passes:
+    """One denoiser's passes over a chunk behind a full window, alone or shared.
+
+    Args:
+        denoiser: of random weights.
+        parallel: the ranks that share it.
+        text_width: of a prompt token.
+        window: chunks that are committed before; with none, nothing is cached.
+    """
+
+    def __init__(self, denoiser: BlockDenoiser, parallel: Parallel, text_width: int, window: int = WINDOW) -> None:
+        clock = MediaClock(Fraction(16), 16_000, 4, 800)
+        chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(window + 1)], [True]), CHUNK_LATENTS)
+        most_audio = max(len(chunk.audio_latents) for chunk in chunks)
+        sites = denoiser.sites(LATENT_SIZE, LATENT_SIZE, CHUNK_LATENTS, most_audio)
+        self._denoiser, self._clock, self.chunk = ShardedDenoiser(denoiser, parallel), clock, chunks[-1]
+        self._store = KVStore(sites, KVPlan(WINDOW), denoiser.rope, parallel=parallel)
+        self._text = torch.randn(1, TEXT_TOKENS, text_width, generator=torch.Generator().manual_seed(1))
+        for chunk in chunks[:-1]:
+            with self._store.open(chunk, "guided", write=True) as context:
+                self._denoiser(self.streams(chunk), self._text, context)
+                context.commit()
+
+    def streams(self, chunk: ChunkSpan) -> dict[str, Stream]:
+        """Random latents, half noise."""
+        generator = torch.Generator().manual_seed(chunk.index)
+        video = torch.randn(1, len(chunk.latents), 4, LATENT_SIZE, LATENT_SIZE, generator=generator)
+        audio = torch.randn(1, len(chunk.audio_latents), 6, generator=generator)
+        times_s = {"video": self._clock.video_times(chunk), "audio": self._clock.audio_times(chunk)}
+        return {
+            name: Stream(x, x.new_full(x.shape[:2], 0.5), torch.tensor(times_s[name], dtype=torch.float64))
+            for name, x in (("video", video), ("audio", audio))
+        }
+
+    def __call__(self) -> Tensor:
+        """One pass over the last chunk: its video velocity."""
+        with self._store.open(self.chunk, "guided") as context:
+            return self._denoiser(self.streams(self.chunk), self._text, context)["video"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one rank has measured: seconds of each act by round, bytes of one shared pass."""
+
+    seconds: Mapping[str, Sequence[float]]
+    sent: int
+    foreseen: int
+
+
+def on_rank(rounds: int, seed: int, rank: int) -> Measured:
+    """All rounds, on one of two ranks."""
+    torch.set_grad_enabled(False)
+    parallel = context_parallel(Degrees(ulysses=RANKS))
+    torch.manual_seed(seed)
+    own = AVDiT(config()).eval()
+    alone, shared = Passes(own, ONE_RANK, 16), Passes(own, parallel, 16)
+    meet = partial(parallel.gather, "video", torch.zeros(1, 1, 1, 1), RANKS)
+    before = parallel.ulysses.sent_bytes
+    shared()
+    sent = parallel.ulysses.sent_bytes - before
+    acts = {"solo": alone if rank == 0 else None, "apart": alone, "shared": shared}
+    with _of_wan(parallel, seed) as wans:
+        seconds = _rounds(rounds, meet, {**acts, **wans})
+    return Measured(seconds, sent, _foreseen(shared.chunk))
+
+
+def config() -> AVDiTConfig:
+    """The embedded model's widths, over a larger picture."""
+    return AVDiTConfig(
+        video_channels=4,
+        audio_channels=6,
+        text_width=16,
+        text_tokens=TEXT_TOKENS,
+        num_heads=HEADS,
+        head_dim=HEAD_DIM,
+        num_layers=LAYERS,
+        patch=PATCH,
+    )
+
+
+@contextmanager
+def _of_wan(parallel: ContextParallel, seed: int) -> Iterator[dict[str, Callable[[], Tensor]]]:
+    """The same Wan by our Ulysses and by diffusers', over one chunk, since theirs caches nothing."""
+    transformers = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        transformers.append(tiny_wan(HEADS, HEAD_DIM, LAYERS, patch=PATCH))
+    width = HEADS * HEAD_DIM
+    denoiser = WanDenoiser(transformers[0], text_tokens=TEXT_TOKENS)
+    ours = Passes(denoiser, parallel, width, window=0)
+    video = ours.streams(ours.chunk)["video"]
+    x, text = video.latents.transpose(1, 2), torch.randn(1, TEXT_TOKENS, 16)
+
+    def theirs() -> Tensor:
+        timestep = (1000 * video.sigma).repeat_interleave(FRAME_TOKENS, dim=1)
+        out: Tensor = transformers[1](x, timestep, text, return_dict=False)[0]
+        return out.transpose(1, 2)
+
+    ours._text = denoiser.project(text)
+    with shared_by_ulysses(transformers[1], RANKS):
+        assert relative(ours(), theirs()) <= 1e-5, "diffusers' Ulysses computes something else"
+        yield {"ours": ours, "theirs": theirs}
+
+
+def _rounds(
+    rounds: int, meet: Callable[[], object], acts: Mapping[str, Callable[[], Tensor] | None]
+) -> dict[str, list[float]]:
+    """Seconds of each act by round, begun by all ranks together; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in acts}
+    for _ in range(rounds + 1):
+        for name, act in acts.items():
+            meet()
+            started = perf_counter()
+            if act is not None:
+                act()
+            seconds[name].append(perf_counter() - started)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def _foreseen(chunk: ChunkSpan) -> int:
+    """Bytes that all ranks should send in one pass."""
+    streams = {"video": Grid(CHUNK_LATENTS, FRAME_TOKENS), "audio": Grid(1, len(chunk.audio_latents))}
+    site = SiteTraffic(HEADS, HEAD_DIM, streams, streams, item_bytes=4, sharded=SHARDED)
+    return LAYERS * site.sent_bytes(Degrees(ulysses=RANKS))
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """One gang of two ranks, one thread each."""
+    if options.ranks not in (None, RANKS):
+        raise SpecError(f"scaling compares {RANKS} ranks with one; leave out --ranks {options.ranks}")
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    ranks = run_ranks(partial(on_rank, rounds, options.seed), RANKS)
+
+    def ratio(above: str, below: str) -> float:
+        """Median over rounds; an act takes as long as its slower rank."""
+        pairs = zip(
+            *(zip(*(rank.seconds[name] for rank in ranks), strict=True) for name in (above, below)), strict=True
+        )
+        return median(max(over) / max(under) for over, under in pairs)
+
+    return {
+        "speedup_2": ratio("solo", "shared"),
+        "ceiling_2": RANKS * ratio("solo", "apart"),
+        "efficiency_2": ratio("apart", "shared") / RANKS,
+        "bytes_ratio": sum(rank.sent for rank in ranks) / ranks[0].foreseen,
+        "vs_diffusers": ratio("theirs", "ours"),
+    }
+
+
+BENCH = Bench(
+    {
+        "speedup_2": Figure("seconds of a pass on one rank over those of a pass that two share"),
+        "ceiling_2": Figure("the same, if two passes that share nothing but the machine counted as one"),
+        "efficiency_2": Figure("speedup_2 over ceiling_2", at_least=0.85),
+        "bytes_ratio": Figure("bytes sent for the attention of a pass over bytes foreseen", at_most=1.0),
+        "vs_diffusers": Figure("seconds of diffusers' Ulysses over ours, for the same uncached pass", at_least=1.0),
+    },
+    measure,
+)

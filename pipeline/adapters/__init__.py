@@ -1,0 +1,1 @@
+"""Real open weights through diffusers: the only room that imports it."""
