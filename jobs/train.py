@@ -1,0 +1,179 @@
+"""Train a model on Ray with DeepSpeed: a lesson, taken step by step, that can be stopped and gone on with.
+
+python -m jobs.train STAGE --config FILE -o RUN_DIR        the same as `longtake train`; also under `ray job submit`
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Event
+from time import monotonic
+
+from ray.exceptions import RayActorError
+from rich.console import Console
+
+from actors.cluster import joined
+from actors.trainer import Classroom, TrainOrder
+from pipeline.errors import ActorLost
+from pipeline.journal.writer import sole_writer
+from pipeline.training.lesson import LessonBuilder
+from pipeline.training.run_folder import Progress, RunFolder, fresh_folder
+from pipeline.training.spec import TrainSpec, load_train_spec
+
+CALL_S = 2.0  # work of one remote call: short enough to be stopped between, long enough to cost nothing
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags of `longtake train`; see its help."""
+
+    overrides: tuple[str, ...] = ()
+    data: str | None = None
+    fresh: bool = False
+    address: str | None = None
+
+
+def train(spec: TrainSpec, folder: RunFolder, build: LessonBuilder, stopping: Event, console: Console) -> Progress:
+    """Train until `spec.steps`, or until `stopping` is set: how far that is. What was done is kept, either way."""
+    order = TrainOrder(spec, build, folder.store.url)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(sole_writer(folder.store))
+            progress = folder.open(spec)
+            folder.cut_log(progress.step)
+            workers = stack.enter_context(Classroom(order, progress.step))
+            return Course(spec, folder, workers, progress, console).run(stopping)
+    except RayActorError as error:
+        what = str(error).splitlines()[0]
+        raise ActorLost(
+            f"a worker died ({what}); the last checkpoint is kept, the same command goes on there"
+        ) from error
+
+
+class Course:
+    """A run on workers that stand ready."""
+
+    def __init__(
+        self, spec: TrainSpec, folder: RunFolder, workers: Classroom, progress: Progress, console: Console
+    ) -> None:
+        self._spec, self._folder, self._workers, self._console = spec, folder, workers, console
+        self._progress, self._kept_step = progress, progress.step
+        self._saved = self._sampled = monotonic()
+        self._interval = Interval()
+        self._steps_per_call = 1
+
+    def run(self, stopping: Event) -> Progress:
+        """See `train`."""
+        while self._progress.step < self._spec.steps and not stopping.is_set():
+            self._advance()
+            if monotonic() - self._saved >= self._spec.checkpoint_every_s:
+                self._keep()
+            if self._spec.sample_every_s and monotonic() - self._sampled >= self._spec.sample_every_s:
+                self._workers.sample()
+                self._sampled = monotonic()
+        if stopping.is_set():
+            self._console.print("Stopping; what was done is kept. Another Ctrl-C does not wait for that.")
+        if self._progress.step > self._kept_step:
+            self._keep()
+        if self._progress.step == self._spec.steps:
+            self._workers.sample()
+        return self._progress
+
+    def _advance(self) -> None:
+        spec, done = self._spec, self._progress.step
+        until_log = spec.log_every - done % spec.log_every
+        num_steps = min(self._steps_per_call, until_log, spec.steps - done)
+        started = monotonic()
+        losses = self._workers.train(num_steps)
+        seconds = monotonic() - started
+        self._steps_per_call = max(1, int(CALL_S * num_steps / max(seconds, 1e-6)))
+        self._interval.add(losses, num_steps, seconds)
+        self._progress = Progress(done + num_steps, self._progress.seconds + seconds)
+        if num_steps in (until_log, spec.steps - done):
+            self._log()
+
+    def _log(self) -> None:
+        line = {
+            "step": self._progress.step,
+            "seconds": round(self._progress.seconds, 3),
+            "lr": self._spec.lr_at(self._progress.step - 1),
+            **self._interval.losses(),
+            "examples_per_s": round(self._spec.batch_size * self._interval.steps / self._interval.seconds, 3),
+        }
+        self._folder.log(line)
+        told = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
+        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {told}", highlight=False, soft_wrap=True)
+        self._interval = Interval()
+
+    def _keep(self) -> None:
+        self._workers.save()
+        self._folder.keep(self._spec, self._progress)
+        self._kept_step = self._progress.step
+        self._saved = monotonic()
+
+
+class Interval:
+    """Losses since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.steps, self.seconds = 0, 0.0
+        self._sums: dict[str, float] = {}
+
+    def add(self, losses: dict[str, float], steps: int, seconds: float) -> None:
+        """Take in the mean losses of some steps."""
+        self.steps += steps
+        self.seconds += seconds
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * steps
+
+    def losses(self) -> dict[str, float]:
+        """Mean over all steps taken in."""
+        return {name: total / self.steps for name, total in self._sums.items()}
+
+
+def train_command(stage: str, config: str, output: str, options: TrainOptions) -> None:
+    """`longtake train`: train, or go on with what is there."""
+    from pipeline.training.lessons import build_lesson
+
+    data = (f"data={options.data}",) if options.data else ()
+    spec = load_train_spec(config, (f"stage={stage}", *data, *options.overrides))
+    folder = fresh_folder(output) if options.fresh else RunFolder(output)
+    console = Console()
+    progress = folder.open(spec)
+    if progress.step:
+        console.print(
+            f"Going on in {folder.store.url}: {progress.step} of {spec.steps} steps are done.", highlight=False
+        )
+    with stopped_by_hand() as stopping:
+        if progress.step < spec.steps:
+            with joined(options.address):
+                progress = train(spec, folder, build_lesson, stopping, console)
+    done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of work"
+    console.print(f"{folder.model_path}: {done}", highlight=False, soft_wrap=True)
+    if stopping.is_set() and progress.step < spec.steps:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stopped_by_hand() -> Iterator[Event]:
+    """An event that the first Ctrl-C sets, so that a run ends in order; a second one does not wait for that."""
+    stopping = Event()
+
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        stopping.set()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,330 @@
+"""Clips of real footage with captions, at random moments, in the size, rate and sound that a model works in.
+
+A folder or any fsspec URL holds the clips and one of
+
+    captions.jsonl      {"file": "harbour/0007.mp4", "prompt": "a boat leaves the harbour"} on every line
+    captions.csv        the columns `file` and `prompt`, named in the first line
+
+Shapes: b clips, f frames, h w pixels, n samples, s samples of the source, m channels of the source.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import StringIO
+from math import ceil, floor
+from typing import IO, Any
+
+import av
+import decord
+import fsspec
+import numpy as np
+import torch
+from av.container import InputContainer
+from einops import rearrange
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchaudio.functional import resample
+
+from pipeline.errors import MediaError, SpecError
+from pipeline.media.ffmpeg import reported
+from pipeline.training.source import Clips, Key
+
+MARGIN_S = Fraction(1, 50)  # what the resampler wants to hear on both sides
+PREROLL_S = Fraction(1, 5)  # packets that a sound decoder needs before it is right
+ROUNDING_S = 1e-3  # decord tells times in float32
+MOVED = 0.1  # a pixel that changes by more, of 2, is one that moves
+MAX_TOLD = 8
+BATCH = 8  # pictures that are held in their own size, which may be large
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What a model works in.
+
+    Args:
+        fps: frames per second.
+        sample_rate: samples per second of its one channel of sound.
+    """
+
+    fps: Fraction
+    width: int
+    height: int
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Footage:
+    """One file: its name, what is told of it, and from when to when its pictures last."""
+
+    file: str
+    prompt: str
+    start_s: Fraction
+    stop_s: Fraction
+
+
+class ClipFolder:
+    """Clips from a folder; answers to `ClipSource`.
+
+    A clip begins anywhere in its file, as its key and number say. Pictures are those that are shown at the middle of
+    each frame of ours, scaled to cover ours and cut to it around their centre; sound is mixed to one channel, and
+    silence where there is none. Near is what moves.
+
+    Args:
+        url: a folder or any fsspec URL, with its captions. Remote files are read whole.
+
+    Raises:
+        SpecError: there are no captions, or they are not as above.
+        MediaError: a file cannot be read.
+    """
+
+    def __init__(self, url: str, clip_format: ClipFormat) -> None:
+        self._url, self._format, self.fps = url, clip_format, clip_format.fps
+        self._fs: Any
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise SpecError(f"data is {url}; it cannot be reached: {error}") from error
+        self._root = str(root).rstrip("/")
+        self._footage = tuple(self._measured(file, prompt) for file, prompt in self._captions())
+        self._long_enough: set[Fraction] = set()
+
+    @property
+    def prompts(self) -> frozenset[str]:
+        """All captions."""
+        return frozenset(footage.prompt for footage in self._footage)
+
+    def draw(self, key: Key, numbers: Sequence[int], seconds: Fraction, switch: float = 0.0) -> Clips:
+        """See `ClipSource.draw`; a file has one prompt, so `switch` is of no effect.
+
+        Raises:
+            MediaError: a file is damaged, or some are shorter than `seconds`.
+        """
+        moments = [self._moment(key, number, seconds) for number in numbers]
+        frames = torch.stack([self._frames(footage, start_s, seconds) for footage, start_s in moments])
+        return Clips(
+            frames=frames,
+            sound=torch.stack([self._sound(footage, start_s, seconds) for footage, start_s in moments]),
+            near=_moving(frames),
+            prompts=tuple(footage.prompt for footage, _ in moments),
+            since_s=(0.0,) * len(moments),
+        )
+
+    def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
+        """See `ClipSource.sound`."""
+        moments = [self._moment(key, number, seconds) for number in numbers]
+        return torch.stack([self._sound(footage, start_s, seconds) for footage, start_s in moments])
+
+    # ---------------------------------------------------------------- what there is
+
+    def _captions(self) -> list[tuple[str, str]]:
+        for name, read in _READERS.items():
+            try:
+                text = self._fs.cat_file(f"{self._root}/{name}").decode("utf-8-sig")
+            except FileNotFoundError:
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                raise SpecError(f"data is {self._url}; its {name} cannot be read: {error}") from error
+            return _checked(f"{self._url.rstrip('/')}/{name}", read(text))
+        raise SpecError(
+            f"data is {self._url}; it holds neither captions.jsonl nor captions.csv: write one, with a line"
+            ' {"file": "name.mp4", "prompt": "what it shows"} for every clip'
+        )
+
+    def _measured(self, file: str, prompt: str) -> Footage:
+        with self._container(file) as container:
+            if not container.streams.video:
+                raise MediaError(f"{self._name(file)} holds no pictures; take it out of the captions")
+            stream = container.streams.video[0]
+            tick_s = stream.time_base or Fraction(0)
+            start_s = (stream.start_time or 0) * tick_s
+            length_s = (stream.duration or 0) * tick_s or Fraction(container.duration or 0, av.time_base)
+        if length_s <= 0:
+            raise MediaError(f"{self._name(file)} does not say how long it is; put it into an MP4 anew")
+        return Footage(file, prompt, start_s, start_s + length_s)
+
+    def _check_length(self, seconds: Fraction) -> None:
+        if seconds in self._long_enough:
+            return
+        short = [footage for footage in self._footage if footage.stop_s - footage.start_s < seconds]
+        if short:
+            told = ", ".join(f"{clip.file} ({float(clip.stop_s - clip.start_s):g} s)" for clip in short[:MAX_TOLD])
+            raise MediaError(
+                f"{len(short)} of {len(self._footage)} clips in {self._url} are shorter than the {float(seconds):g} s"
+                f" that are learned at once: {told}{', ...' if len(short) > MAX_TOLD else ''}; take them out of the"
+                " captions, or learn from shorter ones"
+            )
+        self._long_enough.add(seconds)
+
+    def _moment(self, key: Key, number: int, seconds: Fraction) -> tuple[Footage, Fraction]:
+        """Which file, and when in it; on a whole sample of ours."""
+        self._check_length(seconds)
+        rng = np.random.default_rng((*key, number))
+        footage = self._footage[int(rng.integers(len(self._footage)))]
+        room = floor((footage.stop_s - footage.start_s - seconds) * self._format.sample_rate)
+        return footage, footage.start_s + Fraction(int(rng.integers(room + 1)), self._format.sample_rate)
+
+    # ---------------------------------------------------------------- pictures
+
+    def _frames(self, footage: Footage, start_s: Fraction, seconds: Fraction) -> Tensor:
+        """The pictures of one clip, in -1..1 [f 3 h w]."""
+        middles = [float(start_s + (index + Fraction(1, 2)) / self.fps) for index in range(round(seconds * self.fps))]
+        name = self._name(footage.file)
+        try:
+            reader = self._reader(footage.file)
+            spans = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
+            shown = np.searchsorted(spans[:, 0], np.array(middles) + ROUNDING_S, side="right") - 1
+            frames = self._covering(footage.file, reader, shown.clip(min=0).tolist())
+        except (RuntimeError, decord.DECORDError, AssertionError, IndexError) as error:
+            raise MediaError(f"reading the pictures of {name}: {str(error).splitlines()[0]}") from error
+        if spans[-1, 1] < middles[-1] - ROUNDING_S:
+            raise MediaError(
+                f"{name} is damaged: its pictures end at {spans[-1, 1]:g} s, it says {float(footage.stop_s):g} s;"
+                " take it out of the captions"
+            )
+        return frames
+
+    def _covering(self, file: str, reader: Any, indices: list[int]) -> Tensor:
+        """Pictures by their number in the file, in our size: [f 3 h w] in -1..1."""
+        height, width, channels = reader[indices[0]].shape
+        if channels != 3:
+            # Of widths such as 32, 48, 96 or 144 decord takes the padding of rows for more channels, and then fails
+            # (dmlc/decord#336). Rows of whole 64 pixels are never padded; the width is put right in `_cover`.
+            reader = self._reader(file, width=-(-width // 64) * 64, height=height)
+        batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+        pictures = (torch.from_numpy(reader.get_batch(batch).asnumpy()) for batch in batches)
+        ours = self._format
+        return torch.cat([_cover(some, (height, width), ours.height, ours.width) for some in pictures])
+
+    def _reader(self, file: str, **size: int) -> Any:
+        if isinstance(self._fs, LocalFileSystem):
+            return decord.VideoReader(self._path(file), num_threads=1, **size)
+        with self._file(file) as opened:
+            return decord.VideoReader(opened, num_threads=1, **size)
+
+    # ---------------------------------------------------------------- sound
+
+    def _sound(self, footage: Footage, start_s: Fraction, seconds: Fraction) -> Tensor:
+        """The sound of one clip, in -1..1 [n]."""
+        rate, num_samples = self._format.sample_rate, round(seconds * self._format.sample_rate)
+        with self._container(footage.file) as container:
+            if not container.streams.audio:
+                return torch.zeros(num_samples)
+            source_rate = container.streams.audio[0].rate
+            first = floor((start_s - MARGIN_S) * source_rate)
+            source = _read_sound(container, first, ceil((seconds + 2 * MARGIN_S) * source_rate) + 1)
+        skipped = round((start_s - Fraction(first, source_rate)) * rate)
+        sound: Tensor = resample(torch.from_numpy(source), source_rate, rate)[skipped : skipped + num_samples]
+        return sound.clamp(-1, 1)
+
+    # ---------------------------------------------------------------- files
+
+    @contextmanager
+    def _container(self, file: str) -> Iterator[InputContainer]:
+        what = f"reading {self._name(file)}"
+        with self._file(file) as opened, reported(what), av.open(opened, "r") as container:
+            yield container
+
+    @contextmanager
+    def _file(self, file: str) -> Iterator[IO[bytes]]:
+        try:
+            opened = self._fs.open(self._path(file), "rb")
+        except OSError as error:
+            raise MediaError(f"{self._name(file)} cannot be read: {error}; is it there?") from error
+        with opened:
+            yield opened
+
+    def _path(self, file: str) -> str:
+        return f"{self._root}/{file}"
+
+    def _name(self, file: str) -> str:
+        return f"{self._url.rstrip('/')}/{file}"
+
+
+# -------------------------------------------------------------------- captions
+
+
+def _read_jsonl(text: str) -> Iterator[tuple[int, Any]]:
+    """Numbered lines; an empty one is left out, and one that is not JSON is None."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError:
+                yield number, None
+
+
+def _read_csv(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(StringIO(text))
+    for row in reader:
+        yield reader.line_num, row
+
+
+_READERS: Mapping[str, Callable[[str], Iterator[tuple[int, Any]]]] = {
+    "captions.jsonl": _read_jsonl,
+    "captions.csv": _read_csv,
+}
+
+
+def _checked(name: str, rows: Iterator[tuple[int, Any]]) -> list[tuple[str, str]]:
+    captions, mistakes = [], []
+    for number, row in rows:
+        file, prompt = (row.get("file"), row.get("prompt")) if isinstance(row, dict) else (None, None)
+        if not isinstance(file, str) or not isinstance(prompt, str) or not file or not prompt.strip():
+            mistakes.append(f'{name}: line {number} needs "file" and "prompt", each a text')
+        elif ".." in file.split("/") or file.startswith("/"):
+            mistakes.append(f"{name}: line {number} names {file}; use a path below that folder")
+        else:
+            captions.append((file, prompt.strip()))
+    if not captions and not mistakes:
+        mistakes.append(f"{name} names no clips")
+    if mistakes:
+        more = [f"... and {len(mistakes) - MAX_TOLD} more"] if len(mistakes) > MAX_TOLD else []
+        raise SpecError("\n".join(mistakes[:MAX_TOLD] + more))
+    return captions
+
+
+# -------------------------------------------------------------------- pictures and samples
+
+
+def _cover(pictures: Tensor, shape: tuple[int, int], height: int, width: int) -> Tensor:
+    """uint8 [f h w 3], meant to be of `shape`, to [f 3 height width] in -1..1: scaled to cover that, and cut to it."""
+    frames = rearrange(pictures, "f h w c -> f c h w").float() / 127.5 - 1
+    scale = max(Fraction(height, shape[0]), Fraction(width, shape[1]))
+    size = [max(round(scale * side), least) for side, least in zip(shape, (height, width), strict=True)]
+    if size != list(frames.shape[2:]):
+        frames = functional.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return frames[:, :, top : top + height, left : left + width]
+
+
+def _moving(frames: Tensor) -> Tensor:
+    """1 at pixels that change from one frame to the next, or did from the one before: [b f 3 h w] to [b f h w]."""
+    change = functional.pad((frames.diff(dim=1).abs().amax(dim=2) > MOVED).float(), (0, 0, 0, 0, 1, 1))
+    return torch.maximum(change[:, :-1], change[:, 1:])
+
+
+def _read_sound(container: InputContainer, first: int, num_samples: int) -> NDArray[np.float32]:
+    """Samples `first`, `first + 1` ... of a container's sound by their time [s], its m channels' mean; 0 where none."""
+    stream = container.streams.audio[0]
+    tick_s = stream.time_base or Fraction(1, stream.rate)
+    wanted = max(floor((Fraction(first, stream.rate) - PREROLL_S) / tick_s), stream.start_time or 0)
+    container.seek(wanted, stream=stream)
+    to_float = av.AudioResampler(format="fltp")
+    sound = np.zeros(num_samples, dtype=np.float32)
+    for frame in container.decode(stream):
+        at = round((frame.pts or 0) * tick_s * stream.rate) - first
+        if at >= num_samples:
+            break
+        for planar in to_float.resample(frame):
+            samples = planar.to_ndarray().mean(axis=0)
+            begin, end = max(at, 0), min(at + len(samples), num_samples)
+            if begin < end:
+                sound[begin:end] = samples[begin - at : end - at]
+            at += len(samples)
+    return sound

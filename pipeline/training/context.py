@@ -1,0 +1,33 @@
+"""Attention for training: every chunk is denoised in the light of clean ones, all of them in one pass.
+
+Shapes: b batch, h heads, l tokens, d head width.
+"""
+
+from collections.abc import Sequence
+
+from einops import repeat
+from torch import Tensor
+
+from pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.attention.rope import Rope
+
+
+class TeacherForcedContext(ChunkCausalContext):
+    """Chunk-causal attention over a batch whose first rows are clean clips and whose other rows are noisy copies.
+
+    Each chunk sees itself, and what came before it from the clean row of its clip: what a rollout shows it, without
+    rolling out (Gao et al., Ca2-VDM, arXiv 2411.16375; "teacher forcing" in Self-Forcing, arXiv 2506.08009).
+
+    Args:
+        chunks: see `ChunkCausalContext`.
+        num_clean: clean clips; row r of the batch is a copy of clip r % num_clean.
+    """
+
+    def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Rope, num_clean: int) -> None:
+        super().__init__(chunks, plan, rope)
+        self._num_clean = num_clean
+
+    def _past(self, tokens: Tensor) -> Tensor:
+        copies = tokens.shape[0] // self._num_clean
+        return repeat(tokens[: self._num_clean], "b h l d -> (c b) h l d", c=copies)

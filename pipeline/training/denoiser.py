@@ -1,0 +1,263 @@
+"""The denoiser lesson: flow matching under teacher forcing, picture ahead of sound.
+
+Each clip is one clean row and several noisy copies; every chunk of a copy has noise levels of its own and sees the
+clean chunks before it. Noise levels are drawn along the path that sampling takes, where the sound lags the picture
+(`FilmModelConfig.audio_lag`), and a share of them apart from it, so that either stream may also be given.
+
+Shapes: b clips, r rows (copies of clips), k chunks, f latent frames of a stream, l text tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from pipeline.attention.context import ChunkLengths
+from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from pipeline.models.av_dit import StreamBlock
+from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import Stream
+from pipeline.sampling.schedule import shift_sigma, staggered
+from pipeline.training.context import TeacherForcedContext
+from pipeline.training.lesson import Batch
+from pipeline.training.source import ClipSource
+from pipeline.training.spec import TrainSpec
+
+Latents = dict[str, Tensor]
+"""By stream: "video" [b f c h w], "audio" [b f c]."""
+
+
+@dataclass(frozen=True)
+class DenoiserOptions:
+    """The lesson's own numbers.
+
+    Args:
+        chunks: of one clip.
+        copies: noisy copies of each clip, which share its clean row.
+        shift: bends noise levels towards noise, as the sampling schedule does.
+        switch: share of clips whose prompt changes.
+        no_text: share of clips without a prompt, for guidance.
+        off_path: share of chunks whose streams have unrelated noise levels.
+        audio_given: share of chunks whose sound is clean.
+        apart: share of steps in which the two streams may not see each other.
+        history_noise: how noisy the clean row may be without being told, in `history_share` of the clips.
+        own_history: share of clips whose clean row is the model's own: noised, and denoised again in one step.
+        audio_weight: of the sound's loss, beside the picture's 1.
+        compile: whether blocks are compiled, which takes a minute and a C compiler, and saves a quarter of each step.
+    """
+
+    chunks: int = 4
+    copies: int = 3
+    shift: float = 2.5
+    switch: float = 0.15
+    no_text: float = 0.1
+    off_path: float = 0.1
+    audio_given: float = 0.05
+    apart: float = 0.1
+    history_noise: float = 0.1
+    history_share: float = 0.3
+    own_history: float = 0.0
+    audio_weight: float = 1.0
+    compile: bool = False
+
+
+class DenoiserLesson:
+    """Trains the denoiser and the text encoder on latents of the frozen codecs."""
+
+    def __init__(self, spec: TrainSpec, model: FilmModel, source: ClipSource) -> None:
+        self._options = DenoiserOptions(**spec.options)  # type: ignore[arg-type]
+        self._model, self._source, self._seed = model, source, spec.seed
+        self._grid = ClipGrid.of(model, source.fps, self._options.chunks)
+        for codec in (model.video_codec, model.sound_codec):
+            codec.requires_grad_(False)
+        if self._options.compile:
+            compile_blocks(model)
+        self.objective: nn.Module = FlowMatching(model, self._grid, self._options)
+
+    def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
+        """Clips with their words, and noise levels of each chunk of each copy [b r k]."""
+        options, numbers = self._options, range(rank * size, (rank + 1) * size)
+        clips = self._source.draw((seed, step), numbers, self._grid.seconds, options.switch)
+        rng = np.random.default_rng((seed, step, 0, rank))
+        levels = draw_levels(rng, (size, options.copies, options.chunks), self._model.config.audio_lag, options)
+        words = torch.stack([self._model.text.tokenize(prompt) for prompt in clips.prompts])
+        words[torch.from_numpy(rng.random(size) < options.no_text)] = 0
+        starts_s = torch.tensor([float(chunk.start_s) for chunk in self._grid.spans])
+        return {
+            "frames": clips.frames,
+            "sound": clips.sound,
+            "words": words,
+            "learned": (starts_s >= torch.tensor(clips.since_s)[:, None]).float(),
+            "history_noise": torch.from_numpy(_history_noise(rng, size, options)).float(),
+            "own_history": torch.from_numpy(_own_history(rng, size, options)).float(),
+            "apart": torch.tensor(np.random.default_rng((seed, step)).random() < options.apart),
+            **{name: torch.from_numpy(sigma).float() for name, sigma in levels.items()},
+        }
+
+    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+        """The whole model, which now counts as trained."""
+        self.objective.load_state_dict(weights)
+        self._model.config = replace(self._model.config, trained=True)
+        return self._model
+
+    def sample(self, model: FilmModel, folder: Path) -> None:
+        """Nothing: `longtake render --set model=...` shows more than a sample could."""
+
+
+@dataclass(frozen=True)
+class ClipGrid:
+    """A clip cut into chunks, each alike."""
+
+    clock: MediaClock
+    spans: tuple[ChunkSpan, ...]
+
+    @classmethod
+    def of(cls, model: FilmModel, fps: Fraction, chunks: int) -> "ClipGrid":
+        """The grid of a clip of `chunks` chunks at `fps`."""
+        clock = model.clock(fps)
+        seconds = clock.seconds(clock.frames(chunks * model.config.chunk_latents))
+        return cls(clock, plan_chunks(clock, plan_scenes(clock, [seconds], [True]), model.config.chunk_latents))
+
+    @property
+    def seconds(self) -> Fraction:
+        """How long a clip is."""
+        return self.spans[-1].stop_s
+
+    def times_s(self, stream: str) -> Tensor:
+        """The middle of each latent frame, float64 [f]."""
+        times = self.clock.video_times if stream == "video" else self.clock.audio_times
+        return torch.tensor([time_s for span in self.spans for time_s in times(span)], dtype=torch.float64)
+
+    def lengths(self, tokens_per_latent: Mapping[str, int]) -> list[ChunkLengths]:
+        """What the attention context needs to know of each chunk."""
+        return [
+            ChunkLengths(
+                {
+                    "video": len(span.latents) * tokens_per_latent["video"],
+                    "audio": len(span.audio_latents) * tokens_per_latent["audio"],
+                },
+                span.start_s,
+                span.stop_s,
+            )
+            for span in self.spans
+        ]
+
+    def spread(self, per_chunk: Tensor, stream: str) -> Tensor:
+        """A value per chunk [r k] to one per latent frame [r f]."""
+        lengths = [len(span.latents if stream == "video" else span.audio_latents) for span in self.spans]
+        return per_chunk.repeat_interleave(torch.tensor(lengths, device=per_chunk.device), dim=1)
+
+
+class FlowMatching(nn.Module):
+    """The squared error of predicted velocities (noise minus clean), each stream's mean over the latents it learns."""
+
+    def __init__(self, model: FilmModel, grid: ClipGrid, options: DenoiserOptions) -> None:
+        super().__init__()
+        self.model, self._grid, self._options = model, grid, options
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of one batch, and both streams' parts of it."""
+        clean = self._encode(batch)
+        text, apart = self.model.text(batch["words"]), bool(batch["apart"])
+        history = self._history(clean, text, batch)
+        levels = {name: self._grid.spread(rearrange(batch[name], "b c k -> (c b) k"), name) for name in clean}
+        copies = {name: repeat(z, "b ... -> (c b) ...", c=self._options.copies) for name, z in clean.items()}
+        velocities, targets = self._velocities(history, copies, levels, text, apart)
+        losses = {name: self._loss(name, velocities[name], targets[name], levels[name], batch) for name in clean}
+        return {"loss": losses["video"] + self._options.audio_weight * losses["audio"], **losses}
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> dict[str, Tensor]:
+        self.model.video_codec.eval()
+        video = self.model.video_codec.encode(batch["frames"])
+        return {"video": video.float(), "audio": self.model.sound_codec.encode(batch["sound"]).float()}
+
+    @torch.no_grad()
+    def _history(self, clean: Latents, text: Tensor, batch: Batch) -> Latents:
+        """The clean rows as later chunks see them: with a little untold noise, or with the model's own mistakes."""
+        level = batch["own_history"]
+        if level.any():
+            levels = {name: _column(level, z).flatten(1).expand(z.shape[:2]) for name, z in clean.items()}
+            velocities, targets = self._velocities(clean, clean, levels, text, apart=False)
+            clean = {
+                name: z + _column(level, z) * (targets[name] - velocities[name].float()) for name, z in clean.items()
+            }
+        untold = batch["history_noise"]
+        return {
+            name: (1 - _column(untold, z)) * z + _column(untold, z) * torch.randn_like(z) for name, z in clean.items()
+        }
+
+    def _velocities(
+        self, history: Latents, copies: Latents, levels: Latents, text: Tensor, apart: bool
+    ) -> tuple[Latents, Latents]:
+        """Predicted and true velocities of `copies` [r f ...], noised to `levels` [r f], in the light of `history`.
+
+        Args:
+            apart: send each stream through on its own.
+        """
+        streams, targets = {}, {}
+        for name, z in copies.items():
+            noise, level = torch.randn_like(z), levels[name].reshape(*levels[name].shape, *[1] * (z.ndim - 2))
+            rows = torch.cat((history[name], (1 - level) * z + level * noise))
+            told = torch.cat((torch.zeros_like(levels[name][: len(text)]), levels[name]))
+            streams[name], targets[name] = Stream(rows, told, self._grid.times_s(name)), noise - z
+        denoiser, plan = self.model.denoiser, self.model.plan
+        patches = copies["video"].shape[-2:].numel() // denoiser.config.patch**2
+        chunks = self._grid.lengths({"video": patches, "audio": 1})
+        texts = repeat(text, "b l e -> (c b) l e", c=1 + len(copies["video"]) // len(text))
+        out: Latents = {}
+        for group in [[name] for name in streams] if apart else [list(streams)]:
+            context = TeacherForcedContext(chunks, plan, denoiser.rope, num_clean=len(text))
+            out.update(denoiser({name: streams[name] for name in group}, texts, context))
+        return {name: velocity[len(text) :] for name, velocity in out.items()}, targets
+
+    def _loss(self, name: str, velocity: Tensor, target: Tensor, level: Tensor, batch: Batch) -> Tensor:
+        """Nothing is learned from clean latents, nor from pure noise, which sampling leaves as it is until the stream's
+        turn comes, nor from what another prompt governs."""
+        learned = repeat(batch["learned"], "b k -> (c b) k", c=self._options.copies)
+        weight = self._grid.spread(learned, name) * ((level > 0) & (level < 1))
+        error = reduce((velocity.float() - target) ** 2, "r f ... -> r f", "mean")
+        return (weight * error).sum() / weight.sum().clamp_min(1)
+
+
+def draw_levels(
+    rng: np.random.Generator, shape: tuple[int, int, int], audio_lag: float, options: DenoiserOptions
+) -> dict[str, np.ndarray]:
+    """Noise levels of both streams, each `shape`: along the sampling path at a progress that is spread evenly over
+    all of them, but for the shares that `options` sets apart."""
+    count = int(np.prod(shape))
+    progress = rng.permutation((np.arange(count) + rng.random(count)) / count).reshape(shape)
+    video, audio = staggered(progress, audio_lag)
+    kind = rng.random(shape)
+    off_path = kind < options.off_path
+    video, audio = np.where(off_path, rng.random(shape), video), np.where(off_path, rng.random(shape), audio)
+    given = (kind >= options.off_path) & (kind < options.off_path + options.audio_given)
+    video, audio = np.where(given, progress, video), np.where(given, 1.0, audio)
+    return {name: shift_sigma(1 - done, options.shift) for name, done in (("video", video), ("audio", audio))}
+
+
+def compile_blocks(model: FilmModel) -> None:
+    """Compile what a block does beside attention."""
+    for stream in model.denoiser.blocks.modules():
+        if isinstance(stream, StreamBlock):
+            for name in ("qkv", "update"):
+                setattr(stream, name, torch.compile(getattr(stream, name), dynamic=False))
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """Values [b] beside `like` [b ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _own_history(rng: np.random.Generator, size: int, options: DenoiserOptions) -> np.ndarray:
+    """The level to which each clip's clean row is noised before the model mends it; 0 where it stays."""
+    return np.where(rng.random(size) < options.own_history, rng.uniform(0.2, 0.9, size), 0.0)
+
+
+def _history_noise(rng: np.random.Generator, size: int, options: DenoiserOptions) -> np.ndarray:
+    return np.where(rng.random(size) < options.history_share, rng.random(size) * options.history_noise, 0.0)

@@ -1,0 +1,64 @@
+"""A lesson that is learned in a second: one linear layer of the tiny model. It shows that the runner works."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.training.lesson import Batch
+from pipeline.training.spec import TrainSpec
+
+
+class LinearObjective(nn.Module):
+    """How far a linear layer is from the examples it is shown."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Lesson.objective`; batch holds `x [b in]` and `y [b out]`."""
+        away = self.layer(batch["x"]).float() - batch["y"]
+        return {"loss": away.square().mean(), "away": away.abs().amax()}
+
+
+class LinearLesson:
+    """Teach the first linear layer of a tiny model a fixed random map; see `Lesson`.
+
+    Args:
+        poisoned_step: the step whose examples hold a NaN, to see what then happens; none by default.
+    """
+
+    def __init__(self, seed: int = 0, poisoned_step: int = -1) -> None:
+        self._model, self._poisoned_step = FilmModel.untrained(TINY, seed), poisoned_step
+        layer = next(module for module in self._model.denoiser.modules() if isinstance(module, nn.Linear))
+        self._map = torch.randn(layer.out_features, layer.in_features, generator=torch.Generator().manual_seed(seed))
+        self._layer, self.objective = layer, LinearObjective(layer)
+
+    def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
+        """See `Lesson.draw`."""
+        rows = [self._row(seed, step, rank * size + index) for index in range(size)]
+        x = torch.stack(rows)
+        if step == self._poisoned_step and rank == 0:
+            x[0] = torch.nan
+        return {"x": x, "y": x @ self._map.T}
+
+    def _row(self, seed: int, step: int, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_000_003 + index)
+        return torch.randn(self._layer.in_features, generator=generator)
+
+    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+        """See `Lesson.finished`."""
+        self.objective.load_state_dict(weights)
+        return self._model
+
+    def sample(self, model: FilmModel, folder: Path) -> None:
+        """See `Lesson.sample`; a line of text will do."""
+        (folder / "model.txt").write_text(model.fingerprint() + "\n")
+
+
+def build_linear_lesson(spec: TrainSpec) -> LinearLesson:
+    """A `LessonBuilder`; `options.poisoned_step` names the step to spoil."""
+    return LinearLesson(spec.seed, int(spec.options.get("poisoned_step", -1)))

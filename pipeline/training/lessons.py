@@ -1,0 +1,44 @@
+"""Which lesson a training run means."""
+
+from fractions import Fraction
+
+from pipeline.errors import SpecError
+from pipeline.models.film_model import FilmModel
+from pipeline.training.clips import ClipFolder, ClipFormat
+from pipeline.training.codec import CodecLesson
+from pipeline.training.data import World
+from pipeline.training.denoiser import DenoiserLesson
+from pipeline.training.lesson import Lesson
+from pipeline.training.source import ClipSource
+from pipeline.training.spec import TrainSpec
+from pipeline.training.world import FPS, SIZE
+from pipeline.weights.load import EMBEDDED, load_model
+
+
+def build_lesson(spec: TrainSpec) -> Lesson:
+    """The lesson of `spec.stage`, on the model it starts from."""
+    model = load_model(spec.start) if spec.start else FilmModel.untrained(EMBEDDED[spec.model], spec.seed)
+    source = _source(spec, model)
+    match spec.stage:
+        case "codec":
+            return CodecLesson(spec, model, source)
+        case "denoiser" | "rollout":
+            return DenoiserLesson(spec, model, source)
+
+
+def _source(spec: TrainSpec, model: FilmModel) -> ClipSource:
+    """The clips at `spec.data`, at the world's size and rate; the world itself without. Raises `SpecError` for
+    captions that the text encoder cannot read, before anything starts."""
+    if spec.data is None:
+        return World()
+    clips = ClipFolder(spec.data, ClipFormat(Fraction(FPS), SIZE, SIZE, model.config.sound_codec.sample_rate))
+    if spec.stage != "codec":
+        mistakes = []
+        for prompt in sorted(clips.prompts):
+            try:
+                model.text.tokenize(prompt)
+            except SpecError as error:
+                mistakes.append(f"data: {error}")
+        if mistakes:
+            raise SpecError("\n".join(mistakes))
+    return clips

@@ -1,0 +1,172 @@
+"""How to train: a YAML file, checked whole before anything starts."""
+
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+import fsspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import SpecError
+from pipeline.spec import Words, _apply, _mistake, _number, _read_yaml, _whole
+
+MAX_STEPS = 10**9
+
+
+def _read_number(value: object) -> object:
+    """YAML 1.1 reads 1e-3 as text; nobody means that."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _pair(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _option(value: object) -> object:
+    read = _read_number(value)
+    if not isinstance(read, float | int | str | bool):
+        raise SpecError("use a number, text, true or false")
+    return read
+
+
+def _real(low: float, high: float) -> BeforeValidator:
+    check: Any = _number(low, high).func
+    return BeforeValidator(lambda value: check(_read_number(value)))
+
+
+Beta = Annotated[float, _real(0, 0.999999)]
+
+
+class TrainSpec(BaseModel):
+    """A training run as wished; build one with `parse_train_spec` or `load_train_spec`.
+
+    Args:
+        stage: which lesson is learned.
+        batch_size: examples of one step, over all workers.
+        warmup_steps: steps over which the learning rate rises to `lr`, where it stays.
+        decay_fraction: the last part of `steps`, over which it falls to zero as `decay` says.
+        clip: the norm that the gradient is cut to; 0 leaves it as it is.
+        ema: decay of the running average of weights that is saved; 0 saves the weights themselves.
+        dtype: what the forward pass computes in, where that is safe (autocast); weights are float32 always.
+        zero_stage: DeepSpeed's ZeRO: 0 copies, 1 shards the optimizer's state, 2 the gradients too.
+        threads: compute threads of each worker.
+        checkpoint_every_s: how often what was done is kept, beside the end; 0 for after every call.
+        sample_every_s: how often the lesson leaves samples, which takes time; 0 for only at the end.
+        start: path or URL of a model to start from.
+        model: the embedded model whose architecture is trained.
+        data: a folder or URL of clips, for lessons that learn from clips.
+        options: numbers of the lesson's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    stage: Literal["codec", "denoiser", "rollout"]
+    seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
+    steps: Annotated[int, _whole(1, MAX_STEPS)]
+    batch_size: Annotated[int, _whole(1, 2**20)]
+    lr: Annotated[float, _real(0, 10)]
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(_pair)] = (0.9, 0.95)
+    weight_decay: Annotated[float, _real(0, 10)] = 0.0
+    warmup_steps: Annotated[int, _whole(0, MAX_STEPS)] = 0
+    decay_fraction: Annotated[float, _real(0, 1)] = 0.0
+    decay: Literal["linear", "cosine"] = "linear"
+    clip: Annotated[float, _real(0, 1e9)] = 1.0
+    ema: Annotated[float, _real(0, 0.9999999)] = 0.999
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    zero_stage: Annotated[int, _whole(0, 2)] = 0
+    workers: Annotated[int, _whole(1, 4096)] = 1
+    threads: Annotated[int, _whole(1, 1024)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    log_every: Annotated[int, _whole(1, MAX_STEPS)] = 50
+    checkpoint_every_s: Annotated[float, _real(0, 1e6)] = 300.0
+    sample_every_s: Annotated[float, _real(0, 1e6)] = 0.0
+    start: Words | None = None
+    model: Words = "sounding-shapes"
+    data: Words | None = None
+    options: dict[str, Annotated[float | int | str | bool, BeforeValidator(_option)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_size % self.workers:
+            below, above = self.batch_size // self.workers * self.workers, -(-self.batch_size // self.workers)
+            sizes = " or ".join(str(size) for size in (below, above * self.workers) if size)
+            raise SpecError(
+                f"batch_size is {self.batch_size}; it does not split over {self.workers} workers, use {sizes}"
+            )
+        if self.warmup_steps + self.decay_steps > self.steps:
+            raise SpecError(
+                f"warmup_steps is {self.warmup_steps}; with {self.decay_steps} steps of decay that is more than the"
+                f" {self.steps} there are, use at most {self.steps - self.decay_steps}"
+            )
+        return self
+
+    @property
+    def decay_steps(self) -> int:
+        """The last steps, over which the learning rate falls."""
+        return round(self.decay_fraction * self.steps)
+
+    @property
+    def worker_batch(self) -> int:
+        """Examples of one step on one worker."""
+        return self.batch_size // self.workers
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of `step`, counted from 0."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        falling = min(1.0, (self.steps - step) / max(1, self.decay_steps))
+        if self.decay == "cosine":
+            falling = (1 - math.cos(math.pi * falling)) / 2
+        return float(self.lr * rising * falling)
+
+
+def load_train_spec(url: str, overrides: Sequence[str] = ()) -> TrainSpec:
+    """Read and check the training configuration at any path or fsspec URL; see `parse_train_spec`."""
+    try:
+        with fsspec.open(url, "r", encoding="utf-8-sig") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise SpecError(f"{url} does not exist; configs/ holds some to start from") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise SpecError(f"{url} cannot be read: {error}") from error
+    return parse_train_spec(text, overrides, source=url)
+
+
+def parse_train_spec(text: str, overrides: Sequence[str] = (), *, source: str = "configuration") -> TrainSpec:
+    """Check the YAML in `text`.
+
+    Args:
+        overrides: `key=value` each, such as `steps=400` or `options.shift=3`; values are YAML.
+        source: what to call the text in error messages.
+
+    Raises:
+        SpecError: with one line for every mistake.
+    """
+    wish, mistakes = _read_yaml(text, source)
+    for override in overrides:
+        try:
+            _apply(wish, override)
+        except SpecError as error:
+            mistakes.append(f"--set {override}: {error}")
+    spec = None
+    try:
+        spec = TrainSpec.model_validate(wish)
+    except ValidationError as error:
+        mistakes += [_told(details) for details in error.errors(include_url=False)]
+    if spec is None or mistakes:
+        raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+    return spec
+
+
+def _told(error: ErrorDetails) -> str:
+    if error["type"] == "value_error" and not error["loc"]:  # about several keys, which it names
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(error["loc"][-1]), list(TrainSpec.model_fields), n=1)
+        cure = f"did you mean {near[0]}?" if near else "a lesson's own numbers go under options"
+        return f"{error['loc'][-1]} ({error['input']!r}) is not a known key; {cure}"
+    return _mistake({**error, "type": "model_type"} if error["type"] == "dict_type" else error)

@@ -1,0 +1,101 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.attention.context import ChunkCausalContext
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.protocols import Stream
+from pipeline.training.context import TeacherForcedContext
+from pipeline.training.data import World
+from pipeline.training.denoiser import ClipGrid, DenoiserLesson, DenoiserOptions, draw_levels
+from pipeline.training.spec import TrainSpec
+
+SPEC = {"stage": "denoiser", "steps": 10, "batch_size": 2, "lr": 1e-3, "model": "tiny"}
+
+
+def lesson(**options) -> DenoiserLesson:
+    spec = TrainSpec(**SPEC, options={"chunks": 3, "copies": 2, **options})
+    return DenoiserLesson(spec, FilmModel.untrained(TINY, seed=1), World())
+
+
+@pytest.mark.parametrize("plan", [KVPlan(window=3), KVPlan(window=1), KVPlan(window=1, sink=1)])
+def test_each_noisy_chunk_sees_itself_and_the_clean_chunks_before_it(plan):
+    model = FilmModel.untrained(TINY, seed=1).double()
+    grid = ClipGrid.of(model, Fraction(16), chunks=3)
+    chunks = grid.lengths({"video": 16, "audio": 1})
+    torch.manual_seed(0)
+    shapes = {"video": (12, 4, 8, 8), "audio": (60, 6)}
+    clean, noisy = ({name: torch.randn(1, *shape).double() for name, shape in shapes.items()} for _ in range(2))
+    text = model.text(model.text.tokenize("a red circle rests").unsqueeze(0))
+
+    def velocities(latents, context):
+        rows, frames = latents["video"].shape[:2]
+        seen = ClipGrid.of(model, Fraction(16), chunks=frames // 4)
+        streams = {
+            name: Stream(z, torch.full(z.shape[:2], 0.3, dtype=torch.float64), seen.times_s(name))
+            for name, z in latents.items()
+        }
+        return model.denoiser(streams, text.expand(rows, -1, -1), context)
+
+    both = {name: torch.cat((clean[name], noisy[name])) for name in shapes}
+    forced = velocities(both, TeacherForcedContext(chunks, plan, model.denoiser.rope, num_clean=1))
+    for index in range(3):
+        past, own = ({"video": 4 * number, "audio": 20 * number} for number in (index, index + 1))
+        mixed = {
+            name: torch.cat((z[:, : past[name]], noisy[name][:, past[name] : own[name]]), dim=1)
+            for name, z in clean.items()
+        }
+        expected = velocities(mixed, ChunkCausalContext(chunks[: index + 1], plan, model.denoiser.rope))
+        for name in shapes:
+            span = slice(past[name], own[name])
+            torch.testing.assert_close(forced[name][1:, span], expected[name][:, span], rtol=0, atol=1e-12)
+
+
+def test_a_batch_is_the_same_for_one_worker_as_for_two_but_for_its_noise_levels():
+    whole, second = lesson().draw(3, 4, 0, 2), lesson().draw(3, 4, 1, 1)
+    assert torch.equal(whole["frames"][1:], second["frames"])
+    torch.testing.assert_close(whole["sound"][1:], second["sound"], rtol=0, atol=1e-6)
+
+
+def test_levels_follow_the_sampling_path_but_for_the_shares_set_apart():
+    on_path = DenoiserOptions(off_path=0, audio_given=0)
+    levels = draw_levels(np.random.default_rng(0), (50, 2, 4), 0.5, on_path)
+    assert np.all(levels["audio"] >= levels["video"])
+    assert 0.25 < np.mean(levels["video"] == 0) < 0.42
+    assert 0.25 < np.mean(levels["audio"] == 1) < 0.42
+    given = draw_levels(np.random.default_rng(0), (500, 2, 4), 0.5, DenoiserOptions(off_path=0, audio_given=0.2))
+    assert abs(np.mean((given["audio"] == 0) & (given["video"] > 0)) - 0.2) < 0.02
+
+
+@pytest.mark.parametrize("options", [{}, {"apart": 1.0}, {"own_history": 1.0}, {"switch": 1.0, "no_text": 1.0}])
+def test_every_part_of_the_lesson_gives_finite_losses_and_gradients(options):
+    taught = lesson(**options)
+    losses = taught.objective(taught.draw(0, 0, 0, 2))
+    losses["loss"].backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    trained = [p for p in taught.objective.parameters() if p.requires_grad]
+    assert trained
+    assert all(torch.isfinite(p.grad).all() for p in trained if p.grad is not None)
+    assert not any(p.requires_grad for p in taught.objective.model.video_codec.parameters())
+
+
+def test_nothing_is_learned_from_before_a_switch():
+    """The loss does not change with velocities of chunks that another prompt governs."""
+    taught = lesson(switch=1.0)
+    batch = taught.draw(0, 0, 0, 2)
+    assert (batch["learned"].sum(dim=1) < 3).all()
+    assert (batch["learned"][:, -1] == 1).all()
+
+
+def test_apart_streams_do_not_touch_each_other():
+    taught = lesson(apart=1.0, history_share=0.0)
+    batch = taught.draw(0, 0, 0, 2)
+    losses = []
+    for sound in (batch["sound"], torch.zeros_like(batch["sound"])):
+        torch.manual_seed(0)
+        losses.append(taught.objective({**batch, "sound": sound}))
+    assert losses[0]["video"] == losses[1]["video"]
+    assert losses[0]["audio"] != losses[1]["audio"]

@@ -1,0 +1,112 @@
+"""How to train, as wished: what is wrong is said with its key, its value and the cure, all at once."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JournalError, SpecError
+from pipeline.training.run_folder import Progress, RunFolder, fresh_folder
+from pipeline.training.spec import TrainSpec, load_train_spec, parse_train_spec
+
+MINIMAL = "{stage: codec, steps: 100, batch_size: 8, lr: 1e-3}"
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
+
+
+def mistakes(text, *overrides):
+    with pytest.raises(SpecError) as caught:
+        parse_train_spec(text, overrides, source="it")
+    return str(caught.value).splitlines()
+
+
+def test_a_minimal_one_is_read_and_numbers_may_be_written_as_people_do():
+    spec = parse_train_spec(MINIMAL, ["betas=[0, 0.99]", "options.shift=3e0", "options.name=soft"])
+    assert (spec.lr, spec.betas, spec.options) == (1e-3, (0.0, 0.99), {"shift": 3.0, "name": "soft"})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_configurations_we_ship_are_read(path):
+    spec = load_train_spec(str(path))
+    assert (spec.stage, spec.device == "cuda") == (path.stem, path.parent.name == "gpu")
+
+
+def test_all_mistakes_are_told_at_once():
+    told = mistakes("{stage: denoise, steps: 0, lr: fast, batchsize: 4, zero_stage: 3, seed: 1.5}", "betas=[0.9]", "x")
+    for part in (
+        "it: --set x: write key=value",
+        "it: stage is 'denoise'; use 'codec', 'denoiser' or 'rollout'",
+        "it: steps is 0; use a whole number from 1 to",
+        "it: batch_size is missing; add it",
+        "it: lr is 'fast'; use a number from 0 to 10",
+        "it: batchsize (4) is not a known key; did you mean batch_size?",
+        "it: zero_stage is 3; use a whole number from 0 to 2",
+        "it: seed is 1.5; use a whole number",
+    ):
+        assert any(line.startswith(part) for line in told), (part, told)
+    assert any(line.startswith("it: betas") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("workers=3", "batch_size is 8; it does not split over 3 workers, use 6 or 9"),
+        ("workers=16", "batch_size is 8; it does not split over 16 workers, use 16"),
+        ("warmup_steps=101", "warmup_steps is 101; with 0 steps of decay .* the 100 there are, use at most 100"),
+        ("bogus=1", "bogus (1) is not a known key; a lesson's own numbers go under options"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_with_the_nearest_that_does(override, told):
+    (line,) = mistakes(MINIMAL, override)
+    assert re.search(told if ".*" in told else re.escape(told), line)
+
+
+def test_a_missing_file_says_where_to_start_from(tmp_path):
+    with pytest.raises(SpecError, match="does not exist; configs/ holds some"):
+        load_train_spec(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_the_learning_rate_rises_stays_and_falls(decay):
+    spec = parse_train_spec(MINIMAL, ["warmup_steps=10", "decay_fraction=0.2", f"decay={decay}"])
+    rates = [spec.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9:81] == [1e-3] * 72
+    assert all(later < earlier for earlier, later in pairwise(rates[80:]))
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_a_run_may_become_longer_as_long_as_its_past_stays_what_it_was(tmp_path):
+    folder, spec = RunFolder(str(tmp_path)), parse_train_spec(MINIMAL, ["decay_fraction=0.2"])
+    assert folder.open(spec) == Progress()
+    (folder.states_path / "00000080").mkdir(parents=True)
+    (folder.states_path / "00000040").mkdir()
+    folder.keep(spec, Progress(80, 1.5))
+    assert [path.name for path in folder.states_path.iterdir()] == ["00000080"]
+    assert folder.open(TrainSpec(**{**spec.model_dump(), "steps": 400, "log_every": 3})) == Progress(80, 1.5)
+    with pytest.raises(SpecError, match="seed is 7, it was 0"):
+        folder.open(TrainSpec(**{**spec.model_dump(), "seed": 7}))
+    folder.keep(spec, Progress(90, 2.0))  # some of its decay is done
+    with pytest.raises(SpecError, match=r"90 steps of another run: steps is 400, it was 100\."):
+        folder.open(TrainSpec(**{**spec.model_dump(), "steps": 400}))
+
+
+def test_fresh_takes_the_first_place_that_holds_no_run(tmp_path):
+    spec = parse_train_spec(MINIMAL)
+    assert fresh_folder(str(tmp_path / "run")).path == tmp_path / "run"
+    for name in ("run", "run-2"):
+        (tmp_path / name / "state").mkdir(parents=True)
+        RunFolder(str(tmp_path / name)).keep(spec, Progress(1, 1.0))
+    assert fresh_folder(f"{tmp_path / 'run'}/").path == tmp_path / "run-3"
+
+
+def test_what_is_no_run_is_not_overwritten_and_what_is_damaged_is_told(tmp_path):
+    folder, spec = RunFolder(str(tmp_path)), parse_train_spec(MINIMAL)
+    folder.model_path.write_bytes(b"precious")
+    with pytest.raises(SpecError, match="nothing is overwritten"):
+        folder.open(spec)
+    (tmp_path / "run.json").write_text('{"step": 3}')
+    with pytest.raises(JournalError, match=r"run\.json is damaged .* add --fresh"):
+        folder.open(spec)
+    with pytest.raises(SpecError, match="use a folder"):
+        RunFolder("memory://run")
