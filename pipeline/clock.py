@@ -68,13 +68,22 @@ class MediaClock:
 
     def video_times(self, span: "ChunkSpan") -> list[float]:
         """The time in seconds at the middle of each of the chunk's video latents."""
-        frames = [self.video_stride] * len(span.latents)
-        if span.index == span.section and self.first_latent_frames is not None:
-            frames[0] = self.first_latent_frames
+        frames = self._latent_frames(span)
         starts = accumulate(frames, initial=0)
         return [
             float(span.start_s + (start + Fraction(n, 2)) / self.fps) for start, n in zip(starts, frames, strict=False)
         ]
+
+    def latent_stops(self, span: "ChunkSpan") -> list[int]:
+        """The frame of the film after each of the chunk's video latents; the film's end trims the last."""
+        stops = accumulate(self._latent_frames(span), initial=span.frames.start)
+        return [min(stop, span.frames.stop) for stop in list(stops)[1:]]
+
+    def _latent_frames(self, span: "ChunkSpan") -> list[int]:
+        frames = [self.video_stride] * len(span.latents)
+        if span.index == span.section and self.first_latent_frames is not None:
+            frames[0] = self.first_latent_frames
+        return frames
 
     def audio_times(self, span: "ChunkSpan") -> list[float]:
         """The time in seconds at the middle of each of the chunk's audio latents."""

@@ -36,7 +36,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     publish = acts.publish(take, observer)
 
     with sole_writer(take.store), publish.stage:
-        put_take(take.store, take_card(plan.wish, plan.scenes, plan.chunks))
+        put_take(take.store, take_card(plan.wish, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         for chunk in plan.chunks:
             segment = journal.segment(chunk)

@@ -252,3 +252,10 @@ def test_an_mdct_latent_is_timed_at_its_frames_centre():
     clock = MediaClock(Fraction(16), 16_000, 4, 800, audio_centre=Fraction(0))
     (chunk,) = plan_chunks(clock, plan_scenes(clock, [Fraction(1)], [True]), 4)
     assert clock.audio_times(chunk) == [latent / 20 for latent in range(20)]
+
+
+@pytest.mark.parametrize(("first", "stops"), [(None, [4, 8, 12, 16, 20, 22]), (1, [1, 5, 9, 13, 17, 21, 22])])
+def test_latents_end_where_their_frames_end_and_the_last_where_the_film_does(first, stops):
+    clock = MediaClock(Fraction(16), 16_000, 4, 800, first)
+    chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(22, 16)], [True]), 3)
+    assert [stop for chunk in chunks for stop in clock.latent_stops(chunk)] == stops

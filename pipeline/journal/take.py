@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.clock import ChunkSpan, SceneSpan
+from pipeline.clock import ChunkSpan, MediaClock, SceneSpan
 from pipeline.journal.store import Store
 from pipeline.spec import Storyboard
 
@@ -30,6 +30,7 @@ class TakeCard(_Card):
     Args:
         fps: exact, such as "24000/1001".
         chunk_stops: the frame after each chunk's last one.
+        latent_stops: the frame after each video latent's last one; empty on a card that an older version wrote.
         film: the film's name in the output root, there once the take is whole.
         hls: whether `live/master.m3u8` shows it while it grows.
     """
@@ -41,12 +42,15 @@ class TakeCard(_Card):
     frames: int
     samples: int
     chunk_stops: tuple[int, ...]
+    latent_stops: tuple[int, ...] = ()
     scenes: tuple[SceneCard, ...]
     film: str
     hls: bool
 
 
-def take_card(wish: Storyboard, scenes: Sequence[SceneSpan], chunks: Sequence[ChunkSpan]) -> TakeCard:
+def take_card(
+    wish: Storyboard, clock: MediaClock, scenes: Sequence[SceneSpan], chunks: Sequence[ChunkSpan]
+) -> TakeCard:
     """The card of a planned film."""
     cards = []
     for scene, wished in zip(scenes, wish.scenes, strict=True):
@@ -67,6 +71,7 @@ def take_card(wish: Storyboard, scenes: Sequence[SceneSpan], chunks: Sequence[Ch
         frames=chunks[-1].frames.stop,
         samples=chunks[-1].samples.stop,
         chunk_stops=tuple(chunk.frames.stop for chunk in chunks),
+        latent_stops=tuple(stop for chunk in chunks for stop in clock.latent_stops(chunk)),
         scenes=tuple(cards),
         film=wish.output.film,
         hls=wish.output.hls,

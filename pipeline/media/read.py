@@ -3,11 +3,11 @@
 Shapes: f frames, h height, w width, c channels, n samples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain
 
 import av
 import fsspec
@@ -16,6 +16,8 @@ import torch
 from av.container import InputContainer
 from av.stream import Stream
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import MediaError
@@ -24,6 +26,7 @@ from pipeline.media.ffmpeg import EXACT_SCALER, FULL, reported
 _BUFFER_BYTES = 1 << 20
 _UNSPECIFIED = 2
 _HD_HEIGHT = 720
+_AREA_SCALER = int(Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
 
 
 @dataclass(frozen=True)
@@ -66,72 +69,155 @@ class StreamCount:
 
 @dataclass(frozen=True)
 class FilmCount:
-    """What a film's container holds, counted; `audio` is None for a silent film."""
+    """What a film's container holds, counted.
+
+    Args:
+        audio: None for a silent film.
+        fps: the steady rate that most frames keep, as FFmpeg guesses it.
+    """
 
     video: StreamCount
     audio: StreamCount | None
     metadata: dict[str, str]
+    fps: Fraction
 
 
 def count_film(url: str) -> FilmCount:
     """Count a film's packets and times; MediaError if it cannot be read."""
     with _opened(url) as container:
         streams = [container.streams.video[0], *container.streams.audio[:1]]
-        times: dict[int, list[tuple[int, int, int]]] = {stream.index: [] for stream in streams}
+        tallies = {stream.index: _Tally() for stream in streams}
         for packet in container.demux(streams):
             if packet.size and packet.pts is not None and packet.dts is not None:
-                times[packet.stream_index].append((packet.pts, packet.dts, packet.duration or 0))
-        counts = [_count(stream, times[stream.index]) for stream in streams]
-        return FilmCount(counts[0], counts[1] if len(counts) > 1 else None, dict(container.metadata))
+                tallies[packet.stream_index].add(packet.pts, packet.dts, packet.duration or 0)
+        counts = [tallies[stream.index].count(stream) for stream in streams]
+        fps = container.streams.video[0].guessed_rate or Fraction(1)
+        return FilmCount(counts[0], counts[1] if len(counts) > 1 else None, dict(container.metadata), fps)
 
 
-def _count(stream: Stream, times: Sequence[tuple[int, int, int]]) -> StreamCount:
-    tick_s = stream.time_base
-    if tick_s is None or not times:
-        raise MediaError(f"the {stream.type} stream holds no packets with timestamps; the file is damaged or empty")
-    heard = [pts for pts, _, duration in times if pts + duration > 0]
-    return StreamCount(
-        num_packets=len(times),
-        start_s=min(heard) * tick_s,
-        stop_s=max(pts + duration for pts, _, duration in times) * tick_s,
-        header_s=None if stream.duration is None else stream.duration * tick_s,
-        monotone=all(late[0] > early[0] and late[1] > early[1] for early, late in pairwise(times)),
-    )
+class _Tally:
+    """One stream's packets in ticks, as they pass by."""
+
+    def __init__(self) -> None:
+        self.num_packets, self.monotone = 0, True
+        self.start: int | None = None
+        self.stop = 0
+        self.latest: tuple[int, int] | None = None
+
+    def add(self, pts: int, dts: int, duration: int) -> None:
+        if self.latest is not None:
+            self.monotone &= pts > self.latest[0] and dts > self.latest[1]
+        if pts + duration > 0:
+            self.start = pts if self.start is None else min(self.start, pts)
+        self.stop = pts + duration if not self.num_packets else max(self.stop, pts + duration)
+        self.num_packets += 1
+        self.latest = (pts, dts)
+
+    def count(self, stream: Stream) -> StreamCount:
+        tick_s = stream.time_base
+        if tick_s is None or self.start is None:
+            raise MediaError(f"the {stream.type} stream holds no packets with timestamps; the file is damaged or empty")
+        return StreamCount(
+            num_packets=self.num_packets,
+            start_s=self.start * tick_s,
+            stop_s=self.stop * tick_s,
+            header_s=None if stream.duration is None else stream.duration * tick_s,
+            monotone=self.monotone,
+        )
 
 
 def read_film(url: str) -> DecodedFilm:
     """Decode a whole film; MediaError if it cannot be read."""
-    with _opened(url) as container:
-        tick_s = container.streams.video[0].time_base or Fraction(0)
-        decoded = [((frame.pts or 0) * tick_s, _to_rgb(frame)) for frame in container.decode(video=0)]
-    with _opened(url) as container:
-        start_s, sample_rate, pcm = _decode_sound(container)
+    blocks = list(stream_frames(url))
+    sound = stream_sound(url)
+    pieces = [] if sound is None else [torch.from_numpy(piece) for piece in sound.blocks]
     return DecodedFilm(
-        frames=torch.from_numpy(np.stack([rgb for _, rgb in decoded])),
-        frame_times_s=tuple(time_s for time_s, _ in decoded),
-        pcm=pcm,
-        sample_rate=sample_rate,
-        sound_start_s=start_s,
+        frames=torch.from_numpy(np.concatenate([block.frames for block in blocks])),
+        frame_times_s=tuple(time_s for block in blocks for time_s in block.times_s),
+        pcm=torch.cat(pieces, dim=1) if pieces else torch.zeros(0, 0),
+        sample_rate=0 if sound is None else sound.rate,
+        sound_start_s=Fraction(0) if sound is None else sound.start_s,
     )
 
 
-def _decode_sound(container: InputContainer) -> tuple[Fraction, int, Tensor]:
-    if not container.streams.audio:
-        return Fraction(0), 0, torch.zeros(0, 0)
-    stream = container.streams.audio[0]
-    to_float = av.AudioResampler(format="fltp")
-    pieces: list[Tensor] = []
-    start = stop = 0
-    for packet in container.demux(stream):
-        stop = max(stop, (packet.pts or 0) + (packet.duration or 0))
-        for frame in packet.decode():
-            start = start if pieces else (frame.pts or 0)
-            pieces += [torch.from_numpy(planar.to_ndarray()) for planar in to_float.resample(frame)]
-    if stream.time_base is None or not pieces:
-        raise MediaError("the sound stream holds nothing that decodes; the file is damaged or empty")
-    # A decoder returns whole frames: what lies after the last packet's end is the encoder's padding.
-    num_samples = round((stop - start) * stream.time_base * stream.rate)
-    return start * stream.time_base, stream.rate, torch.cat(pieces, dim=1)[:, :num_samples]
+@dataclass(frozen=True)
+class FrameBlock:
+    """Some frames that follow each other: uint8 [f h w 3], RGB, full range, and when each is shown, exact."""
+
+    times_s: tuple[Fraction, ...]
+    frames: NDArray[np.uint8]
+
+
+def stream_frames(url: str, block: int = 32, longest_side: int | None = None) -> Iterator[FrameBlock]:
+    """Decode a film's pictures a few at a time; MediaError if it cannot be read, or holds none.
+
+    Args:
+        block: frames to hand out together; the last block is shorter.
+        longest_side: pictures that are larger are reduced to it, by the mean of the area under every pixel.
+    """
+    times: list[Fraction] = []
+    frames: list[NDArray[np.uint8]] = []
+    num_blocks = 0
+    with _opened(url) as container:
+        tick_s = container.streams.video[0].time_base or Fraction(0)
+        for frame in container.decode(video=0):
+            times.append((frame.pts or 0) * tick_s)
+            frames.append(_to_rgb(frame, longest_side))
+            if len(frames) == block:
+                yield FrameBlock(tuple(times), np.stack(frames))
+                num_blocks += 1
+                times, frames = [], []
+    if frames:
+        yield FrameBlock(tuple(times), np.stack(frames))
+    elif not num_blocks:
+        raise MediaError(f"{url} holds no picture that decodes; the file is damaged or empty")
+
+
+@dataclass(frozen=True)
+class SoundStream:
+    """A film's sound: `blocks` are float32 [c n] one after the other, to be gone through once.
+
+    The encoder's priming and padding are removed, and the first sample sounds at `start_s`.
+    """
+
+    start_s: Fraction
+    rate: int
+    blocks: Iterator[NDArray[np.float32]]
+
+
+def stream_sound(url: str) -> SoundStream | None:
+    """Decode a film's sound a little at a time; None for a silent film, MediaError if it cannot be read."""
+    blocks = _sound_blocks(url)
+    start_s, rate, first = next(blocks)
+    if rate == 0:
+        return None
+    return SoundStream(start_s, rate, chain((first,), (block for _, _, block in blocks)))
+
+
+def _sound_blocks(url: str) -> Iterator[tuple[Fraction, int, NDArray[np.float32]]]:
+    """Blocks, each with the stream's start and rate; a rate of 0 for a silent film."""
+    with _opened(url) as container:
+        if not container.streams.audio:
+            yield Fraction(0), 0, np.zeros((0, 0), dtype=np.float32)
+            return
+        stream = container.streams.audio[0]
+        to_float = av.AudioResampler(format="fltp")
+        start: int | None = None
+        stop = num_samples = 0
+        tick_s = stream.time_base or Fraction(0)
+        for packet in container.demux(stream):
+            stop = max(stop, (packet.pts or 0) + (packet.duration or 0))
+            for frame in packet.decode():
+                start = (frame.pts or 0) if start is None else start
+                # A decoder returns whole frames: what lies after the last packet's end is the encoder's padding.
+                room = round((stop - start) * tick_s * stream.rate) - num_samples
+                for planar in to_float.resample(frame):
+                    block = planar.to_ndarray()[:, : max(0, room)].astype(np.float32, copy=False)
+                    num_samples, room = num_samples + block.shape[1], room - block.shape[1]
+                    if block.size:
+                        yield start * tick_s, stream.rate, block
+        if not num_samples:
+            raise MediaError("the sound stream holds nothing that decodes; the file is damaged or empty")
 
 
 @contextmanager
@@ -144,10 +230,19 @@ def _opened(url: str) -> Iterator[InputContainer]:
         yield container
 
 
-def _to_rgb(frame: VideoFrame) -> np.ndarray:
+def _to_rgb(frame: VideoFrame, longest_side: int | None = None) -> NDArray[np.uint8]:
     # Footage without tags: HD is BT.709, anything smaller BT.601.
     untagged = 1 if frame.height >= _HD_HEIGHT else 5
     matrix = untagged if frame.colorspace == _UNSPECIFIED else frame.colorspace
-    return frame.reformat(
-        format="rgb24", src_colorspace=matrix, dst_color_range=FULL, interpolation=EXACT_SCALER, threads=1
+    reduced = longest_side is not None and max(frame.width, frame.height) > longest_side
+    scale = (longest_side or 1) / max(frame.width, frame.height) if reduced else 1.0
+    rgb = frame.reformat(
+        width=max(1, round(frame.width * scale)),
+        height=max(1, round(frame.height * scale)),
+        format="rgb24",
+        src_colorspace=matrix,
+        dst_color_range=FULL,
+        interpolation=_AREA_SCALER if reduced else EXACT_SCALER,
+        threads=1,
     ).to_ndarray()
+    return rgb.astype(np.uint8, copy=False)

@@ -1,0 +1,85 @@
+"""`longtake inspect`: what a film is like, measured and judged."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.errors import SpecError
+from pipeline.inspect.compare import Comparison, compare_films
+from pipeline.inspect.report import Inspection, inspect_film
+from pipeline.inspect.subject import open_subject
+from pipeline.media.picture import contact_sheet, write_png
+
+_COLOURS = {"good": "green", "look": "yellow", "bad": "red", "told": "bright_black"}
+_WORDS = {"good": "good", "look": "look", "bad": "bad", "told": ""}
+
+
+def inspect_command(
+    place: str, against: str | None, chunk: str | None, *, as_json: bool, html: Path | None, sheet: Path | None
+) -> None:
+    """Measure the film at `place` and print what was found; write a page too, where one is asked for."""
+    torch.set_num_threads(1)
+    film = inspect_film(open_subject(place, chunk))
+    comparison = None if against is None else compare_films(film.subject.url, open_subject(against).url)
+    if as_json:
+        compared = {} if comparison is None else {"against": asdict(comparison)}
+        print(json.dumps({**film.as_dict(), **compared}))
+    else:
+        _print(film, comparison, Console())
+    if html is not None:
+        _write_page(film, comparison, html)
+    if sheet is not None:
+        _write_sheet(film, sheet)
+
+
+def _write_page(film: Inspection, comparison: Comparison | None, path: Path) -> None:
+    from pipeline.inspect.page import to_html
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_html(film, comparison), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written: {error}") from error
+
+
+def _write_sheet(film: Inspection, path: Path) -> None:
+    stills = [torch.from_numpy(still) for still in film.traces.sight.pictures.stills.values()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(contact_sheet(stills, columns=8), path)
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written: {error}") from error
+
+
+def _print(film: Inspection, comparison: Comparison | None, console: Console) -> None:
+    container = film.container
+    console.print(Text.assemble((film.subject.title, "bold"), "  ", (film.grade, _COLOURS[film.grade])))
+    console.print(f"{container.seconds:g} s, {container.frames} frames, {container.samples} samples", highlight=False)
+    table = Table("figure", "value", "", "good", "", box=None, pad_edge=False)
+    for verdict in film.verdicts:
+        grade = Text(_WORDS[verdict.grade], style=_COLOURS[verdict.grade])
+        table.add_row(verdict.title, verdict.shown, grade, verdict.limit, Text(verdict.says, style="bright_black"))
+    console.print(table)
+    if comparison is not None:
+        console.print(_compared(comparison), highlight=False)
+    for lack in film.lacks:
+        console.print(lack, style="bright_black")
+
+
+def _compared(comparison: Comparison) -> str:
+    length = "" if not comparison.extra_frames else f"; the other is {comparison.extra_frames:+d} frames longer"
+    if comparison.psnr_db is None:
+        alike = f"All {comparison.frames} frames are equal"
+    else:
+        alike = (
+            f"{comparison.equal_frames} of {comparison.frames} frames are equal, PSNR {comparison.psnr_db:.2f} dB"
+            f" (frame {comparison.worst_frame}: {comparison.worst_psnr_db:.2f} dB), SSIM {comparison.ssim:.4f}"
+        )
+    sound = {None: "", True: "; the sound is equal", False: "; the sound differs"}[comparison.sound_equal]
+    ratio = "" if comparison.sound_snr_db is None else f" by {comparison.sound_snr_db:.1f} dB"
+    return f"{alike}{length}{sound}{ratio}."

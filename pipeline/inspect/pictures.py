@@ -1,0 +1,105 @@
+"""What every frame measures, taken as the film streams by; nothing larger than three frames is held.
+
+Shapes: f frames, h height, w width.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.media.read import FrameBlock
+
+Array = NDArray[np.float64]
+
+_LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Figures by frame [f], all in units of the 8-bit scale.
+
+    Args:
+        times_s: when it is shown.
+        change: mean difference from the frame before; 0 for the first.
+        jolt: mean second difference from the two frames before, which a steady motion leaves low; 0 for the first two.
+        brightness: mean luma.
+        contrast: standard deviation of luma.
+        saturation: mean of the largest less the smallest of R, G and B.
+        sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., 2000), smoothed over two pixels.
+        stills: some frames [h w 3], by number, to look at.
+    """
+
+    times_s: Array
+    change: Array
+    jolt: Array
+    brightness: Array
+    contrast: Array
+    saturation: Array
+    sharpness: Array
+    stills: dict[int, NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+
+class PictureMeter:
+    """Measures frames block by block.
+
+    Args:
+        keep: numbers of the frames to keep as stills.
+    """
+
+    def __init__(self, keep: Iterable[int] = ()) -> None:
+        self._keep = frozenset(keep)
+        self._parts: list[Array] = []
+        self._stills: dict[int, NDArray[np.uint8]] = {}
+        self._before: NDArray[np.float32] | None = None  # the two frames before the block, or the first one
+        self._count = 0
+
+    def take(self, block: FrameBlock) -> None:
+        """Measure the next frames."""
+        frames = block.frames.astype(np.float32)
+        held = frames if self._before is None else np.concatenate((self._before, frames))
+        known = len(held) - len(frames)
+        steps = np.diff(held, axis=0)
+        change, jolt = np.zeros(len(held)), np.zeros(len(held))
+        change[1:] = np.abs(steps).mean(axis=(1, 2, 3))
+        jolt[2:] = np.abs(np.diff(steps, axis=0)).mean(axis=(1, 2, 3))
+        luma = frames @ _LUMA
+        rows = (
+            np.array([float(time_s) for time_s in block.times_s]),
+            change[known:],
+            jolt[known:],
+            luma.mean(axis=(1, 2)),
+            luma.std(axis=(1, 2)),
+            (frames.max(axis=3) - frames.min(axis=3)).mean(axis=(1, 2)),
+            _laplacian(luma).var(axis=(1, 2)),
+        )
+        self._parts.append(np.stack(rows))
+        for number in self._keep.intersection(range(self._count, self._count + len(frames))):
+            self._stills[number] = block.frames[number - self._count]
+        self._before, self._count = held[-2:], self._count + len(frames)
+
+    def pictures(self) -> Pictures:
+        """What was measured so far."""
+        times_s, change, jolt, brightness, contrast, saturation, sharpness = np.concatenate(self._parts, axis=1)
+        stills = dict(sorted(self._stills.items()))
+        return Pictures(times_s, change, jolt, brightness, contrast, saturation, sharpness, stills)
+
+
+def _laplacian(luma: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Four neighbours less four times the middle [f h-6 w-6], smoothed first.
+
+    Without that an edge that lies between two pixels looks softer than the same edge on a pixel's border.
+    """
+    soft = _binomial(_binomial(luma))
+    beside = soft[:, 1:-1, :-2] + soft[:, 1:-1, 2:] + soft[:, :-2, 1:-1] + soft[:, 2:, 1:-1]
+    return np.asarray(beside - 4 * soft[:, 1:-1, 1:-1])
+
+
+def _binomial(luma: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights 1 2 1 along both axes [f h-2 w-2]."""
+    across = (luma[:, :, :-2] + 2 * luma[:, :, 1:-1] + luma[:, :, 2:]) / 4
+    return np.asarray((across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]) / 4)

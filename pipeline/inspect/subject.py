@@ -1,0 +1,130 @@
+"""What is inspected: a film, and what is known of how it was made."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipeline.errors import MediaError, SpecError
+from pipeline.journal.store import Store
+from pipeline.journal.take import NAME, TakeCard, read_take
+from pipeline.media.read import FilmCount, count_film
+from pipeline.spec import parse_duration
+
+
+@dataclass(frozen=True)
+class FilmScene:
+    """A stretch of film under one prompt; the frames of a file without a take are one scene without a prompt."""
+
+    prompt: str | None
+    cut: bool
+    frames: range
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A film to inspect.
+
+    Args:
+        url: of the film itself.
+        count: its packets.
+        fps: frames per second; of a film without a take, the rate that most frames keep.
+        chunk_borders: frames that open a chunk, the first aside; empty where nobody knows.
+        latent_borders: frames that open a video latent, likewise; chunk borders are among them.
+        scenes: at least one; together they are the whole film.
+        wished_frames, wished_samples: what the take planned; None without a take.
+    """
+
+    title: str
+    url: str
+    count: FilmCount
+    fps: Fraction
+    chunk_borders: tuple[int, ...]
+    latent_borders: tuple[int, ...]
+    scenes: tuple[FilmScene, ...]
+    wished_frames: int | None = None
+    wished_samples: int | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the film holds."""
+        return self.count.video.num_packets
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Frames that follow a cut."""
+        return tuple(scene.frames.start for scene in self.scenes if scene.cut and scene.frames.start)
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Frames that open a scene, where the picture may change on purpose; the film's start aside."""
+        return tuple(scene.frames.start for scene in self.scenes if scene.frames.start)
+
+
+def open_subject(place: str, chunk: str | None = None) -> Subject:
+    """What lies at `place`: an output root that holds a take, or any film.
+
+    Args:
+        chunk: how long a chunk lasts, such as `1s` or `16f`, for a film without a take.
+
+    Raises:
+        SpecError: the take is not whole yet, or `chunk` cannot be read.
+        MediaError: there is no film that can be read.
+    """
+    if "." not in place.rpartition("/")[2] or Store(place).exists(NAME):
+        return _of_take(Store(place))
+    return _of_film(place, chunk)
+
+
+def _of_take(store: Store) -> Subject:
+    try:
+        card = read_take(store)
+    except FileNotFoundError:
+        raise SpecError(f"{store.url} holds no take; name an output root of longtake render, or a film") from None
+    if not store.exists(card.film):
+        raise SpecError(f"{store.url} has no {card.film} yet; the film is there once the render is done")
+    url = store.url_of(card.film)
+    return Subject(
+        title=card.title,
+        url=url,
+        count=_count(url),
+        fps=Fraction(card.fps),
+        chunk_borders=card.chunk_stops[:-1],
+        latent_borders=card.latent_stops[:-1],
+        scenes=_scenes(card),
+        wished_frames=card.frames,
+        wished_samples=card.samples,
+    )
+
+
+def _scenes(card: TakeCard) -> tuple[FilmScene, ...]:
+    return tuple(FilmScene(scene.prompt, scene.cut, range(*scene.frames)) for scene in card.scenes)
+
+
+def _of_film(url: str, chunk: str | None) -> Subject:
+    count = _count(url)
+    return Subject(
+        title=url.rpartition("/")[2],
+        url=url,
+        count=count,
+        fps=count.fps,
+        chunk_borders=_grid(chunk, count.fps, count.video.num_packets) if chunk else (),
+        latent_borders=(),
+        scenes=(FilmScene(None, True, range(count.video.num_packets)),),
+    )
+
+
+def _count(url: str) -> FilmCount:
+    try:
+        return count_film(url)
+    except FileNotFoundError:
+        raise MediaError(f"{url} does not exist; name a film, or an output root of longtake render") from None
+
+
+def _grid(chunk: str, fps: Fraction, num_frames: int) -> tuple[int, ...]:
+    try:
+        seconds, frames = parse_duration(chunk)
+    except SpecError as error:
+        raise SpecError(f"--chunk {chunk}: {error}") from error
+    length = seconds * fps + frames
+    if length < 1:
+        raise SpecError(f"--chunk {chunk} is less than a frame at {fps} fps; make it at least 1f")
+    return tuple(round(number * length) for number in range(1, -(-num_frames // length)))

@@ -1,0 +1,60 @@
+"""A stream of sound cut into overlapping windows, so that hours of it are measured in little memory.
+
+Shapes: c channels, n samples.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+CORE_S, MARGIN_S = 10, 1
+
+
+@dataclass(frozen=True)
+class SoundWindow:
+    """A stretch of sound: a measure looks at all of it, and answers for `core` alone. Cores tile the film.
+
+    Args:
+        samples: float32 [c n]; shorter before the core at the film's start, and after it at its end.
+        start: number of its first sample in the film.
+        core: samples of the film to answer for.
+        rate: samples per second.
+    """
+
+    samples: Samples
+    start: int
+    core: range
+    rate: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the film ends here."""
+        return bool(self.core.stop == self.start + self.samples.shape[1])
+
+    def mono(self) -> NDArray[np.float64]:
+        """The mean of all channels [n]."""
+        mean: NDArray[np.float64] = self.samples.mean(axis=0, dtype=np.float64)
+        return mean
+
+
+def sound_windows(
+    blocks: Iterable[Samples], rate: int, core_s: int = CORE_S, margin_s: int = MARGIN_S
+) -> Iterator[SoundWindow]:
+    """Cut blocks [c n] of any lengths into windows; the last core is shorter, and never followed by an empty one."""
+    core, margin = core_s * rate, margin_s * rate
+    held, start, done = np.zeros((0, 0), dtype=np.float32), 0, 0
+    for block in blocks:
+        held = np.concatenate((held, block), axis=1) if held.size else block
+        while start + held.shape[1] > done + core + margin:
+            yield SoundWindow(held[:, : done + core + margin - start], start, range(done, done + core), rate)
+            done += core
+            held, start = held[:, max(0, done - margin - start) :], max(start, done - margin)
+    stop = start + held.shape[1]
+    while done < stop:
+        end = min(done + core, stop)
+        yield SoundWindow(held[:, max(0, done - margin - start) :], max(start, done - margin), range(done, end), rate)
+        done = end
