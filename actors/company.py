@@ -24,11 +24,17 @@ class Resources:
     """CPUs by act, which Ray places by; compute threads are set by the order. No act is given a GPU yet."""
 
     cpus: Mapping[str, float]
+    ranks: int = 1
 
     @classmethod
-    def of(cls, threads: int) -> Self:
-        """A denoiser with `threads` cores; everything else shares one."""
-        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2})
+    def of(cls, threads: int, ranks: int = 1) -> Self:
+        """A denoiser with `threads` cores for each of its ranks; everything else shares one."""
+        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2}, ranks)
+
+    @property
+    def num_cpus(self) -> float:
+        """All of them."""
+        return sum(self.cpus.values()) + (self.ranks - 1) * self.cpus["denoise"]
 
 
 class Company:
@@ -43,7 +49,8 @@ class Company:
             }
         }
         self.scribe = ray.remote(Scribe).options(num_cpus=0).remote(order.url)
-        self.denoise = Gang(order, self.scribe, [{"CPU": resources.cpus["denoise"]}], self._runtime_env)
+        bundles = [{"CPU": resources.cpus["denoise"]}] * resources.ranks
+        self.denoise = Gang(order, self.scribe, bundles, self._runtime_env)
         self._actors = {
             name: self._start(PublisherActor if name == "publish" else StageActor, name, order)
             for name in ("embed", "decode", "encode", "publish")
@@ -71,15 +78,15 @@ class Company:
 
     def wait(self) -> None:
         """Wait until all stand ready. Raises `CapacityError` where the cluster has no room, and what they raised."""
-        opened = [actor.open.remote() for actor in (self.scribe, *self.denoise.ranks, *self._actors.values())]
+        opened = [actor.open.remote() for actor in (self.scribe, *self._actors.values())] + self.denoise.open()
         try:
             ray.get(opened, timeout=START_S)
         except GetTimeoutError:
-            wanted, there = sum(self._resources.cpus.values()), ray.cluster_resources()
+            wanted, there = self._resources.num_cpus, ray.cluster_resources()
             self.dismiss()
             raise CapacityError(
                 f"the actors did not start within {START_S:g} s: they ask for {wanted:g} CPUs, the cluster has"
-                f" {there.get('CPU', 0):g}; free some, or use fewer --threads"
+                f" {there.get('CPU', 0):g}; free some, or use fewer --ranks or --threads"
             ) from None
         except BaseException:
             self.dismiss()

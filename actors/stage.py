@@ -1,6 +1,6 @@
 """One act as an actor: it builds its stage once, and then takes one chunk after another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from ray.actor import ActorHandle
 
 from actors.scribe import RemoteObserver
 from pipeline.acts import ACTS, Act, Take, open_take
+from pipeline.attention.shares import Degrees
 from pipeline.errors import JournalError
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
@@ -26,18 +27,20 @@ class Order:
         url: the output root.
         numerics: what the journal's keys promise; an actor that computes otherwise refuses to start.
         threads: compute threads of every actor.
+        degrees: how the ranks of the gang share each chunk.
     """
 
     wish: Storyboard
     url: str
     numerics: Parts
     threads: int
+    degrees: Degrees = field(default_factory=Degrees)
 
     def open(self) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
         torch.set_num_threads(self.threads)
         model = load_model(self.wish.model)
-        here = numerics(model)
+        here = numerics(model, self.degrees)
         differ = [
             f"{name} is {here[name]}, not {self.numerics[name]}" for name in here if here[name] != self.numerics[name]
         ]
@@ -55,7 +58,10 @@ class StageActor:
     def open(self) -> None:
         """Build the act: load the model, plan the film. Apart from construction, so that its errors are its own."""
         self._hand = lend_hand(Store(self._order.url))
-        self._act: Act[Any] = ACTS[self._name](self._order.open(), self._observer)
+        self._act = self._build(self._order.open())
+
+    def _build(self, take: Take) -> Act[Any]:
+        return ACTS[self._name](take, self._observer)
 
     def run(self, *arguments: Any) -> Any:
         """The act's result for one chunk."""

@@ -48,13 +48,40 @@ def render(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
     budget_mib: Annotated[int, typer.Option(min=1, help="Chunks in flight may weigh this much together.")] = 256,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that denoise each chunk together; degrees are proposed.")
+    ] = None,
+    ulysses: Annotated[int | None, typer.Option(min=1, help="Ranks that share the heads.")] = None,
+    ring: Annotated[int | None, typer.Option(min=1, help="Ranks that share the rows of each chunk.")] = None,
+    cfg_parallel: Annotated[int | None, typer.Option(min=1, max=2, help="2: guidance passes on ranks apart.")] = None,
 ) -> None:
     """Render a storyboard to a film with sound, playable from its first chunk on."""
     from jobs.render import render_command
-    from jobs.take import RenderOptions
+    from jobs.take import GangWish, RenderOptions
 
-    options = RenderOptions(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib)
+    gang = GangWish(ranks, ulysses, ring, cfg_parallel)
+    options = RenderOptions(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, gang)
     render_command(storyboard, output, options)
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="What to learn: codec, denoiser or rollout.")],
+    config: Annotated[str, typer.Option("--config", help="How: a YAML file; configs/ holds some.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="RUN_DIR", help="A folder that every worker sees.")],
+    overrides: Overrides = None,
+    data: Annotated[
+        str | None, typer.Option(help="Clips to learn from: a folder or any fsspec URL; without, shapes are drawn.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew beside a run that is there already.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
+    ] = None,
+) -> None:
+    """Train a model; Ctrl-C keeps what was done, and the same command goes on there."""
+    from jobs.train import TrainOptions, train_command
+
+    train_command(stage, config, output, TrainOptions(tuple(overrides or ()), data, fresh, address))
 
 
 @app.command()
@@ -98,6 +125,21 @@ def watch(
 
 
 @app.command()
+def inspect(
+    film: Annotated[str, typer.Argument(metavar="FILM_OR_TAKE", help="A film, or where one was rendered to.")],
+    against: Annotated[str | None, typer.Option(metavar="OTHER", help="A film to compare it with.")] = None,
+    chunk: Annotated[str | None, typer.Option(help="How long a chunk is, such as 1s; a take knows.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Write a page with drawings too.")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
+) -> None:
+    """Measure a film: counts, seams, drift, sync, loudness, and what sounding shapes show."""
+    from jobs.inspect import inspect_command
+
+    inspect_command(film, against, chunk, as_json=json, html=html, sheet=sheet)
+
+
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which bench; see --list.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line, last.")] = False,
@@ -105,13 +147,14 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="The same limits with smaller work.")] = False,
     repeat: Annotated[int, typer.Option(min=1, help="Repeats; figures are medians.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    ranks: Annotated[int | None, typer.Option(min=2, help="Ranks of benches that compare gangs.")] = None,
 ) -> None:
     """Measure a promise, and fail when a figure misses its limit."""
     from jobs.bench import BenchOptions, list_benches, run_bench
 
     if list_keys or name is None:
         list_benches()
-    elif not run_bench(name, BenchOptions(repeat=repeat, seed=seed, quick=quick), as_json=json):
+    elif not run_bench(name, BenchOptions(repeat=repeat, seed=seed, quick=quick, ranks=ranks), as_json=json):
         raise typer.Exit(1)
 
 

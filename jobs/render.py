@@ -35,7 +35,7 @@ def render(take: Take, company: Company, conductor: Conductor) -> Film:
     encode, publish = company.encode, company.publish
 
     with sole_writer(take.store), company:
-        put_take(take.store, take_card(plan.wish, plan.scenes, plan.chunks))
+        put_take(take.store, take_card(plan.wish, plan.clock, plan.scenes, plan.chunks))
         company.event("film.start", **take.summary())
         for chunk in conductor.paced(plan.chunks):
             segment = journal.segment(chunk)
@@ -58,14 +58,19 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
     take = prepare(storyboard, output, options, console)
     if take is None:
         return
+    if take.store.url.startswith("memory:") and not options.in_process:
+        raise SpecError(f"-o is {take.store.url}; memory belongs to one process: use a folder, or add --in-process")
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(take.plan, console))
         if options.in_process:
             log = stack.enter_context(EventLog(take.store))
             rendered = _in_process(take, Observers(log, progress))
         else:
-            stack.enter_context(joined(options.address))
-            rendered = _on_ray(take, options, progress)
+            degrees = options.gang.degrees(take.plan)
+            resources = Resources.of(options.threads, degrees.ranks)
+            stack.enter_context(joined(options.address, resources.num_cpus))
+            order = Order(take.plan.wish, take.store.url, take.numerics, options.threads, degrees)
+            rendered = _on_ray(take, Company(order, resources), options, progress)
     tell_what_was_rendered(rendered, console)
 
 
@@ -80,11 +85,7 @@ def _in_process(take: Take, observer: Observer) -> Film:
     return film.render(take, observer)
 
 
-def _on_ray(take: Take, options: RenderOptions, progress: Progress) -> Film:
-    if take.store.url.startswith("memory:"):
-        raise SpecError(f"-o is {take.store.url}; memory belongs to one process: use a folder, or add --in-process")
-    order = Order(take.plan.wish, take.store.url, take.numerics, options.threads)
-    company = Company(order, Resources.of(options.threads))
+def _on_ray(take: Take, company: Company, options: RenderOptions, progress: Progress) -> Film:
     conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
     try:
         return render(take, company, conductor)

@@ -1,18 +1,45 @@
 """What both ways of rendering share: opening a take, saying what is kept, the plan only, a place of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
 
 from jobs.dry_run import print_plan
 from pipeline.acts import Take, open_take
+from pipeline.attention.shares import Degrees, propose
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
+from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import load_storyboard
 from pipeline.stages.publish import Film
 from pipeline.weights.load import load_model
+
+
+@dataclass(frozen=True)
+class GangWish:
+    """How many ranks denoise together, and how they share; what is not said is proposed."""
+
+    ranks: int | None = None
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg: int | None = None
+
+    def degrees(self, plan: FilmPlan) -> Degrees:
+        """The degrees meant for `plan`. Raises `SpecError` where they contradict each other or the plan."""
+        named = (self.ulysses, self.ring, self.cfg)
+        if named == (None, None, None):
+            return propose(self.ranks or 1, plan.sites[0].num_heads, len(plan.branches))
+        degrees = Degrees(*(degree or 1 for degree in named))
+        if self.ranks not in (None, degrees.ranks):
+            raise SpecError(
+                f"--ranks is {self.ranks}; ulysses {degrees.ulysses} x ring {degrees.ring} x cfg {degrees.cfg} are"
+                f" {degrees.ranks}; leave --ranks out, or change the degrees"
+            )
+        if degrees.cfg > len(plan.branches):
+            raise SpecError("--cfg-parallel is 2, but a guidance of 1 has one pass only; leave it out")
+        return degrees
 
 
 @dataclass(frozen=True)
@@ -26,6 +53,7 @@ class RenderOptions:
     threads: int = 1
     address: str | None = None
     budget_mib: int = 256
+    gang: GangWish = field(default_factory=GangWish)
 
 
 def prepare(storyboard: str, output: str, options: RenderOptions, console: Console) -> Take | None:
@@ -34,9 +62,12 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     wish = load_storyboard(storyboard, options.overrides)
     model = load_model(wish.model)
     store = fresh_place(output) if options.fresh else Store(output)
-    take = open_take(wish, model, store, numerics(model))
+    degrees = options.gang.degrees(plan_film(wish, model))
+    if options.in_process and degrees.ranks > 1:
+        raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
+    take = open_take(wish, model, store, numerics(model, degrees))
     if options.dry_run:
-        print_plan(take.plan, model, console)
+        print_plan(take.plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
     if not model.config.trained:

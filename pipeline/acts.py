@@ -9,12 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
+from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.clock import ChunkSpan
 from pipeline.journal.journal import Journal
 from pipeline.journal.keys import Parts, film_keys
 from pipeline.journal.store import Store
 from pipeline.models.film_model import FilmModel
-from pipeline.observe import Observer
+from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
 from pipeline.stages.decode import DecodeStage
@@ -85,10 +86,15 @@ def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
     return Act("embed", EmbedStage(take.model.text, take.plan), observer)
 
 
-def denoise(take: Take, observer: Observer) -> Act[DenoiseStage]:
+def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:
     """Chunk, prompts -> latents, kept."""
-    stage = DenoiseStage(take.model, take.plan, take.journal.latents)
+    stage = DenoiseStage(take.model, take.plan, take.journal.latents, parallel)
     return Act("denoise", stage, observer, take.journal.keep_latents)
+
+
+def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
+    """Chunk, prompts -> latents, on the other ranks of a gang: one keeps them for all, and tells."""
+    return Act("denoise", DenoiseStage(take.model, take.plan, take.journal.latents, parallel), SILENT)
 
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:

@@ -1,14 +1,17 @@
-"""What decides a film's bits beside its storyboard: weights, versions, precision, threads, instruction set."""
+"""What decides a film's bits beside its storyboard: weights, versions, precision, threads, ranks, instruction set."""
 
 import av
 import torch
 
+from pipeline.attention.shares import Degrees
 from pipeline.journal.keys import Parts
 from pipeline.models.film_model import FilmModel
 
+ONE_RANK = Degrees()
 
-def numerics(model: FilmModel) -> Parts:
-    """The numerics of rendering with `model` in this process, as it is set up now."""
+
+def numerics(model: FilmModel, degrees: Degrees = ONE_RANK) -> Parts:
+    """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`."""
     weights = next(model.parameters())
     return {
         "weights": model.fingerprint(),
@@ -17,5 +20,6 @@ def numerics(model: FilmModel) -> Parts:
         "dtype": str(weights.dtype),
         "device": weights.device.type,
         "threads": torch.get_num_threads(),
+        "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }

@@ -26,7 +26,7 @@ sampling: {steps: 2}
 scenes:
   - {prompt: a red circle bounces fast, duration: 2.6s}
   - {prompt: a blue square rests, duration: 1.5s}
-  - {prompt: a green ring falls, duration: 37f, transition: cut}
+  - {prompt: a green triangle glides, duration: 37f, transition: cut}
 """
 
 
@@ -271,10 +271,10 @@ def test_rendering_a_finished_take_again_only_publishes(model, undisturbed, tmp_
 def test_an_edit_redoes_its_scene_and_what_follows(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
     render(wish(), model, store)
-    edited = wish("scenes[1].prompt=a yellow star spins")
+    edited = wish("scenes[1].prompt=a yellow circle glides")
     take = open_take(edited, model, store, numerics(model))
     changed = [chunk.index for chunk in take.plan.chunks if chunk.scene >= 1]
-    assert "prompt was a blue square rests, is a yellow star spins" in take.journal.why_not("latents", changed[0])
+    assert "prompt was a blue square rests, is a yellow circle glides" in take.journal.why_not("latents", changed[0])
     assert take.journal.why_not("latents", changed[-1]) == "a chunk before it changed"
     render(edited, model, store, after)
     assert acted(after, "denoise") == acted(after, "encode") == changed

@@ -28,7 +28,7 @@ sampling: {steps: 12}
 scenes:
   - {prompt: a red circle bounces fast, duration: 12s}
   - {prompt: a blue square rests, duration: 8s}
-  - {prompt: a green ring falls, duration: 4.5s, transition: cut}
+  - {prompt: a green triangle glides, duration: 4.5s, transition: cut}
 """
 KILLS, QUICK_KILLS = 5, 2
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import webbrowser
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -17,14 +18,11 @@ def watch(output: str, port: int, *, open_browser: bool) -> None:
         server = WatchServer(Store(output), port)
     except OSError as error:
         raise SpecError(f"port {port} cannot be served: {error.strerror}; use --port 0 for any free one") from error
-    with server:
+    with server, suppress(KeyboardInterrupt):
         Console().print(f"{server.url}  shows {output}; Ctrl-C ends it, the render goes on", highlight=False)
         if open_browser and _has_screen():
             webbrowser.open(server.url)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return
+        server.serve_forever()
 
 
 def _has_screen() -> bool:

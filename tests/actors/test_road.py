@@ -23,7 +23,7 @@ sampling: {steps: 2}
 scenes:
   - {prompt: a red circle bounces fast, duration: 4.5s}
   - {prompt: a blue square rests, duration: 2s}
-  - {prompt: a green ring falls, duration: 37f, transition: cut}
+  - {prompt: a green triangle glides, duration: 37f, transition: cut}
 """
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor
+from jobs.doctor import local_ray, machine, software
+from jobs.doctor import output as output_root
 from pipeline.errors import MediaError
 
 ROOT = Path(__file__).parents[2]
@@ -60,22 +62,22 @@ def test_the_command_exits_with_1_and_shows_the_cure_when_something_fails(tmp_pa
 
 @pytest.mark.slow
 def test_ray_starts_and_runs_a_task():
-    finding = only(doctor.check_ray(start=True))
+    finding = only(local_ray.check_ray(start=True))
     assert finding.level == "ok", finding
     assert "first task after" in finding.seen
 
 
 def test_a_ray_that_does_not_start_in_time_is_ended(monkeypatch):
-    monkeypatch.setattr(doctor, "_RAY_SCRIPT", "import time; time.sleep(60)")
-    finding = only(doctor.check_ray(start=True, timeout_s=0.2))
+    monkeypatch.setattr(local_ray, "_RAY_SCRIPT", "import time; time.sleep(60)")
+    finding = only(local_ray.check_ray(start=True, timeout_s=0.2))
     assert finding.level == "FAIL"
     assert "no task ran within 0.2 s" in finding.seen
     assert finding.cure
 
 
 def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
-    monkeypatch.setattr(doctor, "_RAY_SCRIPT", "raise OSError('AF_UNIX path is too long')")
-    finding = only(doctor.check_ray(start=True))
+    monkeypatch.setattr(local_ray, "_RAY_SCRIPT", "raise OSError('AF_UNIX path is too long')")
+    finding = only(local_ray.check_ray(start=True))
     assert finding.level == "FAIL"
     assert "OSError: AF_UNIX path is too long" in finding.seen
     assert "TMPDIR" in finding.cure
@@ -83,9 +85,9 @@ def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
 
 def test_versions_outside_their_range_beside_the_lock_and_missing_are_told_apart(monkeypatch):
     lines = ["torch==2.10.*", "no-such-library>=1", "av>=16"]
-    monkeypatch.setattr(doctor, "_dependencies", lambda: lines)
-    monkeypatch.setattr(doctor, "_tested_versions", lambda: {"av": "16.0.0"})
-    findings = list(doctor.check_versions())
+    monkeypatch.setattr(software, "_dependencies", lambda: lines)
+    monkeypatch.setattr(software, "_tested_versions", lambda: {"av": "16.0.0"})
+    findings = list(software.check_versions())
     assert levels(findings) == ["FAIL", "FAIL", "warn"]
     assert "torch ==2.10.* is needed" in findings[0].seen
     assert "no-such-library is not installed" in findings[1].seen
@@ -94,11 +96,11 @@ def test_versions_outside_their_range_beside_the_lock_and_missing_are_told_apart
 
 
 def test_torch_and_torchaudio_must_be_of_one_release(monkeypatch):
-    monkeypatch.setattr(doctor, "_dependencies", list)
-    monkeypatch.setattr(doctor, "version", {"torch": "2.11.0+cu130", "torchaudio": "2.10.0"}.get)
-    assert levels(doctor.check_versions()) == ["ok", "FAIL"]
-    monkeypatch.setattr(doctor, "version", {"torch": "2.11.0+cu130", "torchaudio": "2.11.1"}.get)
-    assert levels(doctor.check_versions()) == ["ok"]
+    monkeypatch.setattr(software, "_dependencies", list)
+    monkeypatch.setattr(software, "version", {"torch": "2.11.0+cu130", "torchaudio": "2.10.0"}.get)
+    assert levels(software.check_versions()) == ["ok", "FAIL"]
+    monkeypatch.setattr(software, "version", {"torch": "2.11.0+cu130", "torchaudio": "2.11.1"}.get)
+    assert levels(software.check_versions()) == ["ok"]
 
 
 def test_a_library_that_does_not_load_is_named(monkeypatch):
@@ -106,8 +108,8 @@ def test_a_library_that_does_not_load_is_named(monkeypatch):
         if name == "decord":
             raise OSError("libgomp.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "import_module", broken)
-    finding = only(doctor.check_imports())
+    monkeypatch.setattr(software, "import_module", broken)
+    finding = only(software.check_imports())
     assert finding.level == "FAIL"
     assert finding.seen.startswith("import decord: libgomp")
 
@@ -120,10 +122,10 @@ def test_no_gpu_is_fine_but_a_driver_that_torch_cannot_use_is_not(monkeypatch):
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", unavailable)
-    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: None)
-    assert levels(doctor.check_gpus()) == ["ok"]
-    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: "470.1")
-    finding = only(doctor.check_gpus())
+    monkeypatch.setattr(machine, "_nvidia_driver", lambda: None)
+    assert levels(machine.check_gpus()) == ["ok"]
+    monkeypatch.setattr(machine, "_nvidia_driver", lambda: "470.1")
+    finding = only(machine.check_gpus())
     assert finding.level == "FAIL"
     assert "470.1" in finding.seen
     assert "too old" in finding.seen
@@ -131,17 +133,17 @@ def test_no_gpu_is_fine_but_a_driver_that_torch_cannot_use_is_not(monkeypatch):
 
 
 def test_a_quota_below_the_cores_is_a_warning_since_ray_does_not_see_it(monkeypatch):
-    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(doctor, "_cpu_quota", lambda: 1.5)
-    finding = only(doctor.check_cores())
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "_cpu_quota", lambda: 1.5)
+    finding = only(machine.check_cores())
     assert finding.level == "warn"
     assert "1.5 of 64 cores" in finding.seen
     assert "--num-cpus=1" in finding.cure
 
 
 def test_the_shared_memory_of_a_bare_container_is_too_small(monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
-    finding = only(doctor.check_shared_memory())
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
+    finding = only(machine.check_shared_memory())
     assert finding.level == "warn"
     assert "--shm-size=" in finding.cure
 
@@ -153,15 +155,15 @@ def test_a_missing_codec_shows_its_cure(monkeypatch):
         raise MediaError("libx264 is not in this FFmpeg")
 
     monkeypatch.setattr(pipeline.media.write, "GopEncoder", broken)
-    finding = only(doctor.check_codecs())
+    finding = only(software.check_codecs())
     assert (finding.level, finding.seen) == ("FAIL", "libx264 is not in this FFmpeg")
     assert "wheel" in finding.cure
 
 
 @pytest.mark.parametrize(("free_gib", "level"), [(0.5, "FAIL"), (5, "warn"), (100, "ok")])
 def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(0, 0, int(free_gib * 2**30)))
-    finding = only(doctor.check_disk(str(tmp_path / "not" / "yet")))
+    monkeypatch.setattr(output_root.shutil, "disk_usage", lambda _: Usage(0, 0, int(free_gib * 2**30)))
+    finding = only(output_root.check_disk(str(tmp_path / "not" / "yet")))
     assert finding.level == level
     assert f"{free_gib:.1f} GiB free in {tmp_path}" in finding.seen
     assert "an hour at 1280x720" in finding.seen
@@ -171,22 +173,22 @@ def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch,
 @pytest.mark.parametrize("output", ["nosuch://bucket/take", "s3://bucket/take"])
 def test_an_output_that_nothing_serves_here_names_what_does(output, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    finding = only(doctor.check_output(output))
+    finding = only(output_root.check_output(output))
     assert finding.level == "FAIL"
     assert "memory" in finding.cure
     assert "s3fs" in finding.cure
 
 
 def test_an_output_that_loses_bytes_is_no_output(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.Store, "get", lambda *_: b"other bytes")
-    finding = only(doctor.check_output(str(tmp_path)))
+    monkeypatch.setattr(output_root.Store, "get", lambda *_: b"other bytes")
+    finding = only(output_root.check_output(str(tmp_path)))
     assert finding.level == "FAIL"
     assert "read back differently" in finding.seen
     assert not list(tmp_path.iterdir())
 
 
 def test_an_output_in_memory_is_tried_without_touching_the_disk():
-    assert only(doctor.check_output("memory://doctor")).level == "ok"
+    assert only(output_root.check_output("memory://doctor")).level == "ok"
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_still_run(monkeypatch, tmp_path):

@@ -144,7 +144,9 @@ def test_a_package_holds_what_jobs_need_and_no_more(cluster):
         names = {path.name for path in package.iterdir()}
         assert names >= {"jobs", "actors", "pipeline", "examples"}
         assert not names & {".git", ".venv", "docs", "out", "tests"}
-        assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 8 * 2**20
+        files = [path for path in package.rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files if path.suffix != ".safetensors") < 8 * 2**20
+        assert {path.parent.name for path in files if path.suffix == ".safetensors"} <= {"weights"}
 
 
 def test_nobody_submits_without_the_token(cluster):

@@ -1,0 +1,99 @@
+"""The watch page in a browser while actors on Ray render."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
+
+import pytest
+import torch
+
+from actors.company import Company, Resources
+from actors.conductor import Conductor
+from actors.stage import Order
+from jobs.render import render
+from pipeline.acts import open_take
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from pipeline.weights.load import load_model
+from tests.browser import debugging, needs_chromium
+from tests.jobs.test_watch import DONE, NOW, serving
+
+STORYBOARD = """
+model: tiny
+title: Rendered on Ray
+sampling: {steps: 1, guidance: 1}
+scenes:
+  - {prompt: a red circle bounces fast, duration: 4s}
+  - {prompt: a blue square rests, duration: 3s}
+"""
+START_S = 180.0
+
+
+class HeldConductor(Conductor):
+    """Starts no chunk from `held` on before `go` is set."""
+
+    held = 4
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.go = threading.Event()
+
+    def paced(self, chunks):
+        for chunk in super().paced(chunks):
+            if chunk.index == self.held:
+                self.go.wait()
+            yield chunk
+
+
+def until(true, rendering):
+    """Wait for something that the render brings about."""
+    latest = monotonic() + START_S
+    while not true():
+        if rendering.done():
+            rendering.result()
+        assert monotonic() < latest
+        sleep(0.05)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "one_thread")
+def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
+    wish = parse_storyboard(STORYBOARD)
+    model = load_model(wish.model)
+    take = open_take(wish, model, Store(str(tmp_path / "take")), numerics(model))
+    company = Company(Order(wish, take.store.url, take.numerics, threads=1), Resources.of(threads=1))
+    conductor, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
+    with ThreadPoolExecutor(1) as road:
+        rendering = road.submit(render, take, company, conductor)
+        try:
+            until(lambda: take.store.exists("journal/take.json"), rendering)
+            with serving(take.store) as server, debugging(tmp_path / "profile") as page:
+                page.open(server.url)
+                until(lambda: page.ask(f"({DONE}).publish == {conductor.held}"), rendering)
+                page.wait_for("document.getElementById('title')?.textContent == 'Rendered on Ray'")
+                page.wait_for(f"{NOW} > 1")
+                page.wait_for("document.getElementById('notice').textContent == 'Rendering the next chunk …'")
+                held_at = page.ask(NOW)
+                assert page.ask("document.getElementById('state').dataset.state") == "rendering"
+                assert not take.store.exists("film.mp4")
+
+                conductor.go.set()
+                page.wait_for(f"{NOW} > {held_at} + 0.3")
+                film = rendering.result(START_S)
+                page.wait_for("document.getElementById('state').dataset.state == 'done'")
+                page.wait_for("document.getElementById('video').ended")
+                assert page.ask(f"({DONE}).denoise") == chunks
+                assert page.ask(NOW) == pytest.approx(float(film.duration_s), abs=0.1)
+                assert page.troubles == []
+        finally:
+            conductor.go.set()
