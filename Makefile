@@ -1,9 +1,10 @@
 # longtake: each target sets up what it needs in .venv, from Python >= 3.11, make and a C compiler.
 #
-#   make demo     render examples/demo.yaml into out/demo
+#   make demo     render examples/demo.yaml into out/demo, and measure it
 #   make test     run the tests            (make test ARGS="-k clock -x")
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
+#   make weights  train the shipped model anew on two cores, about two hours
 #   make clean    remove .venv, out and caches
 
 PYTHON ?= python3
@@ -14,10 +15,11 @@ READY := $(VENV)/.ready
 # Warnings about mirrors and the like are kept quiet; errors are not.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check weights setup clean
 
 demo: setup
 	$(VENV)/bin/longtake render examples/demo.yaml -o out/demo --in-process
+	$(VENV)/bin/longtake inspect out/demo --html out/demo/report.html --sheet out/demo/contact.png
 
 test: setup
 	$(VENV)/bin/python -m pytest $(ARGS)
@@ -27,6 +29,12 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+weights: setup
+	$(VENV)/bin/longtake train codec --config configs/cpu/codec.yaml -o out/train/codec
+	$(VENV)/bin/longtake train denoiser --config configs/cpu/denoiser.yaml -o out/train/denoiser
+	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/rollout
+	$(VENV)/bin/python -m jobs.ship out/train/rollout/model.safetensors
 
 setup: $(READY)
 

@@ -14,16 +14,18 @@ from rich.table import Table
 
 from pipeline.errors import SpecError
 
-BENCHES = ("endless", "resume", "road")
+BENCHES = ("endless", "fidelity", "parity", "resume", "road", "scaling")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What every bench understands: repeats, a seed, and `quick` for the same limits with smaller work."""
+    """What every bench understands: repeats, a seed, and `quick` for the same limits with smaller work; some compare
+    a number of `ranks`."""
 
     repeat: int = 3
     seed: int = 0
     quick: bool = False
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Bench:
-    """A module's bench: its figures, and one measurement of all of them."""
+    """A module's bench: its figures, one measurement of all of them, and whether that holds repeats of its own."""
 
     figures: Mapping[str, Figure]
     measure: Callable[[BenchOptions], Mapping[str, float]]
+    once: bool = False
 
 
 def load_bench(name: str) -> Bench:
@@ -74,15 +77,15 @@ def run_bench(name: str, options: BenchOptions, *, as_json: bool) -> bool:
     """Measure, print, and tell whether every limit was kept."""
     bench = load_bench(name)
     started = perf_counter()
-    runs = [bench.measure(options) for _ in range(1 if options.quick else options.repeat)]
+    runs = [bench.measure(options) for _ in range(1 if options.quick or bench.once else options.repeat)]
     figures = {key: median(run[key] for run in runs) for key in bench.figures}
     spread = {key: [min(run[key] for run in runs), max(run[key] for run in runs)] for key in bench.figures}
     missed = [key for key, figure in bench.figures.items() if not figure.kept(figures[key])]
     if as_json:
         report = {
             "bench": name,
-            "figures": {key: round(value, 6) for key, value in figures.items()},
-            "spread": {key: [round(value, 6) for value in ends] for key, ends in spread.items()},
+            "figures": {key: float(f"{value:.6g}") for key, value in figures.items()},
+            "spread": {key: [float(f"{value:.6g}") for value in ends] for key, ends in spread.items()},
             "limits": {key: figure.limit for key, figure in bench.figures.items() if figure.limit is not None},
             "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
             "seconds": round(perf_counter() - started, 1),
@@ -93,5 +96,5 @@ def run_bench(name: str, options: BenchOptions, *, as_json: bool) -> bool:
             verdict = (
                 "" if figure.limit is None else f"  limit {figure.limit:g}, {'MISSED' if key in missed else 'kept'}"
             )
-            print(f"{key:>24} {figures[key]:10.4f}  [{spread[key][0]:.4f} .. {spread[key][1]:.4f}]{verdict}")
+            print(f"{key:>26} {figures[key]:10.4g}  [{spread[key][0]:.4g} .. {spread[key][1]:.4g}]{verdict}")
     return not missed

@@ -1,0 +1,193 @@
+"""Films of the embedded model, made and read in memory: what `bench fidelity` pools."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.attention.kv_plan import SiteLayout
+from pipeline.inspect.drift import measure_drift
+from pipeline.inspect.motion import follow
+from pipeline.inspect.pictures import PictureMeter, Pictures
+from pipeline.inspect.prompts import away_from_ends, read_scenes, visible_bounces
+from pipeline.inspect.shapes import Sightings, look
+from pipeline.inspect.sound import window_onsets
+from pipeline.inspect.subject import FilmScene
+from pipeline.inspect.windows import sound_windows
+from pipeline.media.read import FrameBlock
+from pipeline.models.av_dit import AVDiT, Tokens
+from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import Stream
+from pipeline.plan import FilmPlan, plan_film
+from pipeline.spec import parse_storyboard
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.denoise import DenoiseStage
+from pipeline.stages.embed import EmbedStage
+from pipeline.training.world import Caption
+from pipeline.values import FrameChunk, LatentChunk, SoundChunk
+from pipeline.weights.load import load_model
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Showing:
+    """A film to make; `apart` means that picture and sound may not see each other."""
+
+    caption: Caption
+    seconds: int
+    seed: int
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What one film was like.
+
+    Args:
+        accurate: colour, shape, background and motion are as asked for, read from pixels.
+        hits_s: wall hits read from pixels; none where the prompt asks for silence.
+        onsets_s: sounds.
+        teleports: jumps of more than 8 pixels.
+        at_chunks, at_latents: change from frame to frame at chunk borders, and at the other latents' borders.
+        contrast_drift, saturation_drift: relative change from start to end.
+    """
+
+    showing: Showing
+    accurate: bool
+    hits_s: Array
+    onsets_s: Array
+    teleports: int
+    at_chunks: Array
+    at_latents: Array
+    contrast_drift: float
+    saturation_drift: float
+
+
+def screen(model: str, showings: Sequence[Showing], workers: int) -> list[Notes]:
+    """Make and read films with the model called `model`, the longest first, on processes of one thread each."""
+    order = sorted(range(len(showings)), key=lambda number: -showings[number].seconds)
+    with get_context("spawn").Pool(workers, _start, (model,)) as pool:
+        notes = pool.map(_watch, [showings[number] for number in order], chunksize=1)
+    return [notes[order.index(number)] for number in range(len(showings))]
+
+
+_MODEL: list[FilmModel] = []
+
+
+def _start(model: str) -> None:
+    torch.set_num_threads(1)
+    _MODEL[:] = [load_model(model)]
+
+
+def _watch(showing: Showing) -> Notes:
+    return watch(_MODEL[0], showing)
+
+
+def watch(model: FilmModel, showing: Showing) -> Notes:
+    """Make one film and read it; nothing but the sound and what was seen is held."""
+    plan = plan_of(model, showing)
+    meter, sightings, pcm = PictureMeter(), [], []
+    for frames, sound in make(model, plan, showing.apart):
+        pixels = frames.frames.numpy()
+        meter.take(FrameBlock(tuple(plan.clock.seconds(number) for number in frames.span.frames), pixels))
+        sightings.append(look(pixels))
+        pcm.append(sound.pcm.numpy())
+    return _note(showing, plan, meter.pictures(), Sightings.join(sightings), np.concatenate(pcm, axis=1))
+
+
+def plan_of(model: FilmModel, showing: Showing) -> FilmPlan:
+    """The plan of a film in one scene, everything else as a storyboard has it by default."""
+    wish = parse_storyboard(
+        f"{{seed: {showing.seed}, scenes: [{{prompt: {showing.caption}, duration: {showing.seconds}s}}]}}"
+    )
+    return plan_film(wish, model)
+
+
+def make(model: FilmModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
+    """The film, chunk by chunk, without files."""
+    embed, decode = EmbedStage(model.text, plan), DecodeStage(model, plan, lambda _: None)
+    if not apart:
+        denoise = DenoiseStage(model, plan, lambda _: None)
+        for chunk in plan.chunks:
+            yield decode(denoise(chunk, embed(chunk)))
+        return
+    alone = [one_stream(model, name) for name in ("video", "audio")]
+    picture, sound = (DenoiseStage(each, plan_film(plan.wish, each), lambda _: None) for each in alone)
+    for chunk in plan.chunks:
+        prompts = embed(chunk)
+        yield decode(LatentChunk(chunk, picture(chunk, prompts).video, sound(chunk, prompts).audio))
+
+
+class OneStream(nn.Module):
+    """A denoiser that lets one stream through and leaves the other alone; in the parts that
+    `DenoiseStage` asks for."""
+
+    def __init__(self, denoiser: AVDiT, stream: str) -> None:
+        super().__init__()
+        self.denoiser, self._stream = denoiser, stream
+        self.rope, self.config = denoiser.rope, denoiser.config
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """The denoiser's sites without the other stream."""
+        layouts = self.denoiser.sites(latent_height, latent_width, chunk_latents, chunk_audio)
+        return [
+            SiteLayout(
+                *(layout.kind, layout.num_layers, layout.num_heads, layout.head_dim),
+                tuple(stream for stream in layout.streams if stream.name in (self._stream, "text")),
+            )
+            for layout in layouts
+        ]
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The denoiser's layers."""
+        return self.denoiser.blocks
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """The stream's tokens."""
+        return self.denoiser.embed({self._stream: streams[self._stream]}, text)
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """The stream's velocity; the other one's is zero."""
+        own = self.denoiser.head(tokens, {self._stream: streams[self._stream]})
+        return {name: own.get(name, torch.zeros_like(stream.latents)) for name, stream in streams.items()}
+
+
+def one_stream(model: FilmModel, stream: str) -> FilmModel:
+    """A copy of `model` whose denoiser sees `stream` alone."""
+    alone = FilmModel.untrained(model.config)
+    alone.load_state_dict(model.state_dict())
+    alone.denoiser = OneStream(alone.denoiser, stream)  # type: ignore[assignment]
+    return alone.eval()
+
+
+def _note(
+    showing: Showing, plan: FilmPlan, pictures: Pictures, sightings: Sightings, pcm: NDArray[np.float32]
+) -> Notes:
+    fps = float(plan.clock.fps)
+    scenes = (FilmScene(str(showing.caption), True, range(plan.num_frames)),)
+    track = follow(sightings.middles, fps)
+    windows = sound_windows([pcm], plan.clock.sample_rate)
+    onsets = np.concatenate([window_onsets(window) for window in windows])
+    (reading,) = read_scenes(sightings, track, scenes, onsets, fps)
+    assert reading.accuracy is not None, "captions are of the grammar"
+    hits = away_from_ends(visible_bounces(track, scenes, fps), scenes, fps)
+    chunks = [chunk.frames.start for chunk in plan.chunks[1:]]
+    latents = range(plan.clock.video_stride, plan.num_frames, plan.clock.video_stride)
+    drift = measure_drift(pictures, [range(plan.num_frames)], fps)
+    return Notes(
+        showing=showing,
+        accurate=reading.accuracy.whole == 1,
+        hits_s=hits,
+        onsets_s=away_from_ends(onsets, scenes, fps),
+        teleports=reading.teleports,
+        at_chunks=pictures.change[chunks],
+        at_latents=pictures.change[sorted(set(latents) - set(chunks))],
+        contrast_drift=drift.contrast if drift else 0.0,
+        saturation_drift=drift.saturation if drift else 0.0,
+    )
