@@ -91,7 +91,8 @@ class Company:
         except BaseException:
             self.dismiss()
             raise
-        self.event("road.start", road="ray", torch=torch.__version__, threads=self._threads)
+        # As a plain string: torch's own type would have the scribe import torch while the first chunk is denoised.
+        self.event("road.start", road="ray", torch=str(torch.__version__), threads=self._threads)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:

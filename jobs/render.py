@@ -81,7 +81,7 @@ def _interrupted(*_: object) -> None:
 
 
 def _in_process(take: Take, observer: Observer) -> Film:
-    observer.event("road.start", road="in-process", torch=torch.__version__, threads=torch.get_num_threads())
+    observer.event("road.start", road="in-process", torch=str(torch.__version__), threads=torch.get_num_threads())
     return film.render(take, observer)
 
 

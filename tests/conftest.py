@@ -5,11 +5,20 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # How fast examples are drawn is a property of the machine and of what else it does, not of what is tested.
 settings.register_profile("longtake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("longtake")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Compute threads are part of a film's bits: whoever changes them must not change the next test's film."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import film
 from pipeline.acts import open_take
@@ -31,6 +32,7 @@ scenes:
 
 
 def render_into(folder):
+    torch.set_num_threads(1)
     wish = parse_storyboard(STORYBOARD)
     model = load_model(wish.model)
     film.render(open_take(wish, model, Store(str(folder)), numerics(model)))

@@ -1,5 +1,7 @@
 """The road on Ray: the same bits as in one process, and what happens when an actor dies."""
 
+import sys
+
 import pytest
 import ray
 import torch
@@ -92,3 +94,13 @@ def test_actors_render_the_same_bits_as_one_process_and_resume_where_one_died(al
 def test_an_actor_that_would_compute_other_bits_refuses_to_start(tmp_path):
     with pytest.raises(JournalError, match=r"would render other bits: torch is .*, not 1\.0"):
         company_for(take_at(tmp_path), torch="1.0").wait()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_scribe_writes_what_it_hears_without_torch(tmp_path):
+    company = company_for(take_at(tmp_path))
+    with company:
+        loaded = ray.get(company.scribe.__ray_call__.remote(lambda _: set(sys.modules)))
+    assert "torch" not in loaded
+    assert "pipeline.journal.event_log" in loaded
+    assert '"road.start"' in (tmp_path / "events.jsonl").read_text()
