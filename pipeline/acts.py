@@ -18,8 +18,8 @@ from pipeline.models.film_model import FilmModel
 from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
-from pipeline.stages.decode import DecodeStage
-from pipeline.stages.denoise import DenoiseStage
+from pipeline.stages.decode import DecodeStage, decode_history
+from pipeline.stages.denoise import DenoiseStage, denoise_history
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.encode import EncodeStage
 from pipeline.stages.publish import PublishOptions, PublishStage
@@ -35,11 +35,12 @@ class Take:
     journal: Journal
     numerics: Parts
 
-    def summary(self) -> dict[str, int]:
+    def summary(self) -> dict[str, float]:
         """The film in numbers, and how much of it is finished already, counted from its start."""
         plan, journal = self.plan, self.journal
         return {
             "chunks": len(plan.chunks),
+            "film_s": float(plan.clock.seconds(plan.num_frames)),
             "frames": plan.num_frames,
             "samples": plan.num_samples,
             "kept_latents": journal.num_kept("latents"),
@@ -58,6 +59,30 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
     """
     plan = plan_film(wish, model)
     return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, numerics)), numerics)
+
+
+def mend(take: Take, observer: Observer) -> None:
+    """Have damaged latents made anew, bit for bit, if chunks that are still to be rendered build on them.
+
+    Latents are a pure function of what comes before, so a chunk whose latents are needed and lost is forgotten as a
+    whole, and the road renders it in its turn; one whose latents nobody needs is left alone. From the last chunk to
+    the first, since what a chunk needs lies before it. Reads every segment, and those latents that are needed.
+    """
+    model, plan, journal = take.model, take.plan, take.journal
+    needed: set[int] = set()
+    for chunk in reversed(plan.chunks[: journal.reach() + 1]):
+        index, encoded = chunk.index, journal.holds("segments", chunk.index)
+        if encoded and index not in needed:
+            continue
+        denoised = journal.holds("latents", index)
+        if encoded and denoised:
+            continue
+        if encoded:
+            journal.forget(index)
+            observer.event("journal.mend", chunk=index)
+        needed.update(span.index for span in decode_history(model, plan, chunk))
+        if not denoised:
+            needed.update(span.index for span in denoise_history(model, plan, chunk))
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])

@@ -4,6 +4,8 @@ LongtakeError
 ├── SpecError        the wish cannot be fulfilled as written (also a ValueError)
 ├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
 ├── ActorLost        a process that the render needs has died; what is finished is kept
+├── PoisonError      the same chunk failed again and again; what is finished is kept
+├── Cancelled        somebody asked the render to stop; what is finished is kept
 ├── CapacityError    it does not fit: tokens, pages or bytes
 ├── JournalError     a take's journal is owned by somebody else, or lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
@@ -27,6 +29,14 @@ class ShapeError(LongtakeError, ValueError):
 
 class ActorLost(LongtakeError):  # noqa: N818 (the field's word for it, as in "node lost")
     """An actor of the render died."""
+
+
+class PoisonError(LongtakeError):
+    """One chunk of a take failed so often in a row that another try would be a waste."""
+
+
+class Cancelled(LongtakeError):  # noqa: N818 (nothing went wrong)
+    """The render was asked to stop, by `longtake cancel`."""
 
 
 class CapacityError(LongtakeError):

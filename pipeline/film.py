@@ -7,7 +7,7 @@ them). The film is rendered chunk by chunk, picture and sound together. What a c
 denoiser's KV store and in the decoders' tails, which never grow; only the film's index does, by 50 MB an hour.
 
 Latents and segments are kept in the journal as soon as they are finished. Whoever renders the same storyboard into the
-same place again finds them there, and goes on where it ended, bit for bit.
+same place again finds them there, and goes on where it ended, bit for bit. What was damaged meanwhile is made anew.
 """
 
 from pipeline import acts
@@ -36,6 +36,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     publish = acts.publish(take, observer)
 
     with sole_writer(take.store), publish.stage:
+        acts.mend(take, observer)
         put_take(take.store, take_card(plan.wish, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         for chunk in plan.chunks:

@@ -11,10 +11,11 @@ import json
 from collections.abc import Callable
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.clock import ChunkSpan
 from pipeline.journal.keys import ChunkKey, FilmKeys
@@ -22,6 +23,24 @@ from pipeline.journal.store import Store
 from pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
 
 Value = TypeVar("Value")
+Kind = Literal["latents", "segments"]
+
+
+class Manifest(BaseModel):
+    """What counts of one chunk: the data's key, its name, size and checksum, and what the key is made of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    data: str = Field(pattern=r"^journal/(latents|segments)/\d{5,}-[0-9a-f]{16}\.safetensors$")
+    bytes: int
+    sha256: str
+    parts: dict[str, Any]
+
+
+def manifest_name(kind: Kind, index: int) -> str:
+    """Where a chunk's manifest is."""
+    return f"journal/{kind}/{index:05d}.json"
 
 
 class Journal:
@@ -53,58 +72,73 @@ class Journal:
         index = segment.span.index
         self._keep("segments", index, self._keys.segments[index], segment_to_bytes(segment))
 
-    def num_kept(self, kind: str) -> int:
-        """How many chunks, from the film's start, have a manifest of this kind ("latents", "segments") that counts."""
+    def holds(self, kind: Kind, index: int) -> bool:
+        """Whether a chunk's data is there and whole; it is read for that."""
+        return self._data(kind, index, getattr(self._keys, kind)[index]) is not None
+
+    def reach(self) -> int:
+        """The first chunk from which on the journal holds nothing."""
+        names = [*self._store.list("journal/latents"), *self._store.list("journal/segments")]
+        found = [int(index) for name in names if (index := name.rpartition("/")[2].removesuffix(".json")).isdecimal()]
+        return min(max(found, default=-1) + 1, len(self._keys.latents))
+
+    def forget(self, index: int) -> None:
+        """Have a chunk rendered again, whatever is kept of it."""
+        for kind in ("segments", "latents"):
+            self._store.delete(manifest_name(kind, index))
+
+    def num_kept(self, kind: Kind) -> int:
+        """How many chunks, from the film's start, have a manifest of this kind that counts."""
         keys = getattr(self._keys, kind)
         return next((i for i, key in enumerate(keys) if not self._counts(kind, i, key)), len(keys))
 
-    def why_not(self, kind: str, index: int) -> str:
+    def why_not(self, kind: Kind, index: int) -> str:
         """Why a chunk's manifest does not count: what the take was rendered with, and what is asked for now."""
         manifest, wanted = self._manifest(kind, index), getattr(self._keys, kind)[index].parts
         if manifest is None:
             return "not rendered yet"
-        had = manifest["parts"]
+        had = manifest.parts
         changes = [f"{name} was {had.get(name)}, is {wanted[name]}" for name in wanted if had.get(name) != wanted[name]]
         return "; ".join(changes) or "a chunk before it changed"
 
-    def _counts(self, kind: str, index: int, key: ChunkKey) -> bool:
+    def _counts(self, kind: Kind, index: int, key: ChunkKey) -> bool:
         manifest = self._manifest(kind, index)
-        return manifest is not None and manifest["key"] == key.key
+        return manifest is not None and manifest.key == key.key
 
-    def _manifest(self, kind: str, index: int) -> dict[str, Any] | None:
-        try:
-            manifest: dict[str, Any] = json.loads(self._store.get(f"journal/{kind}/{index:05d}.json"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return None  # torn by a file system that lost power; the chunk is rendered again
-        return manifest
+    def _manifest(self, kind: Kind, index: int) -> Manifest | None:
+        return read_manifest(self._store, manifest_name(kind, index))
 
     def _load(
-        self, kind: str, chunk: ChunkSpan, key: ChunkKey, from_bytes: Callable[[ChunkSpan, bytes], Value]
+        self, kind: Kind, chunk: ChunkSpan, key: ChunkKey, from_bytes: Callable[[ChunkSpan, bytes], Value]
     ) -> Value | None:
-        manifest = self._manifest(kind, chunk.index)
-        if manifest is None or manifest["key"] != key.key:
+        data = self._data(kind, chunk.index, key)
+        return None if data is None else from_bytes(chunk, data)
+
+    def _data(self, kind: Kind, index: int, key: ChunkKey) -> bytes | None:
+        manifest = self._manifest(kind, index)
+        if manifest is None or manifest.key != key.key:
             return None
         try:
-            data = self._store.get(manifest["data"])
+            data = self._store.get(manifest.data)
         except FileNotFoundError:
             return None
-        if sha256(data).hexdigest() != manifest["sha256"]:
-            return None
-        return from_bytes(chunk, data)
+        return data if sha256(data).hexdigest() == manifest.sha256 else None
 
-    def _keep(self, kind: str, index: int, key: ChunkKey, data: bytes) -> None:
+    def _keep(self, kind: Kind, index: int, key: ChunkKey, data: bytes) -> None:
         name = f"journal/{kind}/{index:05d}-{token_hex(8)}.safetensors"
         self._store.put(name, data)
-        manifest = {
-            "key": key.key,
-            "data": name,
-            "bytes": len(data),
-            "sha256": sha256(data).hexdigest(),
-            "parts": key.parts,
-        }
-        self._store.put(f"journal/{kind}/{index:05d}.json", json.dumps(manifest, indent=1).encode())
+        manifest = Manifest(
+            key=key.key, data=name, bytes=len(data), sha256=sha256(data).hexdigest(), parts=dict(key.parts)
+        )
+        self._store.put(manifest_name(kind, index), json.dumps(manifest.model_dump(), indent=1).encode())
+
+
+def read_manifest(store: Store, name: str) -> Manifest | None:
+    """The manifest under `name`; None where there is none, or a damaged one: its chunk is rendered again."""
+    try:
+        return Manifest.model_validate_json(store.get(name))
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def latents_to_bytes(latents: LatentChunk) -> bytes:

@@ -1,65 +1,75 @@
 """One writer at a time: whoever renders into an output root owns it, and a second is told by whom.
 
-On this machine the operating system holds the lock, and lets go of it however its owner dies. Elsewhere the owner
-renews a lease, and a lease that nobody renews runs out.
+On this machine the operating system holds the lock, and lets go of it however its owner dies. Elsewhere an owner holds
+a lease (`pipeline/journal/lease.py`). Either way the owner has a card in the journal.
 
 An owner may have *hands*: other processes that write for it. They can outlive it by seconds (measured: Ray's actors
 die 0.6 to 10 s after a driver that was killed), so the next owner waits until the last hand has let go.
 """
 
 import fcntl
-import json
-import os
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 from typing import IO
 
 from pipeline.errors import JournalError
+from pipeline.journal.lease import Lease, latest
+from pipeline.journal.owner import NAME, OwnerCard
 from pipeline.journal.store import Store
 
-NAME = "journal/writer.json"
 HANDS_NAME = "journal/hands.lock"
-LEASE_S = 60.0
 HANDS_S = 30.0
 
-
-@contextmanager
-def sole_writer(store: Store) -> Iterator[None]:
-    """Own the output root while the block runs. Raises `JournalError` naming the owner if somebody else does."""
-    with _locked(store) if store.is_local else _leased(store):
-        yield
-
-
-def _card() -> dict[str, object]:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "renewed": time()}
-
-
-def _refusal(store: Store, owner: dict[str, object]) -> JournalError:
-    who = f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('started')}"
-    return JournalError(f"{store.url} is being rendered by {who}; wait for it, stop it, or use another -o")
+_ASKING_S = 0.5  # whoever only asks for the owner holds the lock for an instant
 
 
 @contextmanager
-def _locked(store: Store) -> Iterator[None]:
+def sole_writer(store: Store) -> Iterator[OwnerCard]:
+    """Own the output root while the block runs.
+
+    An owner whose lease was lost cannot put anything through `store` any more: it raises `JournalError`.
+
+    Raises:
+        JournalError: somebody else owns it; the message names them.
+    """
+    with _locked(store) if store.is_local else _leased(store) as card:
+        yield card
+
+
+def owner_of(store: Store) -> OwnerCard | None:
+    """Who owns the output root now; None if nobody does. The owner of a lease may be dead: see `renewed`."""
+    if not store.is_local:
+        held = latest(store)
+        return None if held is None or held.card.released else held.card
+    path = Path(store.url_of(NAME))
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8") as file:
+        return None if _locks(file, 0, fcntl.LOCK_SH) else OwnerCard.parse(file.read())
+
+
+@contextmanager
+def _leased(store: Store) -> Iterator[OwnerCard]:
+    with Lease(store) as lease, store.guarded(lease.check):
+        yield lease.card
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[OwnerCard]:
     path = Path(store.url_of(NAME))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locks(file, _ASKING_S):
             file.seek(0)
-            raise _refusal(store, json.loads(file.read() or "{}")) from None
+            raise OwnerCard.parse(file.read()).refusal(store.url)
+        card = OwnerCard.of_this_process()
         file.truncate(0)
-        json.dump(_card(), file)
+        file.write(card.model_dump_json())
         file.flush()
         _wait_for_hands(store)
-        yield
+        yield card
 
 
 def lend_hand(store: Store) -> IO[str] | None:
@@ -74,38 +84,23 @@ def lend_hand(store: Store) -> IO[str] | None:
 
 
 def _wait_for_hands(store: Store) -> None:
-    deadline = monotonic() + HANDS_S
     with Path(store.url_of(HANDS_NAME)).open("a", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if monotonic() > deadline:
-                    raise JournalError(
-                        f"processes of an earlier render into {store.url} have been writing for {HANDS_S:g} s since"
-                        " it ended; end them (see who holds journal/hands.lock), or use another -o"
-                    ) from None
-                sleep(0.05)
+        if not _locks(file, HANDS_S):
+            raise JournalError(
+                f"processes of an earlier render into {store.url} have been writing for {HANDS_S:g} s since"
+                " it ended; end them (see who holds journal/hands.lock), or use another -o"
+            )
 
 
-@contextmanager
-def _leased(store: Store) -> Iterator[None]:
-    owner = json.loads(store.get(NAME)) if store.exists(NAME) else {}
-    if time() - owner.get("renewed", 0) < LEASE_S:
-        raise _refusal(store, owner)
-    card, over = _card(), threading.Event()
-
-    def renew() -> None:
-        while not over.wait(LEASE_S / 4):
-            store.put(NAME, json.dumps({**card, "renewed": time()}).encode())
-
-    store.put(NAME, json.dumps(card).encode())
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        store.put(NAME, json.dumps({**card, "renewed": 0}).encode())
+def _locks(file: IO[str], wait_s: float, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock on `file` could be had within `wait_s`; it is held until the file is closed."""
+    deadline = monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() >= deadline:
+                return False
+            sleep(0.05)
+        else:
+            return True

@@ -18,7 +18,7 @@ class DecodeStage:
 
     def __init__(self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents) -> None:
         self.video_decoder, self.sound_decoder = model.video_codec, model.sound_codec
-        self._plan, self._finished = plan, finished
+        self._model, self._plan, self._finished = model, plan, finished
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
         self._sample = 0
@@ -38,22 +38,11 @@ class DecodeStage:
     def _stand_before(self, span: ChunkSpan) -> None:
         """Have the tails that an undisturbed run has before this chunk: none where its section begins."""
         self._video_tail = self._sound_tail = None
-        history = self._history(span)
-        for chunk in history:
+        for chunk in decode_history(self._model, self._plan, span):
             self._decode(find(self._finished, chunk))
         begins = self._plan.chunks[span.section].audio_latents.start
         complete = max(begins, span.audio_latents.start - self.sound_decoder.lookahead)
         self._sample = complete * self._plan.clock.audio_stride
-
-    def _history(self, span: ChunkSpan) -> list[ChunkSpan]:
-        """The chunks right before this one that reach as far back as the decoders do, within the section."""
-        chunks: list[ChunkSpan] = []
-        for index in range(span.index - 1, span.section - 1, -1):
-            chunks.insert(0, self._plan.chunks[index])
-            video, audio = sum(len(c.latents) for c in chunks), sum(len(c.audio_latents) for c in chunks)
-            if video >= self.video_decoder.left_context and audio >= self.sound_decoder.left_context:
-                break
-        return chunks
 
     def _decode(self, latents: LatentChunk) -> tuple[Tensor, Tensor]:
         final = latents.span.ends_section
@@ -67,6 +56,17 @@ class DecodeStage:
         chunk = SoundChunk(self._sample, self._plan.clock.sample_rate, pcm.contiguous())
         self._sample = chunk.stop_sample
         return chunk
+
+
+def decode_history(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
+    """The chunks right before this one that reach as far back as the decoders do, within the section."""
+    chunks: list[ChunkSpan] = []
+    for index in range(span.index - 1, span.section - 1, -1):
+        chunks.insert(0, plan.chunks[index])
+        video, audio = sum(len(c.latents) for c in chunks), sum(len(c.audio_latents) for c in chunks)
+        if video >= model.video_codec.left_context and audio >= model.sound_codec.left_context:
+            break
+    return chunks
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -48,18 +48,23 @@ class DenoiseStage:
         sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
         self.rollout = CausalRollout(denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
-        self._plan, self._finished = plan, finished
+        self._model, self._plan, self._finished = model, plan, finished
         self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
         if chunk.index != self._next:
-            indices = self.rollout.store.plan.history(chunk.section, chunk.scene_start, chunk.index)
-            history = [find(self._finished, self._plan.chunks[index]) for index in indices]
+            spans = denoise_history(self._model, self._plan, chunk)
+            history = [find(self._finished, span) for span in spans]
             self.rollout.resume(history, chunk, prompts)
         latents = self.rollout.denoise(chunk, prompts)
         self._next = chunk.index + 1
         return latents
+
+
+def denoise_history(model: FilmModel, plan: FilmPlan, chunk: ChunkSpan) -> list[ChunkSpan]:
+    """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
+    return [plan.chunks[index] for index in model.plan.history(chunk.section, chunk.scene_start, chunk.index)]
 
 
 def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:
@@ -67,7 +72,7 @@ def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:
     latents = finished(chunk)
     if latents is None:
         raise JournalError(
-            f"the latents of chunk {chunk.index}, which later chunks build on, are lost or damaged;"
-            f" remove journal/segments/{chunk.index:05d}.json and render again: it will be made anew"
+            f"the latents of chunk {chunk.index}, which later chunks build on, were lost or damaged while the film"
+            " was rendered; the same command makes them anew, and goes on"
         )
     return latents

@@ -93,3 +93,58 @@ def test_a_url_names_a_file_that_another_store_finds(store):
     store.put("live/a.bin", b"here")
     root, _, name = store.url_of("live/a.bin").rpartition("/")
     assert Store(root).get(name) == b"here"
+
+
+def test_of_all_who_put_a_name_that_is_absent_exactly_one_does(store):
+    start, done = threading.Barrier(8), []
+
+    def put(letter):
+        start.wait()
+        done.append((store.put_if_absent("journal/owner", letter), letter))
+
+    threads = [threading.Thread(target=put, args=(bytes([65 + i]),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [letter for won, letter in done if won] == [store.get("journal/owner")]
+    assert names(store) == ["journal/owner"]
+    assert store.put_if_absent("journal/owner", store.get("journal/owner")), "an answer was lost: it is ours"
+
+
+def test_a_listing_names_everything_below_a_folder_with_its_size(store):
+    assert store.list() == store.list("journal") == {}
+    for name, size in (("film.mp4", 5), ("journal/b/c", 3), ("journal/a", 0), ("journals", 1)):
+        store.put(name, bytes(size))
+    assert store.list("journal") == {"journal/a": 0, "journal/b/c": 3}
+    store.delete("journal/a")
+    store.delete("journal/a")
+    assert store.list() == {"film.mp4": 5, "journal/b/c": 3, "journals": 1}
+
+
+def test_a_guarded_store_puts_nothing_that_is_forbidden(store, tmp_path):
+    def forbid():
+        raise InterruptedError
+
+    with store.guarded(forbid):
+        for put in (store.put, store.put_if_absent):
+            with pytest.raises(OSError, match="could not be put"):
+                put("film", b"")
+        with pytest.raises(OSError, match="could not be put"):
+            store.put_file("film", tmp_path)
+    store.put("film", b"")
+    with store.guarded(forbid), pytest.raises(OSError, match="could not be deleted"):
+        store.delete("film")
+    assert store.exists("film")
+
+
+def test_a_fault_names_its_object(store, monkeypatch):
+    class LibraryError(Exception):
+        pass
+
+    def broken(*_, **__):
+        raise LibraryError("connection reset")
+
+    monkeypatch.setattr(type(store._fs), "cat_file", broken)
+    with pytest.raises(OSError, match="live/a could not be read: connection reset"):
+        store.get("live/a")

@@ -1,16 +1,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 
 import pytest
 
 from pipeline.errors import JournalError
 from pipeline.journal import writer
 from pipeline.journal.store import Store
-from pipeline.journal.writer import lend_hand, sole_writer
+from pipeline.journal.writer import lend_hand, owner_of, sole_writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,23 +80,14 @@ def test_the_lock_is_not_inherited_by_children(tmp_path):
         child.wait()
 
 
-def test_a_remote_lease_refuses_a_second_writer_and_runs_out():
-    store = Store("memory://lease")
-    with sole_writer(store), pytest.raises(JournalError, match="being rendered by"), sole_writer(store):
-        pass
-    with sole_writer(store):
-        pass
-    store.put(writer.NAME, json.dumps({"host": "gone", "pid": 1, "renewed": time() - writer.LEASE_S - 1}).encode())
-    with sole_writer(store):
-        pass
-
-
-def test_a_remote_lease_is_renewed_while_it_is_held(monkeypatch):
-    monkeypatch.setattr(writer, "LEASE_S", 0.2)
-    store = Store("memory://renewed")
-    with sole_writer(store):
-        first = json.loads(store.get(writer.NAME))["renewed"]
-        deadline = time() + 5
-        while json.loads(store.get(writer.NAME))["renewed"] == first and time() < deadline:
+def test_whoever_only_asks_for_the_owner_never_keeps_a_writer_out(tmp_path):
+    store = Store(str(tmp_path))
+    assert owner_of(store) is None
+    with sole_writer(store) as owner:
+        assert owner_of(store) == owner
+    assert owner_of(store) is None
+    with ThreadPoolExecutor() as threads:
+        asking = [threads.submit(owner_of, store) for _ in range(200)]
+        with sole_writer(store):
             pass
-        assert json.loads(store.get(writer.NAME))["renewed"] > first
+    assert all(answer.exception() is None for answer in asking)

@@ -1,0 +1,61 @@
+"""What dead attempts left in an output root: nothing reads it, and no render will."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from pipeline.errors import SpecError
+from pipeline.journal.journal import read_manifest
+from pipeline.journal.store import Store
+from pipeline.journal.take import NAME as TAKE_NAME
+from pipeline.journal.writer import owner_of, sole_writer
+
+SCRATCH = "journal/scratch/"
+
+_DATA = re.compile(r"(journal/(?:latents|segments)/\d{5,})-[0-9a-f]{16}\.safetensors")
+_UNFINISHED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{16}\.unfinished")
+_OWNER = re.compile(r"journal/writer-\d{5,}\.json")
+
+
+def clean(store: Store, *, dry_run: bool = False) -> dict[str, int]:
+    """Remove the data that no manifest names, unfinished files, scratch, and cards of earlier owners.
+
+    Args:
+        dry_run: remove nothing.
+
+    Returns:
+        Bytes by name of what was removed, or would be.
+
+    Raises:
+        SpecError: there is no take.
+        JournalError: somebody is writing.
+    """
+    if not store.exists(TAKE_NAME):
+        raise SpecError(f"{store.url} holds no take; nothing is removed")
+    if dry_run:
+        if (owner := owner_of(store)) is not None:
+            raise owner.refusal(store.url)
+        return dict(_litter(store))
+    with sole_writer(store):
+        litter = dict(_litter(store))
+        for name in litter:
+            store.delete(name)
+    return litter
+
+
+def _litter(store: Store) -> Iterator[tuple[str, int]]:
+    found = store.list()
+    owners = sorted(filter(_OWNER.fullmatch, found), key=lambda name: (len(name), name))
+    for name, size in found.items():
+        left = name in owners[:-1] or name.startswith(SCRATCH) or _UNFINISHED.fullmatch(name)
+        if left or _is_orphan(store, name, found):
+            yield name, size
+
+
+def _is_orphan(store: Store, name: str, found: Mapping[str, int]) -> bool:
+    """Whether `name` is data that its chunk's manifest does not name."""
+    data = _DATA.fullmatch(name)
+    if data is None:
+        return False
+    manifest_name = f"{data[1]}.json"
+    manifest = read_manifest(store, manifest_name) if manifest_name in found else None
+    return manifest is None or manifest.data != name

@@ -1,0 +1,119 @@
+"""A lease on an output root in an object store, where no operating system watches over a lock.
+
+    journal/writer-00001.json      the first owner's card; only that owner ever writes it again, to renew or let go
+    journal/writer-00002.json      the second owner's, and so on: the highest number owns the root
+
+A number is claimed by a put that fails where the name is taken, so of several who claim it exactly one wins, and who
+takes over from a dead owner races no differently. Clocks are compared only to refuse: a card that was renewed just
+now by our clock belongs to somebody alive. Where the times look old or odd, a successor watches for a whole lease, by
+its own monotonic clock, that nobody renews; a clock that is wrong or jumps costs a wait and never the root.
+
+An owner that could not renew for a whole lease, or sees its successor's card, has lost the root, and `check` says so.
+What it had in flight then does no harm: data has names that nobody else uses, and a manifest that it may still put
+says what the successor's would say, since equal keys mean equal bits.
+"""
+
+import re
+import threading
+from contextlib import suppress
+from time import monotonic, sleep, time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pipeline.errors import JournalError
+from pipeline.journal.owner import OwnerCard
+from pipeline.journal.store import Store
+
+LEASE_S = 60.0
+
+_NAME = re.compile(r"journal/writer-(\d{5,})\.json")
+
+
+class Held(NamedTuple):
+    """The highest number of a root's owners, with its card."""
+
+    number: int
+    card: OwnerCard
+
+
+def latest(store: Store) -> Held | None:
+    """The last owner of a root, alive or not; None before the first."""
+    numbers = [int(found[1]) for name in store.list("journal") if (found := _NAME.fullmatch(name))]
+    return _held(store, max(numbers)) if numbers else None
+
+
+class Lease:
+    """Owns a root from `__enter__`, which raises `JournalError` if somebody else does, to `__exit__`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._over, self._superseded = threading.Event(), False
+
+    def __enter__(self) -> Self:
+        while True:
+            last = latest(self._store)
+            if last is not None and not last.card.released:
+                self._outlive(last)
+            asked, self.card = monotonic(), OwnerCard.of_this_process()
+            self._number = 1 if last is None else last.number + 1
+            if self._store.put_if_absent(_name(self._number), self._bytes()):
+                break
+        self._ends = asked + LEASE_S
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        self.card = self.card.model_copy(update={"released": True})
+        with suppress(OSError):  # then the lease runs out by itself
+            self._store.put(_name(self._number), self._bytes())
+
+    def check(self) -> None:
+        """Raise `JournalError` if the root may be somebody else's by now."""
+        if self._superseded or monotonic() > self._ends:
+            raise JournalError(
+                f"this process lost its lease on {self._store.url}: it could not renew it for {LEASE_S:g} s, or"
+                " somebody took over; nothing more is written, and the same command goes on where it ended"
+            )
+
+    def _outlive(self, last: Held) -> None:
+        """Return once the last owner has let go, or is seen not to renew; JournalError if it is alive."""
+        alive = 0 <= time() - last.card.renewed < LEASE_S
+        deadline = monotonic() + LEASE_S
+        while not alive and monotonic() < deadline:
+            sleep(LEASE_S / 20)
+            now = _held(self._store, last.number).card
+            if now.released:
+                return
+            alive = now.renewals != last.card.renewals
+        if alive:
+            raise last.card.refusal(self._store.url)
+
+    def _keep(self) -> None:
+        while not self._over.wait(LEASE_S / 4):
+            asked = monotonic()
+            card = self.card.model_copy(update={"renewals": self.card.renewals + 1, "renewed": time()})
+            try:
+                if self._store.exists(_name(self._number + 1)):
+                    self._superseded = True
+                    return
+                self._store.put(_name(self._number), card.model_dump_json().encode())
+            except (OSError, JournalError):
+                continue  # tried again until the lease has run out
+            self.card, self._ends = card, asked + LEASE_S
+
+    def _bytes(self) -> bytes:
+        return self.card.model_dump_json().encode()
+
+
+def _name(number: int) -> str:
+    return f"journal/writer-{number:05d}.json"
+
+
+def _held(store: Store, number: int) -> Held:
+    try:
+        return Held(number, OwnerCard.parse(store.get(_name(number))))
+    except FileNotFoundError:  # cleaned away since it was listed: somebody else has taken over
+        return Held(number, OwnerCard(released=True))

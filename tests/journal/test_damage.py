@@ -1,0 +1,117 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.acts import Take, mend
+from pipeline.journal.store import Store
+from tests.tiny_take import KilledError, Recorder, render, take_in
+
+DAMAGES = {
+    "flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b'{"key": 7, "data": "../../etc", "parts": []}'),
+    "deleted": Path.unlink,
+}
+
+
+def flipped(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :] if data else b"?"
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    store = Store("memory://undisturbed-damage")
+    render(store)
+    return store.get("film.mp4")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A take that was killed after its third chunk of five."""
+    folder = tmp_path_factory.mktemp("half") / "take"
+    with pytest.raises(KilledError):
+        render(Store(str(folder)), Recorder(("publish.chunk", 2)))
+    return folder
+
+
+def files(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def chunk_of(path):
+    """The chunk that a file of the journal belongs to, as far as it is of one."""
+    return {int(path.name[:5])} if path.name[:5].isdecimal() else set()
+
+
+def goes_on(half, folder, path, damage, undisturbed):
+    shutil.copytree(half, folder)
+    DAMAGES[damage](folder / path)
+    recorder, store = Recorder(), Store(str(folder))
+    render(store, recorder)
+    assert store.get("film.mp4") == undisturbed, f"{path} {damage}"
+    for act in ("denoise", "encode"):
+        assert set(recorder.acted(act)) - {3, 4} <= chunk_of(path), f"{act} after {path} was {damage}"
+    shutil.rmtree(folder)
+
+
+def test_a_take_with_any_file_damaged_goes_on_bit_for_bit(half, undisturbed, tmp_path):
+    paths = files(half)
+    assert len(paths) > 15
+    for index, path in enumerate(paths):
+        goes_on(half, tmp_path / "take", path, list(DAMAGES)[index % len(DAMAGES)], undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_take_with_any_file_damaged_in_any_way_goes_on_bit_for_bit(half, undisturbed, tmp_path, damage):
+    for path in files(half):
+        goes_on(half, tmp_path / "take", path, damage, undisturbed)
+
+
+@pytest.mark.parametrize("lost", [{2}, {0, 1, 2}])
+def test_lost_latents_that_later_chunks_build_on_are_all_that_is_made_anew(half, undisturbed, tmp_path, lost):
+    folder = tmp_path / "take"
+    shutil.copytree(half, folder)
+    for index in lost:
+        (data,) = folder.glob(f"journal/latents/{index:05d}-*")
+        data.unlink()
+    recorder, store = Recorder(), Store(str(folder))
+    render(store, recorder)
+    assert recorder.acted("denoise") == recorder.acted("encode") == sorted({3, 4} | lost)
+    assert [fields["chunk"] for name, fields in recorder.events if name == "journal.mend"] == sorted(lost, reverse=True)
+    assert store.get("film.mp4") == undisturbed
+
+
+def test_latents_that_nobody_needs_are_left_alone(tmp_path, undisturbed):
+    store, recorder = Store(str(tmp_path)), Recorder()
+    render(store)
+    shutil.rmtree(tmp_path / "journal" / "latents")
+    render(store, recorder)
+    assert recorder.acted("denoise") == recorder.acted("encode") == []
+    assert store.get("film.mp4") == undisturbed
+
+
+def test_mending_that_was_killed_is_taken_up(half, undisturbed, tmp_path):
+    folder = tmp_path / "take"
+    shutil.copytree(half, folder)
+    for data in folder.glob("journal/latents/0000[12]-*"):
+        data.write_bytes(b"")
+    store = Store(str(folder))
+    with pytest.raises(KilledError):
+        mend(take_in(store), Recorder(("journal.mend", 1)))
+    with pytest.raises(KilledError):
+        render(store, Recorder(("denoise.chunk", 1)))
+    render(store)
+    assert store.get("film.mp4") == undisturbed
+
+
+def test_a_fresh_take_is_looked_over_in_a_moment(tmp_path):
+    take = take_in(Store(str(tmp_path)))
+    looked = []
+    journal = take.journal
+    journal.holds = lambda kind, index: looked.append((kind, index))
+    mend(Take(take.model, take.plan, take.store, journal, take.numerics), Recorder())
+    assert looked == [("segments", 0), ("latents", 0)]

@@ -1,0 +1,49 @@
+"""A take of five chunks in two scenes, by a tiny random model, that tests of the journal render."""
+
+from pipeline import film
+from pipeline.acts import open_take
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.numerics import numerics
+from pipeline.observe import SILENT
+from pipeline.spec import parse_storyboard
+
+MODEL = FilmModel.untrained(TINY)
+WISH = parse_storyboard(
+    """
+model: tiny
+seed: 11
+sampling: {steps: 1}
+scenes:
+  - {prompt: a red circle bounces fast, duration: 2.6s}
+  - {prompt: a blue square rests, duration: 1.5s}
+""",
+    (),
+)
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+class Recorder:
+    """Remembers events, and ends the render right after one of them, if asked to."""
+
+    def __init__(self, fatal=None):
+        self.events, self._fatal = [], fatal
+
+    def event(self, name, **fields):
+        self.events.append((name, fields))
+        if (name, fields.get("chunk")) == self._fatal:
+            raise KilledError
+
+    def acted(self, act):
+        """The chunks that passed an act, in order."""
+        return [fields["chunk"] for name, fields in self.events if name == f"{act}.chunk"]
+
+
+def take_in(store):
+    return open_take(WISH, MODEL, store, numerics(MODEL))
+
+
+def render(store, observer=SILENT):
+    return film.render(take_in(store), observer)
