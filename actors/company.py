@@ -1,121 +1,343 @@
-"""The company: all actors of one take, started together in bounded time, and gone when it is over."""
+"""The company: all actors that render takes, one take after another, and gone when it is over."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError
+from ray import ObjectRef
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.gang import Gang
+from actors.gang import EXCHANGE_S, Gang
+from actors.notices import leaving_nodes
+from actors.post import Post, hire
 from actors.scribe import RemoteObserver, Scribe
 from actors.stage import Order, PublisherActor, StageActor
-from pipeline.errors import CapacityError
+from pipeline.attention.shares import Degrees
+from pipeline.errors import ActorLost, CapacityError, LongtakeError
 from pipeline.observe import Observer
 from pipeline.stages.publish import Film
 
-START_S = 180.0
+SLOWER = 10
+"""An act is wedged only when it takes so many times as long as it ever did."""
+
+ACTS = ("embed", "denoise", "decode", "encode", "publish")
+"""Of the road. A company has a post for each, and "denoise 2" and so on for gangs that work ahead."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs by act, which Ray places by; compute threads are set by the order. No act is given a GPU yet."""
+    """CPUs by act, which Ray places by; compute threads are set by the order. No act is given a GPU yet.
+
+    Args:
+        cpus: of an act; of each rank for `denoise`.
+        ranks: of each gang.
+        gangs: that denoise scenes at once.
+    """
 
     cpus: Mapping[str, float]
     ranks: int = 1
+    gangs: int = 1
 
     @classmethod
-    def of(cls, threads: int, ranks: int = 1) -> Self:
+    def of(cls, threads: int, ranks: int = 1, gangs: int = 1) -> Self:
         """A denoiser with `threads` cores for each of its ranks; everything else shares one."""
-        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2}, ranks)
+        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2}, ranks, gangs)
 
     @property
     def num_cpus(self) -> float:
         """All of them."""
-        return sum(self.cpus.values()) + (self.ranks - 1) * self.cpus["denoise"]
+        return sum(self.cpus.values()) + (self.gangs * self.ranks - 1) * self.cpus["denoise"]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a company waits, in seconds.
+
+    Args:
+        start: for its actors to stand, back-off included: a node that died looks alive for about 12 s.
+        exchange: of a rank for its peers.
+        chunk: for a chunk; whoever has been at one for longer is wedged. Longer than `exchange`, after which a rank
+            that waits for a wedged peer raises by itself.
+        pulse: for an answer from whoever should give one at once.
+        back_off: after the second failure in a row; doubled after each further one, up to `longest_back_off`.
+    """
+
+    start: float = 180.0
+    exchange: float = EXCHANGE_S
+    chunk: float = 900.0
+    pulse: float = 10.0
+    back_off: float = 1.0
+    longest_back_off: float = 30.0
+
+    @classmethod
+    def of(cls, chunk: float) -> Self:
+        """Patience for chunks that take `chunk` seconds at most."""
+        return cls(chunk=chunk, exchange=min(EXCHANGE_S, chunk / 2))
+
+    def back_off_after(self, failures: int) -> float:
+        """How long to wait after so many failures in a row."""
+        return 0.0 if failures < 2 else min(self.longest_back_off, self.back_off * 2 ** (failures - 2))
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who is in a company: resources of every act, compute threads, and how the ranks share each chunk."""
+
+    resources: Resources
+    threads: int = 1
+    degrees: Degrees = field(default_factory=Degrees)
+    patience: Patience = field(default_factory=Patience)
+
+    @classmethod
+    def of(
+        cls,
+        threads: int = 1,
+        degrees: Degrees | None = None,
+        patience: Patience | None = None,
+        gangs: int = 1,
+    ) -> Self:
+        """The usual crew for so many threads, ranks and gangs."""
+        degrees = degrees or Degrees()
+        return cls(Resources.of(threads, degrees.ranks, gangs), threads, degrees, patience or Patience())
+
+    @property
+    def gangs(self) -> tuple[str, ...]:
+        """The posts that denoise."""
+        return ("denoise", *(f"denoise {number + 1}" for number in range(1, self.resources.gangs)))
+
+    @property
+    def posts(self) -> tuple[str, ...]:
+        """All posts."""
+        return (*ACTS, *self.gangs[1:])
 
 
 class Company:
-    """The actors of one take: `embed`, `denoise`, `decode`, `encode`, `publish`, each with `.remote(...)`."""
+    """The posts `embed`, `denoise`, `decode`, `encode` and `publish`, each with `.remote(...)`, and a scribe. Actors
+    are started when a take first needs them, and stay for the next one."""
 
-    def __init__(self, order: Order, resources: Resources) -> None:
-        self._resources, self._threads = resources, order.threads
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self._posts: dict[str, Post] = {}
+        self._epochs = dict.fromkeys(crew.posts, 0)
+        self._order: Order | None = None
+        self._opened: set[str] = set()
+        self._look_again = 0.0
+        self._longest_s = 0.0
         self._runtime_env = {
             "env_vars": {
-                "OMP_NUM_THREADS": str(order.threads),
+                "OMP_NUM_THREADS": str(crew.threads),
                 "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
             }
         }
-        self.scribe = ray.remote(Scribe).options(num_cpus=0).remote(order.url)
-        bundles = [{"CPU": resources.cpus["denoise"]}] * resources.ranks
-        self.denoise = Gang(order, self.scribe, bundles, self._runtime_env)
-        self._actors = {
-            name: self._start(PublisherActor if name == "publish" else StageActor, name, order)
-            for name in ("embed", "decode", "encode", "publish")
-        }
-        self.embed = self._actors["embed"].run
-        self.decode = self._actors["decode"].run.options(num_returns=2)
-        self.encode = self._actors["encode"].run
-        self.publish = self._actors["publish"].run
-
-    def _start(self, actor: type[StageActor], name: str, order: Order) -> Any:
-        return (
-            ray.remote(actor)
-            .options(
-                num_cpus=self._resources.cpus[name],
-                num_gpus=0,
-                max_restarts=0,
-                runtime_env=self._runtime_env,
-            )
-            .remote(name, order, self.scribe)
-        )
 
     def __enter__(self) -> Self:
-        self.wait()
+        self.scribe = ray.remote(Scribe).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         return self
 
-    def wait(self) -> None:
-        """Wait until all stand ready. Raises `CapacityError` where the cluster has no room, and what they raised."""
-        opened = [actor.open.remote() for actor in (self.scribe, *self._actors.values())] + self.denoise.open()
-        try:
-            ray.get(opened, timeout=START_S)
-        except GetTimeoutError:
-            wanted, there = self._resources.num_cpus, ray.cluster_resources()
-            self.dismiss()
-            raise CapacityError(
-                f"the actors did not start within {START_S:g} s: they ask for {wanted:g} CPUs, the cluster has"
-                f" {there.get('CPU', 0):g}; free some, or use fewer --ranks or --threads"
-            ) from None
-        except BaseException:
-            self.dismiss()
-            raise
-        # As a plain string: torch's own type would have the scribe import torch while the first chunk is denoised.
-        self.event("road.start", road="ray", torch=str(torch.__version__), threads=self._threads)
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
-            self.event("road.failed", error=kind.__name__, message=str(error))
-        ray.get(self.scribe.close.remote())
-        self.dismiss()
+        for post in self._posts.values():
+            post.dismiss()
+        self._posts.clear()
+        ray.kill(self.scribe)
+
+    def __getattr__(self, act: str) -> Post:
+        """The post that holds `act`."""
+        if act not in ACTS:
+            raise AttributeError(act)
+        return self._posts[act]
+
+    @property
+    def gangs(self) -> list[Post]:
+        """Everybody who denoises."""
+        return [self._posts[name] for name in self.crew.gangs]
+
+    @contextmanager
+    def at(self, order: Order) -> Iterator[None]:
+        """Work on one take. Raises `CapacityError` where the cluster has no room, and what the actors raised."""
+        self._order = order
+        try:
+            self.fill()
+            # As a plain string: torch's own type would have the scribe import torch while the first chunk is denoised.
+            self.event("road.start", road="ray", torch=str(torch.__version__), threads=order.threads)
+            self._open(self._posts.values())
+            yield
+        except BaseException as error:
+            cause = getattr(error, "cause", error)  # without the stack trace that Ray sends along
+            self.event("road.failed", error=type(cause).__name__, message=str(cause))
+            raise
+        finally:
+            self._order = None
+            self._opened.clear()
+            self._let_go()
+
+    def fill(self) -> None:
+        """Start whoever is missing, again and again while there is time."""
+        until, failures = time.monotonic() + self.crew.patience.start, 0
+        while vacant := [act for act in self.crew.posts if act not in self._posts]:
+            started: dict[str, Post] = {}
+            try:
+                for act in vacant:
+                    started[act] = self._hire(act)
+                refs = [ref for post in started.values() for ref in post.start()]
+                ray.get(refs, timeout=max(1.0, until - time.monotonic()))
+            except BaseException as error:
+                for post in started.values():
+                    post.dismiss()
+                if isinstance(error, GetTimeoutError):
+                    raise self._no_room() from None
+                failures += 1
+                back_off_s = self.crew.patience.back_off_after(failures)
+                if not isinstance(error, RayError) or time.monotonic() + back_off_s > until:
+                    raise
+                time.sleep(back_off_s)
+                continue
+            self._posts.update(started)
+
+    def idle(self) -> list[ObjectRef]:
+        """References that are there once everybody has done what they were asked, or is gone."""
+        return [ref for post in self._posts.values() for ref in post.idle()]
+
+    def lost(self, *, overdue: bool = False) -> dict[str, str]:
+        """Posts that must be replaced, with the reason.
+
+        Args:
+            overdue: something takes too long, so ask everybody how they are, which takes up to `Patience.pulse`.
+        """
+        lost = {act: "died" for act, post in self._posts.items() if post.died()}
+        leaving = self._leaving()
+        if not overdue and not leaving:
+            return lost
+        patience = self.crew.patience
+        for act in self._posts.keys() - lost.keys():
+            pulses = self._posts[act].pulses(patience.pulse)
+            if pulses is None:
+                lost[act] = f"gave no answer for {patience.pulse:g} s"
+            elif (busy_s := max(pulse.busy_s for pulse in pulses)) > self.deadline_s:
+                lost[act] = f"was at one chunk for {busy_s:.0f} s"
+            elif leaving.intersection(pulse.node for pulse in pulses):
+                lost[act] = "its node is being drained"
+        return lost
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds after which an act that is still at one chunk is wedged."""
+        return max(self.crew.patience.chunk, SLOWER * self._longest_s)
+
+    def replace(self, lost: Mapping[str, str]) -> None:
+        """Start others in place of lost posts."""
+        for act, reason in lost.items():
+            self._posts.pop(act).dismiss()
+            self._opened.discard(act)
+            self._epochs[act] += 1
+            self.event("actor.replaced", act=act, epoch=self._epochs[act], reason=reason)
+        self.fill()
+
+    def reopen(self) -> None:
+        """Have whoever is new, or has raised, build its act for the take: it stands where the journal ends."""
+        assert self._order is not None, "only a take can lose somebody"
+        anew = [post for act, post in self._posts.items() if act not in self._opened or self._raised(post)]
+        self._open(anew)
+
+    def position(self) -> int:
+        """The chunk that the publisher's film goes on with."""
+        position: int = self._get([self.publish.actors[0].position.remote()])[0]
+        return position
+
+    def pids(self) -> list[int]:
+        """Processes of the actors, each on its node; the scribe's is not among them."""
+        pulses = [post.pulses(self.crew.patience.pulse) or [] for post in self._posts.values()]
+        return [pulse.pid for answers in pulses for pulse in answers]
+
+    def finish(self) -> ObjectRef:
+        """Finish the film, once everything is published: a reference to it."""
+        film: ObjectRef[Film] = self.publish.actors[0].finish.remote()
+        return film
 
     def event(self, name: str, **fields: Any) -> None:
-        """Have something written into the event log."""
-        RemoteObserver(self.scribe).event(name, **fields)
+        """Have something written into the event log of the take at hand."""
+        if self._order is not None:
+            RemoteObserver(self.scribe, self._order.url).event(name, **fields)
+
+    def meter(self, bytes_in_flight: int) -> None:
+        """Have the metrics say what the chunks in flight weigh."""
+        self.scribe.in_flight.remote(bytes_in_flight)
 
     def report(self, observer: Observer) -> None:
         """Tell `observer` what has happened since the last time."""
-        for name, fields in ray.get(self.scribe.news.remote()):
+        for name, fields in self._scribe(self.scribe.news.remote):
+            if name.endswith(".chunk"):
+                self._longest_s = max(self._longest_s, fields["seconds"])
             observer.event(name, **fields)
 
-    def finish(self) -> Film:
-        """Finish the film, once everything is published."""
-        film: Film = ray.get(self._actors["publish"].finish.remote())
-        return film
+    def _hire(self, act: str) -> Post:
+        epoch = self._epochs[act]
+        if act in self.crew.gangs:
+            bundles = [{"CPU": self.crew.resources.cpus["denoise"]}] * self.crew.resources.ranks
+            return Gang(act, self.scribe, epoch, bundles, self.crew.patience.exchange, self._runtime_env)
+        actor = PublisherActor if act == "publish" else StageActor
+        cpus = self.crew.resources.cpus[act]
+        handle = hire(actor, act, self.scribe, epoch, cpus=cpus, runtime_env=self._runtime_env)
+        return Post(act, [handle], num_returns=2 if act == "decode" else 1)
 
-    def dismiss(self) -> None:
-        """End every actor at once."""
-        for actor in (*self.denoise.ranks, *self._actors.values(), self.scribe):
-            ray.kill(actor)
-        self.denoise.release()
+    def _open(self, posts: Iterable[Post]) -> None:
+        assert self._order is not None, "posts are opened for a take"
+        posts = list(posts)
+        self._opened.difference_update(post.name for post in posts)
+        self._get([ref for post in posts for ref in post.open(self._order)])
+        self._opened.update(post.name for post in posts)
+        for post in posts:
+            pulses = post.pulses(self.crew.patience.pulse) or []
+            where = {"pids": [pulse.pid for pulse in pulses], "nodes": [pulse.node for pulse in pulses]}
+            self.event("actor.ready", act=post.name, epoch=self._epochs[post.name], **where)
+
+    def _no_room(self) -> CapacityError:
+        wanted, there = self.crew.resources.num_cpus, ray.cluster_resources()
+        return CapacityError(
+            f"the actors did not start within {self.crew.patience.start:g} s: they ask for {wanted:g} CPUs, the cluster"
+            f" has {there.get('CPU', 0):g}; free some, or use fewer --ranks or --threads"
+        )
+
+    def _raised(self, post: Post) -> bool:
+        pulses = post.pulses(self.crew.patience.pulse)
+        return pulses is None or any(pulse.failed for pulse in pulses)
+
+    def _leaving(self) -> set[str]:
+        """Nodes that Ray is about to take away, asked every few seconds."""
+        if time.monotonic() < self._look_again:
+            return set()
+        self._look_again = time.monotonic() + 5.0
+        return leaving_nodes()
+
+    def _let_go(self) -> None:
+        """Everybody lets go of the take; whoever does not, within a pulse, is dismissed."""
+        for act, post in list(self._posts.items()):
+            try:
+                ray.get(post.close(), timeout=self.crew.patience.pulse)
+            except (RayError, LongtakeError, OSError):
+                self._posts.pop(act).dismiss()
+        self._scribe(self.scribe.close.remote)
+
+    def _get(self, refs: list[ObjectRef]) -> list[Any]:
+        """Values of calls that take no longer than a start. Raises `ActorLost` where they do."""
+        try:
+            values: list[Any] = ray.get(refs, timeout=self.crew.patience.start)
+        except GetTimeoutError:
+            raise ActorLost(f"actors gave no answer for {self.crew.patience.start:g} s") from None
+        except RayTaskError as error:
+            if isinstance(error.cause, LongtakeError):
+                raise error.cause from None
+            raise
+        return values
+
+    def _scribe(self, call: Callable[[], ObjectRef]) -> Any:
+        """The scribe's answer; one that is wedged is ended, and starts again."""
+        try:
+            return ray.get(call(), timeout=self.crew.patience.pulse)
+        except GetTimeoutError:
+            ray.kill(self.scribe, no_restart=False)
+            return ray.get(call(), timeout=self.crew.patience.start)

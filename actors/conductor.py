@@ -1,8 +1,10 @@
 """The conductor: starts chunks in order, and no more of them than fit the budget of bytes in flight."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import ObjectRef
@@ -31,8 +33,9 @@ class Conductor:
     def __init__(
         self, budget_bytes: int, bytes_of: Callable[[ChunkSpan], int], beat: Callable[[], None] = lambda: None
     ) -> None:
-        self._budget_bytes, self._bytes_of, self._beat = budget_bytes, bytes_of, beat
+        self._budget_bytes, self._bytes_of, self._beats = budget_bytes, bytes_of, [beat]
         self._flights: deque[_Flight] = deque()
+        self.next_chunk = 0
 
     @property
     def bytes_in_flight(self) -> int:
@@ -41,6 +44,7 @@ class Conductor:
 
     def paced(self, chunks: Iterable[ChunkSpan]) -> Iterator[ChunkSpan]:
         """The chunks, each as soon as there is room for it; when they have run out, waits for the last to land."""
+        self._flights.clear()
         for chunk in chunks:
             while self._flights and self.bytes_in_flight + self._bytes_of(chunk) > self._budget_bytes:
                 self._land_oldest()
@@ -56,10 +60,34 @@ class Conductor:
         while self._flights:
             self._land_oldest()
 
-    def _land_oldest(self) -> None:
-        oldest = self._flights[0].landed
-        while not ray.wait([oldest], timeout=BEAT_S)[0]:
+    def wait(self, refs: Sequence[ObjectRef]) -> None:
+        """Wait, in time, until all of `refs` are there or have failed."""
+        while len(ray.wait(refs, num_returns=len(refs), timeout=BEAT_S)[0]) < len(refs):
             self._beat()
+
+    def result(self, ref: ObjectRef) -> Any:
+        """What `ref` stands for, waited for in time."""
+        self.wait([ref])
+        return ray.get(ref)
+
+    @contextmanager
+    def beating(self, beat: Callable[[], None]) -> Iterator[None]:
+        """Call `beat` too, while the block runs."""
+        self._beats.append(beat)
+        try:
+            yield
+        finally:
+            self._beats.remove(beat)
+
+    def _land_oldest(self) -> None:
+        oldest = self._flights[0]
+        self.next_chunk = oldest.chunk.index
+        self.wait([oldest.landed])
         self._flights.popleft()
-        ray.get(oldest)
+        ray.get(oldest.landed)
+        self.next_chunk += 1
         self._beat()
+
+    def _beat(self) -> None:
+        for beat in self._beats:
+            beat()

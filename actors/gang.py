@@ -16,14 +16,16 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import logs
+from actors.post import Post, hire
 from actors.stage import Order, StageActor
 from pipeline import acts
 from pipeline.acts import Act, Take
 from pipeline.attention.parallel import context_parallel
 from pipeline.errors import ActorLost
 
-TIMEOUT = timedelta(seconds=120)
-"""How long a rank waits for its peers, in an exchange or to meet."""
+EXCHANGE_S = 120.0
+"""How long a rank waits for its peers, in an exchange or to meet, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Meeting:
 class Rank(StageActor):
     """One rank: a denoiser that shares every chunk with its peers. Rank 0 keeps what they have made, and returns it."""
 
-    def __init__(self, order: Order, scribe: ActorHandle, rank: int) -> None:
-        super().__init__("denoise", order, scribe)
-        self._rank = rank
+    def __init__(self, scribe: ActorHandle, epoch: int, rank: int, ranks: int, exchange_s: float) -> None:
+        super().__init__("denoise", scribe, epoch)
+        logs.bind(rank=rank)
+        self._rank, self._ranks, self._timeout = rank, ranks, timedelta(seconds=exchange_s)
 
     def host(self) -> Meeting:
         """Keep the store where the ranks meet: rank 0 only."""
@@ -47,21 +50,18 @@ class Rank(StageActor):
         listener = socket.create_server((address, 0))
         port = listener.getsockname()[1]
         self._store = dist.TCPStore(
-            *(address, port, self._order.degrees.ranks),
+            *(address, port, self._ranks),
             is_master=True,
-            timeout=TIMEOUT,
+            timeout=self._timeout,
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
         return Meeting(address, port)
 
-    def open(self, meeting: Meeting | None = None) -> None:
-        """See `StageActor.open`; `meeting` is where the peers are, None without any."""
-        if meeting is not None:
-            ranks = self._order.degrees.ranks
-            store = self._store if self._rank == 0 else dist.TCPStore(meeting.host, meeting.port, timeout=TIMEOUT)
-            dist.init_process_group("gloo", store=store, rank=self._rank, world_size=ranks, timeout=TIMEOUT)
-        super().open()
+    def meet(self, meeting: Meeting) -> None:
+        """Join the peers."""
+        store = self._store if self._rank == 0 else dist.TCPStore(meeting.host, meeting.port, timeout=self._timeout)
+        dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._ranks, timeout=self._timeout)
 
     def run(self, *arguments: Any) -> Any:
         """The latents of one chunk from rank 0, nothing from the others. Raises `ActorLost` if a peer is gone."""
@@ -73,51 +73,54 @@ class Rank(StageActor):
             raise ActorLost(f"rank {self._rank} has lost a peer: {str(error).splitlines()[0]}") from error
         return latents if self._rank == 0 else None
 
-    def _build(self, take: Take) -> Act[Any]:
-        if self._order.degrees.ranks == 1:
+    def _build(self, order: Order, take: Take) -> Act[Any]:
+        if self._ranks == 1:
             return acts.denoise(take, self._observer)
-        parallel = context_parallel(self._order.degrees)
+        parallel = context_parallel(order.degrees)
         return acts.denoise(take, self._observer, parallel) if self._rank == 0 else acts.denoise_along(take, parallel)
 
 
-class Gang:
+class Gang(Post):
     """One placement group with a rank per bundle; every rank runs every chunk, rank 0 returns it.
 
     Args:
+        epoch: how many gangs of the company came before.
         bundles: what each rank is given, such as `{"CPU": 1}`.
+        exchange_s: how long a rank waits for its peers.
         runtime_env: of every rank.
     """
 
     def __init__(
-        self, order: Order, scribe: ActorHandle, bundles: list[dict[str, float]], runtime_env: dict[str, Any]
+        self,
+        name: str,
+        scribe: ActorHandle,
+        epoch: int,
+        bundles: list[dict[str, float]],
+        exchange_s: float,
+        runtime_env: dict[str, Any],
     ) -> None:
         self._group = placement_group(bundles, strategy=_strategy(bundles))
-        self.ranks = [
-            ray.remote(Rank)
-            .options(
-                num_cpus=bundle["CPU"],
-                num_gpus=0,
-                max_restarts=0,
-                max_task_retries=0,
+        ranks = [
+            hire(
+                *(Rank, scribe, epoch, rank, len(bundles), exchange_s),
+                cpus=bundle["CPU"],
                 runtime_env=runtime_env,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
             )
-            .remote(order, scribe, rank)
             for rank, bundle in enumerate(bundles)
         ]
+        super().__init__(name, ranks)
 
-    def open(self) -> list[ObjectRef]:
-        """Have every rank meet the others and build its act: one reference per rank, there when it stands ready."""
-        meeting = self.ranks[0].host.remote() if len(self.ranks) > 1 else None
-        return [rank.open.remote(meeting) for rank in self.ranks]
+    def start(self) -> list[ObjectRef]:
+        """See `Post.start`: every rank has met the others."""
+        if len(self.actors) == 1:
+            return super().start()
+        meeting = self.actors[0].host.remote()
+        return [rank.meet.remote(meeting) for rank in self.actors]
 
-    def remote(self, *arguments: Any) -> ObjectRef:
-        """Denoise one chunk: a reference to its latents."""
-        latents, *_ = [rank.run.remote(*arguments) for rank in self.ranks]
-        return latents
-
-    def release(self) -> None:
-        """Give the room back."""
+    def dismiss(self) -> None:
+        """See `Post.dismiss`; the room is given back."""
+        super().dismiss()
         remove_placement_group(self._group)
 
 

@@ -1,22 +1,33 @@
-"""One act as an actor: it builds its stage once, and then takes one chunk after another."""
+"""One act as an actor: it builds its stage for a take, and then takes one chunk after another."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from threading import Event
+from time import monotonic
+from typing import Any, NamedTuple
 
+import ray
 import torch
 from ray.actor import ActorHandle
 
+from actors import logs
 from actors.scribe import RemoteObserver
 from pipeline.acts import ACTS, Act, Take, open_take
 from pipeline.attention.shares import Degrees
+from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
+from pipeline.models.film_model import FilmModel
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film
 from pipeline.weights.load import load_model
+
+CONTROL = "control"
+"""The concurrency group of calls that are answered while an act is at work."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,8 @@ class Order:
     threads: int
     degrees: Degrees = field(default_factory=Degrees)
 
-    def open(self) -> Take:
+    def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
-        torch.set_num_threads(self.threads)
-        model = load_model(self.wish.model)
         here = numerics(model, self.degrees)
         differ = [
             f"{name} is {here[name]}, not {self.numerics[name]}" for name in here if here[name] != self.numerics[name]
@@ -49,35 +58,140 @@ class Order:
         return open_take(self.wish, model, Store(self.url), self.numerics)
 
 
+class Pulse(NamedTuple):
+    """How an actor is: seconds in its present call, 0 without one; whether its latest call raised; where it runs."""
+
+    busy_s: float
+    failed: bool
+    node: str
+    pid: int
+
+
 class StageActor:
-    """An act at work in a process of its own."""
+    """An act at work in a process of its own, on one take after another.
 
-    def __init__(self, act: str, order: Order, scribe: ActorHandle) -> None:
-        self._name, self._order, self._observer = act, order, RemoteObserver(scribe)
+    Args:
+        scribe: who writes down what happens.
+        epoch: how many have held the act before, in the same company.
+    """
 
-    def open(self) -> None:
-        """Build the act: load the model, plan the film. Apart from construction, so that its errors are its own."""
-        self._hand = lend_hand(Store(self._order.url))
-        self._act = self._build(self._order.open())
+    def __init__(self, act: str, scribe: ActorHandle, epoch: int) -> None:
+        self._log = logs.configure()
+        logs.bind(act=act, epoch=epoch)
+        self._name, self._scribe = act, scribe
+        self._model: tuple[str, FilmModel] | None = None
+        self._act: Act[Any] | None = None
+        self._hand: Any = None
+        self._since: float | None = None
+        self._failed = False
+        self._gone = Event()
 
-    def _build(self, take: Take) -> Act[Any]:
+    def open(self, order: Order) -> None:
+        """Build the act for a take: load the model, plan the film. Whatever take was open before is let go of."""
+        self.close()
+        torch.set_num_threads(order.threads)
+        logs.bind(take=order.url)
+        self._observer = RemoteObserver(self._scribe, order.url)
+        self._hand = lend_hand(Store(order.url))
+        self._act, self._failed = self._build(order, self._take(order)), False
+
+    def _take(self, order: Order) -> Take:
+        if self._model is None or self._model[0] != order.wish.model:
+            self._model = (order.wish.model, load_model(order.wish.model))
+        try:
+            return order.open(self._model[1])
+        except JournalError:
+            self._model = (order.wish.model, load_model(order.wish.model))  # the file may be another one by now
+            return order.open(self._model[1])
+
+    def _build(self, order: Order, take: Take) -> Act[Any]:
         return ACTS[self._name](take, self._observer)
 
     def run(self, *arguments: Any) -> Any:
         """The act's result for one chunk."""
-        return self._act(*arguments)
+        return self._timed(self._at_work, *arguments)
+
+    def close(self) -> None:
+        """Let go of the take, once the scribe has heard everything."""
+        if self._act is not None:
+            self._observer.settle()
+        self._act = None
+        if self._hand is not None:
+            self._hand.close()
+            self._hand = None
+
+    def idle(self) -> None:
+        """Nothing; answered once everything that was asked before is over, and the scribe has heard of it."""
+        if self._act is not None:
+            self._observer.settle()
+
+    @ray.method(concurrency_group=CONTROL)
+    def stand(self) -> None:
+        """Never returns: the reference to this call is there once the actor is gone."""
+        self._gone.wait()
+
+    @ray.method(concurrency_group=CONTROL)
+    def pulse(self) -> Pulse:
+        """How the actor is."""
+        since = self._since
+        busy_s = 0.0 if since is None else monotonic() - since
+        return Pulse(busy_s, self._failed, ray.get_runtime_context().get_node_id(), os.getpid())
+
+    def _at_work(self, *arguments: Any) -> Any:
+        assert self._act is not None, "opened before it runs"
+        first = arguments[0]
+        with logs.context(chunk=first.index if isinstance(first, ChunkSpan) else first.span.index):
+            try:
+                return self._act(*arguments)
+            except Exception:
+                self._log.exception("act.raised")
+                raise
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self._since = monotonic()
+        try:
+            return call(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._since = None
 
 
 class PublisherActor(StageActor):
     """The publisher, whose film is open from the first segment to `finish`."""
 
-    def open(self) -> None:
+    def open(self, order: Order) -> None:
         """See `StageActor.open`."""
-        super().open()
+        super().open(order)
+        assert self._act is not None, "just opened"
         self._act.stage.__enter__()
+        self._published = 0
+
+    def run(self, *arguments: Any) -> None:
+        """See `StageActor.run`."""
+        super().run(*arguments)
+        self._published += 1
+
+    def position(self) -> int:
+        """The chunk that the film goes on with."""
+        return self._published
 
     def finish(self) -> Film:
         """Finish the film."""
-        self._act.stage.__exit__(None, None, None)
-        film: Film = self._act.stage.film
+
+        def finished() -> Film:
+            assert self._act is not None, "opened before it is finished"
+            self._act.stage.__exit__(None, None, None)
+            film: Film = self._act.stage.film
+            return film
+
+        film: Film = self._timed(finished)
         return film
+
+    def close(self) -> None:
+        """See `StageActor.close`; a film that is not finished is let go of."""
+        if self._act is not None:
+            stop = InterruptedError("the publisher was closed")
+            self._act.stage.__exit__(type(stop), stop, None)
+        super().close()

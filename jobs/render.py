@@ -9,18 +9,20 @@ import sys
 from contextlib import ExitStack
 
 import torch
-from ray.exceptions import RayActorError
 from rich.console import Console
 
+from actors.ahead import Ahead
 from actors.cluster import joined
-from actors.company import Company, Resources
+from actors.company import Company, Crew, Patience
 from actors.conductor import Conductor
 from actors.stage import Order
+from actors.supervise import supervised
 from jobs.progress import Progress
 from jobs.take import RenderOptions, prepare, tell_what_was_rendered
-from pipeline import film
+from pipeline import acts, film
 from pipeline.acts import Take
-from pipeline.errors import ActorLost, SpecError
+from pipeline.errors import SpecError
+from pipeline.journal.cancel import CancelWatch
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.take import put_take, take_card
 from pipeline.journal.writer import sole_writer
@@ -29,15 +31,30 @@ from pipeline.stages.publish import Film
 
 
 def render(take: Take, company: Company, conductor: Conductor) -> Film:
-    """Render a take with a company of actors, several chunks at once; the same bits as `pipeline.film.render`."""
-    plan, journal = take.plan, take.journal
-    embed, denoise, decode = company.embed, company.denoise, company.decode
-    encode, publish = company.encode, company.publish
+    """Render a take with a company of actors, several chunks at once; the same bits as `pipeline.film.render`.
 
-    with sole_writer(take.store), company:
-        put_take(take.store, take_card(plan.wish, plan.clock, plan.scenes, plan.chunks))
+    Whoever of them dies on the way is replaced. Raises `PoisonError` for a chunk that fails again and again, and
+    `Cancelled` where somebody asked for it.
+    """
+    cancelling = conductor.beating(CancelWatch(take.store).look)
+    with sole_writer(take.store), company.at(order_of(take, company.crew)), cancelling:
+        acts.mend(take, company)
+        put_take(take.store, take_card(take.plan.wish, take.plan.clock, take.plan.scenes, take.plan.chunks))
         company.event("film.start", **take.summary())
-        for chunk in conductor.paced(plan.chunks):
+        rendered = supervised(company, conductor, lambda: drive(take, company, conductor))
+        company.event("film.done", url=rendered.url, frames=rendered.num_frames)
+
+    return rendered
+
+
+def drive(take: Take, company: Company, conductor: Conductor) -> Film:
+    """The road, once, from the first chunk that the publisher lacks."""
+    journal, unpublished = take.journal, take.plan.chunks[company.position() :]
+    embed, decode, encode, publish = company.embed, company.decode, company.encode, company.publish
+    denoise = Ahead(company.gangs, embed, take.plan.chunks, lambda index: journal.holds("latents", index))
+
+    with conductor.beating(denoise.look):
+        for chunk in conductor.paced(unpublished):
             segment = journal.segment(chunk)
             if segment is None:
                 latents = journal.latents(chunk)
@@ -45,10 +62,15 @@ def render(take: Take, company: Company, conductor: Conductor) -> Film:
                     latents = denoise.remote(chunk, embed.remote(chunk))
                 segment = encode.remote(*decode.remote(latents))
             conductor.follow(chunk, publish.remote(segment))
-        rendered = company.finish()
-        company.event("film.done", url=rendered.url, frames=rendered.num_frames)
 
+        rendered: Film = conductor.result(company.finish())
+    conductor.wait(company.idle())
     return rendered
+
+
+def order_of(take: Take, crew: Crew) -> Order:
+    """What the actors of `crew` must know of a take."""
+    return Order(take.plan.wish, take.store.url, take.numerics, crew.threads, crew.degrees)
 
 
 def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
@@ -64,13 +86,15 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
         progress = stack.enter_context(Progress(take.plan, console))
         if options.in_process:
             log = stack.enter_context(EventLog(take.store))
-            rendered = _in_process(take, Observers(log, progress))
+            rendered = _in_process(take, Observers(log, progress, CancelWatch(take.store)))
         else:
-            degrees = options.gang.degrees(take.plan)
-            resources = Resources.of(options.threads, degrees.ranks)
-            stack.enter_context(joined(options.address, resources.num_cpus))
-            order = Order(take.plan.wish, take.store.url, take.numerics, options.threads, degrees)
-            rendered = _on_ray(take, Company(order, resources), options, progress)
+            patience = Patience.of(options.chunk_deadline_s)
+            crew = Crew.of(options.threads, options.gang.degrees(take.plan), patience, options.gang.count(take.plan))
+            stack.enter_context(joined(options.address, crew.resources.num_cpus))
+            company = stack.enter_context(Company(crew))
+            budget_bytes = options.budget_mib * 2**20
+            conductor = Conductor(budget_bytes, take.plan.chunk_bytes, lambda: company.report(progress))
+            rendered = render(take, company, conductor)
     tell_what_was_rendered(rendered, console)
 
 
@@ -83,15 +107,6 @@ def _interrupted(*_: object) -> None:
 def _in_process(take: Take, observer: Observer) -> Film:
     observer.event("road.start", road="in-process", torch=str(torch.__version__), threads=torch.get_num_threads())
     return film.render(take, observer)
-
-
-def _on_ray(take: Take, company: Company, options: RenderOptions, progress: Progress) -> Film:
-    conductor = Conductor(options.budget_mib * 2**20, take.plan.chunk_bytes, lambda: company.report(progress))
-    try:
-        return render(take, company, conductor)
-    except RayActorError as error:
-        what = str(error).splitlines()[0]
-        raise ActorLost(f"an actor died ({what}); finished chunks are kept, the same command goes on there") from error
 
 
 if __name__ == "__main__":

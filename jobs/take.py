@@ -19,12 +19,26 @@ from pipeline.weights.load import load_model
 
 @dataclass(frozen=True)
 class GangWish:
-    """How many ranks denoise together, and how they share; what is not said is proposed."""
+    """How many ranks denoise together, and how they share; how many gangs of them denoise scenes at once. What is not
+    said is proposed."""
 
     ranks: int | None = None
     ulysses: int | None = None
     ring: int | None = None
     cfg: int | None = None
+    gangs: int | None = None
+
+    def count(self, plan: FilmPlan) -> int:
+        """The number of gangs meant for `plan`. Raises `SpecError` where its scenes must be rendered in sequence."""
+        sections = len({chunk.section for chunk in plan.chunks})
+        if not plan.wish.parallel_scenes:
+            if (self.gangs or 1) > 1:
+                raise SpecError(
+                    f"--gangs is {self.gangs}, but the storyboard renders its scenes in sequence;"
+                    " say parallel_scenes: true in it, or leave --gangs out"
+                )
+            return 1
+        return min(self.gangs or 2, sections)
 
     def degrees(self, plan: FilmPlan) -> Degrees:
         """The degrees meant for `plan`. Raises `SpecError` where they contradict each other or the plan."""
@@ -53,6 +67,7 @@ class RenderOptions:
     threads: int = 1
     address: str | None = None
     budget_mib: int = 256
+    chunk_deadline_s: float = 900.0
     gang: GangWish = field(default_factory=GangWish)
 
 

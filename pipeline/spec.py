@@ -211,6 +211,7 @@ class Storyboard(_Wish):
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
+    parallel_scenes: bool = False
 
     def durations_s(self) -> tuple[Fraction, ...]:
         """The exact wished length of every scene, for `plan_scenes`."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from jobs.bench import Bench, BenchOptions, Figure
+from jobs.bench.film_parity import CHUNKS, FilmCase, diverge_all
 from jobs.bench.ranks import run_ranks
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_plan import KVPlan
@@ -234,6 +235,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         case = Case(Degrees(ulysses=ranks), num_heads, size, torch.float32, client="wan")
         verdict = f"differs by {their:.1e}" if isinstance(their, float) else f"refuses ({their})"
         print(f"{case}: ours differs by {ours[case]:.1e}, diffusers {verdict}")
+    films = _films(options)
     ran = [their for their in theirs.values() if isinstance(their, float)]
     return {
         "cases": len(cases),
@@ -245,8 +247,27 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             for rank in results
             if case in rank
         ),
+        **films,
         "diffusers_max_rel_float32": max(ran, default=float("nan")),
         "diffusers_refused": len(theirs) - len(ran),
+    }
+
+
+def _films(options: BenchOptions) -> dict[str, float]:
+    """Films of two and of three ranks, chunk by chunk beside the film of one."""
+    ways = [Degrees(ulysses=2), Degrees(ring=3)]
+    chunks = 8 if options.quick else CHUNKS
+    models = ["tiny"] if options.quick else ["tiny", "sounding-shapes"]
+    single = [FilmCase(way, model, torch.float32, chunks, options.seed) for way in ways for model in models]
+    double = [FilmCase(way, "tiny", torch.float64, chunks, options.seed) for way in ways]
+    found = run_ranks(partial(diverge_all, single + double), 3)[0]
+    for case in single:
+        over_time = ", ".join(f"{value:.0e}" for value in found[case].free)
+        print(f"{case}: left to itself it differs, chunk by chunk, by {over_time}")
+    return {
+        "film_chunk_rel_float32": max(max(found[case].from_one_rank) for case in single),
+        "film_free_rel_float64": max(max(found[case].free) for case in double),
+        "film_free_rel_float32": max(found[case].free[-1] for case in single),
     }
 
 
@@ -256,6 +277,11 @@ BENCH = Bench(
         "max_rel_float32": Figure("largest difference from one rank over the largest value, float32", at_most=1e-5),
         "max_rel_float64": Figure("the same in float64", at_most=1e-12),
         "ranks_that_differ": Figure("ranks whose result is not that of rank 0, bit for bit", at_most=0),
+        "film_chunk_rel_float32": Figure(
+            "a film of 2 and of 3 ranks, each chunk from the context of one rank: its largest difference", at_most=1e-5
+        ),
+        "film_free_rel_float64": Figure("the film left to itself in float64, its worst chunk", at_most=1e-8),
+        "film_free_rel_float32": Figure("the film left to itself in float32, its last chunk: rounding, grown"),
         "diffusers_max_rel_float32": Figure("largest difference of diffusers' Ulysses, uncached, where it runs"),
         "diffusers_refused": Figure("shapes of these that diffusers' Ulysses refuses, in its mode for anything too"),
     },

@@ -52,7 +52,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             subprocess.run(_command(root, out), check=True, capture_output=True)
             after = _finished(out)
             twice += sum(after.count(done) - 1 for done in set(before))
-            differ += not _same(undisturbed, _take(out))
+            differ += not same_takes(undisturbed, _take(out))
     return {"kills": float(struck), "films_that_differ": float(differ), "chunks_done_twice": float(twice)}
 
 
@@ -93,7 +93,8 @@ def _finished(out: Path) -> list[tuple[str, int]]:
     return [event for event in _events(out) if event[0] in ("denoise.chunk", "encode.chunk")]
 
 
-def _same(one: Take, other: Take) -> bool:
+def same_takes(one: Take, other: Take) -> bool:
+    """Whether two takes are whole and equal: latents, segments and film, bit for bit."""
     for chunk in one.plan.chunks:
         latents, same_latents = one.journal.latents(chunk), other.journal.latents(chunk)
         segment, same_segment = one.journal.segment(chunk), other.journal.segment(chunk)

@@ -15,9 +15,8 @@ import ray
 import torch
 
 from actors.cluster import joined
-from actors.company import Company, Resources
+from actors.company import Company, Crew
 from actors.conductor import Conductor
-from actors.stage import Order
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.render import render
 from pipeline import film
@@ -61,9 +60,8 @@ def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path)
 def _on_ray(take: Take, budget_bytes: int) -> float:
     """Render; seconds until the film could start."""
     called = time()
-    order = Order(take.plan.wish, take.store.url, take.numerics, threads=1)
-    company = Company(order, Resources.of(threads=1))
-    render(take, company, Conductor(budget_bytes, take.plan.chunk_bytes))
+    with Company(Crew.of()) as company:
+        render(take, company, Conductor(budget_bytes, take.plan.chunk_bytes))
     started = next(event for event in _events(take) if event["event"] == "film.start")
     return _time(started) - called
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
+from threading import Lock
 
 import torch
 from torch import nn
@@ -24,6 +25,10 @@ SHAPES_VOCABULARY = (
     *("dark", "light"),
 )
 """The words of the closed grammar in `pipeline/training/world.py`."""
+
+
+_SEEDING = Lock()
+"""PyTorch's seed belongs to the process, so one model is made at a time."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class FilmModel(nn.Module):
 
     @classmethod
     def untrained(cls, config: FilmModelConfig, seed: int = 0) -> "FilmModel":
-        """Random weights that depend on `seed` alone."""
-        with torch.random.fork_rng(devices=[]):
+        """Random weights that depend on `seed` alone, whichever thread asks."""
+        with _SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config).eval()
 

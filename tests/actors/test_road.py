@@ -1,18 +1,22 @@
 """The road on Ray: the same bits as in one process, and what happens when an actor dies."""
 
+import json
+import os
+import signal
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import ray
 import torch
 
-from actors.company import Company, Resources
+from actors.company import Company, Crew, Patience
 from actors.conductor import Conductor
-from actors.stage import Order
 from jobs.render import render
 from pipeline import film
 from pipeline.acts import open_take
-from pipeline.errors import JournalError
+from pipeline.errors import JournalError, PoisonError
 from pipeline.journal.journal import latents_to_bytes, segment_to_bytes
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
@@ -43,9 +47,8 @@ def take_at(path):
     return open_take(wish, model, Store(str(path)), numerics(model))
 
 
-def company_for(take, **changes):
-    order = Order(take.plan.wish, take.store.url, {**numerics(take.model), **changes}, threads=1)
-    return Company(order, Resources.of(threads=1))
+def conductor_for(take):
+    return Conductor(2**28, take.plan.chunk_bytes)
 
 
 def journal_bytes(take):
@@ -63,44 +66,142 @@ def alone(tmp_path_factory):
     return take
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_actors_render_the_same_bits_as_one_process_and_resume_where_one_died(alone, tmp_path):
+def events(take):
+    return [json.loads(line) for line in take.store.get("events.jsonl").decode().splitlines()]
+
+
+class Watched(Conductor):
+    """Does something once a chunk has landed."""
+
+    def __init__(self, take, chunk, then, budget_bytes=2**28):
+        super().__init__(budget_bytes, take.plan.chunk_bytes)
+        self._chunk, self._then = chunk, then
+
+    def _beat(self):
+        super()._beat()
+        if self._then is not None and self.next_chunk > self._chunk:
+            then, self._then = self._then, None
+            then()
+
+
+@pytest.fixture(scope="module")
+def company(request):
+    request.getfixturevalue("ray_cluster")
+    patience = Patience(start=60, exchange=5, chunk=8, pulse=5, back_off=0.1)
+    with Company(Crew.of(patience=patience)) as company:
+        yield company
+
+
+def test_actors_render_the_same_bits_as_one_process(alone, company, tmp_path):
     take = take_at(tmp_path)
-    company = company_for(take)
-    killed = Conductor(2**20, take.plan.chunk_bytes, lambda: None)
-    follow = killed.follow
-
-    def follow_until_the_decoder_dies(chunk, landed):
-        follow(chunk, landed)
-        if chunk.index == 4:
-            ray.kill(company._actors["decode"])
-
-    killed.follow = follow_until_the_decoder_dies
-    with pytest.raises(ray.exceptions.RayActorError):
-        render(take, company, killed)
-    assert not take.store.exists("film.mp4")
-    kept = take.journal.num_kept("latents")
-    assert kept >= 1
-
-    render(take, company_for(take), Conductor(2**28, take.plan.chunk_bytes))
+    render(take, company, conductor_for(take))
     assert journal_bytes(take) == journal_bytes(alone)
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")
+
+
+@pytest.mark.parametrize("act", ["embed", "denoise", "decode", "encode", "publish"])
+def test_an_actor_that_dies_is_replaced_and_no_bit_differs(act, alone, company, tmp_path):
+    take = take_at(tmp_path)
+    render(take, company, Watched(take, 2, lambda: ray.kill(getattr(company, act).actors[0])))
+    assert journal_bytes(take) == journal_bytes(alone)
+    assert take.store.get("film.mp4") == alone.store.get("film.mp4")
+    replaced = [event["act"] for event in events(take) if event["event"] == "actor.replaced"]
+    assert replaced == [act]
+    denoised = [event["chunk"] for event in events(take) if event["event"] == "denoise.chunk"]
+    assert len(denoised) <= len(set(denoised)) + 1
+
+
+@pytest.mark.parametrize("act", ["denoise", "encode"])
+def test_an_actor_that_is_wedged_is_replaced(act, alone, company, tmp_path):
+    take = take_at(tmp_path)
+
+    def wedge():
+        post = getattr(company, act)
+        os.kill(ray.get(post.actors[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGSTOP)
+
+    render(take, company, Watched(take, 2, wedge, budget_bytes=1))
+    assert journal_bytes(take) == journal_bytes(alone)
+    assert act in [event["act"] for event in events(take) if event["event"] == "actor.replaced"]
+
+
+def test_a_scribe_that_dies_goes_on_with_its_log(company, tmp_path):
+    take = take_at(tmp_path)
+    render(take, company, Watched(take, 2, lambda: ray.kill(company.scribe, no_restart=False)))
+    names = [event["event"] for event in events(take)]
+    assert names[0] == "road.start"
+    assert names[-1] == "film.done"
+
+
+def test_a_chunk_that_fails_again_and_again_ends_the_take_and_keeps_what_is_finished(company, tmp_path):
+    take = take_at(tmp_path)
+    chunk = f"{take.journal._keys.latents[3].key}"
+    with (
+        patched_in(company.denoise, "keep_latents", chunk),
+        pytest.raises(
+            PoisonError, match=r"chunk 3 failed 3 times in a row, the last time with OSError: the disk is full"
+        ),
+    ):
+        render(take, company, conductor_for(take))
+    assert take.journal.num_kept("segments") == 3
+    assert not take.store.exists("film.mp4")
+    assert events(take)[-1]["event"] == "road.failed"
+    render(take, company, conductor_for(take))
+    assert take.store.exists("film.mp4")
+
+
+@contextmanager
+def patched_in(post, method, key):
+    """Have the journal raise at one chunk, in the actor of `post`."""
+
+    def break_it(_):
+        from pipeline.journal.journal import Journal
+
+        def broken(self, latents):
+            if self._keys.latents[latents.span.index].key == key:
+                raise OSError("the disk is full")
+            return whole(self, latents)
+
+        whole = getattr(Journal, method)
+        setattr(Journal, method, broken)
+        Journal.mended = lambda: setattr(Journal, method, whole)
+
+    def mend_it(_):
+        from pipeline.journal.journal import Journal
+
+        Journal.mended()
+
+    ray.get(post.actors[0].__ray_call__.remote(break_it))
+    yield
+    ray.get(post.actors[0].__ray_call__.remote(mend_it))
+
+
+def test_a_driver_that_died_is_followed_by_one_that_goes_on(alone, company, tmp_path):
+    take = take_at(tmp_path)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(take, company, Watched(take, 3, stop))
+    kept = take.journal.num_kept("latents")
+    assert kept >= 4
+    render(take, company, conductor_for(take))
+    assert journal_bytes(take) == journal_bytes(alone)
     _, _, resumed = take.store.get("events.jsonl").decode().rpartition('"road.start"')
     assert not any(f'"denoise.chunk", "chunk": {index},' in resumed for index in range(kept))
-    assert f'"denoise.chunk", "chunk": {kept},' in resumed
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_an_actor_that_would_compute_other_bits_refuses_to_start(tmp_path):
+def test_an_actor_that_would_compute_other_bits_refuses_to_start(company, tmp_path):
+    take = take_at(tmp_path)
+    other = replace(take, numerics={**take.numerics, "torch": "1.0"})
     with pytest.raises(JournalError, match=r"would render other bits: torch is .*, not 1\.0"):
-        company_for(take_at(tmp_path), torch="1.0").wait()
+        render(other, company, conductor_for(take))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_scribe_writes_what_it_hears_without_torch(tmp_path):
-    company = company_for(take_at(tmp_path))
-    with company:
-        loaded = ray.get(company.scribe.__ray_call__.remote(lambda _: set(sys.modules)))
+def test_the_scribe_writes_what_it_hears_without_torch(company, tmp_path):
+    take = take_at(tmp_path)
+    render(take, company, conductor_for(take))
+    loaded = ray.get(company.scribe.__ray_call__.remote(lambda _: set(sys.modules)))
     assert "torch" not in loaded
     assert "pipeline.journal.event_log" in loaded
     assert '"road.start"' in (tmp_path / "events.jsonl").read_text()

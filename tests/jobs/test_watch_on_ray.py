@@ -7,9 +7,8 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from actors.company import Company, Resources
+from actors.company import Company, Crew
 from actors.conductor import Conductor
-from actors.stage import Order
 from jobs.render import render
 from pipeline.acts import open_take
 from pipeline.journal.store import Store
@@ -71,9 +70,8 @@ def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
     wish = parse_storyboard(STORYBOARD)
     model = load_model(wish.model)
     take = open_take(wish, model, Store(str(tmp_path / "take")), numerics(model))
-    company = Company(Order(wish, take.store.url, take.numerics, threads=1), Resources.of(threads=1))
     conductor, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
-    with ThreadPoolExecutor(1) as road:
+    with Company(Crew.of()) as company, ThreadPoolExecutor(1) as road:
         rendering = road.submit(render, take, company, conductor)
         try:
             until(lambda: take.store.exists("journal/take.json"), rendering)

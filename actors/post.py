@@ -1,0 +1,72 @@
+"""A post: the actors that hold one act, replaced as a whole. Most hold one actor; a gang holds a rank each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+
+from actors.stage import CONTROL, Order, Pulse, StageActor
+
+CONTROL_CALLS = 2
+"""Calls that an actor answers at once while its act is at work: `stand`, and one `pulse`."""
+
+
+def hire(actor: type[StageActor], *arguments: Any, cpus: float, **options: Any) -> ActorHandle:
+    """Start an actor, which fails with its process and is not restarted in its place."""
+    remote = ray.remote(num_gpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={CONTROL: CONTROL_CALLS})
+    return remote(actor).options(num_cpus=cpus, **options).remote(*arguments)
+
+
+class Post:
+    """One act's actors.
+
+    Args:
+        name: the act.
+        actors: who holds it.
+        num_returns: how many values a chunk gives.
+    """
+
+    def __init__(self, name: str, actors: Sequence[ActorHandle], num_returns: int = 1) -> None:
+        self.name, self.actors = name, list(actors)
+        self._num_returns = num_returns
+        self._sentinels = [actor.stand.remote() for actor in actors]
+
+    def start(self) -> list[ObjectRef]:
+        """References that are there once every process stands."""
+        return [actor.__ray_ready__.remote() for actor in self.actors]
+
+    def open(self, order: Order) -> list[ObjectRef]:
+        """Have everybody build the act for a take: references that are there once it is built."""
+        return [actor.open.remote(order) for actor in self.actors]
+
+    def close(self) -> list[ObjectRef]:
+        """Have everybody let go of the take."""
+        return [actor.close.remote() for actor in self.actors]
+
+    def idle(self) -> list[ObjectRef]:
+        """References that are there once everybody has done what they were asked, or is gone."""
+        return [actor.idle.remote() for actor in self.actors]
+
+    def remote(self, *arguments: Any) -> Any:
+        """Run the act on one chunk: references to its values."""
+        values, *_ = [actor.run.options(num_returns=self._num_returns).remote(*arguments) for actor in self.actors]
+        return values
+
+    def died(self) -> bool:
+        """Whether anybody is known to be gone; asks nobody."""
+        return bool(ray.wait(self._sentinels, num_returns=1, timeout=0)[0])
+
+    def pulses(self, timeout_s: float) -> list[Pulse] | None:
+        """How everybody is; None where somebody does not answer in time, or ever."""
+        try:
+            pulses: list[Pulse] = ray.get([actor.pulse.remote() for actor in self.actors], timeout=timeout_s)
+        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            return None
+        return pulses
+
+    def dismiss(self) -> None:
+        """End everybody at once."""
+        for actor in self.actors:
+            ray.kill(actor)

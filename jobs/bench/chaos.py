@@ -1,0 +1,221 @@
+"""Chaos: ranks, acts, nodes and drivers are killed or wedged at seeded moments of a take on a cluster of three nodes;
+every film must end, and equal the undisturbed one bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+from typing import Any
+
+import torch
+from ray.cluster_utils import Cluster
+
+from actors.cluster import OWN_CLUSTER
+from jobs.bench import Bench, BenchOptions, Figure
+from jobs.bench.resume import same_takes
+from pipeline.acts import Take, open_take
+from pipeline.attention.shares import Degrees
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from pipeline.weights.load import load_model
+
+STORYBOARD = """
+model: tiny
+sampling: {{steps: 24}}
+scenes:
+  - {{prompt: a red circle bounces fast, duration: {first}s}}
+  - {{prompt: a blue square rests, duration: 8s}}
+  - {{prompt: a green triangle glides, duration: 6.5s, transition: cut}}
+"""
+CHUNKS, QUICK_CHUNKS = 42, 22
+SEEDS, QUICK_SEEDS = 3, 1
+DEGREES = Degrees(ulysses=2)
+NODES, NODE_CPUS = 2, 4
+DEADLINE_S = 8
+FILM_S = 600.0
+FAULTS = ("rank 0", "rank 1", "wedged rank", "decode", "wedged encode", "publish", "node", "driver")
+QUICK_FAULTS = ("rank 1", "wedged encode", "publish", "driver")
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """One film undisturbed, then one for each seed with all faults, in an order and at moments of the seed's own."""
+    torch.set_num_threads(1)
+    seeds = QUICK_SEEDS if options.quick else SEEDS
+    faults = QUICK_FAULTS if options.quick else FAULTS
+    with TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        stage = Stage(Path(folder), QUICK_CHUNKS if options.quick else CHUNKS)
+        with stage:
+            undisturbed = stage.render("undisturbed", {})
+            rendered = [
+                stage.render(f"seed-{seed}", _moments(Random(1000 * options.seed + seed), faults, stage.num_chunks))
+                for seed in range(seeds)
+            ]
+            identical = [same_takes(undisturbed.take, showing.take) for showing in rendered]
+    struck = [fault for showing in rendered for fault in showing.struck]
+    return {
+        "faults": len(struck),
+        "films_identical": sum(identical) / len(identical),
+        "max_chunks_lost": max((fault.chunks_lost for fault in struck), default=0),
+        "restart_s": median(fault.restart_s for fault in struck),
+        "longest_restart_s": max(fault.restart_s for fault in struck),
+    }
+
+
+def _moments(random: Random, faults: tuple[str, ...], num_chunks: int) -> dict[int, str]:
+    """The chunk that is about to be published when each fault strikes; two or more chunks lie between faults."""
+    chosen = sorted(random.sample(range(1, num_chunks // 2 - 1), len(faults)))
+    return dict(zip((2 * chunk for chunk in chosen), random.sample(faults, len(faults)), strict=True))
+
+
+@dataclass(frozen=True)
+class Struck:
+    """One fault: what it cost."""
+
+    fault: str
+    chunks_lost: int
+    restart_s: float
+
+
+@dataclass
+class Showing:
+    """One film and what befell it."""
+
+    take: Take
+    struck: list[Struck] = field(default_factory=list)
+
+
+class Stage:
+    """A cluster of this machine, with a head that computes nothing, on which drivers of their own render."""
+
+    def __init__(self, root: Path, num_chunks: int) -> None:
+        self._root, self.num_chunks = root, num_chunks
+        self._wish = STORYBOARD.format(first=num_chunks - 15)
+        (root / "film.yaml").write_text(self._wish)
+
+    def __enter__(self) -> "Stage":
+        os.environ.update({name: os.environ.get(name, value) for name, value in OWN_CLUSTER.items()})
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self._root / "ray")}
+        config = {"prestart_worker_first_driver": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": config})
+        self._nodes: dict[str, Any] = {}
+        for _ in range(NODES):
+            self._add_node()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.shutdown()
+
+    def _add_node(self) -> None:
+        node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
+        self._nodes[node.node_id] = node
+
+    def render(self, name: str, moments: Mapping[int, str]) -> Showing:
+        """A film into `name`, with a fault once so many chunks are published."""
+        out, until = self._root / name, monotonic() + FILM_S
+        showing, left, driver = Showing(self._take(out)), dict(sorted(moments.items())), self._start(out)
+        while (code := driver.poll()) is None or left:
+            if monotonic() > until:
+                driver.kill()
+                raise TimeoutError(f"{name} was not done after {FILM_S:g} s; {left} were still to come")
+            if code is not None:
+                raise RuntimeError(f"the driver of {name} ended with {code} before {left}")
+            events, at = read_events(out), next(iter(left), None)
+            if at is not None and published(events) >= at:
+                fault = left.pop(at)
+                before, struck_at = len(events), monotonic()
+                driver = self._strike(fault, events, driver, out)
+                self._until(lambda at=at: published(read_events(out)) > at + 1, driver, until)
+                showing.struck.append(Struck(fault, denoised_again(read_events(out), before), monotonic() - struck_at))
+                print(f"{name}: {fault} at chunk {at}: {showing.struck[-1]}", file=sys.stderr, flush=True)
+            sleep(0.02)
+        if code != 0:
+            raise RuntimeError(f"the driver of {name} ended with {code}: {(out / 'driver.log').read_text()[-2000:]}")
+        return showing
+
+    def _until(self, true: Callable[[], bool], driver: subprocess.Popen[bytes], until: float) -> None:
+        while not true() and driver.poll() is None and monotonic() < until:
+            sleep(0.02)
+
+    def _strike(
+        self, fault: str, events: list[dict[str, Any]], driver: subprocess.Popen[bytes], out: Path
+    ) -> subprocess.Popen[bytes]:
+        """Let the fault happen; the driver that renders from then on."""
+        ready = {event["act"]: event for event in events if event["event"] == "actor.ready"}
+        how = signal.SIGSTOP if fault.startswith("wedged") else signal.SIGKILL
+        match fault.removeprefix("wedged "):
+            case "driver":
+                driver.kill()
+                driver.wait()
+                return self._start(out)
+            case "node":
+                node = self._nodes.pop(ready["denoise"]["nodes"][0])
+                self._add_node()
+                self._cluster.remove_node(node, allow_graceful=False)
+            case "rank" | "rank 0":
+                os.kill(ready["denoise"]["pids"][0], how)
+            case "rank 1":
+                os.kill(ready["denoise"]["pids"][1], how)
+            case act:
+                os.kill(ready[act]["pids"][0], how)
+        return driver
+
+    def _start(self, out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "jobs.render", str(self._root / "film.yaml"), "-o", str(out)]
+        command += ["--address", self._cluster.address, "--ulysses", str(DEGREES.ulysses), "--budget-mib", "1"]
+        out.mkdir(exist_ok=True)
+        with (out / "driver.log").open("ab") as log:
+            return subprocess.Popen([*command, "--chunk-deadline", str(DEADLINE_S)], stdout=log, stderr=log)
+
+    def _take(self, out: Path) -> Take:
+        wish = parse_storyboard(self._wish)
+        model = load_model(wish.model)
+        return open_take(wish, model, Store(str(out)), numerics(model, DEGREES))
+
+
+def read_events(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of a take's event log."""
+    path = out / "events.jsonl"
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # torn by a fault, or not yet whole
+    return events
+
+
+def published(events: list[dict[str, Any]]) -> int:
+    """Chunks that can be watched."""
+    return max((event["chunk"] + 1 for event in events if event["event"] == "publish.chunk"), default=0)
+
+
+def denoised_again(events: list[dict[str, Any]], before: int) -> int:
+    """Chunks that were denoised among the first `before` events and again after them."""
+    denoised = [
+        {e["chunk"] for e in part if e["event"] == "denoise.chunk"} for part in (events[:before], events[before:])
+    ]
+    return len(denoised[0] & denoised[1])
+
+
+BENCH = Bench(
+    {
+        "faults": Figure("ranks, acts, nodes and drivers that were killed or wedged while films were rendered"),
+        "films_identical": Figure("share of these films that equal the undisturbed one bit for bit", at_least=1),
+        "max_chunks_lost": Figure("the most finished chunks that one fault had denoised again", at_most=1),
+        "restart_s": Figure("from a fault until two more chunks are published; a wedged actor is seen after 8 s"),
+        "longest_restart_s": Figure("the longest of these"),
+    },
+    measure,
+    once=True,
+)

@@ -1,0 +1,90 @@
+"""Films that several ranks render beside the one that one rank renders: from its context, and left to themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.attention.exchange import ONE_RANK, Parallel
+from pipeline.attention.parallel import context_parallel
+from pipeline.attention.shares import Degrees
+from pipeline.models.film_model import FilmModel
+from pipeline.plan import FilmPlan, plan_film
+from pipeline.spec import parse_storyboard
+from pipeline.stages.denoise import DenoiseStage
+from pipeline.stages.embed import EmbedStage
+from pipeline.values import LatentChunk
+from pipeline.weights.load import load_model
+
+FILM = """
+{{model: {model}, seed: {seed}, sampling: {{steps: 4}}, scenes: [
+  {{prompt: a red circle bounces fast on a dark background, duration: {most}s}},
+  {{prompt: a blue square glides on a light background, duration: {rest}s}}]}}
+"""
+CHUNKS = 30
+
+
+@dataclass(frozen=True)
+class FilmCase:
+    """A film, how it is shared, and in which precision it is computed."""
+
+    degrees: Degrees
+    model: str = "tiny"
+    dtype: torch.dtype = torch.float32
+    chunks: int = CHUNKS
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.degrees}, {self.dtype}, {self.chunks} chunks"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far each chunk is from one rank's, max |a - b| / max |b| over both streams: started from one rank's
+    latents before it, and from the gang's own."""
+
+    from_one_rank: tuple[float, ...]
+    free: tuple[float, ...]
+
+
+def diverge(case: FilmCase, ranks: Sequence[int]) -> Divergence:
+    """On one rank of a gang: render the film alone, then twice together."""
+    model = load_model(case.model).to(case.dtype)
+    plan = _plan(model, case)
+    alone = _render(model, plan, ONE_RANK, [])
+    parallel = context_parallel(case.degrees, ranks)
+    started = _render(model, plan, parallel, alone)
+    free = _render(model, plan, parallel, [])
+    return Divergence(_distances(started, alone), _distances(free, alone))
+
+
+def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergence]:
+    """On rank `rank`: every case for which it is needed, in order."""
+    return {case: diverge(case, range(case.degrees.ranks)) for case in cases if rank < case.degrees.ranks}
+
+
+def _plan(model: FilmModel, case: FilmCase) -> FilmPlan:
+    most = 2 * case.chunks // 3
+    wish = FILM.format(model=case.model, seed=case.seed, most=most, rest=case.chunks - most)
+    return plan_film(parse_storyboard(wish), model)
+
+
+def _render(model: FilmModel, plan: FilmPlan, parallel: Parallel, history: Sequence[LatentChunk]) -> list[LatentChunk]:
+    """The film's latents; each chunk from the context of `history`, where it is given, in place of what is rendered."""
+    embed, rendered = EmbedStage(model.text, plan), []
+    denoise = DenoiseStage(model, plan, lambda chunk: history[chunk.index], parallel)
+    for chunk in plan.chunks:
+        if history:
+            denoise = DenoiseStage(model, plan, lambda chunk: history[chunk.index], parallel)
+        rendered.append(denoise(chunk, embed(chunk)))
+    return rendered
+
+
+def _distances(got: Sequence[LatentChunk], expected: Sequence[LatentChunk]) -> tuple[float, ...]:
+    return tuple(
+        max(_distance(a.video, b.video), _distance(a.audio, b.audio)) for a, b in zip(got, expected, strict=True)
+    )
+
+
+def _distance(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((got - expected).abs().max() / expected.abs().max()).nan_to_num(torch.inf))

@@ -1,0 +1,72 @@
+import io
+import json
+from contextlib import suppress
+from threading import Thread
+
+import pytest
+
+from actors import logs
+
+
+@pytest.fixture
+def said():
+    stream = io.StringIO()
+    log = logs.configure(stream)
+    yield log, lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logs.bind(take=None, act=None, rank=None, epoch=None)
+    log.handlers.clear()
+    log.propagate = True
+
+
+def test_a_line_names_what_was_bound_what_it_is_about_and_what_the_call_adds(said):
+    log, lines = said
+    logs.bind(take="s3://films/one", act="denoise", rank=1, epoch=2)
+    with logs.context(chunk=7):
+        log.info("chunk.late", extra={"fields": {"seconds": 1.5}})
+    log.warning("gang.closed")
+    late, closed = lines()
+    assert late.pop("time").endswith("+00:00")
+    bound = {"take": "s3://films/one", "act": "denoise", "rank": 1, "epoch": 2}
+    assert late == {"level": "info", "event": "chunk.late", **bound, "chunk": 7, "seconds": 1.5}
+    assert "chunk" not in closed
+
+
+def test_contexts_nest_and_end_also_with_an_error(said):
+    log, lines = said
+    with logs.context(chunk=1):
+        with suppress(ZeroDivisionError), logs.context(rank=0):
+            log.info("inner")
+            raise ZeroDivisionError
+        log.info("outer")
+    log.info("after")
+    inner, outer, after = lines()
+    assert (inner["chunk"], inner["rank"]) == (1, 0)
+    assert (outer["chunk"], outer.get("rank"), after.get("chunk")) == (1, None, None)
+
+
+def test_what_is_bound_is_every_threads_and_a_context_is_its_own(said):
+    log, lines = said
+    logs.bind(act="encode")
+    with logs.context(chunk=3):
+        thread = Thread(target=log.info, args=("pulse",))
+        thread.start()
+        thread.join()
+    [line] = lines()
+    assert (line["act"], line.get("chunk")) == ("encode", None)
+
+
+def test_an_error_is_one_line_with_its_trace(said):
+    log, lines = said
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.exception("act.failed")
+    [line] = lines()
+    assert line["level"] == "error"
+    assert line["error"].endswith("ValueError: two\nlines")
+
+
+def test_values_that_json_lacks_are_written_as_text(said):
+    log, lines = said
+    log.info("odd", extra={"fields": {"path": io, "chunk": {1}}})
+    assert lines()[0]["chunk"] == "{1}"
