@@ -1,0 +1,297 @@
+"""The manifest of a batch: its takes, read and checked whole before anything starts.
+
+Reading one ends either in frozen takes or in a single `SpecError` with a line for every mistake: where, the key, its
+value, what is wrong, and the cure.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from math import inf
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.batch.rows import Row, read_rows, read_text
+from pipeline.errors import SpecError
+from pipeline.journal.store import Store
+from pipeline.spec import Storyboard, parse_storyboard
+
+LEDGER = "batch"
+"""The folder of the output root that belongs to the batch itself."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_MOST_MISTAKES = 100
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class TakeWish:
+    """One take of a batch, as wished.
+
+    Args:
+        output: where the film goes: an absolute path or a URL.
+        priority: a higher one starts first.
+        project: whom it is for; projects take turns.
+        ranks: how many denoise it together; None for what the batch says.
+    """
+
+    id: str
+    storyboard: Storyboard
+    output: str
+    priority: int = 0
+    project: str = ""
+    tags: tuple[str, ...] = ()
+    ranks: int | None = None
+
+    @cached_property
+    def film_s(self) -> float:
+        """Seconds of film."""
+        return float(sum(self.storyboard.durations_s()))
+
+    @property
+    def film(self) -> str:
+        """The film's name in the output."""
+        return self.storyboard.output.film
+
+
+def read_manifest(url: str, root: str, overrides: tuple[str, ...] = ()) -> tuple[TakeWish, ...]:
+    """The takes of the manifest at `url`, for the output root `root`, in the order in which they are written.
+
+    Args:
+        overrides: of every take, such as "sampling.steps=4"; the takes' own win.
+
+    Raises:
+        SpecError: with one line for every mistake.
+    """
+    rows = read_rows(url)
+    reader = _Reader(url, _store(root), _storyboards(url, rows), overrides)
+    takes = [take for number, row in enumerate(rows, start=1) if (take := reader.take(number, row)) is not None]
+    mistakes = reader.mistakes + list(_shared(takes))
+    if mistakes:
+        shown = [f"{url}, {mistake}" for mistake in mistakes[:_MOST_MISTAKES]]
+        more = [f"and {len(mistakes) - _MOST_MISTAKES} more"] if len(mistakes) > _MOST_MISTAKES else []
+        raise SpecError("\n".join(shown + more))
+    return tuple(take for _, take in takes)
+
+
+# ------------------------------------------------------------------ single values
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise SpecError("use text; put it in quotes if it looks like a number")
+    return value.strip()
+
+
+def _words(value: object) -> str:
+    text = _text(value)
+    if not text:
+        raise SpecError("write something, or leave the key out")
+    return text
+
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise SpecError(f"use a whole number from {low} to {high}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _id(value: object) -> str:
+    text = _text(value)
+    if not _NAME.fullmatch(text):
+        raise SpecError("use 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first")
+    if text == LEDGER:
+        raise SpecError(f"{LEDGER}/ is where the ledger lies; use another name")
+    return text
+
+
+def _storyboard(value: object) -> str | dict[str, Any]:
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, dict) and value:
+        return value
+    raise SpecError("use the path or URL of a storyboard, or its keys")
+
+
+def _overrides(value: object) -> tuple[str, ...]:
+    if isinstance(value, dict):
+        return tuple(f"{key}={_one_line(wanted)}" for key, wanted in value.items())
+    if isinstance(value, list) and all(isinstance(item, str) and "=" in item for item in value):
+        return tuple(value)
+    raise SpecError("use a mapping such as {sampling.steps: 4}, or a list such as [sampling.steps=4]")
+
+
+def _one_line(value: object) -> str:
+    try:
+        return yaml.safe_dump([value], default_flow_style=True, width=inf, allow_unicode=True).strip()[1:-1]
+    except yaml.YAMLError:
+        raise SpecError("use plain values: text, numbers, lists, mappings") from None
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    if isinstance(value, dict):
+        return tuple(f"{key}={wanted}" for key, wanted in value.items())
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise SpecError("use a list such as [draft, night], or a mapping such as {client: acme}")
+
+
+# ------------------------------------------------------------------ a take as written
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    storyboard: Annotated[str | dict[str, Any], BeforeValidator(_storyboard)]
+    id: Annotated[str | None, BeforeValidator(_id)] = None
+    output: Annotated[str | None, BeforeValidator(_words)] = None
+    priority: Annotated[int, _whole(-1_000_000, 1_000_000)] = 0
+    project: Annotated[str, BeforeValidator(_text)] = ""
+    tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
+    overrides: Annotated[tuple[str, ...], BeforeValidator(_overrides)] = ()
+    ranks: Annotated[int | None, _whole(1, 1024)] = None
+
+
+class _Reader:
+    """Makes takes of rows, and keeps every mistake on the way."""
+
+    def __init__(
+        self, url: str, root: Store, storyboards: Mapping[str, str | SpecError], overrides: tuple[str, ...]
+    ) -> None:
+        self._url, self._root, self._storyboards, self._overrides = url, root, storyboards, overrides
+        self.mistakes: list[str] = []
+
+    def take(self, number: int, row: Row) -> tuple[str, TakeWish] | None:
+        """The take with the words that say where it is written; None where it has a mistake."""
+        named = row.values.get("id") if isinstance(row.values, dict) else None
+        where = f"line {row.line}, take {number}" + (f" ({named})" if named is not None else "")
+        try:
+            if row.mistakes:
+                raise SpecError("\n".join(row.mistakes))
+            return where, self._resolved(_entry(row.values))
+        except SpecError as error:
+            self.mistakes += [f"{where}: {mistake}" for mistake in str(error).splitlines()]
+            return None
+
+    def _resolved(self, entry: _Entry) -> TakeWish:
+        mistakes = []
+        try:
+            name, output = self._placed(entry)
+        except SpecError as error:
+            mistakes.append(str(error))
+        try:
+            storyboard = self._read(entry)
+        except SpecError as error:
+            mistakes.append(str(error))
+        if mistakes:
+            raise SpecError("\n".join(mistakes))
+        return TakeWish(name, storyboard, output, entry.priority, entry.project, entry.tags, entry.ranks)
+
+    def _placed(self, entry: _Entry) -> tuple[str, str]:
+        name = entry.id or _default_id(entry)
+        return name, self._output(entry.output or name)
+
+    def _read(self, entry: _Entry) -> Storyboard:
+        overrides = (*self._overrides, *entry.overrides)
+        if isinstance(entry.storyboard, dict):
+            return parse_storyboard(yaml.safe_dump(entry.storyboard), overrides)
+        text = self._storyboards[entry.storyboard]
+        if isinstance(text, SpecError):
+            raise SpecError(f"storyboard is {entry.storyboard!r}; {text}")
+        return parse_storyboard(text, overrides, source=entry.storyboard)
+
+    def _output(self, output: str) -> str:
+        try:
+            if _is_absolute(output):
+                return Store(output).url.rstrip("/")
+            if output.split("/", maxsplit=1)[0] == LEDGER:
+                raise SpecError(f"{LEDGER}/ is where the ledger lies")
+            return self._root.url_of(output.rstrip("/"))
+        except (OSError, ValueError, ImportError) as error:
+            raise SpecError(f"output is {output!r}; {error}") from None
+
+
+def _entry(values: object) -> _Entry:
+    if not isinstance(values, dict):
+        raise SpecError(f"it is {values!r}; write keys, such as `storyboard: film.yaml`")
+    try:
+        return _Entry.model_validate(values)
+    except ValidationError as error:
+        raise SpecError("\n".join(map(_mistake, error.errors(include_url=False)))) from None
+
+
+def _mistake(error: ErrorDetails) -> str:
+    key, value = str(error["loc"][0]) if error["loc"] else "it", error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{key} is missing; add it"
+        case "extra_forbidden":
+            near = get_close_matches(key, _Entry.model_fields, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_Entry.model_fields)}"
+            return f"{key} ({value!r}) is not a known key; {cure}"
+        case "value_error":
+            return f"{key} is {value!r}; {error['ctx']['error']}"
+        case _:
+            return f"{key} is {value!r}; {error['msg']}"
+
+
+def _default_id(entry: _Entry) -> str:
+    if isinstance(entry.storyboard, dict):
+        raise SpecError("id is missing; add one, since a storyboard without a file has no name")
+    name = PurePosixPath(entry.storyboard).stem
+    try:
+        return _id(name)
+    except SpecError as error:
+        raise SpecError(f"id would be {name!r}, after the storyboard; {error}") from None
+
+
+# ------------------------------------------------------------------ the takes together
+
+
+def _shared(takes: Sequence[tuple[str, TakeWish]]) -> Iterator[str]:
+    """Names and places that two takes want; names without regard to case, since some file systems have none."""
+    names: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    for where, take in takes:
+        named, placed = names.setdefault(take.id.casefold(), where), outputs.setdefault(take.output, where)
+        if named != where:
+            yield f"{where}: id is {take.id!r}, as in {named}; give one of them another id"
+        elif placed != where:
+            yield f"{where}: output is {take.output!r}, as in {placed}; give one of them another output"
+
+
+def _store(root: str) -> Store:
+    try:
+        return Store(root)
+    except (OSError, ValueError, ImportError) as error:
+        raise SpecError(f"-o is {root!r}; {error}") from error
+
+
+def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecError]:
+    """The text of every storyboard that is a file, by its name in the manifest; each is read once."""
+    written = [row.values.get("storyboard") for row in rows if isinstance(row.values, dict)]
+    names = list(dict.fromkeys(name.strip() for name in written if isinstance(name, str)))
+    folder = manifest[: manifest.rfind("/") + 1]
+
+    def text(name: str) -> str | SpecError:
+        try:
+            return read_text(name if _is_absolute(name) else folder + name)
+        except SpecError as error:
+            return error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(names, pool.map(text, names), strict=True))
+
+
+def _is_absolute(url: str) -> bool:
+    return url.startswith("/") or "://" in url

@@ -1,0 +1,168 @@
+"""The rows of a manifest, from YAML, JSON Lines or CSV: what is written, and in which line."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import yaml
+
+from pipeline.errors import SpecError
+
+_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+
+
+@dataclass(frozen=True)
+class Row:
+    """One take as written.
+
+    Args:
+        line: where it begins in the manifest, from 1.
+        values: a mapping of keys, unless that is the mistake.
+        mistakes: what was found before anyone knew what the keys mean.
+    """
+
+    line: int
+    values: Any
+    mistakes: tuple[str, ...] = ()
+
+
+def read_rows(url: str) -> list[Row]:
+    """The rows of the manifest at any path or fsspec URL. Raises `SpecError` where there are none to speak of."""
+    suffix = PurePosixPath(url).suffix.lower()
+    if suffix not in _READERS:
+        raise SpecError(f"{url} does not say by its name what it is; use {', '.join(_READERS)}")
+    rows = list(_READERS[suffix](read_text(url), url))
+    if not rows:
+        raise SpecError(f"{url} holds no takes; write at least one, with a `storyboard`")
+    return rows
+
+
+def read_text(url: str) -> str:
+    """The text at any path or fsspec URL. Raises `SpecError` where it cannot be read."""
+    try:
+        with fsspec.open(url, "r", encoding="utf-8-sig", newline="") as file:
+            return str(file.read())
+    except FileNotFoundError:
+        raise SpecError(f"{url} does not exist; write it, or name another file") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise SpecError(f"{url} cannot be read: {error}") from error
+
+
+# ------------------------------------------------------------------ YAML
+
+
+def _yaml_rows(text: str, url: str) -> Iterator[Row]:
+    try:
+        loader = _YAML(text)
+        root = loader.get_single_node()
+        takes = _takes(root, url)
+        mistakes = [tuple(_duplicates(node, "", set())) for node in takes]  # before `<<` is written out
+        for node, found in zip(takes, mistakes, strict=True):
+            yield Row(node.start_mark.line + 1, loader.construct_document(node), found)
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise SpecError(f"{url} is not valid YAML: {where}{error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{url} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _takes(root: yaml.Node | None, url: str) -> list[yaml.Node]:
+    if isinstance(root, yaml.MappingNode) and [key.value for key, _ in root.value] == ["takes"]:
+        root = root.value[0][1]
+    if not isinstance(root, yaml.SequenceNode):
+        raise SpecError(f"{url} is no list of takes; write `takes:` and one item for each, with a `storyboard`")
+    return list(root.value)
+
+
+def _duplicates(node: yaml.Node, key: str, seen: set[int]) -> Iterator[str]:
+    """Keys given twice in one mapping; YAML itself would silently keep the last."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _duplicates(item, f"{key}[{index}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        names = [str(name.value) for name, _ in node.value]
+        twice = {name for name in names if names.count(name) > 1}
+        yield from (f"{key}.{name} is given twice; keep one".lstrip(".") for name in sorted(twice))
+        for name, value in node.value:
+            yield from _duplicates(value, f"{key}.{name.value}".lstrip("."), seen)
+
+
+# ------------------------------------------------------------------ JSON Lines
+
+
+def _json_rows(text: str, _: str) -> Iterator[Row]:
+    for line, written in enumerate(text.splitlines(), start=1):
+        if not written.strip():
+            continue
+        try:
+            yield Row(line, json.loads(written, object_pairs_hook=_once))
+        except json.JSONDecodeError as error:
+            yield Row(line, {}, (f"it is not valid JSON: {error.msg} in column {error.colno}",))
+        except SpecError as error:
+            yield Row(line, {}, (str(error),))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise SpecError(f"{next(name for name in names if names.count(name) > 1)} is given twice; keep one")
+    return found
+
+
+# ------------------------------------------------------------------ CSV
+
+_LISTS = {"overrides", "tags"}
+_NUMBERS = {"priority", "ranks"}
+
+
+def _csv_rows(text: str, url: str) -> Iterator[Row]:
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
+    if reader.fieldnames is None:
+        return
+    names = [name.strip() for name in reader.fieldnames]
+    if len(set(names)) < len(names):
+        raise SpecError(f"{url} names a column twice in its first line ({', '.join(names)}); keep one")
+    reader.fieldnames = names
+    line = reader.line_num + 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SpecError(f"{url}, line {reader.line_num} is not valid CSV: {error}") from None
+        extra = cells.pop(None, None)
+        mistakes = (f"it has cells beyond the last column: {extra}; remove them, or quote commas",) if extra else ()
+        yield Row(line, {name: _cell(name, text.strip()) for name, text in _filled(cells)}, mistakes)
+        line = reader.line_num + 1
+
+
+def _filled(cells: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """The cells that hold something; an empty one means the default."""
+    return ((name, text) for name, text in cells.items() if text is not None and text.strip())
+
+
+def _cell(name: str, text: str) -> object:
+    if name in _LISTS:
+        return [part.strip() for part in text.split(";") if part.strip()]
+    if name in _NUMBERS and re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII):
+        return int(text)
+    return text
+
+
+_READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
+    ".yaml": _yaml_rows,
+    ".yml": _yaml_rows,
+    ".jsonl": _json_rows,
+    ".csv": _csv_rows,
+}

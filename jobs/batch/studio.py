@@ -1,0 +1,90 @@
+"""Where a gang renders on Ray: a company of actors that stays for every next take that it suits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+
+import torch
+from ray.exceptions import RayError
+from rich.console import Console
+
+from actors.cluster import joined
+from actors.company import Company, Crew, Patience, Resources
+from actors.conductor import Conductor
+from jobs.batch import BatchOptions
+from jobs.batch.manifest import TakeWish
+from jobs.batch.pool import Rendered, Studio
+from jobs.batch.work import Work
+from jobs.render import render
+from jobs.take import GangWish, tell_what_is_kept
+from pipeline.acts import Take, open_take
+from pipeline.attention.shares import Degrees
+from pipeline.errors import ActorLost
+from pipeline.journal.store import Store
+from pipeline.numerics import numerics
+from pipeline.observe import SILENT
+from pipeline.plan import plan_film
+from pipeline.weights.load import load_model
+
+
+@contextmanager
+def ray_studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
+    """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
+    torch.set_num_threads(options.threads)
+    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo))
+    with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
+        yield lambda: RayStudio(options)
+
+
+class RayStudio:
+    """See `jobs.batch.pool.Studio`."""
+
+    def __init__(self, options: BatchOptions) -> None:
+        self._options, self._open = options, ExitStack()
+        self._take: Take | None = None
+        self.company: Company | None = None
+
+    def ready(self, take: TakeWish) -> None:
+        """See `Studio.ready`. Also raises what the model or the output have against the take."""
+        self._take, degrees = _opened(take, self._options.ranks)
+        patience = Patience.of(self._options.chunk_deadline_s)
+        if self.company is None or self.company.crew.degrees != degrees:
+            self.close()
+            self.company = self._open.enter_context(Company(Crew.of(self._options.threads, degrees, patience)))
+        try:
+            self.company.fill()
+            self.company.report(SILENT)  # of an earlier take
+        except RayError as error:
+            self.close()
+            raise ActorLost(f"actors do not start: {str(error).splitlines()[0]}") from error
+
+    def render(self, beat: Callable[[], None]) -> Rendered:
+        """See `Studio.render`."""
+        take, company, work = self._take, self.company, Work()
+        assert take is not None, "`ready` comes first"
+        assert company is not None, "`ready` comes first"
+
+        def report() -> None:
+            beat()
+            company.report(work)
+
+        render(take, company, Conductor(self._options.budget_mib * 2**20, take.plan.chunk_bytes, report))
+        company.report(work)
+        return Rendered(work.seconds)
+
+    def close(self) -> None:
+        """See `Studio.close`."""
+        self._open.close()
+        self.company = None
+
+
+_model = cache(load_model)
+"""Models by name: each is loaded once, whatever number of takes asks for it."""
+
+
+def _opened(wish: TakeWish, ranks: int) -> tuple[Take, Degrees]:
+    model = _model(wish.storyboard.model)
+    degrees = GangWish(wish.ranks or ranks).degrees(plan_film(wish.storyboard, model))
+    take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees))
+    tell_what_is_kept(take, Console(quiet=True))
+    return take, degrees

@@ -1,0 +1,101 @@
+"""A night's batch: two hundred small takes of which three are broken, on two gangs, and then the same command again."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from time import perf_counter
+
+import ray
+from rich.console import Console
+
+from jobs.batch import BatchOptions, render_batch
+from jobs.batch.manifest import TakeWish
+from jobs.batch.pool import Rendered, Retries, Studio
+from jobs.batch.studio import RayStudio, ray_studios
+from jobs.bench import Bench, BenchOptions, Figure
+
+TAKES, QUICK_TAKES = 200, 24
+STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces fast, duration: 2s}]}"
+DEADLY = "deadly"
+RETRIES = Retries(most=1, backoff_s=0.1)
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """One batch, counted by its report; its second run is a process of its own, timed from start to end."""
+    num_takes = QUICK_TAKES if options.quick else TAKES
+    with TemporaryDirectory() as folder:
+        manifest, root = _manifest(Path(folder), num_takes), Path(folder) / "out"
+        batch = BatchOptions(gangs=2, retries=RETRIES)
+        figures = render_batch(str(manifest), str(root), batch, _studios, Event(), Console(quiet=True)).figures()
+        started = perf_counter()
+        command = [sys.executable, "-m", "jobs.batch", str(manifest), "-o", str(root)]
+        again = subprocess.run(command, capture_output=True, check=False)
+        second_run_s = perf_counter() - started
+        finished_again = json.loads((root / "batch" / "report.json").read_text())["run"]["finished"]
+    return {
+        "not_done": num_takes - 3.0 - figures["done"],
+        "quarantined": figures["quarantined"],
+        "overhead_per_take_s": figures["median_overhead_s"],
+        "seconds_per_take": figures["median_seconds_per_take"],
+        "second_run_s": second_run_s,
+        "done_twice": finished_again + float(again.returncode != 1),
+    }
+
+
+def _manifest(folder: Path, num_takes: int) -> Path:
+    """Takes that differ by their seed; one too wide for the model, one whose actors die, one whose store raises."""
+    (folder / "film.yaml").write_text(STORYBOARD)
+    (folder / "file").write_text("no folder can lie below a file")
+    takes = [{"id": f"take-{number:03d}", "overrides": {"seed": number}} for number in range(num_takes - 3)]
+    broken = [
+        {"id": "impossible", "overrides": {"video.width": 66}},
+        {"id": DEADLY, "overrides": {"sampling.steps": 1000}},  # a chunk must take longer than a beat
+        {"id": "unwritable", "output": str(folder / "file" / "take")},
+    ]
+    lines = [json.dumps({"storyboard": "film.yaml", **take}) for take in takes[:10] + broken + takes[10:]]
+    (folder / "takes.jsonl").write_text("\n".join(lines))
+    return folder / "takes.jsonl"
+
+
+@contextmanager
+def _studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
+    with ray_studios(todo, options):
+        yield lambda: _Deadly(options)
+
+
+class _Deadly(RayStudio):
+    """A studio on Ray, in which one take kills its denoiser whenever that is at work."""
+
+    def ready(self, take: TakeWish) -> None:
+        """See `Studio.ready`."""
+        super().ready(take)
+        self._kills = take.id == DEADLY
+
+    def render(self, beat: Callable[[], None]) -> Rendered:
+        """See `Studio.render`."""
+
+        def deadly() -> None:
+            beat()
+            if self._kills and self.company is not None:
+                ray.kill(self.company.denoise.actors[0])
+
+        return super().render(deadly)
+
+
+BENCH = Bench(
+    {
+        "not_done": Figure("good takes that were not rendered, of 197 (21 with --quick)", at_most=0),
+        "quarantined": Figure("takes given up: one impossible, one deadly, one whose store raises", at_least=3),
+        "overhead_per_take_s": Figure("seconds of a take in which no act was at work, the median", at_most=0.3),
+        "seconds_per_take": Figure("seconds of a take in its gang, the median"),
+        "second_run_s": Figure("seconds of the same command once all is done, from start to end", at_most=5),
+        "done_twice": Figure("takes that the second run did anew", at_most=0),
+    },
+    measure,
+    once=True,
+)
