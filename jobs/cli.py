@@ -48,20 +48,106 @@ def render(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
     budget_mib: Annotated[int, typer.Option(min=1, help="Chunks in flight may weigh this much together.")] = 256,
+    chunk_deadline_s: Annotated[
+        float, typer.Option("--chunk-deadline", min=1, help="Seconds after which whoever is at one chunk is replaced.")
+    ] = 900.0,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Ranks that denoise each chunk together; degrees are proposed.")
     ] = None,
     ulysses: Annotated[int | None, typer.Option(min=1, help="Ranks that share the heads.")] = None,
     ring: Annotated[int | None, typer.Option(min=1, help="Ranks that share the rows of each chunk.")] = None,
     cfg_parallel: Annotated[int | None, typer.Option(min=1, max=2, help="2: guidance passes on ranks apart.")] = None,
+    gangs: Annotated[
+        int | None, typer.Option(min=1, help="Gangs for scenes that cuts separate, where parallel_scenes is true: 2.")
+    ] = None,
 ) -> None:
     """Render a storyboard to a film with sound, playable from its first chunk on."""
     from jobs.render import render_command
     from jobs.take import GangWish, RenderOptions
 
-    gang = GangWish(ranks, ulysses, ring, cfg_parallel)
-    options = RenderOptions(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, gang)
+    gang = GangWish(ranks, ulysses, ring, cfg_parallel, gangs)
+    options = RenderOptions(
+        *(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s, gang)
+    )
     render_command(storyboard, output, options)
+
+
+@app.command()
+def submit(
+    wish: Annotated[str, typer.Argument(metavar="STORYBOARD|MANIFEST", help="What to render: a path or fsspec URL.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="Where films go, as every node of the cluster sees it.")
+    ],
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+        ),
+    ],
+    flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="Handed on to render or batch, such as --ranks 4.")
+    ] = None,
+    overrides: Overrides = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-wait", help="Print the job's log, and end as it ends; or only say its id.")
+    ] = True,
+) -> None:
+    """Render on a Ray cluster, as a job that goes on when this machine is gone."""
+    from jobs.submit import SubmitOptions, submit_command
+
+    options = SubmitOptions(address, output, tuple(overrides or ()), tuple(flags or ()), follow)
+    if code := submit_command(wish, options):
+        raise typer.Exit(code)
+
+
+@app.command()
+def batch(
+    manifest: Annotated[
+        str, typer.Argument(help="Takes to render: YAML, JSON Lines or CSV; a path or any fsspec URL.")
+    ],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="ROOT", help="Where films and ledger go; out/NAME without.")
+    ] = None,
+    gangs: Annotated[int, typer.Option(min=1, help="Gangs that render side by side, one take at a time each.")] = 1,
+    max_parallel: Annotated[int | None, typer.Option(min=1, help="Never more takes at once than this.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks of a gang, for takes that do not say.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="How often a take that fails is tried again.")] = 2,
+    backoff_s: Annotated[
+        float, typer.Option("--backoff", min=0, help="Seconds before the first retry; doubled for every further one.")
+    ] = 2.0,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try takes again that were given up.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="What a gang costs an hour; the report says what films cost.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
+    ] = None,
+    budget_mib: Annotated[
+        int, typer.Option(min=1, help="Chunks in flight may weigh this much together, by gang.")
+    ] = 256,
+    chunk_deadline_s: Annotated[
+        float, typer.Option("--chunk-deadline", min=1, help="Seconds after which whoever is at one chunk is replaced.")
+    ] = 900.0,
+    overrides: Overrides = None,
+) -> None:
+    """Render the takes of a manifest, several at once; again, and what is done is left alone.
+
+    Exit codes: 0 all done, 1 some takes failed, 2 the manifest has mistakes, 130 interrupted.
+    """
+    from jobs.batch import BatchOptions, batch_command
+    from jobs.batch.pool import Retries
+
+    again = Retries(retries, backoff_s)
+    options = BatchOptions(
+        *(gangs, max_parallel, ranks, threads, again, retry_quarantined, price_per_hour, address, budget_mib),
+        *(chunk_deadline_s, tuple(overrides or ())),
+    )
+    if code := batch_command(manifest, output, options):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -110,6 +196,28 @@ def status(
     from jobs.status import print_status
 
     print_status(output, watch=watch, as_json=json)
+
+
+@app.command()
+def cancel(
+    output: Take,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until it has let go.")] = 30.0,
+) -> None:
+    """Ask the render that owns OUT to stop in order, from any machine; what is finished is kept."""
+    from jobs.cancel import cancel_command
+
+    cancel_command(output, wait_s)
+
+
+@app.command()
+def clean(
+    output: Take,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+) -> None:
+    """Remove what dead attempts left: data that no manifest names, unfinished files, scratch."""
+    from jobs.clean import print_cleaned
+
+    print_cleaned(output, dry_run=dry_run)
 
 
 @app.command()

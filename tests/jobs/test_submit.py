@@ -1,6 +1,8 @@
-"""`ray job submit --working-dir . -- python -m jobs.render ...` on a cluster of this machine, token and all."""
+"""Jobs on a cluster of this machine, token and all: by `ray job submit --working-dir .`, and by `longtake submit`."""
 
+import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -15,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.metrics import EXPORTED
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
@@ -24,9 +28,14 @@ pytestmark = pytest.mark.slow
 
 
 class LocalCluster:
-    """`ray start --head --block` in a process group of its own: own ports, own folder, own token."""
+    """`ray start --head --block` in a process group of its own: own ports, own folder, own token.
 
-    def __init__(self, folder):
+    Args:
+        options: more of `ray start`, or others, by their names.
+        env: more of its environment.
+    """
+
+    def __init__(self, folder, options=None, env=None):
         self.folder = Path(folder)
         (self.folder / "token").write_text(secrets.token_hex(32))
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -35,9 +44,11 @@ class LocalCluster:
             "PATH": f"{BIN}:{os.environ['PATH']}",  # `python` is the one that has the dependencies, as in an image
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            **(env or {}),
         }
         ports = free_ports("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
         self.address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        self.gcs_address = f"127.0.0.1:{ports['port']}"
         options = {
             "node-ip-address": "127.0.0.1",
             "dashboard-host": "127.0.0.1",
@@ -45,6 +56,7 @@ class LocalCluster:
             "object-store-memory": 256 * 2**20,
             "temp-dir": self.folder / "ray",
             **ports,
+            **(options or {}),
         }
         command = [BIN / "ray", "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
@@ -56,7 +68,9 @@ class LocalCluster:
     def __enter__(self):
         until = time.monotonic() + START_S
         while time.monotonic() < until and self._process.poll() is None:
-            if self.answer("/api/version") in (200, 401):
+            # The dashboard answers before the node that it belongs to stands.
+            started = "Ray runtime started" in (self.folder / "start.log").read_text()
+            if started and self.answer("/api/version") in (200, 401):
                 return self
             time.sleep(0.5)
         said = (self.folder / "start.log").read_text()
@@ -90,6 +104,20 @@ class LocalCluster:
             command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=JOB_S, check=False
         )
         return job.returncode, job.stdout + job.stderr
+
+    def longtake(self, *arguments, **env):
+        command = [BIN / "longtake", "submit", *arguments]
+        job = subprocess.run(
+            command, env={**self.env, **env}, capture_output=True, text=True, timeout=JOB_S, check=False
+        )
+        return job.returncode, job.stdout + job.stderr
+
+    def jobs(self):
+        """What the jobs server tells of every job, by its id."""
+        token = (self.folder / "token").read_text()
+        call = urllib.request.Request(f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(call, timeout=30) as answer:
+            return {job["submission_id"]: job for job in json.load(answer)}
 
 
 def free_ports(*names):
@@ -151,3 +179,133 @@ def test_a_package_holds_what_jobs_need_and_no_more(cluster):
 
 def test_nobody_submits_without_the_token(cluster):
     assert cluster.answer("/api/jobs/") == 401
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster, tmp_path_factory):
+    """What `longtake submit` says of the same wish, and where its film went."""
+    folder = tmp_path_factory.mktemp("submitted")
+    (folder / "wish.yaml").write_text(WISH)
+    call = (str(folder / "wish.yaml"), "-o", str(folder / "film"), "--address", cluster.address)
+    # Without RAY_AUTH_MODE, which is for us to set; and RAY_ADDRESS must not win over --address.
+    env = {key: value for key, value in cluster.env.items() if key != "RAY_AUTH_MODE"}
+    cluster_env, cluster.env = cluster.env, env
+    try:
+        code, said = cluster.longtake(*call, "--", "--in-process", RAY_ADDRESS="http://127.0.0.1:1")
+    finally:
+        cluster.env = cluster_env
+    assert code == 0, said
+    return call, said, folder / "film"
+
+
+def test_a_submitted_storyboard_becomes_the_film_of_a_local_render(submitted, films):
+    _, said, film = submitted
+    assert (film / "film.mp4").read_bytes() == films["in-process"]
+    assert "film.mp4: 2 s" in said  # the job's own words, followed
+
+
+def test_a_submission_says_how_to_follow_it_and_leaves_its_title_place_and_version(cluster, submitted):
+    _, said, film = submitted
+    [job] = re.findall(r"submitted (longtake-[0-9a-f]{12}-a1)\n", said)
+    assert f"ray job logs --follow --address {cluster.address} {job}" in said
+    assert f"ray job stop --address {cluster.address} {job}" in said
+    told = cluster.jobs()[job]
+    assert told["metadata"]["title"] == "Untitled"
+    assert told["metadata"]["output"] == str(film)
+    assert told["metadata"]["longtake"]
+    assert told["entrypoint"] == f"python -m jobs.render storyboard.yaml -o {film} --in-process"
+
+
+def test_the_next_attempt_is_counted_and_a_second_at_once_is_refused(cluster, submitted):
+    call, said, _ = submitted
+    name = re.search(r"longtake-[0-9a-f]{12}", said)[0]
+    code, said = cluster.longtake(*call, "--no-wait")
+    assert (code, f"submitted {name}-a2" in said) == (0, True), said
+    code, said = cluster.longtake(*call, "--no-wait")
+    assert code == 2
+    assert f"{name}-a2 renders the same into the same place already" in said
+    stop = [BIN / "ray", "job", "stop", "--address", cluster.address, f"{name}-a2"]
+    subprocess.run(stop, env=cluster.env, capture_output=True, timeout=JOB_S, check=False)
+    assert cluster.jobs()[f"{name}-a2"]["status"] in {"STOPPED", "SUCCEEDED"}
+
+
+def test_a_followed_job_gives_its_exit_code(cluster, tmp_path):
+    (tmp_path / "wish.yaml").write_text(WISH)
+    call = (str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
+    code, said = cluster.longtake(*call, "--", "--ranks", "4", "--ulysses", "3")
+    assert code == 2, said
+    assert "--ranks is 4; ulysses 3" in said
+    assert re.search(r"longtake: longtake-\w+-a1 failed: .*exit code 2", said)
+
+
+def test_a_token_that_is_wrong_or_missing_is_told_with_the_cure(cluster, tmp_path):
+    (tmp_path / "wish.yaml").write_text(WISH)
+    (tmp_path / "token").write_text(secrets.token_hex(32))
+    call = (str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
+    code, said = cluster.longtake(*call, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    assert code == 1
+    assert "refuses the token; put the cluster's into RAY_AUTH_TOKEN" in said
+    code, said = cluster.longtake(*call, RAY_AUTH_MODE="disabled")
+    assert code == 1
+    assert "asks for a token; put the cluster's into RAY_AUTH_TOKEN" in said
+
+
+METERED = """
+import time, ray
+from actors.metrics import Meters
+
+@ray.remote(num_cpus=0)
+class Metered:
+    def __init__(self):
+        self.meters = Meters()
+        self.meters.event("film.start", {"chunks": 4, "film_s": 4.0})
+        self.meters.event("denoise.chunk", {"chunk": 0, "seconds": 0.2})
+        self.meters.event("publish.chunk", {"chunk": 0, "seconds": 0.01})
+        time.sleep(0.1)
+        self.meters.event("publish.chunk", {"chunk": 1, "seconds": 0.01})
+        self.meters.event("actor.replaced", {"act": "denoise", "epoch": 1, "reason": "died"})
+        self.meters.in_flight(1024)
+
+    def wait(self):
+        time.sleep(25)
+
+ray.init("auto", log_to_driver=False)
+node = ray.nodes()[0]
+metered = Metered.remote()
+done = metered.wait.remote()
+print("metrics at", node["NodeManagerAddress"], node["MetricsExportPort"], flush=True)
+ray.get(done)
+"""
+
+
+def test_prometheus_sees_what_meters_tell(cluster, tmp_path):
+    (tmp_path / "metered.py").write_text(METERED)
+    submit = [BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", ".", "--"]
+    job = subprocess.Popen(
+        [*submit, "env", "PYTHONPATH=.", "python", str(tmp_path / "metered.py")],
+        cwd=ROOT,
+        env=cluster.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with job:
+        said = ""
+        for line in job.stdout:
+            said += line
+            if line.startswith("metrics at"):
+                break
+        else:
+            pytest.fail(said)
+        host, port = line.split()[2:]
+        seen, until = set(), time.monotonic() + 40
+        while time.monotonic() < until and not seen >= EXPORTED:
+            with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            seen = set(re.findall(r"^(ray_longtake_\w+)\{", text, re.MULTILINE))
+            time.sleep(1)
+        job.stdout.read()
+    assert seen == EXPORTED, text
+    samples = [line for line in text.splitlines() if line.startswith("ray_longtake_")]
+    assert any(line.startswith("ray_longtake_bytes_in_flight") and line.endswith(" 1024.0") for line in samples)
+    assert all(' gang="0"' in line.replace("{", " ").replace(",", " ") for line in samples)

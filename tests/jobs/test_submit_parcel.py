@@ -1,0 +1,131 @@
+"""What `longtake submit` sends, and what it says before it sends anything; the rest is in test_submit.py."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from jobs.submit import SubmitOptions, connect, kind_of, next_attempt, pack, place_of
+from pipeline.errors import LongtakeError, SpecError
+
+ROOT = Path(__file__).parents[2]
+WISH = "{title: Red, model: tiny, scenes: [{prompt: a red circle, duration: 2s}]}"
+HERE = "http://127.0.0.1:8265"
+
+
+def _pack(text=WISH, name="film.yaml", output="s3://films/one", **options):
+    return pack(name, text, output, SubmitOptions(HERE, output, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("film.yaml", WISH, "storyboard"),
+        ("film", WISH, "storyboard"),
+        ("film.yaml", "scenes: [", "storyboard"),
+        ("films.yaml", "takes: [{storyboard: film.yaml}]", "manifest"),
+        ("films.yaml", "- storyboard: film.yaml", "manifest"),
+        ("films.jsonl", "", "manifest"),
+        ("s3://films/films.csv", "storyboard\nfilm.yaml", "manifest"),
+    ],
+)
+def test_a_manifest_is_told_from_a_storyboard_by_what_it_holds(name, text, kind):
+    assert kind_of(name, text) == kind
+
+
+def test_a_storyboard_travels_under_a_fixed_name_with_the_command_of_a_local_render():
+    parcel = _pack(overrides=("seed=3",), flags=("--ranks", "2"))
+    assert parcel.files == {"storyboard.yaml": WISH.encode()}
+    assert parcel.title == "Red"
+    wanted = "python -m jobs.render storyboard.yaml -o s3://films/one --set seed=3 --ranks 2"
+    assert " ".join(parcel.command) == wanted
+
+
+def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
+    (tmp_path / "boards").mkdir()
+    for name in ("boards/one.yaml", "two.yaml", "other.yaml"):
+        (tmp_path / name).write_text(WISH)
+    manifest = "takes: [{storyboard: boards/one.yaml}, {storyboard: two.yaml}, {storyboard: 's3://a/b.yaml'}]"
+    (tmp_path / "films.yaml").write_text(manifest)
+    parcel = _pack(manifest, str(tmp_path / "films.yaml"))
+    assert set(parcel.files) == {"manifest.yaml", "boards/one.yaml", "two.yaml"}
+    assert parcel.command[:4] == ("python", "-m", "jobs.batch", "manifest.yaml")
+
+
+def test_a_storyboard_that_a_manifest_lacks_or_cannot_bring_is_told_before_anything_is_sent(tmp_path):
+    for name, told in {"gone.yaml": "cannot be read", "../up.yaml": "cannot travel"}.items():
+        manifest = json.dumps({"storyboard": name})
+        (tmp_path / "films.jsonl").write_text(manifest)
+        with pytest.raises(SpecError, match=told):
+            _pack(manifest, str(tmp_path / "films.jsonl"))
+
+
+def test_a_job_is_named_by_text_overrides_and_output_and_by_nothing_else():
+    first = _pack().name
+    assert _pack(name="renamed.yaml").name == _pack(flags=("--ranks", "2")).name == first
+    others = [_pack(WISH + " "), _pack(overrides=("seed=1",)), _pack(output="s3://films/two")]
+    assert len({first, *(other.name for other in others)}) == 4
+
+
+def test_attempts_are_counted_and_a_second_at_once_is_refused():
+    assert next_attempt("longtake-ab", {}, HERE) == "longtake-ab-a1"
+    ended = {None: False, "raysubmit_x": False, "longtake-ab-a1": True, "longtake-ab-a9": True, "longtake-cd-a3": False}
+    assert next_attempt("longtake-ab", ended, HERE) == "longtake-ab-a10"
+    with pytest.raises(SpecError, match=r"longtake-ab-a2 .*ray job logs --follow --address http"):
+        next_attempt("longtake-ab", {"longtake-ab-a1": True, "longtake-ab-a2": False}, HERE)
+
+
+def test_an_output_is_absolute_or_a_url_and_never_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert place_of("out/film") == str(tmp_path / "out/film")
+    assert place_of("s3://films/one") == "s3://films/one"
+    with pytest.raises(SpecError, match="memory belongs to one process"):
+        place_of("memory://film")
+
+
+def test_all_mistakes_of_a_storyboard_are_told_before_anything_is_sent():
+    with pytest.raises(SpecError, match="seed is -1"):
+        _pack(overrides=("seed=-1",))
+
+
+def test_an_address_that_is_no_url_is_refused():
+    with pytest.raises(SpecError, match=r"such as http://127\.0\.0\.1:8265"):
+        connect("auto")
+
+
+def test_a_cluster_that_is_not_there_is_named_with_the_cure(tmp_path):
+    (tmp_path / "film.yaml").write_text(WISH)
+    command = [sys.executable, "-m", "jobs.cli", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
+    said = subprocess.run(
+        [*command, "--address", "http://127.0.0.1:1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert said.returncode == 1
+    assert "nobody answers at http://127.0.0.1:1; start the cluster" in said.stderr
+
+
+def test_a_token_that_is_not_where_it_should_be_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "gone"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with pytest.raises(LongtakeError, match="where no file is; `ray get-auth-token` prints a token"):
+        connect(HERE)
+
+
+def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        files = [info for info in package.infolist() if not info.is_dir()]
+    rooms = {info.filename.split("/")[0] for info in files}
+    assert rooms >= {"jobs", "actors", "pipeline", "examples"}
+    assert not rooms & {".git", ".venv", "deploy", "docs", "out", "tests"}
+    assert sum(info.file_size for info in files if not info.filename.endswith(".safetensors")) < 2 * 2**20
+    assert sum(info.file_size for info in files) < 24 * 2**20
