@@ -27,6 +27,7 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
     A cluster of our own has at least `num_cpus` for Ray to place by, however few cores there are, no dashboard, and
     ends with the block.
     """
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of what was in flight when somebody died
     if address is None and "RAY_JOB_ID" not in os.environ and "RAY_ADDRESS" not in os.environ:
         for name, value in OWN_CLUSTER.items():
             os.environ.setdefault(name, value)

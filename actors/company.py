@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,108 +11,18 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.gang import EXCHANGE_S, Gang
+from actors.crew import ACTS, Crew
+from actors.gang import Gang
 from actors.notices import leaving_nodes
 from actors.post import Post, hire
 from actors.scribe import RemoteObserver, Scribe
 from actors.stage import Order, PublisherActor, StageActor
-from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost, CapacityError, LongtakeError
 from pipeline.observe import Observer
 from pipeline.stages.publish import Film
 
 SLOWER = 10
 """An act is wedged only when it takes so many times as long as it ever did."""
-
-ACTS = ("embed", "denoise", "decode", "encode", "publish")
-"""Of the road. A company has a post for each, and "denoise 2" and so on for gangs that work ahead."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """CPUs by act, which Ray places by; compute threads are set by the order. No act is given a GPU yet.
-
-    Args:
-        cpus: of an act; of each rank for `denoise`.
-        ranks: of each gang.
-        gangs: that denoise scenes at once.
-    """
-
-    cpus: Mapping[str, float]
-    ranks: int = 1
-    gangs: int = 1
-
-    @classmethod
-    def of(cls, threads: int, ranks: int = 1, gangs: int = 1) -> Self:
-        """A denoiser with `threads` cores for each of its ranks; everything else shares one."""
-        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2}, ranks, gangs)
-
-    @property
-    def num_cpus(self) -> float:
-        """All of them."""
-        return sum(self.cpus.values()) + (self.gangs * self.ranks - 1) * self.cpus["denoise"]
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a company waits, in seconds.
-
-    Args:
-        start: for its actors to stand, back-off included: a node that died looks alive for about 12 s.
-        exchange: of a rank for its peers.
-        chunk: for a chunk; whoever has been at one for longer is wedged. Longer than `exchange`, after which a rank
-            that waits for a wedged peer raises by itself.
-        pulse: for an answer from whoever should give one at once.
-        back_off: after the second failure in a row; doubled after each further one, up to `longest_back_off`.
-    """
-
-    start: float = 180.0
-    exchange: float = EXCHANGE_S
-    chunk: float = 900.0
-    pulse: float = 10.0
-    back_off: float = 1.0
-    longest_back_off: float = 30.0
-
-    @classmethod
-    def of(cls, chunk: float) -> Self:
-        """Patience for chunks that take `chunk` seconds at most."""
-        return cls(chunk=chunk, exchange=min(EXCHANGE_S, chunk / 2))
-
-    def back_off_after(self, failures: int) -> float:
-        """How long to wait after so many failures in a row."""
-        return 0.0 if failures < 2 else min(self.longest_back_off, self.back_off * 2 ** (failures - 2))
-
-
-@dataclass(frozen=True)
-class Crew:
-    """Who is in a company: resources of every act, compute threads, and how the ranks share each chunk."""
-
-    resources: Resources
-    threads: int = 1
-    degrees: Degrees = field(default_factory=Degrees)
-    patience: Patience = field(default_factory=Patience)
-
-    @classmethod
-    def of(
-        cls,
-        threads: int = 1,
-        degrees: Degrees | None = None,
-        patience: Patience | None = None,
-        gangs: int = 1,
-    ) -> Self:
-        """The usual crew for so many threads, ranks and gangs."""
-        degrees = degrees or Degrees()
-        return cls(Resources.of(threads, degrees.ranks, gangs), threads, degrees, patience or Patience())
-
-    @property
-    def gangs(self) -> tuple[str, ...]:
-        """The posts that denoise."""
-        return ("denoise", *(f"denoise {number + 1}" for number in range(1, self.resources.gangs)))
-
-    @property
-    def posts(self) -> tuple[str, ...]:
-        """All posts."""
-        return (*ACTS, *self.gangs[1:])
 
 
 class Company:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from actors.ahead import Ahead
 from actors.cluster import joined
-from actors.company import Company, Crew, Patience
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew, Patience
 from actors.stage import Order
 from actors.supervise import supervised
 from jobs.progress import Progress

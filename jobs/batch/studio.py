@@ -9,8 +9,9 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from actors.cluster import joined
-from actors.company import Company, Crew, Patience, Resources
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew, Patience, Resources
 from jobs.batch import BatchOptions
 from jobs.batch.manifest import TakeWish
 from jobs.batch.pool import Rendered, Studio

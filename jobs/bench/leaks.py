@@ -13,8 +13,9 @@ import torch
 from ray.util import placement_group_table
 
 from actors.cluster import joined
-from actors.company import Company, Crew
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.render import render
 from pipeline.acts import open_take

@@ -15,8 +15,9 @@ import ray
 import torch
 
 from actors.cluster import joined
-from actors.company import Company, Crew
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.render import render
 from pipeline import film

@@ -6,8 +6,9 @@ import pytest
 import ray
 import torch
 
-from actors.company import Company, Crew, Patience
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew, Patience
 from jobs.render import render
 from jobs.take import GangWish
 from pipeline import film

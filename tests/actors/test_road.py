@@ -11,8 +11,9 @@ import pytest
 import ray
 import torch
 
-from actors.company import Company, Crew, Patience
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew, Patience
 from jobs.render import render
 from pipeline import film
 from pipeline.acts import open_take

@@ -7,8 +7,9 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from actors.company import Company, Crew
+from actors.company import Company
 from actors.conductor import Conductor
+from actors.crew import Crew
 from jobs.render import render
 from pipeline.acts import open_take
 from pipeline.journal.store import Store
