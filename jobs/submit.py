@@ -211,7 +211,7 @@ def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: st
             "runtime_env": {
                 "working_dir": folder,
                 "py_modules": [_folder_of(package) for package in CODE],
-                "excludes": ["__pycache__", ".*"],
+                "excludes": ["__pycache__"],
                 "env_vars": {"PYTHONUNBUFFERED": "1"},
             },
             "metadata": {"title": parcel.title, "output": output, "longtake": version("longtake")},

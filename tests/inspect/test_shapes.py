@@ -110,3 +110,15 @@ def test_two_shapes_at_once_are_not_taken_for_one():
     film = true_film("a blue square rests on a light background", seconds=1)
     other = true_film("a blue square rests on a light background", seconds=1, seed=3)
     assert read(np.minimum(film.frames, other.frames), FPS).seen == 0
+
+
+@pytest.mark.parametrize("speed", [18.0, 26.0, 50.0])
+def test_a_straight_path_that_trembles_does_not_glide(speed):
+    rng = np.random.default_rng(0)
+    caption = next(caption for caption in CAPTIONS if str(caption) == FAST)
+    leg = Leg(caption, 0.0, np.array([32.0, 24.0]), speed * np.array([0.8, 0.6]))
+    middles = leg.places((np.arange(64) + 0.5) / FPS) + rng.normal(0, 0.7, (64, 2))
+    film = look(film_of(Moves((leg,)), 4).frames)
+    trembling = Sightings(middles, film.areas, film.colours, film.shapes, film.backgrounds)
+    told = describe(trembling, motion.follow(middles, FPS), range(64), FPS)
+    assert told.motion == ("bounces fast" if speed > 40 else "bounces slow")
