@@ -30,7 +30,8 @@ class Track:
         hits_s: times at which one coordinate turned round, ascending; a corner is two hits.
         jumps: frames whose middle lies more than `TELEPORT_PX` from that of the frame before, breaks aside.
         speeds: pixels per second around each frame [f], NaN where a hit is too near or nothing was seen.
-        bends: radians per second by which the heading changes around each frame [f]; NaN likewise.
+        bends: radians per second by which the heading changes around each frame [f], clockwise above 0; NaN likewise.
+            Signed, so that a straight path that trembles has a median of about 0.
     """
 
     hits_s: Array
@@ -143,7 +144,7 @@ def _bends(middles: Array, turns: Array) -> Array:
     lags = middles[_LAG:] - middles[:-_LAG]
     first, second = lags[:-_LAG], lags[_LAG:]
     cross = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
-    bends = np.abs(np.arctan2(cross, (first * second).sum(axis=1)))
+    bends = np.arctan2(cross, (first * second).sum(axis=1))
     return np.where(_free(len(bends), 2 * _LAG, turns), bends, np.nan)
 
 

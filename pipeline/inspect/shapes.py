@@ -114,7 +114,7 @@ def describe(sightings: Sightings, track: Track, frames: range, fps: float) -> S
         colour=_most(part.colours, tuple(COLOURS)),
         shape=_most(part.shapes, SHAPES),
         background=_most(part.backgrounds, tuple(BACKGROUNDS)),
-        motion=None if speed is None else _motion(speed, bend or 0.0),
+        motion=None if speed is None else _motion(speed, abs(bend or 0.0)),
         bounces_s=hits,
         teleports=tuple(jump for jump in track.jumps if jump in frames),
         speed_px_s=speed,
