@@ -4,7 +4,7 @@
 #   make test     run the tests            (make test ARGS="-k clock -x")
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
-#   make weights  train the shipped model anew on two cores, about two hours
+#   make weights  train the shipped model anew on two cores, about three hours
 #   make clean    remove .venv, out and caches
 
 PYTHON ?= python3

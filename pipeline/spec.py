@@ -166,7 +166,7 @@ class Scene(_Wish):
 class SamplingSpec(_Wish):
     """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
 
-    steps: Annotated[int, _whole(1, 1000)] = 8
+    steps: Annotated[int, _whole(1, 1000)] = 12
     guidance: Annotated[float, _number(0, 100)] = 2.0
     schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
     shift: Annotated[float, _number(0.01, 100)] = 2.5

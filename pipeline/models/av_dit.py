@@ -3,8 +3,10 @@
 Each block takes both streams, makes queries, keys and values with the stream's own weights, attends once over
 everything that is visible (both streams and the text), and returns to the streams. What "visible" means, and
 whether keys come from a cache, is the context's business. Sources: joint attention as in MM-DiT (Esser et al.,
-arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426), a noise level per
-latent frame as in Diffusion Forcing (Chen et al., arXiv 2407.01392). Both streams are placed in time by seconds.
+arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426) with each layer's low-rank
+part as in Cosmos (arXiv 2501.03575), a noise level per latent frame as in Diffusion Forcing (Chen et al.,
+arXiv 2407.01392). Both streams are placed in time by seconds; patches also carry their place in the picture, so that
+what is attended to can tell where it was.
 
 Shapes: b batch, f latent frames, c channels, h w latent height and width, p patch, s tokens of one latent frame,
 l = f s tokens of a stream, d its width, t text tokens, e their width, n attention heads, k head width,
@@ -27,6 +29,7 @@ from pipeline.errors import SpecError
 from pipeline.models.protocols import Stream
 
 SIGMA_FREQUENCIES = 64
+PLACE_FREQUENCIES = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class AVDiTConfig:
     num_layers: int = 6
     patch: int = 2
     mlp_ratio: int = 4
+    modulation_rank: int = 24
 
     def __post_init__(self) -> None:
         if self.head_dim % 8:
@@ -63,7 +67,7 @@ class Tokens:
     Args:
         x: [b f s d].
         condition: noise level and text, [b f 1 d].
-        modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own table.
+        modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own.
         positions: float64 [f s a]: seconds, row, column.
     """
 
@@ -91,6 +95,7 @@ class AVDiT(nn.Module):
                 "audio": StreamEmbed(config.audio_channels, config.audio_width, config),
             }
         )
+        self.places = _zeroed(nn.Linear(4 * PLACE_FREQUENCIES, config.video_width, bias=False))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.heads = nn.ModuleDict(
             {
@@ -108,7 +113,12 @@ class AVDiT(nn.Module):
 
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents to tokens: a patch of one video latent frame, or one audio latent, becomes one token."""
-        return {name: self.embeds[name](*self._flatten(name, stream), text) for name, stream in streams.items()}
+        tokens = {name: self.embeds[name](*self._flatten(name, stream), text) for name, stream in streams.items()}
+        if "video" in tokens:
+            *_, h, w = streams["video"].latents.shape
+            waves = place_waves(h // self.config.patch, w // self.config.patch).to(tokens["video"].x)
+            tokens["video"] = replace(tokens["video"], x=tokens["video"].x + self.places(waves))
+        return tokens
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         """Tokens to velocities."""
@@ -197,6 +207,11 @@ class StreamBlock(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.table = nn.Parameter(torch.zeros(6, width))
+        self.own_modulation = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(width, config.modulation_rank, bias=False),
+            _zeroed(nn.Linear(config.modulation_rank, 6 * width, bias=False)),
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.to_qkv = nn.Linear(width, 3 * config.attention_width)
         self.q_norm = HeadNorm(config.head_dim)
@@ -210,7 +225,8 @@ class StreamBlock(nn.Module):
 
     def modulation(self, tokens: Tokens) -> "Modulation":
         """This block's shift, scale and gate around attention, and again around the MLP, each [b f 1 d]."""
-        return (tokens.modulation + self.table.to(tokens.modulation.dtype)).unbind(dim=-2)
+        own: Tensor = rearrange(self.own_modulation(tokens.condition), "b f s (six d) -> b f s six d", six=6)
+        return (tokens.modulation + own + self.table.to(tokens.modulation.dtype)).unbind(dim=-2)
 
     def qkv(self, tokens: Tokens, modulation: "Modulation") -> QKV:
         """Queries, keys and values [b n l k] before rotation."""
@@ -274,3 +290,20 @@ def sinusoids(sigma: Tensor) -> Tensor:
     frequencies = torch.exp(-log(10_000) / SIGMA_FREQUENCIES * steps)
     angles = 1000 * sigma.unsqueeze(-1) * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def place_waves(rows: int, columns: int) -> Tensor:
+    """Cosines and sines of each patch's place [s 4*PLACE_FREQUENCIES], the picture's height and width being half a
+    period of the slowest and each next one twice as fast."""
+    axes = []
+    for count in (rows, columns):
+        half_turns = torch.outer((torch.arange(count) + 0.5) / count, torch.pi * 2.0 ** torch.arange(PLACE_FREQUENCIES))
+        axes.append(torch.cat((half_turns.cos(), half_turns.sin()), dim=1))
+    down, across = axes
+    return torch.cat((down.repeat_interleave(columns, dim=0), across.repeat(rows, 1)), dim=1)
+
+
+def _zeroed(linear: nn.Linear) -> nn.Linear:
+    """The layer, silent until it is trained."""
+    nn.init.zeros_(linear.weight)
+    return linear
