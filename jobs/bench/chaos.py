@@ -213,7 +213,9 @@ BENCH = Bench(
         "faults": Figure("ranks, acts, nodes and drivers that were killed or wedged while films were rendered"),
         "films_identical": Figure("share of these films that equal the undisturbed one bit for bit", at_least=1),
         "max_chunks_lost": Figure("the most finished chunks that one fault had denoised again", at_most=1),
-        "restart_s": Figure("from a fault until two more chunks are published; a wedged actor is seen after 8 s"),
+        "restart_s": Figure(
+            "from a fault until two more chunks are published; a wedge is waited for, ten times the longest chunk"
+        ),
         "longest_restart_s": Figure("the longest of these"),
     },
     measure,

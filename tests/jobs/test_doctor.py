@@ -170,9 +170,9 @@ def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch,
     assert ("half the length" in finding.cure) == (level != "ok")
 
 
-@pytest.mark.parametrize("output", ["nosuch://bucket/take", "s3://bucket/take"])
+@pytest.mark.parametrize("output", ["nosuch://bucket/take", "gs://bucket/take"])
 def test_an_output_that_nothing_serves_here_names_what_does(output, monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     finding = only(output_root.check_output(output))
     assert finding.level == "FAIL"
     assert "memory" in finding.cure
