@@ -87,12 +87,13 @@ def test_a_film_outlives_the_node_of_its_gang(tmp_path):
     film.render(open_take(wish, model, Store(str(tmp_path / "alone")), numerics(model)))
 
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        port = free_ports("dashboard")["dashboard"]
+        port, *agents = free_ports("dashboard", "head", "one", "two").values()
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "temp_dir": f"{folder}/ray"}
+        head["dashboard_agent_listen_port"] = agents.pop()  # another cluster of this machine may have the usual one
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(2):
-                cluster.add_node(num_cpus=3, object_store_memory=128 * 2**20)
+            for agent in agents:
+                cluster.add_node(num_cpus=3, object_store_memory=128 * 2**20, dashboard_agent_listen_port=agent)
             submit_and_kill(port, tmp_path)
         finally:
             cluster.shutdown()
