@@ -53,7 +53,7 @@ def test_only_the_scenes_are_needed():
     assert storyboard.model == "sounding-shapes"
     assert (storyboard.video.width, storyboard.video.fps, storyboard.audio.sample_rate) == (64, 16, 16_000)
     assert (storyboard.sampling.steps, storyboard.sampling.schedule, storyboard.output.film) == (
-        8,
+        12,
         "shifted",
         "film.mp4",
     )
