@@ -1,7 +1,9 @@
 """How something moves, from where its middle is in every frame: hits to the fraction of a frame, speed, jumps.
 
 A hit turns one coordinate round from one frame to the next; in between the path is straight. So the time of a hit is
-where the straight lines before and after it cross. A smooth turn, where the path is a parabola, is no hit.
+where the straight lines before and after it cross. Codecs and generators round the corner off and make the path
+tremble, so the frames next to a turn are not asked, and whether a path turns at walls or glides in curves is decided
+by all its turns within two seconds together: by whether lines or waves come nearer to it.
 Frame i is taken to show the instant (i + 0.5) / fps, the middle of its time on the screen.
 
 Shapes: f frames, two axes (x right, y down), in pixels.
@@ -15,8 +17,14 @@ from numpy.typing import NDArray
 
 TELEPORT_PX = 8.0
 _LEAST_SWING_PX = 0.8  # what comes back by less is noise
-_FIT_FRAMES = 6
-_SHARP_FRAMES = 4  # frames on either side that decide whether the turn is sharp
+_LEAST_SLOPE = 0.15  # pixels a frame; what turns slower than that does not turn
+_SMOOTH_FRAMES = 5  # over which trembling is evened out to see where a coordinate turns
+_FIT_FRAMES = 16  # on either side of a turn, at most to the next one
+_ROUND_FRAMES = 1.5  # on either side of a turn, where the corner may be rounded off
+_SHARP_FRAMES = 4  # on either side of a turn that nothing rounded off
+_SHARP_PX = 0.1  # how far from two lines they may lie
+_NEAR_FRAMES = 32  # turns that are judged together
+_WAVES = np.arange(0.05, 0.31, 0.025)  # radians a frame: curves of 20 frames to 2 minutes round
 _LAG = 4  # frames over which speed and heading are taken; codecs code so many at once, and steps inside them pulse
 
 Array = NDArray[np.float64]
@@ -47,7 +55,7 @@ def follow(middles: Array, fps: float, breaks: Sequence[int] = ()) -> Track:
     hits: list[float] = []
     speeds, bends = np.full(len(middles), np.nan), np.full(len(middles), np.nan)
     for start, stop in _runs(middles, {*jumps.tolist(), *breaks}):
-        turns = np.sort([turn for axis in (0, 1) for turn in _turns(middles[start:stop, axis])])
+        turns = _hits([turn for axis in (0, 1) for turn in _turns(middles[start:stop, axis])])
         _fill(speeds[start:stop], _speeds(middles[start:stop], turns) * fps)
         _fill(bends[start:stop], _bends(middles[start:stop], turns) * fps / _LAG)
         hits += (turns + start).tolist()
@@ -68,12 +76,36 @@ def _runs(middles: Array, breaks: set[int]) -> Iterator[tuple[int, int]]:
         yield start, len(middles)
 
 
-def _turns(path: Array) -> list[float]:
-    """Sharp turns of one coordinate [f], in frames, to their fraction."""
-    extremes = _swings(path)
+@dataclass(frozen=True)
+class _Turn:
+    """Where one coordinate turns round, in frames, and what two lines and what a wave leave of it, pixels squared."""
+
+    frame: float
+    from_lines: float
+    from_wave: float
+
+
+def _hits(turns: Sequence[_Turn]) -> Array:
+    """Frames of the turns that are hits, ascending."""
+    frames = np.array([turn.frame for turn in turns])
+    sharper = np.array([turn.from_wave - turn.from_lines for turn in turns])
+    near = np.abs(frames[:, None] - frames) <= _NEAR_FRAMES
+    return np.sort(frames[(near * sharper).sum(axis=1) >= 0])
+
+
+def _turns(path: Array) -> list[_Turn]:
+    """Where one coordinate [f] turns round."""
+    extremes = _swings(_evened(path))
     borders = [0, *extremes, len(path) - 1]
-    found = [_sharp_turn(path, *borders[i : i + 3]) for i in range(len(extremes))]
+    found = [_turn(path, *borders[i : i + 3]) for i in range(len(extremes))]
     return [turn for turn in found if turn is not None]
+
+
+def _evened(path: Array) -> Array:
+    if len(path) < _SMOOTH_FRAMES:
+        return path
+    padded = np.pad(path, _SMOOTH_FRAMES // 2, mode="reflect", reflect_type="odd")
+    return np.convolve(padded, np.full(_SMOOTH_FRAMES, 1 / _SMOOTH_FRAMES), mode="valid")
 
 
 def _swings(path: Array) -> list[int]:
@@ -97,34 +129,63 @@ def _swings(path: Array) -> list[int]:
     return extremes
 
 
-def _sharp_turn(path: Array, before: int, turn: int, after: int) -> float | None:
-    """Where the lines before and after a turn cross; None if a parabola says it better, or nothing was seen of one."""
-    frames = np.arange(max(before, turn - _FIT_FRAMES), min(after, turn + _FIT_FRAMES) + 1)
-    left, right = frames[frames < turn], frames[frames > turn]
-    if len(left) < 2 or len(right) < 2:
+def _turn(path: Array, before: int, turn: int, after: int) -> _Turn | None:
+    """The turn between two others; None where no two lines cross there."""
+    first, last = before + (before > 0), after - (after < len(path) - 1)  # where the next turns may be rounded too
+    frames = np.arange(max(first, turn - _FIT_FRAMES), min(last, turn + _FIT_FRAMES) + 1)
+    crossing = _crossing(path, frames, turn, _ROUND_FRAMES)
+    if crossing is None:
         return None
-    crossing = _crossing(path, left, right)
-    # The frame of the turn itself lies on one of the two lines, and now it is known on which.
-    if crossing is not None:
-        left, right = frames[frames <= crossing], frames[frames > crossing]
-        if len(left) >= 2 and len(right) >= 2:
-            crossing = _crossing(path, left, right)
-    if crossing is None or not turn - 2 <= crossing <= turn + 2:
+    near = np.concatenate(_beside(frames, crossing, _ROUND_FRAMES))
+    away = near.astype(np.float64) - crossing
+    from_lines = _residual(_lines(away), path[near])
+    from_wave = min(_residual(_wave(away, wave), path[near]) for wave in _WAVES)
+    sharp = _sharp_crossing(path, frames, turn)
+    return _Turn(crossing if sharp is None else sharp, from_lines, from_wave)
+
+
+def _sharp_crossing(path: Array, frames: NDArray[np.int64], turn: int) -> float | None:
+    """Where a turn was that nothing rounded off: needs no frames from afar, where the speed may have been another."""
+    near = frames[np.abs(frames - turn) <= _SHARP_FRAMES]
+    crossing = _crossing(path, near, turn, gap=0)
+    if crossing is None:
         return None
-    return crossing if _is_sharp(path, frames, crossing) else None
+    off_px = np.sqrt(_residual(_lines(near.astype(np.float64) - crossing), path[near]) / len(near))
+    return crossing if off_px < _SHARP_PX else None
 
 
-def _is_sharp(path: Array, frames: NDArray[np.int64], crossing: float) -> bool:
-    near = frames[np.abs(frames - crossing) <= _SHARP_FRAMES]
-    # Two lines that meet at a known point have three parameters, as many as a parabola.
-    kinked = np.stack([np.ones(len(near)), np.minimum(near - crossing, 0), np.maximum(near - crossing, 0)], axis=1)
-    smooth = np.stack([np.ones(len(near)), near - crossing, np.square(near - crossing)], axis=1)
-    return _residual(kinked, path[near]) <= _residual(smooth, path[near])
+def _crossing(path: Array, frames: NDArray[np.int64], turn: int, gap: float) -> float | None:
+    """Where the lines before and after a turn cross, each fitted to the frames that are at least `gap` from there."""
+    crossing = float(turn)
+    for _ in range(3):  # once it is known where they cross, it is known which frames lie on which
+        left, right = _beside(frames, crossing, gap)
+        if min(len(left), len(right)) < 2:
+            return None
+        (slope_a, start_a), (slope_b, start_b) = (np.polyfit(part, path[part], 1) for part in (left, right))
+        if slope_a * slope_b >= 0 or min(abs(slope_a), abs(slope_b)) < _LEAST_SLOPE:
+            return None
+        crossing = float((start_b - start_a) / (slope_a - slope_b))
+        if abs(crossing - turn) > 2 * _ROUND_FRAMES:
+            return None
+    return crossing
 
 
-def _crossing(path: Array, left: NDArray[np.int64], right: NDArray[np.int64]) -> float | None:
-    (slope_a, start_a), (slope_b, start_b) = (np.polyfit(part, path[part], 1) for part in (left, right))
-    return None if slope_a * slope_b >= 0 else float((start_b - start_a) / (slope_a - slope_b))
+def _beside(frames: NDArray[np.int64], crossing: float, gap: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Frames on both sides of a turn; those in the gap only where few others are left."""
+    left, right = frames[frames <= crossing - gap], frames[frames >= crossing + gap]
+    return (
+        left if len(left) > 2 else frames[frames < crossing],
+        right if len(right) > 2 else frames[frames > crossing],
+    )
+
+
+def _lines(away: Array) -> Array:
+    """Two lines that meet at 0: three parameters, as many as a wave of known length."""
+    return np.stack([np.ones(len(away)), np.minimum(away, 0), np.maximum(away, 0)], axis=1)
+
+
+def _wave(away: Array, per_frame: float) -> Array:
+    return np.stack([np.ones(len(away)), np.cos(per_frame * away), np.sin(per_frame * away)], axis=1)
 
 
 def _residual(basis: Array, values: Array) -> float:

@@ -18,6 +18,7 @@ _LEAST_RISE_DB = 2.5
 _LEAST_APART = 30  # ms; below it two hits fuse to one
 _FLOOR_DB = -40.0  # below the loudest moment: what lies under it is not heard beside it
 _QUIET_DB = -66.0  # full scale: digital silence and a codec's hiss
+_HISS = 8.0  # times the power of the quietest tenth: what goes on all the time does not begin
 
 Array = NDArray[np.float64]
 
@@ -59,7 +60,8 @@ def _power(sound: Array, rate: int) -> Array:
 def _rise_db(power: Array) -> Array:
     """By how many decibels the power rises around every millisecond [t]."""
     smooth = _smooth(power, _SMOOTH)
-    floor = max(float(smooth.max()) * 10 ** (_FLOOR_DB / 10), 10 ** (_QUIET_DB / 10))
+    hiss = _HISS * float(np.percentile(smooth, 10))
+    floor = max(float(smooth.max()) * 10 ** (_FLOOR_DB / 10), 10 ** (_QUIET_DB / 10), hiss)
     return _across(10 * np.log10(smooth + floor), _REACH)
 
 

@@ -46,6 +46,13 @@ def test_a_tone_that_only_dies_away_and_steady_noise_hold_no_onset():
     assert len(onsets(np.sin(2 * np.pi * 440 * times) * np.exp(-times), SAMPLE_RATE)) == 0
 
 
+def test_hiss_behind_sounds_is_not_taken_for_sounds():
+    film = true_film("a red circle bounces slow on a dark background", seconds=12)
+    noise = np.random.default_rng(0).normal(0, 1, len(film.sound))
+    hiss = 0.02 * np.convolve(noise, np.hanning(40) / 20, mode="same")  # a codec's: of low tones, which flutter
+    assert onsets(film.sound + hiss, SAMPLE_RATE) == pytest.approx(onsets(film.sound, SAMPLE_RATE), abs=0.01)
+
+
 @pytest.mark.parametrize("block", [1000, 16000, 250_000])
 def test_a_film_in_windows_has_the_onsets_of_the_whole(block):
     film = true_film("a red circle bounces fast on a dark background", seconds=35)

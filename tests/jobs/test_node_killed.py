@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -91,6 +92,8 @@ def test_a_film_outlives_the_node_of_its_gang(tmp_path):
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port, "temp_dir": f"{folder}/ray"}
         head["dashboard_agent_listen_port"] = agents.pop()  # another cluster of this machine may have the usual one
         cluster = Cluster(initialize_head=True, head_node_args=head)
+        # As `ray start` writes it; without it Ray sends a job to any cluster that it finds on this machine.
+        (Path(folder) / "ray" / "ray_current_cluster").write_text(cluster.address)
         try:
             for agent in agents:
                 cluster.add_node(num_cpus=3, object_store_memory=128 * 2**20, dashboard_agent_listen_port=agent)
