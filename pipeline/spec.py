@@ -12,15 +12,14 @@ from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import fsspec
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from pipeline.errors import SpecError
+from pipeline.wishes import Words, dotted, number, parse_wish, read_text, told, whole, words
 
 STORYBOARD_TEMPLATE = resources.files("pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
 """The commented storyboard that `longtake init` writes; it names every key with its default."""
@@ -77,32 +76,6 @@ def _duration(value: object) -> str:
     return value
 
 
-def _whole(low: int, high: int, *, even: bool = False) -> BeforeValidator:
-    def check(value: object) -> int:
-        if type(value) is not int or not low <= value <= high or (even and value % 2):
-            raise SpecError(f"use {'an even' if even else 'a whole'} number from {low} to {high}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _number(low: float, high: float) -> BeforeValidator:
-    def check(value: object) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise SpecError(f"use a number from {low:g} to {high:g}")
-        return float(value)
-
-    return BeforeValidator(check)
-
-
-def _words(value: object) -> str:
-    if not isinstance(value, str):
-        raise SpecError("use text; put it in quotes if it looks like a number")
-    if not value.strip():
-        raise SpecError("write at least one word")
-    return value.strip()
-
-
 def _schedule(value: object, info: ValidationInfo) -> object:
     if value in ("shifted", "linear"):
         return value
@@ -118,7 +91,7 @@ def _schedule(value: object, info: ValidationInfo) -> object:
 
 
 def _film_path(value: object) -> str:
-    path = PurePosixPath(_words(value))
+    path = PurePosixPath(words(value))
     if path.is_absolute() or ".." in path.parts or re.search(r"[:\\~\x00-\x1f]", str(path)):
         raise SpecError("it may leave the output root; use a relative path inside it, such as film.mp4")
     if path.suffix != ".mp4":
@@ -128,7 +101,6 @@ def _film_path(value: object) -> str:
 
 # ------------------------------------------------------------------ the storyboard
 
-Words = Annotated[str, BeforeValidator(_words)]
 Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
 
 
@@ -139,15 +111,15 @@ class _Wish(BaseModel):
 class VideoSpec(_Wish):
     """Size and rate of the picture; both sides even, as 4:2:0 chroma asks."""
 
-    width: Annotated[int, _whole(2, 8192, even=True)] = 64
-    height: Annotated[int, _whole(2, 8192, even=True)] = 64
+    width: Annotated[int, whole(2, 8192, even=True)] = 64
+    height: Annotated[int, whole(2, 8192, even=True)] = 64
     fps: Fps = Fraction(16)
 
 
 class AudioSpec(_Wish):
     """Rate of the sound."""
 
-    sample_rate: Annotated[int, _whole(8000, 192_000)] = 16_000
+    sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
 
 
 class Scene(_Wish):
@@ -166,10 +138,10 @@ class Scene(_Wish):
 class SamplingSpec(_Wish):
     """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
 
-    steps: Annotated[int, _whole(1, 1000)] = 12
-    guidance: Annotated[float, _number(0, 100)] = 2.0
+    steps: Annotated[int, whole(1, 1000)] = 12
+    guidance: Annotated[float, number(0, 100)] = 2.0
     schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
-    shift: Annotated[float, _number(0.01, 100)] = 2.5
+    shift: Annotated[float, number(0.01, 100)] = 2.5
     solver: Literal["euler", "renoise"] = "euler"
 
 
@@ -179,7 +151,7 @@ class OutputSpec(_Wish):
     film: Annotated[str, BeforeValidator(_film_path)] = "film.mp4"
     container: Literal["mp4"] = "mp4"
     hls: bool = True
-    quality: Annotated[int, _whole(0, 51)] = 20
+    quality: Annotated[int, whole(0, 51)] = 20
 
 
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
@@ -205,7 +177,7 @@ class Storyboard(_Wish):
 
     title: Words = "Untitled"
     model: Words = "sounding-shapes"
-    seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
+    seed: Annotated[int, whole(0, 2**63 - 1)] = 0
     video: VideoSpec = VideoSpec()
     audio: AudioSpec = AudioSpec()
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
@@ -296,107 +268,14 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
 
 def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
     """Read and check the storyboard at any path or fsspec URL; see `parse_storyboard`."""
-    try:
-        with fsspec.open(url, "r", encoding="utf-8-sig") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise SpecError(f"{url} does not exist; `longtake init {url}` writes one to start from") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise SpecError(f"{url} cannot be read: {error}") from error
+    text = read_text(url, f"`longtake init {url}` writes one to start from")
     return parse_storyboard(text, overrides, source=url)
 
 
 def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:
-    """Check the YAML in `text`.
+    """Check the YAML in `text`; see `pipeline.wishes.parse_wish`. Raises `SpecError` with a line for every mistake."""
+    return parse_wish(Storyboard, text, overrides, source, _told)
 
-    Args:
-        overrides: `key=value` each, such as `sampling.steps=4` or `scenes[0].duration=5s`; values are YAML.
-        source: what to call the text in error messages.
-    Raises:
-        SpecError: with one line for every mistake.
-    """
-    wish, mistakes = _read_yaml(text, source)
-    for override in overrides:
-        try:
-            _apply(wish, override)
-        except SpecError as error:
-            mistakes.append(f"--set {override}: {error}")
-    storyboard = None
-    try:
-        storyboard = Storyboard.model_validate(wish)
-    except ValidationError as error:
-        mistakes += [_mistake(details) for details in error.errors(include_url=False)]
-    if storyboard is None or mistakes:
-        raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
-    return storyboard
-
-
-def _read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
-    try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        mistakes = list(_duplicates(root, "", set()))
-        wish = loader.construct_document(root) if root is not None else None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"{source} is not valid YAML: {_yaml_problem(error)}") from None
-    if not isinstance(wish, dict):
-        raise SpecError(f"{source} holds no keys; write `scenes:` and what `longtake init` shows")
-    return wish, mistakes
-
-
-def _yaml_problem(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def _duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
-    """Keys given twice in one mapping; YAML itself would silently keep the last."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{key}[{index}]", seen)
-    elif isinstance(node, yaml.MappingNode):
-        first_line: dict[str, int] = {}
-        for name, value in node.value:
-            below, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
-            if below in first_line:
-                yield f"{below} is given twice, in lines {first_line[below]} and {line}; keep one"
-            first_line.setdefault(below, line)
-            yield from _duplicates(value, below, seen)
-
-
-def _apply(wish: Any, override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not key or not equals:
-        raise SpecError("write key=value, such as sampling.steps=4")
-    try:
-        wanted = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise SpecError(f"{value!r} is not valid YAML; put it in quotes") from None
-    *parents, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
-    node = wish
-    for part in parents:
-        slot = _slot(node, part)
-        if isinstance(node, dict) and node.get(slot) is None:
-            node[slot] = {}
-        node = node[slot]
-    node[_slot(node, last)] = wanted
-
-
-def _slot(node: Any, part: str) -> str | int:
-    if isinstance(node, dict):
-        return part
-    if not isinstance(node, list):
-        raise SpecError(f"there is nothing below {node!r} for {part!r} to name")
-    if not part.isdecimal() or int(part) >= len(node):
-        raise SpecError(f"{part!r} is not one of {len(node)} items; use 0 to {len(node) - 1}")
-    return int(part)
-
-
-# ------------------------------------------------------------------ pydantic's findings in our words
 
 _SECTIONS: dict[str, type[_Wish]] = {
     "": Storyboard,
@@ -406,41 +285,12 @@ _SECTIONS: dict[str, type[_Wish]] = {
     "sampling": SamplingSpec,
     "output": OutputSpec,
 }
-_CURES = {
-    "bool_type": "use true or false",
-    "bool_parsing": "use true or false",
-    "literal_error": "use {expected}",
-    "model_type": "use a mapping of keys",
-    "tuple_type": "use a list",
-}
 
 
-def _mistake(error: ErrorDetails) -> str:
-    key = _dotted(error["loc"])
-    context = error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden":
-            return f"{key} ({_shown(error['input'])}) is not a known key; {_nearest_key(error['loc'])}"
-        case "invalid_key":
-            return f"{error['input']!r} is not a key; keys are words"
-        case "missing":
-            return f"{key} is missing; add it"
-        case "scene_duration":
-            return f"{key}.duration is {error['input']['duration']!r}; {error['msg']}"
-        case "value_error":
-            cure = str(context["error"])
-        case kind:
-            cure = _CURES.get(kind, error["msg"]).format_map(context)
-    return f"{key} is {_shown(error['input'])}; {cure}"
-
-
-def _dotted(loc: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
-
-
-def _shown(value: object) -> str:
-    text = "empty" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _told(error: ErrorDetails) -> str:
+    if error["type"] == "scene_duration":
+        return f"{dotted(error['loc'])}.duration is {error['input']['duration']!r}; {error['msg']}"
+    return told(error, _nearest_key)
 
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-import fsspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import SpecError
-from pipeline.spec import Words, _apply, _mistake, _number, _read_yaml, _whole
+from pipeline.wishes import Words, number, parse_wish, read_text, told, whole
 
 MAX_STEPS = 10**9
 
@@ -35,7 +34,7 @@ def _option(value: object) -> object:
 
 
 def _real(low: float, high: float) -> BeforeValidator:
-    check: Any = _number(low, high).func
+    check: Any = number(low, high).func
     return BeforeValidator(lambda value: check(_read_number(value)))
 
 
@@ -66,23 +65,23 @@ class TrainSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     stage: Literal["codec", "denoiser", "rollout"]
-    seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
-    steps: Annotated[int, _whole(1, MAX_STEPS)]
-    batch_size: Annotated[int, _whole(1, 2**20)]
+    seed: Annotated[int, whole(0, 2**63 - 1)] = 0
+    steps: Annotated[int, whole(1, MAX_STEPS)]
+    batch_size: Annotated[int, whole(1, 2**20)]
     lr: Annotated[float, _real(0, 10)]
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(_pair)] = (0.9, 0.95)
     weight_decay: Annotated[float, _real(0, 10)] = 0.0
-    warmup_steps: Annotated[int, _whole(0, MAX_STEPS)] = 0
+    warmup_steps: Annotated[int, whole(0, MAX_STEPS)] = 0
     decay_fraction: Annotated[float, _real(0, 1)] = 0.0
     decay: Literal["linear", "cosine"] = "linear"
     clip: Annotated[float, _real(0, 1e9)] = 1.0
     ema: Annotated[float, _real(0, 0.9999999)] = 0.999
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    zero_stage: Annotated[int, _whole(0, 2)] = 0
-    workers: Annotated[int, _whole(1, 4096)] = 1
-    threads: Annotated[int, _whole(1, 1024)] = 1
+    zero_stage: Annotated[int, whole(0, 2)] = 0
+    workers: Annotated[int, whole(1, 4096)] = 1
+    threads: Annotated[int, whole(1, 1024)] = 1
     device: Literal["cpu", "cuda"] = "cpu"
-    log_every: Annotated[int, _whole(1, MAX_STEPS)] = 50
+    log_every: Annotated[int, whole(1, MAX_STEPS)] = 50
     checkpoint_every_s: Annotated[float, _real(0, 1e6)] = 300.0
     sample_every_s: Annotated[float, _real(0, 1e6)] = 0.0
     start: Words | None = None
@@ -126,47 +125,20 @@ class TrainSpec(BaseModel):
 
 def load_train_spec(url: str, overrides: Sequence[str] = ()) -> TrainSpec:
     """Read and check the training configuration at any path or fsspec URL; see `parse_train_spec`."""
-    try:
-        with fsspec.open(url, "r", encoding="utf-8-sig") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise SpecError(f"{url} does not exist; configs/ holds some to start from") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise SpecError(f"{url} cannot be read: {error}") from error
-    return parse_train_spec(text, overrides, source=url)
+    return parse_train_spec(read_text(url, "configs/ holds some to start from"), overrides, source=url)
 
 
 def parse_train_spec(text: str, overrides: Sequence[str] = (), *, source: str = "configuration") -> TrainSpec:
-    """Check the YAML in `text`.
-
-    Args:
-        overrides: `key=value` each, such as `steps=400` or `options.shift=3`; values are YAML.
-        source: what to call the text in error messages.
-
-    Raises:
-        SpecError: with one line for every mistake.
-    """
-    wish, mistakes = _read_yaml(text, source)
-    for override in overrides:
-        try:
-            _apply(wish, override)
-        except SpecError as error:
-            mistakes.append(f"--set {override}: {error}")
-    spec = None
-    try:
-        spec = TrainSpec.model_validate(wish)
-    except ValidationError as error:
-        mistakes += [_told(details) for details in error.errors(include_url=False)]
-    if spec is None or mistakes:
-        raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
-    return spec
+    """Check the YAML in `text`; see `pipeline.wishes.parse_wish`. Raises `SpecError` with a line for every mistake."""
+    return parse_wish(TrainSpec, text, overrides, source, _told)
 
 
 def _told(error: ErrorDetails) -> str:
     if error["type"] == "value_error" and not error["loc"]:  # about several keys, which it names
         return str(error["ctx"]["error"])
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), list(TrainSpec.model_fields), n=1)
-        cure = f"did you mean {near[0]}?" if near else "a lesson's own numbers go under options"
-        return f"{error['loc'][-1]} ({error['input']!r}) is not a known key; {cure}"
-    return _mistake({**error, "type": "model_type"} if error["type"] == "dict_type" else error)
+    return told({**error, "type": "model_type"} if error["type"] == "dict_type" else error, _nearest_key)
+
+
+def _nearest_key(loc: tuple[str | int, ...]) -> str:
+    near = get_close_matches(str(loc[-1]), list(TrainSpec.model_fields), n=1)
+    return f"did you mean {near[0]}?" if near else "a lesson's own numbers go under options"
