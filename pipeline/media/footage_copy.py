@@ -1,0 +1,225 @@
+"""Streams that are not the picture, copied packet by packet from one container to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from itertools import islice
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Discard, Disposition, Stream
+
+from pipeline.media.footage_source import opened
+from pipeline.media.footage_values import Chapter, Footage, OtherStream, kept_tags
+
+_SILENCE = bytes(2)
+_FIRST_PACKETS = 500
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the footage that is written, and how its times move.
+
+    Args:
+        frames: numbers of its pictures.
+        start_s, stop_s: its time in the footage; None where nothing is cut.
+        shift: ticks of the footage's time base that are taken from every time.
+        time_base: the footage's.
+    """
+
+    frames: range
+    start_s: Fraction | None
+    stop_s: Fraction | None
+    shift: int
+    time_base: Fraction
+
+    @staticmethod
+    def of(footage: Footage, frames: range) -> Window:
+        """The window of pictures `frames`; the whole footage keeps its times, unless they begin below 0."""
+        first, last = footage.pts[frames.start], footage.pts[frames.stop - 1] + footage.durations[frames.stop - 1]
+        if len(frames) == footage.num_frames:
+            return Window(frames, None, None, min(0, first), footage.time_base)
+        tick_s = footage.time_base
+        return Window(frames, first * tick_s, last * tick_s, first, tick_s)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is less than the whole footage."""
+        return self.start_s is not None
+
+    def shifted(self, pts: int) -> int:
+        """A picture's time in the new file."""
+        return pts - self.shift
+
+    def ticks(self, time_base: Fraction) -> int:
+        """What is taken from the times of a stream with this time base."""
+        return round(self.shift * self.time_base / time_base)
+
+    def holds(self, start_s: Fraction, stop_s: Fraction) -> bool:
+        """Whether any of that time lies inside."""
+        begins = self.stop_s is None or start_s < self.stop_s
+        return begins and (self.start_s is None or stop_s > self.start_s or start_s == self.start_s)
+
+    def chapters(self, chapters: tuple[Chapter, ...]) -> list[Any]:
+        """The chapters inside, as PyAV takes them."""
+        inside = []
+        for number, one in enumerate(chapters):
+            start, stop = one.start * one.time_base, one.stop * one.time_base
+            if self.holds(start, stop):
+                shift = self.ticks(one.time_base)
+                first = one.start if self.start_s is None else max(one.start, round(self.start_s / one.time_base))
+                last = one.stop if self.stop_s is None else min(one.stop, round(self.stop_s / one.time_base))
+                inside.append(
+                    {
+                        "id": number,
+                        "start": first - shift,
+                        "end": last - shift,
+                        "time_base": one.time_base,
+                        "metadata": dict(one.metadata),
+                    }
+                )
+        return inside
+
+
+def lost_streams(footage: Footage, container: str) -> list[OtherStream]:
+    """Streams that a container of this format cannot hold."""
+    with opened(footage.url) as source:
+        return [other for other in footage.others if not _is_held(source.streams[other.index], other, container)]
+
+
+def lost_languages(footage: Footage, container: str) -> list[OtherStream]:
+    """Streams whose language a container of this format has no code for: QuickTime knows a few dozen."""
+    if container != "mov":
+        return []
+    return [other for other in footage.others if other.language not in {"", "und"} and not _has_code(other.language)]
+
+
+def sound_before_zero_s(footage: Footage) -> Fraction:
+    """By how much the first packet of sound begins before 0, as an encoder's priming does.
+
+    0 for Matroska, which keeps that as a codec's delay, and hands it on to the next.
+    """
+    if "matroska" in footage.container or not any(other.kind == "audio" for other in footage.others):
+        return Fraction(0)
+    with opened(footage.url) as source:
+        awaited = {stream.index for stream in source.streams.audio}
+        earliest = Fraction(0)
+        for packet in islice(source.demux(audio=list(range(len(awaited)))), _FIRST_PACKETS):
+            earliest = min(earliest, (packet.pts or 0) * packet.time_base)
+            awaited.discard(packet.stream_index)
+            if not awaited:
+                break
+        return -earliest
+
+
+def _has_code(language: str) -> bool:
+    """Tried with a file of one sample."""
+    file = BytesIO()
+    with av.open(file, "w", format="mov") as out:
+        stream = out.add_stream("pcm_s16le", rate=48000, layout="mono")
+        stream.metadata["language"] = language
+        sample: Packet[Any] = Packet(bytes(2))
+        sample.stream, sample.pts, sample.dts, sample.time_base = stream, 0, 0, Fraction(1, 48000)
+        out.mux_one(sample)
+    file.seek(0)
+    with av.open(file, "r") as back:
+        return back.streams[0].language == language
+
+
+def _is_held(stream: Stream, other: OtherStream, container: str) -> bool:
+    """Tried, not looked up: whether FFmpeg begins a file of that format with that stream."""
+    if other.is_written_with_picture:
+        return True
+    if isinstance(stream, AttachmentStream):
+        return container == "matroska"
+    try:
+        with av.open(BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
+
+
+class Copier:
+    """Copies streams of `source` that `out` can hold, within `window`, as far as it is told each time."""
+
+    def __init__(
+        self, source: InputContainer, out: OutputContainer, footage: Footage, container: str, window: Window
+    ) -> None:
+        self._out, self._window, self._container = out, window, container
+        self._copies: dict[int, Stream] = {}
+        lost = {other.index for other in lost_streams(footage, container)}
+        for other in footage.others:
+            stream = source.streams[other.index]
+            if other.index in lost or other.is_written_with_picture:
+                continue
+            if isinstance(stream, AttachmentStream):
+                self._attach(stream)
+            else:
+                self._copies[other.index] = self._copy_of(stream)
+        for stream in source.streams:
+            if stream.index not in self._copies:
+                stream.discard = Discard.all
+        self._packets = self._wanted(source)
+        self._next = next(self._packets, None)
+
+    def copy_until(self, time_s: Fraction | None) -> None:
+        """Copy every packet that is decoded no later than `time_s` of the new file; all that are left if None."""
+        while self._next is not None and (time_s is None or _decoded_s(self._next) <= time_s):
+            self._out.mux_one(self._next)
+            self._next = next(self._packets, None)
+
+    def _copy_of(self, stream: Stream) -> Stream:
+        copy: Stream = self._out.add_stream_from_template(stream, opaque=True)
+        copy.disposition = stream.disposition
+        copy.metadata.update(kept_tags(stream.metadata))
+        return copy
+
+    def _attach(self, stream: AttachmentStream) -> None:
+        name = stream.metadata.get("filename", f"attachment-{stream.index}")
+        copy = self._out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+        copy.metadata.update(stream.metadata)
+
+    def _wanted(self, source: InputContainer) -> Iterator[Packet[Any]]:
+        if not self._copies:
+            return
+        streams = [source.streams[index] for index in self._copies]
+        for packet in source.demux(streams):
+            if packet.pts is None and packet.dts is None:
+                if not packet.size:
+                    continue  # PyAV's sign that a stream has ended
+                packet.pts = packet.dts = 0  # a cover
+            if self._fit(packet):
+                packet.stream = self._copies[packet.stream_index]
+                yield packet
+
+    def _fit(self, packet: Packet[Any]) -> bool:
+        """Move a packet into the new file's time; False if it lies outside."""
+        tick_s = packet.time_base
+        pts = (packet.dts or 0) if packet.pts is None else packet.pts
+        dts = pts if packet.dts is None else packet.dts
+        kind = packet.stream.type
+        if self._container != "matroska" and packet.stream.name == "mov_text" and bytes(packet) == _SILENCE:
+            return False  # the pause between two lines, which the writer makes anew
+        if not packet.stream.disposition & Disposition.attached_pic:
+            if not self._window.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):
+                return False
+            shift = self._window.ticks(tick_s)
+            pts, dts = pts - shift, dts - shift
+            if self._window.is_cut and kind == "subtitle" and pts < 0:
+                packet.duration, pts, dts = (packet.duration or 0) + pts, 0, 0  # a line that is being read already
+            if self._window.is_cut and self._container == "matroska" and pts < 0:
+                return False  # its times begin at 0: one packet that begins before would delay all the rest
+        packet.pts, packet.dts = pts, dts
+        return True
+
+
+def _decoded_s(packet: Packet[Any]) -> Fraction:
+    time_s: Fraction = (packet.dts or 0) * packet.time_base
+    return time_s

@@ -1,0 +1,234 @@
+"""Enlarged pictures put beside everything else that the footage came with, in one file.
+
+Packets of other streams are copied as they are. What the new container cannot hold is said, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from itertools import chain
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import av
+from av.packet import Packet
+from av.stream import Disposition
+
+from pipeline.errors import MediaError
+from pipeline.media.ffmpeg import reported
+from pipeline.media.footage_codecs import FootageEncoding, target_of
+from pipeline.media.footage_copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
+from pipeline.media.footage_encode import FootagePacket, FootageSegment
+from pipeline.media.footage_source import opened
+from pipeline.media.footage_track import described_track
+from pipeline.media.footage_values import Footage, kept_tags
+
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_MAX_TIMESCALE = 2**31 - 1
+_SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska draws its identities by lot
+_MILLISECOND = Fraction(1, 1000)
+# Tags for which an MP4 has a place that every player knows; others go where QuickTime keeps its own.
+_PLAIN_TAGS = {
+    "title", "artist", "album_artist", "album", "comment", "genre", "copyright", "grouping", "lyrics", "description",
+    "synopsis", "show", "episode_id", "network", "keywords", "composer", "date", "creation_time",
+}  # fmt: skip
+
+
+def check_output(footage: Footage, encoding: FootageEncoding, path: Path) -> tuple[str, ...]:
+    """What `path` will not hold of `footage`, in words, before any work starts.
+
+    Raises:
+        MediaError: the container is not known, or cannot hold the codec.
+    """
+    container = _format(path, encoding)
+    if path.exists() and Path(footage.url).exists() and path.samefile(footage.url):
+        raise MediaError(f"{path} is the footage itself; write to another file")
+    losses = [*footage.notes, *target_of(footage, encoding).losses]
+    losses += [f"{other} is left out: {path.suffix} cannot hold it" for other in lost_streams(footage, container)]
+    losses += [
+        f"{other} is written without its language, which {path.suffix} has no code for"
+        for other in lost_languages(footage, container)
+    ]
+    early_ms = round(sound_before_zero_s(footage) * 1000) if container == "matroska" else 0
+    if early_ms:
+        losses.append(f"all times are {early_ms} ms later in {path.suffix}, which begins at 0: its sound begins before")
+    if container == "matroska" and not _is_in_milliseconds(footage):
+        losses.append(f"times are rounded to milliseconds in {path.suffix}; .mp4 keeps them exactly")
+    return tuple(losses)
+
+
+def write_footage(
+    footage: Footage,
+    segments: Iterable[FootageSegment],
+    encoding: FootageEncoding,
+    path: Path,
+    frames: range | None = None,
+) -> tuple[str, ...]:
+    """Write the film: the segments as its picture, and every other stream, chapter, attachment and tag of `footage`.
+
+    Segments are taken one at a time and in order; the pictures keep their times. With fewer pictures than the footage
+    has, everything else is cut to their time, and the first picture is shown at 0.
+
+    Args:
+        path: a file of this machine, .mp4, .mov or .mkv; on failure nothing is left there.
+        frames: numbers of the pictures that the segments hold together; if None, what a sequence of segments holds,
+            and of any other iterable all pictures of the footage.
+
+    Returns:
+        What the file does not hold, in words, as `check_output` says it beforehand.
+
+    Raises:
+        MediaError: segments are missing, do not fit together, or the file cannot be written.
+    """
+    warnings = check_output(footage, encoding, path)
+    if frames is None and isinstance(segments, Sequence) and segments:
+        frames = range(segments[0].frames.start, segments[-1].frames.stop)
+    window = Window.of(footage, range(footage.num_frames) if frames is None else frames)
+    packets = _Packets(segments, window.frames)
+    try:
+        with ExitStack() as stack:
+            film = _Film(footage, encoding, path, window, packets.first, stack)
+            for packet in packets:
+                film.write(packet)
+            film.finish()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return warnings
+
+
+def _format(path: Path, encoding: FootageEncoding) -> str:
+    if path.suffix.lower() not in encoding.containers:
+        raise MediaError(f"{path.name}: {encoding.codec} is written to {', '.join(encoding.containers)}; end it so")
+    return _FORMATS[path.suffix.lower()]
+
+
+def _is_in_milliseconds(footage: Footage) -> bool:
+    """Whether no time is rounded; MediaError if two pictures would be shown at once."""
+    ticks = footage.time_base / _MILLISECOND
+    if ticks.denominator == 1:
+        return True
+    for number, duration in enumerate(footage.durations[:-1]):
+        if duration * ticks < 1:
+            raise MediaError(
+                f"pictures {number} and {number + 1} are less than a millisecond apart, which .mkv cannot tell;"
+                " write an .mp4"
+            )
+    return not any(pts * ticks.numerator % ticks.denominator for pts in footage.pts)
+
+
+class _Packets:
+    """The segments' packets one after the other, checked: each picture once, one size, one decoder for all."""
+
+    def __init__(self, segments: Iterable[FootageSegment], frames: range) -> None:
+        self._segments, self._frames = iter(segments), frames
+        first = next(self._segments, None)
+        if first is None:
+            raise MediaError(f"no segment came for pictures {frames.start}..{frames.stop - 1}; make them first")
+        self.first = first
+
+    def __iter__(self) -> Iterator[FootagePacket]:
+        due = self._frames.start
+        for segment in chain((self.first,), self._segments):
+            self._check(segment, due)
+            yield from segment.packets
+            due = segment.frames.stop
+        if due != self._frames.stop:
+            raise MediaError(f"the segments end at picture {due - 1}, the film at {self._frames.stop - 1}")
+
+    def _check(self, segment: FootageSegment, due: int) -> None:
+        if segment.frames.start != due or segment.frames.stop > self._frames.stop:
+            raise MediaError(f"segment {segment.frames} came where picture {due} was due; give them in order")
+        if len(segment.packets) != len(segment.frames):
+            raise MediaError(f"segment {segment.frames} holds {len(segment.packets)} packets; make it again")
+        one, other = (self.first.width, self.first.height), (segment.width, segment.height)
+        if one != other or segment.extradata != self.first.extradata:
+            raise MediaError(
+                f"segment {segment.frames} ({other[0]}x{other[1]}) was encoded otherwise than the first"
+                f" ({one[0]}x{one[1]}); make all of them with the same settings and versions"
+            )
+
+
+class _Film:
+    """The file as it grows: before each picture, what of the other streams is decoded no later."""
+
+    def __init__(
+        self,
+        footage: Footage,
+        encoding: FootageEncoding,
+        path: Path,
+        window: Window,
+        first: FootageSegment,
+        stack: ExitStack,
+    ) -> None:
+        self._footage, self._window, self._path = footage, window, path
+        container = _format(path, encoding)
+        source = stack.enter_context(opened(footage.url))
+        size = (first.width, first.height)
+        target = target_of(footage, encoding)
+        template = stack.enter_context(described_track(footage, encoding.codec, size, target.colour))
+        options = _mp4_options(footage) if container != "matroska" else _SAME_EACH_TIME
+        with reported(f"opening {path}"):
+            self._out = stack.enter_context(
+                av.open(str(path), "w", format=container, options=options, metadata_errors="surrogateescape")
+            )
+            self._stream = self._out.add_stream_from_template(template, opaque=True)
+            self._describe(first, encoding, container)
+            self._copier = Copier(source, self._out, footage, container, window)
+            self._out.metadata.update(kept_tags(footage.metadata))
+            self._out.set_chapters(window.chapters(footage.chapters))
+
+    def write(self, packet: FootagePacket) -> None:
+        """One picture, and what goes before it."""
+        with reported(f"writing {self._path}"):
+            self._copier.copy_until(self._window.shifted(packet.pts) * self._footage.time_base)
+            self._out.mux_one(self._packet(packet))
+
+    def finish(self) -> None:
+        """The rest of the other streams, and the index."""
+        with reported(f"finishing {self._path}"):
+            self._copier.copy_until(None)
+            self._out.close()
+
+    def _describe(self, first: FootageSegment, encoding: FootageEncoding, container: str) -> None:
+        footage, stream, context = self._footage, self._stream, self._stream.codec_context
+        context.extradata = first.extradata
+        if encoding.codec == "hevc" and container != "matroska":
+            context.codec_tag = "hvc1"  # Apple's players take no other
+        context.sample_aspect_ratio = footage.sample_aspect_ratio or Fraction(0)
+        steady = footage.frame_rate
+        if steady is not None or container != "matroska":
+            context.framerate = steady or footage.rate.limit_denominator(1001)
+        stream.time_base = footage.time_base
+        stream.disposition = Disposition(footage.disposition)
+        stream.metadata.update(kept_tags(footage.stream_metadata))
+        if footage.display_matrix is not None:
+            scale = first.width // footage.width
+            matrix = list(footage.display_matrix)
+            stream.set_display_matrix([*matrix[:6], matrix[6] * scale, matrix[7] * scale, matrix[8]])
+
+    def _packet(self, one: FootagePacket) -> Packet[Any]:
+        packet: Packet[Any] = Packet(one.data)
+        packet.stream, packet.time_base = self._stream, self._footage.time_base
+        packet.pts = packet.dts = self._window.shifted(one.pts)
+        packet.duration, packet.is_keyframe = one.duration, one.keyframe
+        return packet
+
+
+def _mp4_options(footage: Footage) -> dict[str, str]:
+    """Time scales in which every time is a whole number; the index goes in front."""
+    own = footage.time_base.denominator
+    scales = [own, *(one.time_base.denominator for one in footage.others if one.time_base and one.kind == "audio")]
+    videos = [own, *(one.time_base.denominator for one in footage.others if one.time_base and one.kind == "video")]
+    movie, video = lcm(*scales), lcm(*videos)
+    flags = "faststart"
+    if {name.lower() for name in kept_tags(footage.metadata)} - _PLAIN_TAGS:
+        flags += "+use_metadata_tags"
+    return _SAME_EACH_TIME | {
+        "movflags": flags,
+        "movie_timescale": str(movie if movie <= _MAX_TIMESCALE else max(scales)),
+        "video_track_timescale": str(video if video <= _MAX_TIMESCALE else own),
+    }

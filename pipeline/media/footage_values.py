@@ -1,0 +1,174 @@
+"""What is known of a piece of footage before a picture of it is decoded: pure data, the same on every machine."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+# Tags that say how the old file was written, or its old picture; the new one's writer sets its own.
+_OLD_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
+_STATISTICS = ("bps", "number_of_", "_statistics_")
+
+
+@dataclass(frozen=True)
+class Colour:
+    """FFmpeg's numbers (those of ITU-T H.273), as the source is tagged; 2 says that it is not, and range 0 likewise."""
+
+    primaries: int = 2
+    transfer: int = 2
+    matrix: int = 2
+    range: int = 0
+
+
+@dataclass(frozen=True)
+class MasteringDisplay:
+    """SMPTE ST 2086: the screen that the film was graded on, in CIE 1931 xy and cd/m2.
+
+    Args:
+        primaries: red, green and blue, each x and y; None if it is not said.
+        white_point: x and y; None if it is not said.
+        luminance: darkest and brightest; None if it is not said.
+    """
+
+    primaries: tuple[tuple[Fraction, Fraction], ...] | None
+    white_point: tuple[Fraction, Fraction] | None
+    luminance: tuple[Fraction, Fraction] | None
+
+
+@dataclass(frozen=True)
+class LightLevel:
+    """CTA-861.3: the brightest pixel and the brightest mean of a frame, in cd/m2."""
+
+    max_content: int
+    max_frame_average: int
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A named part of the film; `start` and `stop` count its own time base."""
+
+    start: int
+    stop: int
+    time_base: Fraction
+    metadata: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """Its name, empty if it has none."""
+        return self.metadata.get("title", "")
+
+
+@dataclass(frozen=True)
+class OtherStream:
+    """A stream that is not the picture: sound, subtitles, data, an attachment, a cover, a second picture.
+
+    Args:
+        index: its number in the container.
+        kind: "audio", "subtitle", "data", "attachment" or "video".
+        codec: FFmpeg's name; the container's four letters where FFmpeg knows none.
+        language: ISO 639-2; empty if it is not said.
+        title: as tagged, or an attachment's file name.
+        time_base: seconds that one of its ticks lasts; None where it has no time.
+        is_chapters: whether it is the track that QuickTime keeps the chapters in, so written with them.
+        is_timecode: whether it is a track that holds the picture's `timecode`, so written with that tag.
+    """
+
+    index: int
+    kind: str
+    codec: str
+    language: str = ""
+    title: str = ""
+    time_base: Fraction | None = None
+    is_chapters: bool = False
+    is_timecode: bool = False
+
+    @property
+    def is_written_with_picture(self) -> bool:
+        """Whether a writer makes it anew from what the picture and the container say."""
+        return self.is_chapters or self.is_timecode
+
+    def __str__(self) -> str:
+        named = "".join(f", {word}" for word in (self.language, self.title) if word)
+        return f"{self.kind} stream {self.index} ({self.codec}{named})"
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A piece of footage, as one pass over its packets tells it.
+
+    Args:
+        url: where it lies, as fsspec reads it.
+        fingerprint: sha256 in hex over the picture's packets and their times, and the file's size, head and tail.
+        container: FFmpeg's name of the container, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        stream_index: the picture's number among the container's streams.
+        codec: FFmpeg's name of the picture's codec.
+        width, height: of every picture as it is coded, not rotated.
+        pix_fmt: FFmpeg's name of the pixel format.
+        bit_depth: bits of a sample of brightness.
+        colour: as tagged.
+        sample_aspect_ratio: a pixel's width by its height; None if it is not said.
+        rotation: degrees, counter-clockwise, by which players turn the picture.
+        display_matrix: the nine numbers behind `rotation`, which may mirror too; None if there is none.
+        interlaced: whether the first picture is woven of two fields.
+        time_base: seconds that one tick lasts.
+        pts: when each picture is shown, in ticks; in display order.
+        durations: ticks from each picture to the next.
+        keyframes: numbers of pictures, in display order, at which decoding can begin.
+        mastering, light_level: HDR10's static metadata.
+        others: every other stream, in the container's order.
+        metadata, stream_metadata: tags of the container, and of the picture's stream.
+        disposition: FFmpeg's flags of the picture's stream, such as that it is the default one.
+        frame_rate: the steady rate that every picture keeps to; None where there is none.
+        notes: what of the file cannot be shown, said once, for people.
+    """
+
+    url: str
+    fingerprint: str
+    container: str
+    stream_index: int
+    codec: str
+    width: int
+    height: int
+    pix_fmt: str
+    bit_depth: int
+    colour: Colour
+    sample_aspect_ratio: Fraction | None
+    rotation: int
+    display_matrix: tuple[int, ...] | None
+    interlaced: bool
+    time_base: Fraction
+    pts: tuple[int, ...]
+    durations: tuple[int, ...]
+    keyframes: tuple[int, ...]
+    mastering: MasteringDisplay | None = None
+    light_level: LightLevel | None = None
+    others: tuple[OtherStream, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    stream_metadata: dict[str, str] = field(default_factory=dict)
+    disposition: int = 0
+    frame_rate: Fraction | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """How many pictures there are."""
+        return len(self.pts)
+
+    @property
+    def seconds(self) -> Fraction:
+        """From when the first picture appears to when the last one goes."""
+        return (self.pts[-1] + self.durations[-1] - self.pts[0]) * self.time_base
+
+    @property
+    def rate(self) -> Fraction:
+        """Pictures per second, on average."""
+        return self.num_frames / self.seconds
+
+
+def kept_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Tags that are still true of the new file."""
+    named = {"title" if name == "name" else name: value for name, value in tags.items()}  # QuickTime's word for it
+    return {
+        name: value
+        for name, value in named.items()
+        if name.lower() not in _OLD_TAGS and not name.lower().startswith(_STATISTICS)
+    }

@@ -1,0 +1,65 @@
+"""Whether a file is all there, by what its outermost layer promises; FFmpeg would read what is left and say nothing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.errors import MediaError
+
+_EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+_TO_THE_END = 1 << 62
+# The first box of an MP4 or QuickTime file is one of these.
+_FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}
+
+
+def check_whole(file: Any, url: str) -> None:
+    """MediaError for an empty file, and for an MP4, Matroska or AVI that ends before its last part does."""
+    size = file.seek(0, 2)
+    if not size:
+        raise MediaError(f"{url} is empty")
+    file.seek(0)
+    head = file.read(64)
+    stop = size
+    if head[4:8] in _FIRST_BOXES:
+        boxes = dict(_boxes(file, size))
+        stop = max(boxes.values())
+        if stop <= size and not boxes.keys() & {b"moov"}:
+            raise MediaError(f"{url} has no index (moov): it is cut off, or was never finished; fetch it again")
+    elif head.startswith(_EBML):
+        stop = _segment_stop(head)
+    elif head.startswith(b"RIFF"):
+        stop = 8 + int.from_bytes(head[4:8], "little")
+    file.seek(0)
+    if size < stop < _TO_THE_END:
+        raise MediaError(f"{url} is cut off: it promises {stop} bytes and has {size}; fetch it again")
+
+
+def _boxes(file: Any, size: int) -> Iterator[tuple[bytes, int]]:
+    """Each outermost box's name and where it ends (ISO/IEC 14496-12, 4.2)."""
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:
+            length = size - at
+        at += max(8, length)
+        yield head[4:8], at
+
+
+def _segment_stop(head: bytes) -> int:
+    """Where a Matroska file's one segment ends (RFC 8794, 4 and 6); far away if it does not say."""
+    length, start = _length(head, 4)
+    at = start + length
+    if head[at : at + 4] != _SEGMENT:
+        return 0
+    length, start = _length(head, at + 4)
+    return start + length
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """A length of variable size and where it ends; all bits set say that it is not known."""
+    width = 9 - data[at].bit_length()
+    number = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return (_TO_THE_END if number == (1 << 7 * width) - 1 else number), at + width
