@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import CapacityError, JournalError, LongtakeError
 from pipeline.journal.writer import lend_hand
-from pipeline.models.film_model import FilmModel
 from pipeline.training.average import RunningAverage
-from pipeline.training.lesson import Batch, Lesson, LessonBuilder
+from pipeline.training.lesson import Batch, Lesson, LessonBuilder, Student
 from pipeline.training.run_folder import RunFolder, state_name
 from pipeline.training.spec import TrainSpec
 from pipeline.weights.load import save_model
@@ -214,7 +213,7 @@ class Trainer:
             with torch.no_grad():
                 self._lesson.sample(self._model(self._average), folder)
 
-    def _model(self, average: RunningAverage) -> FilmModel:
+    def _model(self, average: RunningAverage) -> Student:
         # A lesson may load the averaged weights into its own objective, which must not be the one that is trained.
         if self._finisher is None:
             self._finisher = self._order.build(self._spec)

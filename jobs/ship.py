@@ -1,16 +1,27 @@
-"""Make a trained model the one that longtake ships: python -m jobs.ship out/train/rollout/model.safetensors"""
+"""Make a trained model the one that longtake ships.
+
+python -m jobs.ship out/train/rollout/model.safetensors
+python -m jobs.ship out/train/upscaler/model.safetensors upscaler
+"""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pipeline.weights
-from pipeline.weights.load import load_model, save_model
+from pipeline.weights.load import load_model, load_upscaler, save_model
+
+LOADERS = {"film": load_model, "upscaler": load_upscaler}
 
 
-def ship(url: str) -> Path:
-    """Write the model at `url` in float16 beside `pipeline/weights/`, where `load_model` finds it by its name."""
-    model = load_model(url)
+def ship(url: str, kind: str = "film") -> Path:
+    """Write the model at `url` in float16 beside `pipeline/weights/`, where it is found by its name.
+
+    Args:
+        url: what a training run saved.
+        kind: "film" or "upscaler".
+    """
+    model = LOADERS[kind](url)
     model.config = replace(model.config, trained=True)
     path = Path(pipeline.weights.__path__[0]) / f"{model.config.name}.safetensors"
     save_model(model.half(), str(path))

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from pipeline.models.film_model import FilmModel
+from pipeline.models.upscaler import Upscaler
 from pipeline.training.spec import TrainSpec
 
 Batch = dict[str, Tensor]
+
+Student = FilmModel | Upscaler
+"""What a lesson teaches, and a run saves."""
 
 
 class Lesson(Protocol):
@@ -36,15 +40,15 @@ class Lesson(Protocol):
         """
         ...
 
-    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+    def finished(self, weights: Mapping[str, Tensor]) -> Student:
         """The model to save, given the objective's state dict with its averaged weights, on the CPU.
 
         The runner asks a lesson of its own, built like those that train, so this may load the weights into it.
         """
         ...
 
-    def sample(self, model: FilmModel, folder: Path) -> None:
-        """Leave something to look at (PNG, MP4) in `folder`, which exists."""
+    def sample(self, model: Any, folder: Path) -> None:
+        """Leave something of the `model` that `finished` gave to look at (PNG, MP4) in `folder`, which exists."""
         ...
 
 

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from pipeline.errors import SpecError
 from pipeline.models.film_model import FilmModel
+from pipeline.models.upscaler import Upscaler
 from pipeline.training.clips import ClipFolder, ClipFormat
 from pipeline.training.codec import CodecLesson
 from pipeline.training.data import World
@@ -11,12 +12,15 @@ from pipeline.training.denoiser import DenoiserLesson
 from pipeline.training.lesson import Lesson
 from pipeline.training.source import ClipSource
 from pipeline.training.spec import TrainSpec
+from pipeline.training.upscaler import UpscalerLesson
 from pipeline.training.world import FPS, SIZE
-from pipeline.weights.load import EMBEDDED, load_model
+from pipeline.weights.load import EMBEDDED, EMBEDDED_UPSCALERS, load_model, load_upscaler
 
 
 def build_lesson(spec: TrainSpec) -> Lesson:
     """The lesson of `spec.stage`, on the model it starts from."""
+    if spec.stage == "upscaler":
+        return UpscalerLesson(spec, load_upscaler(spec.start) if spec.start else _untrained_upscaler(spec))
     model = load_model(spec.start) if spec.start else FilmModel.untrained(EMBEDDED[spec.model], spec.seed)
     source = _source(spec, model)
     match spec.stage:
@@ -24,6 +28,12 @@ def build_lesson(spec: TrainSpec) -> Lesson:
             return CodecLesson(spec, model, source)
         case "denoiser" | "rollout":
             return DenoiserLesson(spec, model, source)
+
+
+def _untrained_upscaler(spec: TrainSpec) -> Upscaler:
+    if spec.model not in EMBEDDED_UPSCALERS:
+        raise SpecError(f"model is {spec.model!r}; this lesson teaches {' or '.join(EMBEDDED_UPSCALERS)}")
+    return Upscaler.untrained(EMBEDDED_UPSCALERS[spec.model], spec.seed)
 
 
 def _source(spec: TrainSpec, model: FilmModel) -> ClipSource:

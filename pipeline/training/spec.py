@@ -64,7 +64,7 @@ class TrainSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    stage: Literal["codec", "denoiser", "rollout"]
+    stage: Literal["codec", "denoiser", "rollout", "upscaler"]
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
     steps: Annotated[int, whole(1, MAX_STEPS)]
     batch_size: Annotated[int, whole(1, 2**20)]

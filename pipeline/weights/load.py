@@ -2,7 +2,7 @@
 
 import json
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import safetensors.torch
@@ -12,9 +12,16 @@ from torch import Tensor
 
 from pipeline.errors import WeightsError
 from pipeline.models.film_model import SOUNDING_SHAPES, TINY, FilmModel, FilmModelConfig
+from pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
+
+Config = TypeVar("Config")
+Model = TypeVar("Model", FilmModel, Upscaler)
 
 EMBEDDED = {config.name: config for config in (SOUNDING_SHAPES, TINY)}
-_CONFIG = TypeAdapter(FilmModelConfig)
+EMBEDDED_UPSCALERS = {config.name: config for config in (UPSCALER, TINY_UPSCALER)}
+_CONFIG, _UPSCALER_CONFIG = TypeAdapter(FilmModelConfig), TypeAdapter(UpscalerConfig)
+_KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"
+"""Where the header of a file holds the configuration."""
 
 
 def load_model(name: str) -> FilmModel:
@@ -28,34 +35,67 @@ def load_model(name: str) -> FilmModel:
         WeightsError: nothing is there, it is damaged, or it is of another architecture.
     """
     if name in EMBEDDED:
-        shipped = resources.files("pipeline.weights").joinpath(f"{name}.safetensors")
-        return _build(shipped.read_bytes(), name) if shipped.is_file() else FilmModel.untrained(EMBEDDED[name])
-    if not name.endswith(".safetensors"):
-        raise WeightsError(f"model is {name!r}; use {' or '.join(EMBEDDED)}, or the path or URL of a .safetensors file")
-    try:
-        with fsspec.open(name, "rb") as file:
-            data = file.read()
-    except (OSError, ValueError, ImportError) as error:
-        raise WeightsError(f"the weights {name} cannot be read: {error}") from error
-    return _build(data, name)
+        shipped = _shipped(name)
+        return _build(shipped, name) if shipped else FilmModel.untrained(EMBEDDED[name])
+    return _build(_read(name, f"model is {name!r}; use {' or '.join(EMBEDDED)}"), name)
 
 
-def save_model(model: FilmModel, url: str) -> None:
+def load_upscaler(name: str) -> Upscaler:
+    """The upscaler called `name`: an embedded one ("upscaler"), or a file; otherwise as `load_model`."""
+    if name in EMBEDDED_UPSCALERS:
+        shipped = _shipped(name)
+        return _build_upscaler(shipped, name) if shipped else Upscaler.untrained(EMBEDDED_UPSCALERS[name])
+    return _build_upscaler(_read(name, f"upscaler is {name!r}; use {' or '.join(EMBEDDED_UPSCALERS)}"), name)
+
+
+def save_model(model: FilmModel | Upscaler, url: str) -> None:
     """Write weights and configuration to one safetensors file at `url`."""
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-    metadata = {"longtake": _CONFIG.dump_json(model.config).decode()}
+    if isinstance(model, Upscaler):
+        metadata = {_UPSCALER_KEY: _UPSCALER_CONFIG.dump_json(model.config).decode()}
+    else:
+        metadata = {_KEY: _CONFIG.dump_json(model.config).decode()}
     with fsspec.open(url, "wb") as file:
         file.write(safetensors.torch.save(tensors, metadata))
 
 
+def _shipped(name: str) -> bytes | None:
+    file = resources.files("pipeline.weights").joinpath(f"{name}.safetensors")
+    return file.read_bytes() if file.is_file() else None
+
+
+def _read(name: str, wanted: str) -> bytes:
+    if not name.endswith(".safetensors"):
+        raise WeightsError(f"{wanted}, or the path or URL of a .safetensors file")
+    try:
+        with fsspec.open(name, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise WeightsError(f"the weights {name} cannot be read: {error}") from error
+    return data
+
+
 def _build(data: bytes, name: str) -> FilmModel:
+    tensors, config = _parse(data, name, _KEY, _CONFIG)
+    return _fill(FilmModel.untrained(config), tensors, name)
+
+
+def _build_upscaler(data: bytes, name: str) -> Upscaler:
+    tensors, config = _parse(data, name, _UPSCALER_KEY, _UPSCALER_CONFIG)
+    return _fill(Upscaler.untrained(config), tensors, name)
+
+
+def _parse(data: bytes, name: str, key: str, adapter: TypeAdapter[Config]) -> tuple[dict[str, Tensor], Config]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
-        config = _CONFIG.validate_json(_metadata(data)["longtake"])
+        return tensors, adapter.validate_json(_metadata(data)[key])
     except (SafetensorError, ValidationError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{name} is no longtake model ({reason}); was it written by `save_model`, whole?") from error
-    model = FilmModel.untrained(config)
+        what = "longtake upscaler" if key == _UPSCALER_KEY else "longtake model"
+        raise WeightsError(f"{name} is no {what} ({reason}); was it written by `save_model`, whole?") from error
+
+
+def _fill(model: Model, tensors: dict[str, Tensor], name: str) -> Model:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,0 +1,207 @@
+"""The upscaler lesson: moving pictures, reduced, are to be enlarged again.
+
+Clips of several chunks pass at once, every chunk seeing the chunks before it as a KV store would show them. In a share
+of the steps that view is hidden, so that the model also knows how to do without, and what the store adds can be told.
+
+Shapes: b clips, f frames, h w low-resolution pixels, H W high-resolution pixels, k chunks, n heads, l tokens of a
+window in one chunk, d head width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.random import Generator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
+from pipeline.errors import SpecError
+from pipeline.media.picture import write_png
+from pipeline.models.upscaler import STREAM, Upscaler
+from pipeline.training.lesson import Batch
+from pipeline.training.spec import TrainSpec
+from pipeline.training.textures import Clip, MotionOptions, MovingPictures
+
+SAMPLE_STEP = 10**9
+"""A step that no training reaches, so that these clips are never trained on."""
+
+SOFT = 1e-3  # errors below this grey level count less and less (Charbonnier)
+
+
+@dataclass(frozen=True)
+class UpscalerOptions:
+    """The lesson's own numbers, beside those of `MotionOptions`.
+
+    Args:
+        chunks: of one clip.
+        patch: side of the low-resolution frames.
+        hidden: share of the steps in which chunks do not see each other.
+        worn: share of the clips that are a little blurred and noisy before they are enlarged.
+        change_weight: of what changes in the error along the motion, beside the error's own 1.
+    """
+
+    chunks: int = 7
+    patch: int = 30
+    hidden: float = 0.15
+    worn: float = 0.15
+    change_weight: float = 0.1
+
+
+class UpscalerLesson:
+    """Trains an upscaler, one scale per step in turn.
+
+    Raises:
+        SpecError: an option is unknown, or the photographs are not installed.
+    """
+
+    def __init__(self, spec: TrainSpec, model: Upscaler) -> None:
+        self._options, motion = read_options(spec.options)
+        if self._options.patch % model.config.token:
+            raise SpecError(f"options.patch is {self._options.patch}; use a multiple of {model.config.token}")
+        self._model, self._seed = model, spec.seed
+        self._pictures = MovingPictures(motion, spec.seed)
+        self.objective: nn.Module = Enlarging(model, self._options)
+
+    def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
+        """Clips "truth" [b f 3 H W] and what is to be enlarged "small" [b f 3 h w]; where pixels come from, "steps"
+        [b f 2 3], and in which clips that is so of all, "alone" [b]; and whether chunks are "hidden"."""
+        scale = self._model.scales[step % len(self._model.scales)]
+        clips = [self._clip((seed, step, rank * size + index), scale) for index in range(size)]
+        hidden = np.random.default_rng((seed, step)).random() < self._options.hidden
+        return {
+            "small": torch.stack([small for small, _ in clips]),
+            "truth": torch.stack([clip.frames for _, clip in clips]),
+            "steps": torch.stack([clip.steps for _, clip in clips]),
+            "alone": torch.tensor([float(clip.alone) for _, clip in clips]),
+            "hidden": torch.tensor(hidden),
+        }
+
+    def _clip(self, key: tuple[int, int, int], scale: int) -> tuple[Tensor, Clip]:
+        options = self._options
+        clip = self._pictures.draw(key, options.chunks * self._model.chunk_frames, options.patch * scale)
+        rng = np.random.default_rng((*key, 1))
+        worn = _worn(rng, clip.frames, scale) if rng.random() < options.worn else clip.frames
+        return reduce_frames(worn, scale), clip
+
+    def finished(self, weights: Mapping[str, Tensor]) -> Upscaler:
+        """The model, which now counts as trained."""
+        self.objective.load_state_dict(weights)
+        self._model.config = replace(self._model.config, trained=True)
+        return self._model
+
+    def sample(self, model: Upscaler, folder: Path) -> None:
+        """A held-out clip, enlarged bicubically, by the model, and as it was, as a PNG for each scale."""
+        for step, scale in enumerate(model.scales):
+            small, clip = self._clip((self._seed, SAMPLE_STEP, step), scale)
+            state = model.start(scale, *small.shape[2:])
+            large = torch.cat([model(chunk, state) for chunk in torch.split(small, model.chunk_frames)])
+            cubic = functional.interpolate(small, scale_factor=scale, mode="bicubic").clamp(0, 1)
+            rows = rearrange(
+                [x[:: model.chunk_frames] for x in (cubic, large, clip.frames)], "k f c h w -> (k h) (f w) c"
+            )
+            write_png((rows * 255).round().byte(), folder / f"upscaled-x{scale}.png")
+
+
+def read_options(options: Mapping[str, Any]) -> tuple[UpscalerOptions, MotionOptions]:
+    """The lesson's numbers from those of a configuration; raises `SpecError` for unknown ones."""
+    kinds = (UpscalerOptions, MotionOptions)
+    known = {field.name for kind in kinds for field in fields(kind)}
+    if unknown := sorted(options.keys() - known):
+        raise SpecError(f"options.{unknown[0]} is not known to this lesson; it has {', '.join(sorted(known))}")
+    own, motion = ({f.name: options[f.name] for f in fields(kind) if f.name in options} for kind in kinds)
+    return UpscalerOptions(**own), MotionOptions(**motion)
+
+
+class Enlarging(nn.Module):
+    """How far enlarged frames are from the originals, frame by frame and in what changes between them."""
+
+    def __init__(self, model: Upscaler, options: UpscalerOptions) -> None:
+        super().__init__()
+        self.model = model
+        self._change_weight = options.change_weight
+        config = model.config
+        self._tokens = config.chunk_frames * config.window_tokens**2
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and the PSNR in dB, of a batch as `UpscalerLesson.draw` makes it."""
+        small, truth = batch["small"], batch["truth"]
+        b, f, _, height, width = small.shape
+        context = self._context(f // self.model.chunk_frames, bool(batch["hidden"]))
+        contexts = [context] * self.model.config.attentions
+        scale = truth.shape[-1] // width
+        large, _ = self.model.enlarge(small, scale, self.model.blank(b, height, width), range(f), contexts)
+        error = large - truth
+        change = change_along(error, batch["steps"]) * batch["alone"][:, None, None, None, None]
+        loss = _charbonnier(error) + self._change_weight * _charbonnier(change)
+        return {"loss": loss, "psnr_db": -10 * error.detach().square().mean().log10()}
+
+    def _context(self, chunks: int, hidden: bool) -> AttentionContext:
+        frames = self.model.chunk_frames
+        lengths = [
+            ChunkLengths({STREAM: self._tokens}, Fraction(k * frames), Fraction((k + 1) * frames))
+            for k in range(chunks)
+        ]
+        if hidden:
+            return HiddenPastContext(lengths, ChunkCausalContext(lengths[:1], self.model.plan, self.model.rope))
+        return ChunkCausalContext(lengths, self.model.plan, self.model.rope)
+
+
+class HiddenPastContext:
+    """Attention in which every chunk sees itself alone.
+
+    Args:
+        chunks: what the sequence is made of, each alike.
+        one: the attention of the first of them.
+    """
+
+    def __init__(self, chunks: list[ChunkLengths], one: ChunkCausalContext) -> None:
+        self._num_chunks, self._one = len(chunks), one
+
+    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `AttentionContext.attend`. Only distances matter, so all chunks lie where the first does."""
+        k = self._num_chunks
+        apart = {name: QKV(*(_split(x, k) for x in qkv if x is not None)) for name, qkv in streams.items()}
+        first = {name: place[: len(place) // k] for name, place in positions.items()}
+        seen = self._one.attend(site, apart, first)
+        return {name: rearrange(x, "(b k) n l d -> b n (k l) d", k=k) for name, x in seen.items()}
+
+
+def _split(x: Tensor, chunks: int) -> Tensor:
+    return rearrange(x, "b n (k l) d -> (b k) n l d", k=chunks)
+
+
+def change_along(x: Tensor, steps: Tensor) -> Tensor:
+    """How each frame of `x` [b f c h w] differs from the one before it, moved as `steps` [b f 2 3] say: [b f-1 c h w],
+    zero where a pixel was not in the picture."""
+    before, theta = (rearrange(part, "b f ... -> (b f) ...") for part in (x[:, :-1], steps[:, 1:].to(x.dtype)))
+    grid = functional.affine_grid(theta, list(before.shape), align_corners=False)
+    moved = functional.grid_sample(before, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    inside = (grid.abs().amax(dim=-1) <= 1).unsqueeze(1)
+    change = inside * (rearrange(x[:, 1:], "b f c h w -> (b f) c h w") - moved)
+    return rearrange(change, "(b f) c h w -> b f c h w", b=len(x))
+
+
+def reduce_frames(frames: Tensor, scale: int) -> Tensor:
+    """Frames [f 3 H W] reduced by an antialiased bicubic filter and rounded to 8 bits: [f 3 h w] in 0..1."""
+    size = [side // scale for side in frames.shape[2:]]
+    small = functional.interpolate(frames, size=size, mode="bicubic", antialias=True)
+    return (small.clamp(0, 1) * 255).round() / 255
+
+
+def _worn(rng: Generator, frames: Tensor, scale: int) -> Tensor:
+    """Frames as a lens and a compressor leave them: a little blurred, with noise that is as coarse as a small pixel."""
+    blurred = functional.avg_pool2d(functional.pad(frames, [1] * 4, mode="replicate"), 3, 1)
+    mixed = frames + float(rng.uniform(0, 0.7)) * (blurred - frames)
+    shape = (len(frames), 3, *(side // scale for side in frames.shape[2:]))
+    noise = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) * float(rng.uniform(0, 3) / 255)
+    return (mixed + functional.interpolate(noise, scale_factor=scale, mode="nearest")).clamp(0, 1)
+
+
+def _charbonnier(x: Tensor) -> Tensor:
+    return (x.square() + SOFT**2).sqrt().mean()

@@ -1,0 +1,164 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from jobs.ship import ship
+from pipeline.errors import SpecError, WeightsError
+from pipeline.models.upscaler import TINY_UPSCALER, Upscaler
+from pipeline.training import textures
+from pipeline.training.lessons import build_lesson
+from pipeline.training.spec import TrainSpec
+from pipeline.training.upscaler import UpscalerLesson, change_along
+from pipeline.weights.load import load_model, load_upscaler, save_model
+
+OPTIONS = {"drawn": 3, "photographs": False, "chunks": 2, "patch": 16}
+
+
+def lesson(**options) -> UpscalerLesson:
+    spec = TrainSpec(
+        stage="upscaler", steps=10, batch_size=2, lr=1e-3, model="tiny-upscaler", options={**OPTIONS, **options}
+    )
+    built = build_lesson(spec)
+    assert isinstance(built, UpscalerLesson)
+    return built
+
+
+def test_a_batch_is_the_same_for_one_worker_as_for_two():
+    whole, second = lesson().draw(3, 4, 0, 2), lesson().draw(3, 4, 1, 1)
+    for name in ("small", "truth"):
+        assert torch.equal(whole[name][1:], second[name])
+    assert torch.equal(whole["hidden"], second["hidden"])
+
+
+def test_steps_take_the_scales_in_turn():
+    taught = lesson()
+    sides = [taught.draw(0, step, 0, 1)["truth"].shape[2:] for step in range(3)]
+    assert [tuple(side) for side in sides] == [(3, 32, 32), (3, 64, 64), (3, 32, 32)]
+
+
+def test_chunks_are_hidden_from_each_other_in_the_wished_share_of_the_steps():
+    taught = lesson(hidden=0.5, patch=2)
+    hidden = [bool(taught.draw(0, step, 0, 1)["hidden"]) for step in range(30)]
+    assert 8 <= sum(hidden) <= 22
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_hidden_past_is_an_empty_store(scale):
+    taught = lesson()
+    model, batch = taught.objective.model.double(), taught.draw(0, scale // 4, 0, 1)
+    batch = {**batch, **{name: batch[name].double() / 2 + 0.25 for name in ("small", "truth")}}  # nothing to clamp
+    small, truth = batch["small"][0], batch["truth"][0]
+    state, large = model.start(scale, *small.shape[2:]), []
+    for chunk in small.split(model.chunk_frames):
+        for store in state.stores:
+            store.reset()
+        large.append(model(chunk, state))
+    for hidden, equal in ((True, True), (False, False)):
+        with torch.no_grad():
+            told = taught.objective({**batch, "hidden": torch.tensor(hidden)})["psnr_db"]
+        expected = -10 * (torch.cat(large) - truth).square().mean().log10()
+        assert (abs(told - expected) < 1e-6) == equal
+
+
+def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
+    torch.manual_seed(0)
+    taught = lesson()
+    batch = taught.draw(0, 0, 0, 2)
+    optimizer = torch.optim.Adam(taught.objective.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = taught.objective(batch)["loss"]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    model = lesson().finished(taught.objective.state_dict())
+    assert model.config.trained
+    taught.sample(model, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"upscaled-x2.png", "upscaled-x4.png"}
+    url = str(tmp_path / "model.safetensors")
+    save_model(model, url)
+    loaded = load_upscaler(url)
+    assert loaded.config == model.config
+    assert loaded.fingerprint() == model.fingerprint()
+
+
+def test_every_weight_is_learned():
+    taught = lesson()
+    for step in range(2):  # a head per scale
+        taught.objective(taught.draw(0, step, 0, 1))["loss"].backward()
+    assert [name for name, weight in taught.objective.named_parameters() if weight.grad is None] == []
+
+
+def test_clips_differ_by_their_key_and_move():
+    pictures = textures.MovingPictures(textures.MotionOptions(drawn=3, photographs=False, still=0), seed=0)
+    one, again, other = (pictures.draw(key, 6, 32).frames for key in ((0, 1, 2), (0, 1, 2), (0, 1, 3)))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert one.isfinite().all()
+    assert 0 <= one.min() <= one.max() <= 1
+    clips = [pictures.draw((0, n), 6, 32).frames for n in range(20)]
+    assert sum(float((clip[1:] - clip[:-1]).abs().mean()) > 1e-3 for clip in clips) > 10
+
+
+def test_what_moves_is_still_along_its_motion():
+    rng = np.random.default_rng(0)
+    coarse = torch.rand(1, 3, 12, 15, generator=torch.Generator().manual_seed(0))
+    smooth = functional.interpolate(coarse, size=(120, 150), mode="bicubic")[0]
+    for _ in range(20):
+        path = textures._draw_path(rng, 6, textures.MotionOptions(still=0))
+        window = textures.Window.on(smooth, path, 48)
+        clip = window.show(smooth)
+        along = change_along(clip[None], window.steps()[None]).square().mean()
+        across = (clip[1:] - clip[:-1]).square().mean()
+        assert along < 0.1 * across or across < 1e-5
+
+
+def test_a_package_that_is_missing_is_named_with_the_cure(monkeypatch):
+    monkeypatch.setattr(textures, "PICTURES", {"no-such-pictures": ("a.png",)})
+    with pytest.raises(SpecError, match=r"a.png comes with no-such-pictures, which is not installed; pip install"):
+        lesson(photographs=True)
+
+
+def test_a_picture_that_its_package_lacks_is_named(monkeypatch):
+    monkeypatch.setattr(textures, "PICTURES", {"numpy": ("numpy/astronaut.png",)})
+    with pytest.raises(SpecError, match=r"numpy [0-9.]+ holds no numpy/astronaut.png"):
+        lesson(photographs=True)
+
+
+def test_mistakes_in_the_configuration_are_told_with_what_there_is():
+    with pytest.raises(SpecError, match=r"options.pach is not known to this lesson; it has .*patch"):
+        lesson(pach=3)
+    with pytest.raises(SpecError, match=r"options\.patch is 15; use a multiple of 2"):
+        lesson(patch=15)
+    with pytest.raises(SpecError, match="model is 'sounding-shapes'; this lesson teaches upscaler or tiny-upscaler"):
+        build_lesson(TrainSpec(stage="upscaler", steps=1, batch_size=1, lr=0.1))
+
+
+def test_films_and_upscalers_are_not_taken_for_each_other(tmp_path):
+    url = str(tmp_path / "model.safetensors")
+    save_model(Upscaler.untrained(TINY_UPSCALER), url)
+    with pytest.raises(WeightsError, match="is no longtake model"):
+        load_model(url)
+    save_model(load_model("tiny"), url)
+    with pytest.raises(WeightsError, match="is no longtake upscaler"):
+        load_upscaler(url)
+    with pytest.raises(WeightsError, match="upscaler is 'upscale'; use upscaler or tiny-upscaler"):
+        load_upscaler("upscale")
+
+
+def test_a_shipped_upscaler_is_found_by_its_name(tmp_path, monkeypatch):
+    model = Upscaler.untrained(replace(TINY_UPSCALER, chunk_frames=2), seed=5)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr("pipeline.weights.__path__", [str(tmp_path)])
+    path = ship(str(tmp_path / "model.safetensors"), "upscaler")
+    assert path == tmp_path / "tiny-upscaler.safetensors"
+    shipped = load_upscaler(str(path))
+    assert shipped.config == replace(model.config, trained=True)
+    for old, new in zip(model.parameters(), shipped.parameters(), strict=True):
+        assert new.dtype == torch.float32
+        torch.testing.assert_close(new, old, rtol=1e-3, atol=1e-6)
