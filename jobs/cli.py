@@ -73,6 +73,56 @@ def render(
 
 
 @app.command()
+def upscale(
+    footage: Annotated[str, typer.Argument(metavar="IN", help="A film that is there: a path or any fsspec URL.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="OUT", help="The file to write: .mp4, .mov or .mkv; a path or URL.")
+    ],
+    scale: Annotated[int, typer.Option(help="How much larger each side becomes: 2 or 4.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the work: one for each GPU, or each core.")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="h264, hevc, av1, or ffv1, which is lossless.")] = "h264",
+    quality: Annotated[
+        int | None, typer.Option(min=0, help="The codec's constant quantiser: smaller is better and larger.")
+    ] = None,
+    continuity: Annotated[
+        str, typer.Option(help="exact; handoff, without warm-up but in sequence; or warmup=N frames, approximate.")
+    ] = "exact",
+    start: Annotated[str | None, typer.Option(help="Where to begin: 90s, 1m30s, 1:30.5, or 48f for a frame.")] = None,
+    end: Annotated[str | None, typer.Option(help="Where to end.")] = None,
+    scene_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Change of brightness that makes a cut, in 0..1; 0 looks for none.")
+    ] = 0.1,
+    segment_frames: Annotated[int, typer.Option(min=1, help="Frames that are made, kept and resumed as one.")] = 128,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only two seconds of the middle, beside a bicubic enlargement.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make everything anew, whatever is kept.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Work in this process, without Ray.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan only.")] = False,
+    model: Annotated[str, typer.Option(help="An upscaler's name, or the path or URL of its weights.")] = "upscaler",
+    threads: Annotated[int, typer.Option(min=1, help="Compute threads of a worker; they are part of the bits.")] = 1,
+    segment_deadline_s: Annotated[
+        float,
+        typer.Option("--segment-deadline", min=1, help="Seconds at one segment after which a worker is replaced."),
+    ] = 900.0,
+) -> None:
+    """Enlarge a film, with all that it came with; any number of workers write the same file."""
+    from jobs.upscale import upscale_command
+    from jobs.upscale.options import UpscaleOptions
+
+    options = UpscaleOptions(
+        *(scale, workers, codec, quality, continuity, start, end, scene_threshold, segment_frames),
+        *(preview, fresh, in_process, address, dry_run, model, threads, segment_deadline_s),
+    )
+    upscale_command(footage, output, options)
+
+
+@app.command()
 def submit(
     wish: Annotated[str, typer.Argument(metavar="STORYBOARD|MANIFEST", help="What to render: a path or fsspec URL.")],
     output: Annotated[

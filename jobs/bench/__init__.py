@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.errors import SpecError
 
-BENCHES = ("batch", "chaos", "endless", "fidelity", "leaks", "parity", "resume", "road", "scaling")
+BENCHES = ("batch", "chaos", "endless", "fidelity", "leaks", "parity", "resume", "road", "scaling", "upscale")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Flags of `longtake upscale`, and what they wish for."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import SpecError
+from pipeline.upscale_plan import UpscaleWish, parse_continuity
+
+
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """Flags of `longtake upscale`; see its help."""
+
+    scale: int = 2
+    workers: int | None = None
+    codec: str = "h264"
+    quality: int | None = None
+    continuity: str = "exact"
+    start: str | None = None
+    end: str | None = None
+    scene_threshold: float = UpscaleWish.scene_threshold
+    segment_frames: int = UpscaleWish.segment_frames
+    preview: bool = False
+    fresh: bool = False
+    in_process: bool = False
+    address: str | None = None
+    dry_run: bool = False
+    model: str = "upscaler"
+    threads: int = 1
+    segment_deadline_s: float = 900.0
+
+    def __post_init__(self) -> None:
+        if self.in_process and (self.workers or 1) > 1:
+            raise SpecError(f"--in-process is one worker, not {self.workers}; leave one of the two out")
+
+    @property
+    def wish(self) -> UpscaleWish:
+        """What to make. Raises `SpecError` where it cannot be."""
+        return UpscaleWish(
+            scale=self.scale,
+            codec=self.codec,
+            quality=self.quality,
+            continuity=parse_continuity(self.continuity),
+            start=self.start,
+            end=self.end,
+            segment_frames=self.segment_frames,
+            scene_threshold=self.scene_threshold,
+        )

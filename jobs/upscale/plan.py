@@ -1,0 +1,75 @@
+"""What is told before a frame is upscaled: what the output will lack, whether there is room, and the plan."""
+
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from rich.console import Console
+
+from jobs.upscale.options import UpscaleOptions
+from pipeline.errors import SpecError
+from pipeline.media.footage import Footage
+from pipeline.media.footage_write import FootageEncoding, check_output
+from pipeline.models.upscaler import Upscaler
+from pipeline.upscale import Upscaling
+from pipeline.upscale_output import Output
+from pipeline.upscale_preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
+
+_TIMED_PASSES = 3
+
+
+def tell_before(footage: Footage, frames: range, options: UpscaleOptions, output: Output, console: Console) -> None:
+    """Print what the output will lack.
+
+    Raises:
+        SpecError: the output is the footage, is not ours, or is larger than the codec can hold.
+        MediaError: the container cannot hold the codec.
+        CapacityError: the disk has no room.
+    """
+    if output.is_at(footage.url):
+        raise SpecError(f"-o is {output.url}, the footage itself; use another path")
+    if not options.preview:
+        output.check_ours()
+    encoding = FootageEncoding(options.codec, options.quality, options.threads)
+    check_size(footage, options.scale, encoding)
+    warnings = check_output(footage, encoding, Path(output.url))
+    crowded = check_disk(
+        picture_bytes(footage, frames, options.scale, encoding), output.kept_bytes(), output.free_bytes()
+    )
+    for warning in (*warnings, *([crowded] if crowded else [])):
+        console.print(warning, style="yellow", highlight=False, markup=False)
+
+
+def print_plan(work: Upscaling, model: Upscaler, console: Console) -> None:
+    """Print sizes, scenes, segments, what is kept, memory, bytes and time."""
+    footage, plan, wish = work.footage, work.plan, work.plan.wish
+    facts = work.summary()
+    longest = max(len(span.frames) for span in plan.segments)
+    again = plan.num_passed_frames - len(plan.frames)
+    rate = frames_per_second(footage, wish.scale, model)
+    rows = {
+        "footage": f"{footage.width}x{footage.height}, frames {plan.frames.start}-{plan.frames.stop - 1} of"
+        f" {footage.num_frames}, {float(footage.rate):.3f} a second",
+        "output": f"{wish.scale * footage.width}x{wish.scale * footage.height}, {wish.codec}, quantiser"
+        f" {work.encoding.quantiser}, about {gib(picture_bytes(footage, plan.frames, wish.scale, work.encoding))}",
+        "scenes": f"{len(plan.scenes)}, parted at frames {[scene.start for scene in plan.scenes[1:]]}",
+        "segments": f"{len(plan.segments)} of at most {longest} frames, {facts['kept_segments']} of them kept",
+        "warm-up": f"{wish.continuity}: {again} frames pass twice, {100 * again / len(plan.frames):.0f} % more work",
+        "worker": f"about {gib(worker_bytes(footage, wish.scale, model))} of memory",
+        "expected": f"{plan.num_passed_frames / rate:.0f} s of one process like this one, {rate:.2f} frames a second",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>9}  {value}", highlight=False)
+
+
+def frames_per_second(footage: Footage, scale: int, model: Upscaler) -> float:
+    """How fast the model goes here, timed now on black pictures."""
+    state = model.start(scale, footage.height, footage.width)
+    device = next(model.parameters()).device
+    black = torch.zeros(model.chunk_frames, 3, footage.height, footage.width, device=device)
+    seconds = []
+    for _ in range(_TIMED_PASSES):
+        started = perf_counter()
+        model(black, state).cpu()
+        seconds.append(perf_counter() - started)
+    return model.chunk_frames / min(seconds[1:])

@@ -1,0 +1,61 @@
+"""`longtake upscale --preview`: a short stretch, upscaled, beside what a bicubic enlargement makes of it."""
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.journal.store import Store
+from pipeline.media.footage import Footage, read_pictures
+from pipeline.media.footage_write import FootageEncoding, SegmentEncoder, write_footage
+from pipeline.models.upscaler import Upscaler
+from pipeline.upscale_plan import UpscaleWish
+
+SECONDS = Fraction(2)
+
+
+def stretch(footage: Footage, frames: range) -> range:
+    """The frames in the middle of `frames` that last about `SECONDS` together."""
+    count = min(len(frames), max(1, round(SECONDS * footage.rate)))
+    start = frames.start + (len(frames) - count) // 2
+    return range(start, start + count)
+
+
+def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: Upscaler, output: str) -> str:
+    """Write `frames`, bicubic at the left and upscaled at the right, into a file beside `output`; its URL.
+
+    Sideways footage, which players turn, is put together so that it lies side by side once it is turned.
+    """
+    is_sideways = footage.rotation % 180 != 0
+    sides = {"height": 2 * footage.height} if is_sideways else {"width": 2 * footage.width}
+    double, dim = replace(footage, **sides), 2 if is_sideways else 3
+    encoding, scale = FootageEncoding(wish.codec, wish.quality, torch.get_num_threads()), wish.scale
+    encoder = SegmentEncoder(double, scale, encoding, frames)
+    state = model.start(scale, footage.height, footage.width)
+    device, pictures = next(model.parameters()).device, read_pictures(footage, frames)
+    for _ in frames[:: model.chunk_frames]:
+        small = torch.stack(list(islice(pictures, model.chunk_frames))).to(device)
+        both = (_bicubic(small, scale), model(small, state))
+        encoder.add(torch.cat(both[:: _order(footage)], dim=dim).cpu())
+    folder, _, name = output.rpartition("/")
+    place, path = Store(folder or "."), PurePosixPath(name)
+    name = f"{path.stem}.preview{path.suffix}"
+    with TemporaryDirectory(prefix="longtake-") as scratch:
+        written = Path(scratch) / name
+        write_footage(double, [encoder.finish()], encoding, written)
+        place.put_file(name, written)
+    return place.url_of(name)
+
+
+def _order(footage: Footage) -> int:
+    """-1 where players turn the picture so that its bottom comes first, 1 elsewhere; degrees are counter-clockwise."""
+    return -1 if footage.rotation % 360 in (180, 270) else 1
+
+
+def _bicubic(small: Tensor, scale: int) -> Tensor:
+    return functional.interpolate(small, scale_factor=scale, mode="bicubic").clamp(0, 1)

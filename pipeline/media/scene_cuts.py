@@ -1,0 +1,121 @@
+"""Cuts: frames that begin a new scene, found in one pass over small grey pictures, as they stream by.
+
+A frame is a cut when its brightness differs from the frame before it by more than a threshold, and by several times
+what is usual in its neighbourhood, so that fast motion and shaky hands are none; and when what was seen before it does
+not return at once, so that a flash is none. Only a few small pictures are held, however long the footage is.
+
+Shapes: h w pixels of a small picture.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from pipeline.media.footage import Footage
+from pipeline.media.footage_source import only, opened
+
+WIDTH, HEIGHT = 48, 27
+"""Of the small pictures."""
+
+NEIGHBOURS = 8
+"""Differences on either side of a frame that are its neighbourhood."""
+
+RATIO = 3.0
+"""How many times the neighbourhood's median a cut's difference is, at least."""
+
+FLASH_FRAMES = 2
+"""A flash is no longer than this."""
+
+RULE = 1
+"""Counts up when the rule changes, so that cuts found by another one are found anew."""
+
+_AREA_SCALER = int(Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
+
+Grey = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    number: int
+    picture: Grey
+    difference: float  # from the picture before, in 0..1
+
+
+def small_pictures(footage: Footage, frames: range) -> Iterator[tuple[int, Grey]]:
+    """Small grey pictures of `frames`, each with its number; those that do not decode are left out."""
+    if not frames:
+        return
+    number_of = {footage.pts[number]: number for number in frames}
+    start = max((key for key in footage.keyframes if key <= frames.start), default=0)
+    with opened(footage.url) as container:
+        stream = container.streams[footage.stream_index]
+        assert isinstance(stream, VideoStream), "the footage's own"
+        stream.codec_context.thread_type = "AUTO"  # pictures are the same with any number of threads
+        only(container, stream)
+        if start:
+            container.seek(footage.pts[start], stream=stream)
+        for frame in container.decode(stream):
+            number = None if frame.pts is None else number_of.get(frame.pts)
+            if number is not None:
+                small = frame.reformat(width=WIDTH, height=HEIGHT, format="gray", interpolation=_AREA_SCALER)
+                yield number, small.to_ndarray().astype(np.uint8, copy=False)
+                if number == frames.stop - 1:
+                    return
+
+
+def find_cuts(pictures: Iterable[tuple[int, Grey]], threshold: float) -> Iterator[int]:
+    """The numbers of frames that begin a new scene, in order; the first frame is not among them.
+
+    Args:
+        pictures: numbers of frames, in order, with their pictures: uint8 [h w], brightness, of any small size.
+        threshold: mean difference of brightness, in 0..1, that a cut exceeds.
+    """
+    window: deque[_Seen] = deque(maxlen=2 * NEIGHBOURS + 1)
+    for seen in _compared(pictures):
+        window.append(seen)
+        at = len(window) - 1 - NEIGHBOURS
+        if at >= 0 and _is_cut(list(window), at, threshold):
+            yield window[at].number
+    for at in range(max(0, len(window) - NEIGHBOURS), len(window)):
+        if _is_cut(list(window), at, threshold):
+            yield window[at].number
+
+
+def _compared(pictures: Iterable[tuple[int, Grey]]) -> Iterator[_Seen]:
+    before: Grey | None = None
+    for number, picture in pictures:
+        yield _Seen(number, picture, 0.0 if before is None else _difference(before, picture))
+        before = picture
+
+
+def _is_cut(window: list[_Seen], at: int, threshold: float) -> bool:
+    """Whether the frame at `at` begins a scene; the window holds as many of its neighbours as there are."""
+    here = window[at].difference
+    if at == 0 or here <= threshold:
+        return False
+    low = max(0, at - NEIGHBOURS)
+    around = [seen.difference for seen in (*window[low:at], *window[at + 1 : at + 1 + NEIGHBOURS])]
+    if around and here <= RATIO * median(around):
+        return False
+    return not _is_flash(window, at, threshold)
+
+
+def _is_flash(window: list[_Seen], at: int, threshold: float) -> bool:
+    """Whether the frame at `at` begins or ends a flash: what lay before it lies behind it."""
+    for length in range(1, FLASH_FRAMES + 1):
+        for start in (at, at - length):
+            before, after = start - 1, start + length
+            inside = before >= 0 and after < len(window)
+            if inside and _difference(window[before].picture, window[after].picture) <= threshold:
+                return True
+    return False
+
+
+def _difference(one: Grey, other: Grey) -> float:
+    return float(np.abs(one.astype(np.int16) - other).mean()) / 255

@@ -1,0 +1,244 @@
+"""The plan of an upscaled film: a pure function of the footage, its cuts and the wish, never of who works on it.
+
+    scene      frames between two cuts; the model starts afresh with it
+    segment    frames of one scene that are upscaled, encoded and kept as one: what is handed out and resumed
+    chunk      frames of one pass of the model, on a grid that begins with the scene
+
+Every segment begins on its scene's chunk grid. What a model must have seen before its first frame is its warm-up:
+frames that are upscaled and discarded. A warm-up as long as the model's history makes a segment what it would be in
+one uninterrupted pass, bit for bit.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from pipeline.errors import SpecError
+from pipeline.media.footage import Footage
+from pipeline.spec import parse_duration
+
+SCALES = (2, 4)
+
+_CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,4}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
+
+# ------------------------------------------------------------------ how segments go on from each other
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Every segment is warmed up over the model's whole history: equal to one pass, in any order."""
+
+    def warm_up(self, grid: "ChunkGrid") -> int:
+        """Frames before a segment that the model sees first."""
+        return grid.up(grid.history_frames)
+
+    def __str__(self) -> str:
+        return "exact"
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Every segment is warmed up over `frames`, rounded up to whole chunks: an approximation below the history."""
+
+    frames: int
+
+    def __post_init__(self) -> None:
+        if self.frames < 0:
+            raise SpecError(f"--continuity is warmup={self.frames}; use 0 frames or more")
+
+    def warm_up(self, grid: "ChunkGrid") -> int:
+        """Frames before a segment that the model sees first."""
+        return grid.up(self.frames)
+
+    def __str__(self) -> str:
+        return f"warmup={self.frames}"
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """Every segment takes the model's state from the one before it: no frame twice, but a scene goes in sequence."""
+
+    def warm_up(self, _: "ChunkGrid") -> int:
+        """None: see `Exact.warm_up`."""
+        return 0
+
+    def __str__(self) -> str:
+        return "handoff"
+
+
+Continuity = Exact | WarmUp | Handoff
+
+
+def parse_continuity(text: str) -> Continuity:
+    """What `exact`, `handoff` or `warmup=16` stands for. Raises `SpecError` for anything else."""
+    name, _, number = text.partition("=")
+    if name == "warmup" and number.isdecimal():
+        return WarmUp(int(number))
+    if text not in ("exact", "handoff"):
+        raise SpecError(f"--continuity is {text!r}; use exact, handoff, or warmup=N with a number of frames")
+    return Exact() if text == "exact" else Handoff()
+
+
+# ------------------------------------------------------------------ what is wished for
+
+
+@dataclass(frozen=True)
+class UpscaleWish:
+    """What to make of footage.
+
+    Args:
+        scale: how much larger each side becomes.
+        codec: h264, hevc, av1 or ffv1.
+        quality: as the codec counts it, see `FootageEncoding`; None for its default.
+        continuity: how segments go on from each other.
+        start, end: moments such as `90s`, `1m30s`, `1:30.5` or `48f`; None for the footage's own.
+        segment_frames: how long a segment should be; rounded up to whole chunks.
+        scene_threshold: luma difference, in 0..1, above which a cut is believed; 0 takes all for one scene.
+    """
+
+    scale: int = 2
+    codec: str = "h264"
+    quality: int | None = None
+    continuity: Continuity = Exact()
+    start: str | None = None
+    end: str | None = None
+    segment_frames: int = 128
+    scene_threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise SpecError(f"--scale is {self.scale}; use {' or '.join(map(str, SCALES))}")
+        if self.segment_frames < 1:
+            raise SpecError(f"--segment-frames is {self.segment_frames}; use 1 or more")
+        if not 0 <= self.scene_threshold < 1:
+            raise SpecError(f"--scene-threshold is {self.scene_threshold:g}; use 0 (off) up to 1")
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether a segment can begin only when the one before it in its scene is kept."""
+        return isinstance(self.continuity, Handoff)
+
+    def card(self) -> dict[str, Any]:
+        """The wish as plain values, by the names that people use."""
+        return {**vars(self), "continuity": str(self.continuity)}
+
+
+def frames_wished(footage: Footage, wish: UpscaleWish) -> range:
+    """The frames that are shown from `wish.start` to before `wish.end`. Raises `SpecError` if there are none."""
+    start = 0 if wish.start is None else _frame_at(footage, "--start", wish.start)
+    end = footage.num_frames if wish.end is None else _frame_at(footage, "--end", wish.end)
+    if start >= end:
+        raise SpecError(
+            f"--start {wish.start or 0} to --end {wish.end or 'the end'} holds no frame; the footage lasts"
+            f" {float(footage.seconds):g} s, {footage.num_frames} frames"
+        )
+    return range(start, end)
+
+
+def _frame_at(footage: Footage, flag: str, moment: str) -> int:
+    """The first frame that is shown at `moment` or later."""
+    try:
+        seconds, frames = _parse_moment(moment)
+    except SpecError as error:
+        raise SpecError(f"{flag} is {moment!r}; {error}") from None
+    ticks = footage.pts[0] + seconds / footage.time_base
+    return min(bisect_left(footage.pts, ticks) + frames, footage.num_frames)
+
+
+def _parse_moment(text: str) -> tuple[Fraction, int]:
+    if (clock := _CLOCK.fullmatch(text)) is not None:
+        hours, minutes, seconds = clock.groups()
+        return Fraction(seconds) + 60 * int(minutes) + 3600 * int(hours or 0), 0
+    return parse_duration(text)
+
+
+# ------------------------------------------------------------------ the plan
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """How a model goes through a scene: frames of one pass, and how far back it can look; see `Upscaler`."""
+
+    chunk_frames: int
+    history_frames: int
+
+    def up(self, frames: int) -> int:
+        """`frames`, rounded up to whole chunks."""
+        return -(-frames // self.chunk_frames) * self.chunk_frames
+
+
+@dataclass(frozen=True)
+class SegmentSpan:
+    """One segment: its frames, and the frames before them that warm the model up, none of another scene.
+
+    Args:
+        scene: the number of its scene.
+        scene_start: the frame that its chunk grid begins with.
+    """
+
+    index: int
+    scene: int
+    scene_start: int
+    frames: range
+    warm_up: range
+
+    @property
+    def opens_scene(self) -> bool:
+        """Whether the model starts afresh with it."""
+        return self.frames.start == self.scene_start
+
+    def card(self) -> dict[str, Any]:
+        """The segment as plain values; everything that decides which frames the model sees, and where it starts."""
+        return {
+            "scene_start": self.scene_start,
+            "warm_up": [self.warm_up.start, self.warm_up.stop],
+            "frames": [self.frames.start, self.frames.stop],
+        }
+
+
+@dataclass(frozen=True)
+class UpscalePlan:
+    """Scenes of the frames that are wished for, and their segments in order."""
+
+    wish: UpscaleWish
+    grid: ChunkGrid
+    scenes: tuple[range, ...]
+    segments: tuple[SegmentSpan, ...]
+
+    @property
+    def frames(self) -> range:
+        """All frames of the film."""
+        return range(self.scenes[0].start, self.scenes[-1].stop)
+
+    @property
+    def num_passed_frames(self) -> int:
+        """Frames that go through the model, those that warm it up included."""
+        return sum(len(span.warm_up) + len(span.frames) for span in self.segments)
+
+    def before(self, span: SegmentSpan) -> SegmentSpan | None:
+        """The segment before `span` in its scene; None where a scene opens."""
+        return None if span.opens_scene else self.segments[span.index - 1]
+
+
+def plan_upscale(frames: range, cuts: Sequence[int], wish: UpscaleWish, grid: ChunkGrid) -> UpscalePlan:
+    """Split `frames` into scenes and segments.
+
+    Args:
+        frames: of the footage, in display order; see `frames_wished`.
+        cuts: frames that begin a new scene; those outside `frames` count for nothing, and one begins with it anyway.
+        grid: the model's.
+    """
+    borders = [frames.start, *sorted({cut for cut in cuts if frames.start < cut < frames.stop}), frames.stop]
+    scenes = tuple(range(start, stop) for start, stop in pairwise(borders))
+    length, warm_up = grid.up(wish.segment_frames), wish.continuity.warm_up(grid)
+    segments: list[SegmentSpan] = []
+    for number, scene in enumerate(scenes):
+        for start in scene[::length]:
+            own = range(start, min(start + length, scene.stop))
+            before = range(max(scene.start, start - warm_up), start)
+            segments.append(SegmentSpan(len(segments), number, scene.start, own, before))
+    return UpscalePlan(wish, grid, scenes, tuple(segments))

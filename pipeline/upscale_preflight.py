@@ -1,0 +1,94 @@
+"""What can be said before a frame is upscaled: whether codec, memory and disk have room, with the numbers.
+
+Estimates are of the order of what was measured, on the safe side for memory; a disk is refused only where it lacks
+half of what is expected, since what a film compresses to is known when it is compressed.
+"""
+
+from pipeline.errors import CapacityError, SpecError
+from pipeline.media.footage import Footage
+from pipeline.media.footage_write import FootageEncoding
+from pipeline.models.upscaler import Upscaler
+
+PROCESS_BYTES = 600 * 2**20
+"""A worker before its first frame: PyTorch, FFmpeg, Ray."""
+
+_WIDEST = {"h264": (16384, 16384), "hevc": (16384, 16384), "av1": (16384, 8704), "ffv1": (65536, 65536)}
+_BITS_PER_PIXEL = {"h264": 0.5, "hevc": 0.35, "av1": 0.35}
+_DEFAULT_QUANTISER = {"h264": 18, "hevc": 20, "av1": 28}
+_HALVES_EVERY = {"h264": 6, "hevc": 6, "av1": 10}
+_LOSSLESS_SHARE = 0.6
+_PROBE = 64
+
+
+def check_size(footage: Footage, scale: int, encoding: FootageEncoding) -> None:
+    """Raise `SpecError` if the codec cannot hold pictures so large."""
+    width, height = scale * footage.width, scale * footage.height
+    most = _WIDEST[encoding.codec]
+    if width > most[0] or height > most[1]:
+        others = [codec for codec, (w, h) in _WIDEST.items() if width <= w and height <= h]
+        cure = f"use --codec {' or '.join(others)}" if others else "crop the footage first"
+        raise SpecError(
+            f"{footage.width}x{footage.height} times {scale} is {width}x{height}; {encoding.codec} holds at most"
+            f" {most[0]}x{most[1]}; {cure}, or a smaller --scale"
+        )
+
+
+def worker_bytes(footage: Footage, scale: int, model: Upscaler) -> int:
+    """Memory that a worker needs at its peak, at most: process, features of a chunk, state, pictures, encoder."""
+    pixels, samples = footage.width * footage.height, 3 * footage.width * footage.height * scale**2
+    chunk = model.chunk_frames
+    state = model.start(scale, _PROBE, _PROBE).bytes * pixels // _PROBE**2
+    features = chunk * pixels * model.config.width * 4
+    return (
+        PROCESS_BYTES + state + _FEATURE_COPIES * features + _PICTURE_COPIES * chunk * samples * 4 + _ENCODER * samples
+    )
+
+
+_FEATURE_COPIES = 10
+_PICTURE_COPIES = 4
+_ENCODER = 12  # bytes of an encoder for each sample of a picture, references and frames at work together
+
+
+def check_memory(need: int, free: int, workers: int = 1) -> None:
+    """Raise `CapacityError` where so many workers that need `need` bytes each do not fit `free` bytes."""
+    if workers * need > free:
+        fits = free // need
+        cure = f"use --workers {fits}" if fits else "use a machine with more, or a smaller --scale"
+        raise CapacityError(
+            f"{workers} {'worker needs' if workers == 1 else 'workers need'} about {gib(workers * need)} of memory, and"
+            f" {gib(free)} are free; {cure}"
+        )
+
+
+def picture_bytes(footage: Footage, frames: range, scale: int, encoding: FootageEncoding) -> int:
+    """About what `frames` will weigh when they are enlarged and encoded."""
+    pixels, codec = footage.width * footage.height * scale**2 * len(frames), encoding.codec
+    if codec == "ffv1":
+        return int(_LOSSLESS_SHARE * pixels * 1.5 * footage.bit_depth / 8)
+    coarser = (encoding.quantiser - _DEFAULT_QUANTISER[codec]) / _HALVES_EVERY[codec]
+    return int(pixels * _BITS_PER_PIXEL[codec] * 2.0**-coarser / 8)
+
+
+def check_disk(picture: int, kept: int, free: int | None) -> str | None:
+    """A warning where the disk may not suffice for segments and output, which hold the picture once each.
+
+    Args:
+        picture: see `picture_bytes`.
+        kept: bytes of segments that are there already.
+        free: bytes; None where nobody can say.
+
+    Raises:
+        CapacityError: less than half of what is expected is free.
+    """
+    need = max(0, 2 * picture - kept)
+    if free is None or free >= need:
+        return None
+    numbers = f"segments and output need about {gib(need)} of disk, and {gib(free)} are free"
+    if free < need / 2:
+        raise CapacityError(f"{numbers}; use another -o, a smaller --scale, or a coarser --quality")
+    return f"the disk may fill up: {numbers}"
+
+
+def gib(num_bytes: float) -> str:
+    """Bytes as people read them."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

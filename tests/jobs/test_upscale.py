@@ -1,0 +1,231 @@
+"""Upscaling by workers and by the command line: the same bits, whoever does it and whatever befalls them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+import ray
+import torch
+
+from actors.crew import Patience
+from actors.upscalers import Staff, Tools, Upscalers
+from jobs.cli import main
+from jobs.upscale.road import Shop, upscale
+from pipeline import upscale as alone
+from pipeline.errors import CapacityError, JournalError, PoisonError
+from pipeline.media.footage import open_footage
+from pipeline.upscale_output import Output
+from pipeline.upscale_plan import Exact, Handoff, UpscaleWish
+from pipeline.weights.load import load_upscaler
+from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
+
+ROOT = Path(__file__).parents[2]
+WISH = UpscaleWish(segment_frames=12)
+TOOLS = Tools("tiny-upscaler")
+PATIENCE = Patience(start=180, chunk=120, back_off=0.1)
+FLAGS = ("--model", "tiny-upscaler", "--segment-frames", "12")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return open_footage(write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clip, tmp_path_factory):
+    """What one process makes, without Ray."""
+    out = tmp_path_factory.mktemp("alone") / "out.mp4"
+    torch.set_num_threads(1)
+    alone.upscale(clip, WISH, load_upscaler(TOOLS.model), Output(str(out)))
+    return packets_of(out)
+
+
+class Recorder:
+    """Remembers events, and does something behind one of them, once."""
+
+    def __init__(self, name="", then=None):
+        self.events, self._name, self._then = [], name, then
+
+    def event(self, name, **fields):
+        self.events.append((name, fields))
+        if name == self._name and self._then is not None:
+            then, self._then = self._then, None
+            then(self)
+
+    def told(self, name, key):
+        return [fields[key] for event, fields in self.events if event == name]
+
+
+@pytest.fixture(scope="module")
+def workers(request):
+    request.getfixturevalue("ray_cluster")
+    with Upscalers(Staff(5, TOOLS, cpus=0.5, patience=PATIENCE)) as workers:
+        yield workers
+
+
+def shop_of(workers, count):
+    model = load_upscaler(TOOLS.model)
+    return Shop(nullcontext(workers), TOOLS, alone.numerics(model), alone.grid_of(model), count)
+
+
+def run(clip, out, workers, count=2, wish=WISH, recorder=None):
+    recorder = recorder or Recorder()
+    return upscale(clip, wish, shop_of(workers, count), Output(str(out)), recorder), recorder
+
+
+# ------------------------------------------------------------------ workers
+
+
+@pytest.mark.parametrize(("count", "continuity"), [(5, Exact()), (2, Exact()), (1, Exact()), (2, Handoff())], ids=str)
+def test_any_number_of_workers_makes_the_same_bits_as_one_process(
+    count, continuity, clip, undisturbed, workers, tmp_path
+):
+    _, recorder = run(clip, tmp_path / "out.mp4", workers, count, replace(WISH, continuity=continuity))
+    assert packets_of(tmp_path / "out.mp4") == undisturbed
+    assert sorted(recorder.told("upscale.segment", "segment")) == list(range(6))
+    assert set(recorder.told("upscale.segment", "worker")) <= set(range(count))
+
+
+def strike(number):
+    """Sends a signal to the worker that made the first segment, which is at the next one by then."""
+
+    def then(recorder):
+        worker = recorder.told("upscale.segment", "worker")[0]
+        pids = dict(zip(recorder.told("actor.ready", "worker"), recorder.told("actor.ready", "pid"), strict=True))
+        os.kill(pids[worker], number)
+
+    return then
+
+
+def test_a_worker_that_is_killed_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path):
+    recorder = Recorder("upscale.segment", strike(signal.SIGKILL))
+    run(clip, tmp_path / "out.mp4", workers, 1, recorder=recorder)
+    assert packets_of(tmp_path / "out.mp4") == undisturbed
+    assert recorder.told("actor.replaced", "reason") == ["died"]
+    assert sorted(recorder.told("upscale.segment", "segment")) == list(range(6)), "nothing is made twice"
+
+
+def test_a_worker_that_is_wedged_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "staff", replace(workers.staff, patience=replace(PATIENCE, chunk=6)))
+    recorder = Recorder("upscale.segment", strike(signal.SIGSTOP))
+    run(clip, tmp_path / "out.mp4", workers, 1, recorder=recorder)
+    assert packets_of(tmp_path / "out.mp4") == undisturbed
+    assert "was at it for" in recorder.told("actor.replaced", "reason")[0]
+    assert sorted(recorder.told("upscale.segment", "segment")) == list(range(6)), "nothing is made twice"
+
+
+def test_a_segment_that_fails_again_and_again_is_named_and_the_rest_is_kept(clip, undisturbed, workers, tmp_path):
+    out = tmp_path / "out.mp4"
+    broken = tmp_path / "out.mp4.longtake" / "journal" / "segments"
+
+    def break_it(_):
+        broken.rename(tmp_path / "aside")
+        broken.symlink_to(tmp_path / "nowhere" / "at all")
+
+    with pytest.raises(PoisonError, match=r"segment 1, frames 12\.\.23: a worker raised .*, 3 times now"):
+        run(clip, out, workers, 1, recorder=Recorder("upscale.segment", break_it))
+    broken.unlink()
+    (tmp_path / "aside").rename(broken)
+    _, recorder = run(clip, out, workers, 1)
+    assert recorder.told("upscale.segment", "segment") == [1, 2, 3, 4, 5]
+    assert packets_of(out) == undisturbed
+
+
+def test_a_worker_that_would_make_other_bits_refuses(clip, workers, tmp_path):
+    shop = shop_of(workers, 1)
+    other = replace(shop, numerics={**shop.numerics, "torch": "1.0"})
+    with pytest.raises(JournalError, match=r"torch is .*, not 1\.0"):
+        upscale(clip, WISH, other, Output(str(tmp_path / "out.mp4")), Recorder())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_find_no_room_are_named_with_what_they_ask_for(clip, tmp_path):
+    refusal = pytest.raises(CapacityError, match=r"each asks for 400 CPUs and 0 GPUs, the cluster has 4 and 0")
+    with Upscalers(Staff(1, TOOLS, cpus=400, patience=Patience(start=1))) as workers, refusal:
+        run(clip, tmp_path / "out.mp4", workers, 1)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip, undisturbed, tmp_path):
+    out, journal = tmp_path / "out.mp4", tmp_path / "out.mp4.longtake"
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "jobs.upscale", clip.url, "-o", str(out), "--workers", "1", *FLAGS]
+    driver = subprocess.Popen([*command, "--address", address], cwd=ROOT, stdout=subprocess.DEVNULL)
+    events, until = journal / "events.jsonl", monotonic() + 60
+    while not (events.exists() and "upscale.segment" in events.read_text()):
+        assert driver.poll() is None, "the driver ended before a segment was made"
+        assert monotonic() < until
+        sleep(0.02)
+    driver.kill()
+    driver.wait()
+    kept = len(list((journal / "journal" / "segments").glob("*.json")))
+    assert 1 <= kept < 6
+    assert not out.exists()
+    again = subprocess.run([*command, "--address", address], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "of 6 segments are kept" in " ".join(again.stdout.split())
+    assert packets_of(out) == undisturbed
+    made = [json.loads(line).get("segment") for line in events.read_text().splitlines()]
+    assert max(segment for segment in made if segment is not None) == 5
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def longtake(*arguments):
+    command = [sys.executable, "-m", "jobs.cli", "upscale", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_command_upscales_says_when_there_is_nothing_to_do_and_shows_a_preview(clip, undisturbed, tmp_path):
+    arguments = (clip.url, "-o", tmp_path / "out.mp4", "--in-process", *FLAGS)
+    plan = longtake(*arguments, "--dry-run")
+    assert plan.returncode == 0
+    for part in (f"{2 * WIDTH}x{2 * HEIGHT}", "parted at frames [33]", "6 of at most 12 frames, 0 of them kept", "MiB"):
+        assert part in plan.stdout
+    assert not list(tmp_path.iterdir())
+    assert longtake(*arguments).returncode == 0
+    assert packets_of(tmp_path / "out.mp4") == undisturbed
+    assert "nothing is to be done" in longtake(*arguments).stdout
+    approximate = longtake(*arguments, "--continuity", "warmup=4")
+    assert "differs from an exact one by" in " ".join(approximate.stdout.split())
+    assert "continuity was exact, is warmup=4" in " ".join(approximate.stdout.split())
+
+
+def test_a_preview_lays_both_enlargements_side_by_side(clip, tmp_path):
+    answer = longtake(clip.url, "-o", tmp_path / "out.mp4", "--preview", "--model", "tiny-upscaler", "--scale", "4")
+    assert answer.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.preview.mp4"]
+    preview = open_footage(str(tmp_path / "out.preview.mp4"))
+    assert (preview.width, preview.height, preview.num_frames) == (8 * WIDTH, 4 * HEIGHT, 50)
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_written(clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test's own Ctrl-C stays what it is
+    lies = tmp_path / "lies.mp4"
+    lies.write_text("this is no film\n" * 100)
+    out = tmp_path / "out.mp4"
+    for arguments, code, words in (
+        ((lies, "-o", out), 1, "lies.mp4"),
+        ((clip.url, "-o", clip.url), 2, "the footage itself"),
+        ((clip.url, "-o", tmp_path / "out"), 2, "names no file"),
+        ((clip.url, "-o", out, "--continuity", "warm"), 2, "use exact, handoff, or warmup=N"),
+        ((clip.url, "-o", out, "--start", "1h"), 2, "holds no frame"),
+        ((clip.url, "-o", out, "--codec", "ffv1"), 1, ".mkv"),
+        ((clip.url, "-o", out, "--workers", "2"), 2, "one worker, not 2"),
+    ):
+        with pytest.raises(SystemExit) as refusal:
+            main(["upscale", *map(str, arguments), "--in-process", *FLAGS])
+        assert (refusal.value.code, words in capsys.readouterr().err) == (code, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["lies.mp4"]
