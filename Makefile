@@ -15,6 +15,10 @@ READY := $(VENV)/.ready
 # Warnings about mirrors and the like are kept quiet; errors are not.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install
 
+# The last stage once more, from where it ended.
+AGAIN := $(addprefix --set ,start=out/train/rollout/model.safetensors steps=1500 lr=6e-4 warmup_steps=100 \
+    decay_fraction=0.85 seed=4)
+
 .PHONY: demo test check weights setup clean
 
 demo: setup
@@ -34,7 +38,8 @@ weights: setup
 	$(VENV)/bin/longtake train codec --config configs/cpu/codec.yaml -o out/train/codec
 	$(VENV)/bin/longtake train denoiser --config configs/cpu/denoiser.yaml -o out/train/denoiser
 	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/rollout
-	$(VENV)/bin/python -m jobs.ship out/train/rollout/model.safetensors
+	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/again $(AGAIN)
+	$(VENV)/bin/python -m jobs.ship out/train/again/model.safetensors
 
 setup: $(READY)
 

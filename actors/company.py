@@ -11,7 +11,7 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.crew import ACTS, Crew
+from actors.crew import Crew
 from actors.gang import Gang
 from actors.notices import leaving_nodes
 from actors.post import Post, hire
@@ -19,14 +19,26 @@ from actors.scribe import RemoteObserver, Scribe
 from actors.stage import Order, PublisherActor, StageActor
 from pipeline.errors import ActorLost, CapacityError, LongtakeError
 from pipeline.observe import Observer
+from pipeline.spec import ACTS
 from pipeline.stages.publish import Film
 
 SLOWER = 10
 """An act is wedged only when it takes so many times as long as it ever did."""
 
 
+class AsTheyAre:
+    """A post that nobody has to hold: what comes in goes out."""
+
+    def remote(self, value: ObjectRef) -> ObjectRef:
+        """`value`."""
+        return value
+
+
+AS_THEY_ARE = AsTheyAre()
+
+
 class Company:
-    """The posts `embed`, `denoise`, `decode`, `encode` and `publish`, each with `.remote(...)`, and a scribe. Actors
+    """A post for every act of the crew, such as `embed` or `publish`, each with `.remote(...)`, and a scribe. Actors
     are started when a take first needs them, and stay for the next one."""
 
     def __init__(self, crew: Crew) -> None:
@@ -54,11 +66,11 @@ class Company:
         self._posts.clear()
         ray.kill(self.scribe)
 
-    def __getattr__(self, act: str) -> Post:
-        """The post that holds `act`."""
+    def __getattr__(self, act: str) -> "Post | AsTheyAre":
+        """The post that holds `act`; films that are not upscaled need nobody for that."""
         if act not in ACTS:
             raise AttributeError(act)
-        return self._posts[act]
+        return AS_THEY_ARE if act == "upscale" and act not in self.crew.posts else self._posts[act]
 
     @property
     def gangs(self) -> list[Post]:

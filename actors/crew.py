@@ -1,14 +1,18 @@
 """A crew: who is in a company, what each is given, and how long anybody is waited for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from actors.gang import EXCHANGE_S
 from pipeline.attention.shares import Degrees
+from pipeline.spec import ACTS
 
-ACTS = ("embed", "denoise", "decode", "encode", "publish")
-"""Of the road. A company has a post for each, and "denoise 2" and so on for gangs that work ahead."""
+USUAL_ACTS = tuple(act for act in ACTS if act != "upscale")
+"""A company has a post for each of a film's acts, and "denoise 2" and so on for gangs that work ahead."""
+
+_SHARES = {"embed": 0.1, "decode": 0.4, "upscale": 0.5, "encode": 0.3, "publish": 0.2}
+"""Of a core, for whoever does not denoise."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,9 @@ class Resources:
     gangs: int = 1
 
     @classmethod
-    def of(cls, threads: int, ranks: int = 1, gangs: int = 1) -> Self:
-        """A denoiser with `threads` cores for each of its ranks; everything else shares one."""
-        return cls({"embed": 0.1, "denoise": threads, "decode": 0.4, "encode": 0.3, "publish": 0.2}, ranks, gangs)
+    def of(cls, threads: int, ranks: int = 1, gangs: int = 1, acts: Sequence[str] = USUAL_ACTS) -> Self:
+        """A denoiser with `threads` cores for each of its ranks; what else a film usually needs shares one."""
+        return cls({act: _SHARES.get(act, threads) for act in acts}, ranks, gangs)
 
     @property
     def num_cpus(self) -> float:
@@ -82,10 +86,11 @@ class Crew:
         degrees: Degrees | None = None,
         patience: Patience | None = None,
         gangs: int = 1,
+        acts: Sequence[str] = USUAL_ACTS,
     ) -> Self:
-        """The usual crew for so many threads, ranks and gangs."""
+        """The crew for so many threads, ranks and gangs, and for films of these acts."""
         degrees = degrees or Degrees()
-        return cls(Resources.of(threads, degrees.ranks, gangs), threads, degrees, patience or Patience())
+        return cls(Resources.of(threads, degrees.ranks, gangs, acts), threads, degrees, patience or Patience())
 
     @property
     def gangs(self) -> tuple[str, ...]:
@@ -95,4 +100,4 @@ class Crew:
     @property
     def posts(self) -> tuple[str, ...]:
         """All posts."""
-        return (*ACTS, *self.gangs[1:])
+        return (*self.resources.cpus, *self.gangs[1:])

@@ -9,8 +9,6 @@ from rich.console import Console
 
 from pipeline.plan import FilmPlan
 
-ACTS = ("embed", "denoise", "decode", "encode", "publish")
-
 
 class Progress:
     """An observer that draws; `with Progress(plan, console) as observer`."""
@@ -25,8 +23,8 @@ class Progress:
             progress.TimeRemainingColumn(),
             console=console,
         )
-        self._tasks = {act: self._bars.add_task(act, total=len(plan.chunks), rate="") for act in ACTS}
-        self._busy_s = dict.fromkeys(ACTS, 0.0)
+        self._tasks = {act: self._bars.add_task(act, total=len(plan.chunks), rate="") for act in plan.wish.acts}
+        self._busy_s = dict.fromkeys(plan.wish.acts, 0.0)
 
     def __enter__(self) -> Self:
         self._started = monotonic()
@@ -44,7 +42,7 @@ class Progress:
         done = fields["chunk"] + 1
         self._busy_s[act] += fields["seconds"]
         self._bars.update(self._tasks[act], completed=done, rate=f"{1000 * self._busy_s[act] / done:.0f} ms a chunk")
-        if act == ACTS[-1]:
+        if act == "publish":
             self._bars.update(self._tasks[act], rate=self._speed(done))
 
     def _speed(self, done: int) -> str:

@@ -51,7 +51,8 @@ def render(take: Take, company: Company, conductor: Conductor) -> Film:
 def drive(take: Take, company: Company, conductor: Conductor) -> Film:
     """The road, once, from the first chunk that the publisher lacks."""
     journal, unpublished = take.journal, take.plan.chunks[company.position() :]
-    embed, decode, encode, publish = company.embed, company.decode, company.encode, company.publish
+    embed, decode, upscale = company.embed, company.decode, company.upscale
+    encode, publish = company.encode, company.publish
     denoise = Ahead(company.gangs, embed, take.plan.chunks, lambda index: journal.holds("latents", index))
 
     with conductor.beating(denoise.look):
@@ -61,7 +62,8 @@ def drive(take: Take, company: Company, conductor: Conductor) -> Film:
                 latents = journal.latents(chunk)
                 if latents is None:
                     latents = denoise.remote(chunk, embed.remote(chunk))
-                segment = encode.remote(*decode.remote(latents))
+                frames, sound = decode.remote(latents)
+                segment = encode.remote(upscale.remote(frames), sound)
             conductor.follow(chunk, publish.remote(segment))
 
         rendered: Film = conductor.result(company.finish())
@@ -90,7 +92,8 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
             rendered = _in_process(take, Observers(log, progress, CancelWatch(take.store)))
         else:
             patience = Patience.of(options.chunk_deadline_s)
-            crew = Crew.of(options.threads, options.gang.degrees(take.plan), patience, options.gang.count(take.plan))
+            degrees, gangs = options.gang.degrees(take.plan), options.gang.count(take.plan)
+            crew = Crew.of(options.threads, degrees, patience, gangs, acts=take.plan.wish.acts)
             stack.enter_context(joined(options.address, crew.resources.num_cpus))
             company = stack.enter_context(Company(crew))
             budget_bytes = options.budget_mib * 2**20

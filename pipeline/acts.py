@@ -1,4 +1,4 @@
-"""The five acts of the road, ready to run: each a stage that is timed, told to an observer, and kept in the journal.
+"""The acts of the road, ready to run: each a stage that is timed, told to an observer, and kept in the journal.
 
 A take is everything they share. The same builders serve one process (`pipeline/film.py`) and Ray actors.
 """
@@ -15,6 +15,7 @@ from pipeline.journal.journal import Journal
 from pipeline.journal.keys import Parts, film_keys
 from pipeline.journal.store import Store
 from pipeline.models.film_model import FilmModel
+from pipeline.models.upscaler import Upscaler
 from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
@@ -23,17 +24,25 @@ from pipeline.stages.denoise import DenoiseStage, denoise_history
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.encode import EncodeStage
 from pipeline.stages.publish import PublishOptions, PublishStage
+from pipeline.stages.upscale import UpscaleStage, check_chunks, upscale_history
+from pipeline.values import FrameChunk
+from pipeline.weights.load import load_upscaler
 
 
 @dataclass(frozen=True)
 class Take:
-    """One film being rendered into one place, with what decides its bits beside the storyboard."""
+    """One film being rendered into one place, with what decides its bits beside the storyboard.
+
+    Args:
+        upscaler: None where the film is shown as large as it is rendered.
+    """
 
     model: FilmModel
     plan: FilmPlan
     store: Store
     journal: Journal
     numerics: Parts
+    upscaler: Upscaler | None = None
 
     def summary(self) -> dict[str, float]:
         """The film in numbers, and how much of it is finished already, counted from its start."""
@@ -55,10 +64,15 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
         numerics: see `pipeline/numerics.py`.
 
     Raises:
-        SpecError: the model cannot render the wish.
+        SpecError: the model cannot render the wish, or the upscaler cannot enlarge it.
+        WeightsError: there is no such upscaler.
     """
-    plan = plan_film(wish, model)
-    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, numerics)), numerics)
+    plan, upscaler, parts = plan_film(wish, model), None, numerics
+    if wish.output.upscale:
+        upscaler = load_upscaler(wish.output.upscaler)
+        check_chunks(upscaler, plan.chunks)
+        parts = {**numerics, "upscaler": upscaler.fingerprint()}
+    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, parts)), numerics, upscaler)
 
 
 def mend(take: Take, observer: Observer) -> None:
@@ -81,6 +95,8 @@ def mend(take: Take, observer: Observer) -> None:
             journal.forget(index)
             observer.event("journal.mend", chunk=index)
         needed.update(span.index for span in decode_history(model, plan, chunk))
+        if take.upscaler is not None:
+            needed.update(span.index for span in upscale_history(model, take.upscaler, plan, chunk))
         if not denoised:
             needed.update(span.index for span in denoise_history(model, plan, chunk))
 
@@ -127,6 +143,18 @@ def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     return Act("decode", DecodeStage(take.model, take.plan, take.journal.latents), observer)
 
 
+def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk]:
+    """Frames -> larger frames; the same frames where the storyboard does not ask for that."""
+    if take.upscaler is None:
+        return as_they_are
+    return Act("upscale", UpscaleStage(take.model, take.upscaler, take.plan, take.journal.latents), observer)
+
+
+def as_they_are(frames: FrameChunk) -> FrameChunk:
+    """The act of a film that is not upscaled: nothing."""
+    return frames
+
+
 def encode(take: Take, observer: Observer) -> Act[EncodeStage]:
     """Frames, sound -> segment, kept."""
     wish = take.plan.wish
@@ -141,10 +169,11 @@ def publish(take: Take, observer: Observer) -> Act[PublishStage]:
     return Act("publish", stage, observer)
 
 
-ACTS: Mapping[str, Callable[[Take, Observer], Act[Any]]] = {
+ACTS: Mapping[str, Callable[[Take, Observer], Any]] = {
     "embed": embed,
     "denoise": denoise,
     "decode": decode,
+    "upscale": upscale,
     "encode": encode,
     "publish": publish,
 }

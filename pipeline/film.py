@@ -1,8 +1,8 @@
 """The whole road in one process: a storyboard goes in, a film comes out while it is rendered. Read this first.
 
-    embed -> denoise -> decode -> encode -> publish
+    embed -> denoise -> decode -> upscale -> encode -> publish
 
-Each of these five acts is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists
+Each of these acts is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists
 them). The film is rendered chunk by chunk, picture and sound together. What a chunk needs of the past is kept in the
 denoiser's KV store and in the decoders' tails, which never grow; only the film's index does, by 50 MB an hour.
 
@@ -32,6 +32,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     embed = acts.embed(take, observer)
     denoise = acts.denoise(take, observer)
     decode = acts.decode(take, observer)
+    upscale = acts.upscale(take, observer)
     encode = acts.encode(take, observer)
     publish = acts.publish(take, observer)
 
@@ -45,7 +46,8 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
                 latents = journal.latents(chunk)
                 if latents is None:
                     latents = denoise(chunk, embed(chunk))
-                segment = encode(*decode(latents))
+                frames, sound = decode(latents)
+                segment = encode(upscale(frames), sound)
             publish(segment)
 
     observer.event("film.done", url=publish.stage.film.url, frames=publish.stage.film.num_frames)

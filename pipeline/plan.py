@@ -42,11 +42,13 @@ class FilmPlan:
         return self.chunks[-1].samples.stop
 
     def chunk_bytes(self, chunk: ChunkSpan) -> int:
-        """What `chunk` weighs on the road, at most: latents, and frames and sound decoded and once more encoded."""
+        """What `chunk` weighs on the road, at most: latents, and frames and sound decoded, enlarged and encoded."""
         latents = len(chunk.latents) * prod(self.latent_shapes["video"])
         latents += len(chunk.audio_latents) * prod(self.latent_shapes["audio"])
         frames = len(chunk.frames) * self.wish.video.width * self.wish.video.height * 3
-        return 4 * latents + 2 * frames + 2 * 4 * (len(chunk.samples) + 2 * self.clock.audio_stride)
+        scale = self.wish.output.upscale
+        shown = 2 * frames if scale is None else (1 + 2 * scale**2) * frames
+        return 4 * latents + shown + 2 * 4 * (len(chunk.samples) + 2 * self.clock.audio_stride)
 
     @property
     def num_steps(self) -> int:

@@ -26,6 +26,9 @@ STORYBOARD_TEMPLATE = resources.files("pipeline").joinpath("storyboard_template.
 
 MAX_FILM_S = 100 * 3600
 
+ACTS = ("embed", "denoise", "decode", "upscale", "encode", "publish")
+"""The road, act by act; only films that ask for it are upscaled."""
+
 # ------------------------------------------------------------------ single values
 
 _DURATION = re.compile(
@@ -139,19 +142,22 @@ class SamplingSpec(_Wish):
     """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
 
     steps: Annotated[int, whole(1, 1000)] = 12
-    guidance: Annotated[float, number(0, 100)] = 2.0
+    guidance: Annotated[float, number(0, 100)] = 2.5
     schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
     shift: Annotated[float, number(0.01, 100)] = 2.5
     solver: Literal["euler", "renoise"] = "euler"
 
 
 class OutputSpec(_Wish):
-    """What is written below the output root; `quality` is x264's constant quantiser, 0 is lossless."""
+    """What is written below the output root; `quality` is x264's constant quantiser, 0 is lossless; `upscale` makes the
+    picture so many times as wide and high, by the upscaler of that name."""
 
     film: Annotated[str, BeforeValidator(_film_path)] = "film.mp4"
     container: Literal["mp4"] = "mp4"
     hls: bool = True
     quality: Annotated[int, whole(0, 51)] = 20
+    upscale: Literal[2, 4] | None = None
+    upscaler: Words = "upscaler"
 
 
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
@@ -184,6 +190,11 @@ class Storyboard(_Wish):
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
     parallel_scenes: bool = False
+
+    @property
+    def acts(self) -> tuple[str, ...]:
+        """What is done to every chunk, in order."""
+        return tuple(act for act in ACTS if act != "upscale" or self.output.upscale)
 
     def durations_s(self) -> tuple[Fraction, ...]:
         """The exact wished length of every scene, for `plan_scenes`."""

@@ -1,6 +1,6 @@
 """Where a gang renders on Ray: a company of actors that stays for every next take that it suits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
@@ -25,6 +25,7 @@ from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
+from pipeline.spec import ACTS
 from pipeline.weights.load import load_model
 
 
@@ -32,16 +33,17 @@ from pipeline.weights.load import load_model
 def ray_studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
     """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
     torch.set_num_threads(options.threads)
-    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo))
+    acts = tuple(act for act in ACTS if any(act in take.storyboard.acts for take in todo))
+    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), acts=acts)
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
-        yield lambda: RayStudio(options)
+        yield lambda: RayStudio(options, acts)
 
 
 class RayStudio:
-    """See `jobs.batch.pool.Studio`."""
+    """See `jobs.batch.pool.Studio`; `acts` are those of all takes."""
 
-    def __init__(self, options: BatchOptions) -> None:
-        self._options, self._open = options, ExitStack()
+    def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
+        self._options, self._acts, self._open = options, acts, ExitStack()
         self._take: Take | None = None
         self.company: Company | None = None
 
@@ -51,7 +53,8 @@ class RayStudio:
         patience = Patience.of(self._options.chunk_deadline_s)
         if self.company is None or self.company.crew.degrees != degrees:
             self.close()
-            self.company = self._open.enter_context(Company(Crew.of(self._options.threads, degrees, patience)))
+            crew = Crew.of(self._options.threads, degrees, patience, acts=self._acts)
+            self.company = self._open.enter_context(Company(crew))
         try:
             self.company.fill()
             self.company.report(SILENT)  # of an earlier take

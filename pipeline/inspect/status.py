@@ -13,7 +13,6 @@ from pipeline.inspect.event_tail import Event, EventTail
 from pipeline.journal.store import Store
 from pipeline.journal.take import NAME, TakeCard, read_take
 
-ACTS = ("embed", "denoise", "decode", "encode", "publish")
 MASTER_NAME = "live/master.m3u8"  # as in pipeline/media/hls.py, which takes two seconds of imports to ask
 State = Literal["rendering", "stalled", "done", "failed", "interrupted"]
 
@@ -159,9 +158,9 @@ class _Run:
         self.road: str | None = None
         self.runs = 0
         self.updated: str | None = None
-        self.done = dict.fromkeys(ACTS, 0)
-        self.kept = dict.fromkeys(ACTS, 0)
-        self.recent: dict[str, deque[tuple[int, float]]] = {act: deque(maxlen=_RECENT_CHUNKS) for act in ACTS}
+        self.done = dict.fromkeys(card.acts, 0)
+        self.kept = dict.fromkeys(card.acts, 0)
+        self.recent: dict[str, deque[tuple[int, float]]] = {act: deque(maxlen=_RECENT_CHUNKS) for act in card.acts}
         self.points: deque[tuple[float, float]] = deque(maxlen=_RATE_CHUNKS + 1)  # (wall, film) in seconds
         self.first_point = (0.0, 0.0)
 
@@ -178,15 +177,15 @@ class _Run:
             self._start(event)
         elif name == "film.done":
             self.ended = "done"
-            self.done = dict.fromkeys(ACTS, len(self.card.chunk_stops))
+            self.done = dict.fromkeys(self.card.acts, len(self.card.chunk_stops))
         elif name == "road.failed":
             self._fail(event.get("error", "an error"), str(event.get("message", "")))
 
     def _start(self, event: Event) -> None:
-        latents, segments = event.get("kept_latents", 0), event.get("kept_segments", 0)
+        latents, segments = int(event.get("kept_latents", 0)), int(event.get("kept_segments", 0))
         # What viewers see shrinks only where the film was changed; the publisher feeds it again from the start.
-        kept = (latents, latents, segments, segments, min(segments, self.done["publish"]))
-        self.kept = dict(zip(ACTS, kept, strict=True))
+        known = {"embed": latents, "denoise": latents, "publish": min(segments, self.done["publish"])}
+        self.kept = {act: known.get(act, segments) for act in self.card.acts}
         self.done = dict(self.kept)
         for recent in self.recent.values():
             recent.clear()
@@ -219,7 +218,7 @@ class _Run:
     def status(self, now: datetime, plays: str | None) -> Status:
         card, published = self.card, min(self.done["publish"], len(self.card.chunk_stops))
         quiet_s = None if self.updated is None else max(0.0, now.timestamp() - _seconds(self.updated))
-        acts = tuple(self._act(act) for act in ACTS)
+        acts = tuple(self._act(act) for act in card.acts)
         state, summary = self._state(quiet_s, published, acts)
         realtime, film_s = self._realtime(), self.film_s(len(card.chunk_stops))
         return Status(

@@ -44,11 +44,15 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
     """The keys of a planned film.
 
     Args:
-        numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish.
+        numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish; an "upscaler"
+            among it touches segments only.
     """
     latents, segments = [], []
-    film_parts = {**numerics, **_whole_film(wish)}
-    latents_key, segments_key = _hash("", film_parts), _hash("", {"quality": wish.output.quality})
+    film_parts = {**{name: part for name, part in numerics.items() if name != "upscaler"}, **_whole_film(wish)}
+    shown_parts: dict[str, Any] = {"quality": wish.output.quality}
+    if wish.output.upscale:
+        shown_parts |= {"upscale": wish.output.upscale, "upscaler": numerics["upscaler"]}
+    latents_key, segments_key = _hash("", film_parts), _hash("", shown_parts)
     for chunk in chunks:
         span = {
             "scene_start": chunk.scene_start,
@@ -66,9 +70,7 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
             "ends_section": chunk.ends_section,
         }
         segments_key = _hash(segments_key + latents_key, segment_parts)
-        segments.append(
-            ChunkKey(segments_key, {"latents": latents_key, "quality": wish.output.quality, **segment_parts})
-        )
+        segments.append(ChunkKey(segments_key, {"latents": latents_key, **shown_parts, **segment_parts}))
     return FilmKeys(tuple(latents), tuple(segments))
 
 

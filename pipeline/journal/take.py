@@ -31,6 +31,7 @@ class TakeCard(_Card):
         fps: exact, such as "24000/1001".
         chunk_stops: the frame after each chunk's last one.
         latent_stops: the frame after each video latent's last one; empty on a card that an older version wrote.
+        acts: what is done to every chunk, in order.
         film: the film's name in the output root, there once the take is whole.
         hls: whether `live/master.m3u8` shows it while it grows.
     """
@@ -44,6 +45,7 @@ class TakeCard(_Card):
     chunk_stops: tuple[int, ...]
     latent_stops: tuple[int, ...] = ()
     scenes: tuple[SceneCard, ...]
+    acts: tuple[str, ...] = ("embed", "denoise", "decode", "encode", "publish")
     film: str
     hls: bool
 
@@ -73,6 +75,7 @@ def take_card(
         chunk_stops=tuple(chunk.frames.stop for chunk in chunks),
         latent_stops=tuple(stop for chunk in chunks for stop in clock.latent_stops(chunk)),
         scenes=tuple(cards),
+        acts=wish.acts,
         film=wish.output.film,
         hls=wish.output.hls,
     )

@@ -1,0 +1,81 @@
+"""Upscale: frames become larger frames, chunk by chunk, as if the whole film were upscaled at once."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from pipeline.clock import ChunkSpan
+from pipeline.errors import SpecError
+from pipeline.models.film_model import FilmModel
+from pipeline.models.upscaler import Upscaler, UpscalerState
+from pipeline.plan import FilmPlan
+from pipeline.stages.decode import DecodeStage, decode_history
+from pipeline.stages.denoise import FinishedLatents, find
+from pipeline.values import FrameChunk
+
+
+class UpscaleStage:
+    """Enlarges chunks, carrying the upscaler's state from one to the next and starting afresh at a cut. After a gap it
+    first decodes and enlarges as many finished chunks again as the upscaler looks back."""
+
+    def __init__(self, model: FilmModel, upscaler: Upscaler, plan: FilmPlan, finished: FinishedLatents) -> None:
+        self._model, self._upscaler, self._plan, self._finished = model, upscaler, plan, finished
+        self._state: UpscalerState | None = None
+        self._next: int | None = None
+
+    def __call__(self, frames: FrameChunk) -> FrameChunk:
+        """The chunk's frames, larger."""
+        span = frames.span
+        if self._state is None or span.index == span.section or span.index != self._next:
+            self._state = self._state_before(span)
+        self._next = span.index + 1
+        return FrameChunk(span, self._enlarged(frames, self._state))
+
+    def _state_before(self, span: ChunkSpan) -> UpscalerState:
+        """What an undisturbed run remembers before this chunk: nothing where its section begins."""
+        history = frame_history(self._upscaler, self._plan, span)
+        first = [*history, span][0]
+        frames_before = first.frames.start - self._plan.chunks[span.section].frames.start
+        video, wish = self._plan.wish.video, self._plan.wish.output
+        assert wish.upscale is not None, "a film that is not upscaled has no such stage"
+        state = self._upscaler.start(
+            wish.upscale, video.height, video.width, first_chunk=frames_before // self._upscaler.chunk_frames
+        )
+        decode = DecodeStage(self._model, self._plan, self._finished)
+        for chunk in history:
+            self._enlarged(decode(find(self._finished, chunk))[0], state)
+        return state
+
+    def _enlarged(self, frames: FrameChunk, state: UpscalerState) -> Tensor:
+        """Frames [f H W 3] of a chunk, and `state` advanced past it."""
+        small = rearrange(frames.frames, "f h w c -> f c h w").float() / 255
+        large = [self._upscaler(part, state) for part in torch.split(small, self._upscaler.chunk_frames)]
+        return rearrange(torch.cat(large) * 255, "f c h w -> f h w c").round().to(torch.uint8).contiguous()
+
+
+def check_chunks(upscaler: Upscaler, chunks: Sequence[ChunkSpan]) -> None:
+    """Raise `SpecError` where a film's chunks are not made of whole chunks of the upscaler's."""
+    for chunk in chunks:
+        if len(chunk.frames) % upscaler.chunk_frames and not chunk.ends_section:
+            raise SpecError(
+                f"output.upscale: chunk {chunk.index} has {len(chunk.frames)} frames, and {upscaler.config.name} takes"
+                f" {upscaler.chunk_frames} at a time; use `longtake upscale` on the finished film"
+            )
+
+
+def frame_history(upscaler: Upscaler, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
+    """The chunks right before this one whose frames the upscaler must see to stand there, within the section."""
+    chunks: list[ChunkSpan] = []
+    for index in range(span.index - 1, span.section - 1, -1):
+        if sum(len(chunk.frames) for chunk in chunks) >= upscaler.history_frames:
+            break
+        chunks.insert(0, plan.chunks[index])
+    return chunks
+
+
+def upscale_history(model: FilmModel, upscaler: Upscaler, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
+    """The chunks whose latents an upscaler needs to stand before `span`, in order."""
+    frames = frame_history(upscaler, plan, span)
+    return [*decode_history(model, plan, frames[0]), *frames] if frames else []

@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline import film
+from pipeline.acts import open_take
+from pipeline.errors import SpecError, WeightsError
+from pipeline.journal.store import Store
+from pipeline.media.read import read_film
+from pipeline.models.film_model import TINY, FilmModel
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from pipeline.stages.upscale import UpscaleStage, check_chunks, frame_history
+from pipeline.values import FrameChunk
+from pipeline.weights.load import load_upscaler
+from tests.tiny_take import KilledError, Recorder
+
+MODEL = FilmModel.untrained(TINY)
+SMALL = """
+model: tiny
+sampling: {steps: 1}
+scenes:
+  - {prompt: a red circle bounces fast, duration: 3s}
+  - {prompt: a green triangle glides, duration: 1.5s, transition: continue}
+  - {prompt: a blue square rests, duration: 5s, transition: cut}
+output: {quality: 0, hls: false}
+"""
+LARGE = SMALL.replace("quality: 0", "quality: 0, upscale: 2, upscaler: tiny-upscaler")
+
+
+def take_in(folder, text=LARGE):
+    return open_take(parse_storyboard(text), MODEL, Store(str(folder)), numerics(MODEL))
+
+
+def render(folder, text=LARGE, observer=None):
+    return film.render(take_in(folder, text), observer or Recorder())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole")
+    render(folder)
+    return folder
+
+
+def test_a_film_is_shown_so_many_times_as_large(whole, tmp_path):
+    render(tmp_path, SMALL)
+    small, large = (read_film(str(folder / "film.mp4")) for folder in (tmp_path, whole))
+    frames, height, width, _ = small.frames.shape
+    assert large.frames.shape == (frames, 2 * height, 2 * width, 3)
+    assert torch.equal(large.pcm, small.pcm)
+    reduced = large.frames.reshape(frames, height, 2, width, 2, 3).float().mean(dim=(2, 4))
+    likeness = torch.corrcoef(torch.stack([reduced.flatten(), small.frames.flatten().float()]))[0, 1]
+    assert likeness > 0.7  # random weights add noise
+
+
+@pytest.mark.parametrize("killed_at", [2, 5, 8])
+def test_a_killed_film_goes_on_where_its_upscaler_stood(whole, tmp_path, killed_at):
+    torch.set_num_threads(1)
+    with pytest.raises(KilledError):
+        render(tmp_path, observer=Recorder(fatal=("encode.chunk", killed_at)))
+    again = Recorder()
+    render(tmp_path, observer=again)
+    assert again.acted("upscale")[0] == killed_at + 1
+    assert (tmp_path / "film.mp4").read_bytes() == (whole / "film.mp4").read_bytes()
+
+
+def test_upscaling_afterwards_denoises_nothing_again(whole, tmp_path):
+    torch.set_num_threads(1)
+    render(tmp_path, SMALL)
+    again = Recorder()
+    render(tmp_path, observer=again)
+    assert (again.acted("denoise"), len(again.acted("encode"))) == ([], 10)
+    assert (tmp_path / "film.mp4").read_bytes() == (whole / "film.mp4").read_bytes()
+
+
+def test_its_history_ends_at_a_cut_and_reaches_over_a_change_of_prompt(whole):
+    take = take_in(whole)
+    chunks, history = take.plan.chunks, take.upscaler.history_frames
+    assert [span.index for span in frame_history(take.upscaler, take.plan, chunks[6])] == [5]
+    before = frame_history(take.upscaler, take.plan, chunks[4])
+    assert [span.index for span in before] == [*range(4 - len(before), 4)]
+    assert sum(len(span.frames) for span in before[1:]) < history
+
+
+def test_chunks_in_order_equal_the_upscaler_on_the_whole_section(whole):
+    take = take_in(whole)
+    span = take.plan.chunks[0]
+    frames = torch.randint(0, 256, (len(span.frames), 64, 64, 3), dtype=torch.uint8)
+    stage = UpscaleStage(MODEL, take.upscaler, take.plan, take.journal.latents)
+    state = take.upscaler.start(2, 64, 64)
+    small = frames.permute(0, 3, 1, 2).float() / 255
+    wanted = torch.cat([take.upscaler(part, state) for part in torch.split(small, take.upscaler.chunk_frames)])
+    got = stage(FrameChunk(span, frames)).frames
+    assert torch.equal(got, (wanted * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
+
+
+def test_what_cannot_be_upscaled_is_refused_before_work_starts(tmp_path):
+    with pytest.raises(SpecError, match="use 2 or 4"):
+        parse_storyboard(SMALL, ("output.upscale=3",))
+    chunks = take_in(tmp_path).plan.chunks
+    with pytest.raises(SpecError, match=r"chunk 1 has 15 frames, .* takes 4 at a time; use `longtake upscale`"):
+        check_chunks(load_upscaler("tiny-upscaler"), (chunks[0], replace(chunks[1], frames=range(16, 31))))
+    with pytest.raises(WeightsError, match="upscaler is 'sharp'"):
+        take_in(tmp_path, LARGE.replace("tiny-upscaler", "sharp"))
+    assert not list(tmp_path.iterdir())
