@@ -10,23 +10,18 @@ import pytest
 import torch
 
 from pipeline.errors import JournalError, MediaError, SpecError
+from pipeline.footage.cuts import find_cuts, small_pictures
+from pipeline.footage.encode import FootageSegment
+from pipeline.footage.index import open_footage
+from pipeline.footage.pictures import read_pictures
 from pipeline.journal.store import Store
-from pipeline.media.footage import open_footage, read_pictures
-from pipeline.media.footage_write import FootageSegment
-from pipeline.media.scene_cuts import find_cuts, small_pictures
 from pipeline.models.upscaler import TINY_UPSCALER, Upscaler
-from pipeline.upscale import (
-    SegmentMaker,
-    boundary_error,
-    cuts_of,
-    forget,
-    grid_of,
-    numerics,
-    open_upscaling,
-    upscale,
-)
-from pipeline.upscale_output import Output
-from pipeline.upscale_plan import Exact, Handoff, UpscaleWish, WarmUp
+from pipeline.upscale import cuts_of, forget, upscale
+from pipeline.upscaling.boundary import boundary_error
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish, WarmUp
+from pipeline.upscaling.segment import SegmentMaker
+from pipeline.upscaling.work import grid_of, numerics, open_upscaling
 from tests.upscale_clip import CUT, FRAMES, HEIGHT, WIDTH, packets_of, write_clip
 
 MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=2))

@@ -25,16 +25,18 @@ from ray.actor import ActorHandle
 
 from actors.cluster import joined
 from actors.crew import Patience
-from actors.upscalers import Staff, Tools, Upscalers
+from actors.upscale_shift import Staff, Upscalers
+from actors.upscalers import Tools
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.bench.upscale_quality import CLIPS, compare, quality_figures
 from jobs.upscale.road import Shop
 from jobs.upscale.road import upscale as on_ray
 from pipeline import upscale as alone
-from pipeline.media.footage import Footage, open_footage
+from pipeline.footage.index import open_footage
+from pipeline.footage.values import Footage
 from pipeline.observe import SILENT, Observer
-from pipeline.upscale_output import Output
-from pipeline.upscale_plan import Exact, Handoff, UpscaleWish
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish
 from pipeline.weights.load import load_upscaler
 
 FAST, SHIPPED = "tiny-upscaler", "upscaler"

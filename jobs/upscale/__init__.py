@@ -23,14 +23,15 @@ from jobs.upscale.road import upscale as upscale_on_ray
 from jobs.upscale.shop import load_here, open_shop
 from pipeline import upscale as alone
 from pipeline.errors import SpecError
+from pipeline.footage.index import open_footage
+from pipeline.footage.values import Footage
 from pipeline.journal.cancel import CancelWatch
 from pipeline.journal.event_log import EventLog
-from pipeline.media.footage import Footage, open_footage
 from pipeline.observe import Observers
 from pipeline.upscale import Upscaled
-from pipeline.upscale_output import Output
-from pipeline.upscale_plan import frames_wished
-from pipeline.upscale_preflight import check_memory, worker_bytes
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.plan import frames_wished
+from pipeline.upscaling.preflight import check_memory, worker_bytes
 
 
 def upscale_command(url: str, output_url: str, options: UpscaleOptions) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.errors import SpecError
-from pipeline.upscale_plan import UpscaleWish, parse_continuity
+from pipeline.upscaling.plan import UpscaleWish, parse_continuity
 
 
 @dataclass(frozen=True)

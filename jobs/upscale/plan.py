@@ -8,12 +8,13 @@ from rich.console import Console
 
 from jobs.upscale.options import UpscaleOptions
 from pipeline.errors import SpecError
-from pipeline.media.footage import Footage
-from pipeline.media.footage_write import FootageEncoding, check_output
+from pipeline.footage.codecs import FootageEncoding
+from pipeline.footage.mux import check_output
+from pipeline.footage.values import Footage
 from pipeline.models.upscaler import Upscaler
-from pipeline.upscale import Upscaling
-from pipeline.upscale_output import Output
-from pipeline.upscale_preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
+from pipeline.upscaling.work import Upscaling
 
 _TIMED_PASSES = 3
 

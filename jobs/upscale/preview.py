@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.footage.codecs import FootageEncoding
+from pipeline.footage.encode import SegmentEncoder
+from pipeline.footage.mux import write_footage
+from pipeline.footage.pictures import read_pictures
+from pipeline.footage.values import Footage
 from pipeline.journal.store import Store
-from pipeline.media.footage import Footage, read_pictures
-from pipeline.media.footage_write import FootageEncoding, SegmentEncoder, write_footage
 from pipeline.models.upscaler import Upscaler
-from pipeline.upscale_plan import UpscaleWish
+from pipeline.upscaling.plan import UpscaleWish
 
 SECONDS = Fraction(2)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 from rich import progress
 from rich.console import Console
 
-from pipeline.media.footage import Footage
+from pipeline.footage.values import Footage
 
 
 class UpscaleProgress:

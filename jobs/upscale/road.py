@@ -5,14 +5,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 
-from actors.upscalers import Tools, UpscaleOrder, Upscalers
+from actors.upscale_shift import Upscalers
+from actors.upscalers import Tools, UpscaleOrder
+from pipeline.footage.values import Footage
 from pipeline.journal.keys import Parts
 from pipeline.journal.writer import sole_writer
-from pipeline.media.footage import Footage
 from pipeline.observe import Observer
-from pipeline.upscale import Upscaled, begin, cuts_of, finish, open_upscaling
-from pipeline.upscale_output import Output
-from pipeline.upscale_plan import ChunkGrid, UpscaleWish
+from pipeline.upscale import Upscaled, begin, cuts_of, finish
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.plan import ChunkGrid, UpscaleWish
+from pipeline.upscaling.work import open_upscaling
 
 
 @dataclass(frozen=True)

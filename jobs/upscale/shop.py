@@ -10,13 +10,14 @@ from rich.console import Console
 
 from actors.cluster import joined
 from actors.crew import Patience
-from actors.upscalers import Staff, Tools, Upscalers, free_bytes, numerics_there
+from actors.upscale_shift import Staff, Upscalers
+from actors.upscalers import Tools, free_bytes, numerics_there
 from jobs.upscale.options import UpscaleOptions
 from jobs.upscale.road import Shop
-from pipeline.media.footage import Footage
+from pipeline.footage.values import Footage
 from pipeline.models.upscaler import Upscaler
-from pipeline.upscale import grid_of, numerics
-from pipeline.upscale_preflight import check_memory, worker_bytes
+from pipeline.upscaling.preflight import check_memory, worker_bytes
+from pipeline.upscaling.work import grid_of, numerics
 
 CPU, GPU = "cpu", "cuda"
 

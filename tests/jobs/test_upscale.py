@@ -15,14 +15,15 @@ import ray
 import torch
 
 from actors.crew import Patience
-from actors.upscalers import Staff, Tools, Upscalers
+from actors.upscale_shift import Staff, Upscalers
+from actors.upscalers import Tools
 from jobs.cli import main
 from jobs.upscale.road import Shop, upscale
 from pipeline import upscale as alone
 from pipeline.errors import CapacityError, JournalError, PoisonError
-from pipeline.media.footage import open_footage
-from pipeline.upscale_output import Output
-from pipeline.upscale_plan import Exact, Handoff, UpscaleWish
+from pipeline.footage.index import open_footage
+from pipeline.upscaling.output import Output
+from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish
 from pipeline.weights.load import load_upscaler
 from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
 

@@ -18,10 +18,10 @@ from av.video.codeccontext import VideoCodecContext
 from torch import Tensor
 
 from pipeline.errors import MediaError
-from pipeline.media.colour import from_rgb
+from pipeline.footage.codecs import FootageEncoding, target_of
+from pipeline.footage.colour import from_rgb
+from pipeline.footage.values import Footage
 from pipeline.media.ffmpeg import reported
-from pipeline.media.footage_codecs import FootageEncoding, target_of
-from pipeline.media.footage_values import Footage
 
 _MAGIC = b"LTSEG1\0\0"
 _HEAD = struct.Struct("<8sQQIIQQ")  # magic, frames, size, bytes of extradata, packets

@@ -8,16 +8,13 @@ import torch
 from einops import repeat
 
 from pipeline.errors import MediaError
-from pipeline.media.footage import Colour, open_footage, read_pictures
-from pipeline.media.footage_write import (
-    CODECS,
-    FootageEncoding,
-    FootageSegment,
-    SegmentEncoder,
-    check_output,
-    write_footage,
-)
-from tests.media.footage_files import HDR, PQ, Film, make
+from pipeline.footage.codecs import CODECS, FootageEncoding
+from pipeline.footage.encode import FootageSegment, SegmentEncoder
+from pipeline.footage.index import open_footage
+from pipeline.footage.mux import check_output, write_footage
+from pipeline.footage.pictures import read_pictures
+from pipeline.footage.values import Colour
+from tests.footage.footage_files import HDR, PQ, Film, make
 
 UNEVEN = [0, *accumulate([1000, 500, 2777, 33, 5550, 1001, 999, 1, 4000, 250, 1234, 990, 1010, 64, 8000, 7, 3, 2, 1])]
 ALL_OF_IT = Film(sounds=("eng", "fra"), subtitles="mov_text", chapters=True, metadata={"title": "Us", "artist": "We"})

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from pipeline.errors import MediaError
-from pipeline.media.colour import Layout, layout_of, matrix_of
-from pipeline.media.footage_values import Colour, Footage
+from pipeline.footage.colour import Layout, layout_of, matrix_of
+from pipeline.footage.values import Colour, Footage
 
 # A key frame at least this often, so that players can jump inside a long segment.
 _KEY_EVERY = 240

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SpecError
-from pipeline.media.footage import Colour, Footage
-from pipeline.upscale_plan import (
+from pipeline.footage.values import Colour, Footage
+from pipeline.upscaling.plan import (
     ChunkGrid,
     Exact,
     Handoff,

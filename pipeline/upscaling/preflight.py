@@ -5,8 +5,8 @@ half of what is expected, since what a film compresses to is known when it is co
 """
 
 from pipeline.errors import CapacityError, SpecError
-from pipeline.media.footage import Footage
-from pipeline.media.footage_write import FootageEncoding
+from pipeline.footage.codecs import FootageEncoding
+from pipeline.footage.values import Footage
 from pipeline.models.upscaler import Upscaler
 
 PROCESS_BYTES = 600 * 2**20

@@ -12,10 +12,12 @@ import torch
 from av.video.frame import VideoFrame
 
 from pipeline.errors import MediaError
-from pipeline.media.colour import from_rgb, layout_of, to_rgb
-from pipeline.media.footage import Colour, LightLevel, MasteringDisplay, open_footage, read_pictures
-from tests.media import footage_files
-from tests.media.footage_files import CLOSED, GRADUAL, HDR, OPEN, PQ, Film, make
+from pipeline.footage.colour import from_rgb, layout_of, to_rgb
+from pipeline.footage.index import open_footage
+from pipeline.footage.pictures import read_pictures
+from pipeline.footage.values import Colour, LightLevel, MasteringDisplay
+from tests.footage import footage_files
+from tests.footage.footage_files import CLOSED, GRADUAL, HDR, OPEN, PQ, Film, make
 
 OPEN_HEVC = {"x265-params": "keyint=8:open-gop=1:bframes=3:log-level=none:pools=none:frame-threads=1"}
 UNEVEN = [0, *accumulate([1000, 500, 2777, 33, 5550, 1001, 999, 1, 4000, 250, 1234, 990, 1010, 64, 8000, 7, 3, 2, 1])]

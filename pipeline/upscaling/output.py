@@ -19,9 +19,11 @@ import fsspec
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import SpecError
+from pipeline.footage.codecs import FootageEncoding
+from pipeline.footage.encode import FootageSegment
+from pipeline.footage.mux import write_footage
+from pipeline.footage.values import Footage
 from pipeline.journal.store import Store
-from pipeline.media.footage import Footage
-from pipeline.media.footage_write import FootageEncoding, FootageSegment, write_footage
 
 SCRATCH = "journal/scratch"
 

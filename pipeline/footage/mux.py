@@ -18,13 +18,13 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from pipeline.errors import MediaError
+from pipeline.footage.codecs import FootageEncoding, target_of
+from pipeline.footage.copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
+from pipeline.footage.encode import FootagePacket, FootageSegment
+from pipeline.footage.source import opened
+from pipeline.footage.track import described_track
+from pipeline.footage.values import Footage, kept_tags
 from pipeline.media.ffmpeg import reported
-from pipeline.media.footage_codecs import FootageEncoding, target_of
-from pipeline.media.footage_copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
-from pipeline.media.footage_encode import FootagePacket, FootageSegment
-from pipeline.media.footage_source import opened
-from pipeline.media.footage_track import described_track
-from pipeline.media.footage_values import Footage, kept_tags
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _MAX_TIMESCALE = 2**31 - 1

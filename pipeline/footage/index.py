@@ -16,10 +16,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError
-from pipeline.media.colour import check_matrix, layout_of
-from pipeline.media.footage_source import bytes_of, only, opened
-from pipeline.media.footage_values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
-from pipeline.media.footage_whole import check_whole
+from pipeline.footage.colour import check_matrix, layout_of
+from pipeline.footage.source import bytes_of, only, opened
+from pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
+from pipeline.footage.whole import check_whole
 
 _END_BYTES = 1 << 16
 _NOT_CARRIED = {

@@ -15,9 +15,9 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from pipeline.errors import MediaError
-from pipeline.media.colour import to_rgb
-from pipeline.media.footage_source import only, opened
-from pipeline.media.footage_values import Footage
+from pipeline.footage.colour import to_rgb
+from pipeline.footage.source import only, opened
+from pipeline.footage.values import Footage
 
 # A decoder may hand out pictures a little out of order; one that is later than this is lost.
 _MOST_AHEAD = 32

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.errors import SpecError
-from pipeline.media.footage import Footage
+from pipeline.footage.values import Footage
 from pipeline.spec import parse_duration
 
 SCALES = (2, 4)

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from pipeline.errors import MediaError
-from pipeline.media.footage_values import Colour
+from pipeline.footage.values import Colour
 
 Plane = NDArray[np.float32]
 _UNSPECIFIED, _IDENTITY = 2, 0

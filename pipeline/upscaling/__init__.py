@@ -1,0 +1,1 @@
+"""What the road of `pipeline/upscale.py` is made of."""

@@ -1,0 +1,147 @@
+"""What everybody who takes part in one film's upscaling must know: the plan, the keys, the numerics."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from pipeline.footage.codecs import FootageEncoding
+from pipeline.footage.values import Footage
+from pipeline.journal.keys import Parts
+from pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
+from pipeline.journal.store import Store
+from pipeline.models.upscaler import Upscaler
+from pipeline.upscaling.plan import (
+    ChunkGrid,
+    SegmentSpan,
+    UpscalePlan,
+    UpscaleWish,
+    WarmUp,
+    frames_wished,
+    plan_upscale,
+)
+
+
+@dataclass(frozen=True)
+class Upscaling:
+    """One film being made of footage, with what decides its bits; the same for whoever takes part."""
+
+    footage: Footage
+    plan: UpscalePlan
+    store: Store
+    numerics: Parts
+
+    @cached_property
+    def journal(self) -> SegmentJournal:
+        """What is finished."""
+        return SegmentJournal(self.store)
+
+    @cached_property
+    def keys(self) -> tuple[SegmentKey, ...]:
+        """What every segment is kept under."""
+        wish = self.plan.wish
+        parts = {
+            **self.numerics,
+            "footage": self.footage.fingerprint,
+            "scale": wish.scale,
+            "codec": wish.codec,
+            "quality": self.encoding.quantiser,
+            "continuity": str(wish.continuity),
+            "chunk_frames": self.plan.grid.chunk_frames,
+        }
+        return tuple(SegmentKey.of(span.frames.start, {**parts, **span.card()}) for span in self.plan.segments)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that decides the output."""
+        return hash_of({"segments": [key.key for key in self.keys]})
+
+    @property
+    def encoding(self) -> FootageEncoding:
+        """How segments are encoded."""
+        wish = self.plan.wish
+        return FootageEncoding(wish.codec, wish.quality, threads=self.numerics["threads"])
+
+    @property
+    def approximates(self) -> bool:
+        """Whether segments are warmed up over less than the model's history."""
+        continuity, grid = self.plan.wish.continuity, self.plan.grid
+        return isinstance(continuity, WarmUp) and continuity.warm_up(grid) < grid.up(grid.history_frames)
+
+    def missing(self) -> Iterator[SegmentSpan]:
+        """Segments that are to be made, in order; those that are kept are read and checked on the way."""
+        for span, key in zip(self.plan.segments, self.keys, strict=True):
+            if self.journal.segment(key) is None:
+                yield span
+
+    def summary(self) -> dict[str, float]:
+        """The work in numbers."""
+        plan = self.plan
+        kept = self.journal.claimed(self.keys)
+        frames = {span.frames.start: len(span.frames) for span in plan.segments}
+        return {
+            "frames": len(plan.frames),
+            "passed_frames": plan.num_passed_frames,
+            "scenes": len(plan.scenes),
+            "segments": len(plan.segments),
+            "kept_segments": len(kept),
+            "kept_frames": sum(frames[key.start] for key in kept),
+            "kept_bytes": sum(kept.values()),
+        }
+
+    def card(self) -> dict[str, Any]:
+        """The plan as plain values, for the journal."""
+        segments = [{**span.card(), "key": key.key} for span, key in zip(self.plan.segments, self.keys, strict=True)]
+        return {
+            "footage": {"url": self.footage.url, "fingerprint": self.footage.fingerprint},
+            "wish": self.plan.wish.card(),
+            "numerics": dict(self.numerics),
+            "scenes": [[scene.start, scene.stop] for scene in self.plan.scenes],
+            "segments": segments,
+        }
+
+
+def open_upscaling(
+    footage: Footage, cuts: Sequence[int], wish: UpscaleWish, store: Store, numerics: Parts, grid: ChunkGrid
+) -> Upscaling:
+    """Plan the work, with a journal in which what was made alike counts. Nothing is written.
+
+    Args:
+        cuts: see `cuts_of`.
+        numerics: see the function of that name.
+        grid: the model's, see `grid_of`.
+    """
+    return Upscaling(footage, plan_upscale(frames_wished(footage, wish), cuts, wish, grid), store, numerics)
+
+
+def grid_of(model: Upscaler) -> ChunkGrid:
+    """How `model` goes through a scene."""
+    return ChunkGrid(model.chunk_frames, model.history_frames)
+
+
+def settle(threads: int, device: str) -> None:
+    """Have this process compute with so many threads, and on a GPU the same way every time."""
+    torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def numerics(model: Upscaler) -> Parts:
+    """What decides the output's bits beside footage and wish, in this process as it is set up now."""
+    weights = next(model.parameters())
+    parts = {
+        "weights": model.fingerprint(),
+        "torch": torch.__version__,
+        "av": av.__version__,
+        "numpy": np.__version__,
+        "dtype": str(weights.dtype),
+        "device": weights.device.type,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    return parts if weights.device.type == "cpu" else {**parts, "gpu": torch.cuda.get_device_name(weights.device)}
