@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import SpecError
 from pipeline.inspect import status as module
 from pipeline.inspect.event_tail import EventTail
-from pipeline.inspect.status import ACTS, TakeReader, read_status
+from pipeline.inspect.status import TakeReader, read_status
 from pipeline.journal.store import Store
 from pipeline.journal.take import SceneCard, TakeCard, put_take
 from pipeline.media import hls
@@ -33,6 +33,8 @@ CARD = TakeCard(
     film="film.mp4",
     hls=True,
 )
+
+ACTS = ("embed", "denoise", "decode", "encode", "publish")
 
 
 class Take:
