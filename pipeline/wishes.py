@@ -103,7 +103,7 @@ def _read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        mistakes = list(_duplicates(root, "", set()))
+        mistakes = list(duplicates(root, "", set()))
         wish = loader.construct_document(root) if root is not None else None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"{source} is not valid YAML: {_yaml_problem(error)}") from None
@@ -116,22 +116,28 @@ def _yaml_problem(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
-    """Keys given twice in one mapping; YAML itself would silently keep the last."""
+def duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
+    """Mistakes below `key`: keys given twice in one mapping, of which YAML itself would silently keep the last.
+
+    Args:
+        seen: identities of nodes that need no second look, since aliases may be many.
+    """
     if id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{key}[{index}]", seen)
+            yield from duplicates(item, f"{key}[{index}]", seen)
     elif isinstance(node, yaml.MappingNode):
         first_line: dict[str, int] = {}
         for name, value in node.value:
             below, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
             if below in first_line:
-                yield f"{below} is given twice, in lines {first_line[below]} and {line}; keep one"
+                first = first_line[below]
+                lines = f"line {line}" if first == line else f"lines {first} and {line}"
+                yield f"{below} is given twice, in {lines}; keep one"
             first_line.setdefault(below, line)
-            yield from _duplicates(value, below, seen)
+            yield from duplicates(value, below, seen)
 
 
 def _apply(wish: Any, override: str) -> None:

@@ -13,6 +13,7 @@ import fsspec
 import yaml
 
 from pipeline.errors import SpecError
+from pipeline.wishes import duplicates
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
@@ -62,7 +63,7 @@ def _yaml_rows(text: str, url: str) -> Iterator[Row]:
         loader = _YAML(text)
         root = loader.get_single_node()
         takes = _takes(root, url)
-        mistakes = [tuple(_duplicates(node, "", set())) for node in takes]  # before `<<` is written out
+        mistakes = [tuple(duplicates(node, "", set())) for node in takes]  # before `<<` is written out
         for node, found in zip(takes, mistakes, strict=True):
             yield Row(node.start_mark.line + 1, loader.construct_document(node), found)
     except yaml.MarkedYAMLError as error:
@@ -78,22 +79,6 @@ def _takes(root: yaml.Node | None, url: str) -> list[yaml.Node]:
     if not isinstance(root, yaml.SequenceNode):
         raise SpecError(f"{url} is no list of takes; write `takes:` and one item for each, with a `storyboard`")
     return list(root.value)
-
-
-def _duplicates(node: yaml.Node, key: str, seen: set[int]) -> Iterator[str]:
-    """Keys given twice in one mapping; YAML itself would silently keep the last."""
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{key}[{index}]", seen)
-    elif isinstance(node, yaml.MappingNode):
-        names = [str(name.value) for name, _ in node.value]
-        twice = {name for name in names if names.count(name) > 1}
-        yield from (f"{key}.{name} is given twice; keep one".lstrip(".") for name in sorted(twice))
-        for name, value in node.value:
-            yield from _duplicates(value, f"{key}.{name.value}".lstrip("."), seen)
 
 
 # ------------------------------------------------------------------ JSON Lines

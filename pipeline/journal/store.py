@@ -219,13 +219,13 @@ def _write_local(path: Path, write: Callable[[str], None], durable: bool) -> Non
     try:
         write(str(unfinished))
         if durable:
-            _fsync(unfinished)
+            fsync(unfinished)
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
     if durable:
-        _fsync(path.parent)  # the new name itself must survive a power cut
+        fsync(path.parent)  # the new name itself must survive a power cut
 
 
 def _create_local(path: Path, data: bytes) -> None:
@@ -233,14 +233,15 @@ def _create_local(path: Path, data: bytes) -> None:
     unfinished = Path(_beside(str(path)))
     try:
         unfinished.write_bytes(data)
-        _fsync(unfinished)
+        fsync(unfinished)
         path.hardlink_to(unfinished)  # refuses a name that is taken, and shows whole files only
     finally:
         unfinished.unlink(missing_ok=True)
-    _fsync(path.parent)
+    fsync(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have a file, or a folder's names, survive a power cut from here on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from hashlib import sha256
 from threading import Lock
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
 from pipeline.models.av_dit import AVDiT, AVDiTConfig
+from pipeline.models.fingerprint import weights_fingerprint
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
@@ -98,11 +98,7 @@ class FilmModel(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights by name."""
-        digest = sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_fingerprint(self)
 
     @property
     def credit(self) -> str:

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from hashlib import sha256
 from math import ceil
 from threading import Lock
 from typing import NamedTuple, cast
@@ -34,6 +33,7 @@ from pipeline.attention.kv_store import BranchSnapshot, KVStore
 from pipeline.attention.rope import Rope, geometric
 from pipeline.clock import ChunkSpan
 from pipeline.errors import ShapeError, SpecError
+from pipeline.models.fingerprint import weights_fingerprint
 
 BRANCH, KIND, STREAM = "frames", "window", "video"
 DETAIL_GAIN = 8.0
@@ -130,11 +130,7 @@ class Upscaler(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights by name."""
-        digest = sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_fingerprint(self)
 
     def start(self, scale: int, height: int, width: int, first_chunk: int = 0) -> "UpscalerState":
         """The state before a scene's first frame, or before a warm-up inside it.

@@ -5,7 +5,6 @@ film.mp4.longtake/journal/        the plan, cuts, finished segments; see `pipeli
 film.mp4.longtake/journal/output.json    which output was written last: the sign that it is ours to replace
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from pipeline.footage.codecs import FootageEncoding
 from pipeline.footage.encode import FootageSegment
 from pipeline.footage.mux import write_footage
 from pipeline.footage.values import Footage
-from pipeline.journal.store import Store
+from pipeline.journal.store import Store, fsync
 
 SCRATCH = "journal/scratch"
 
@@ -159,14 +158,6 @@ class Output:
         if not self.is_local:
             Store(f"{self.journal.url.rpartition('/')[0]}").put_file(self._name, path)
             return
-        _fsync(path)
+        fsync(path)
         path.replace(self._path)
-        _fsync(Path(self._folder))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(Path(self._folder))

@@ -110,7 +110,7 @@ def test_every_mistake_is_named_at_once_with_line_key_value_and_cure(folder):
         "line 7, take 6: it is 7; write keys, such as `storyboard: film.yaml`",
         "line 8, take 7: id is missing; add one, since a storyboard without a file has no name",
         "line 8, take 7: storyboard: scenes is []; a film needs at least one scene, with a prompt and a duration",
-        "line 9, take 8 (three): id is given twice; keep one",
+        "line 9, take 8 (three): id is given twice, in line 9; keep one",
     ]
 
 
@@ -135,7 +135,7 @@ def test_names_and_places_are_for_one_take_each(folder):
         ("yaml", "takes: []", "holds no takes"),
         ("yaml", "a: [", "is not valid YAML: line"),
         ("jsonl", '{"storyboard": \n', "line 1, take 1: it is not valid JSON"),
-        ("jsonl", '{"id": "a", "id": "b"}', "line 1, take 1: id is given twice; keep one"),
+        ("jsonl", '{"id": "a", "id": "b"}', "line 1, take 1: id is given twice, in line 9; keep one"),
         ("csv", "", "holds no takes"),
         ("csv", "storyboard,id,id\n", "names a column twice"),
         ("csv", "storyboard,id\none.yaml,a,b\n", "it has cells beyond the last column: ['b']"),
