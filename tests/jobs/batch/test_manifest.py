@@ -135,7 +135,7 @@ def test_names_and_places_are_for_one_take_each(folder):
         ("yaml", "takes: []", "holds no takes"),
         ("yaml", "a: [", "is not valid YAML: line"),
         ("jsonl", '{"storyboard": \n', "line 1, take 1: it is not valid JSON"),
-        ("jsonl", '{"id": "a", "id": "b"}', "line 1, take 1: id is given twice, in line 9; keep one"),
+        ("jsonl", '{"id": "a", "id": "b"}', "line 1, take 1: id is given twice; keep one"),
         ("csv", "", "holds no takes"),
         ("csv", "storyboard,id,id\n", "names a column twice"),
         ("csv", "storyboard,id\none.yaml,a,b\n", "it has cells beyond the last column: ['b']"),
