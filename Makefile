@@ -4,7 +4,7 @@
 #   make test     run the tests            (make test ARGS="-k clock -x")
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
-#   make weights  train the shipped model anew on two cores, about three hours
+#   make weights  train the shipped models anew on two cores, about four hours
 #   make clean    remove .venv, out and caches
 
 PYTHON ?= python3
@@ -15,9 +15,11 @@ READY := $(VENV)/.ready
 # Warnings about mirrors and the like are kept quiet; errors are not.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install
 
-# The last stage once more, from where it ended.
+# Each model's last stage once more, from where it ended.
 AGAIN := $(addprefix --set ,start=out/train/rollout/model.safetensors steps=1500 lr=6e-4 warmup_steps=100 \
     decay_fraction=0.85 seed=4)
+LONG := $(addprefix --set ,start=out/train/upscaler/model.safetensors seed=2 steps=2400 batch_size=3 options.chunks=7 \
+    options.change_weight=1.0 decay_fraction=0.9 decay=cosine ema=0.998)
 
 .PHONY: demo test check weights setup clean
 
@@ -40,6 +42,10 @@ weights: setup
 	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/rollout
 	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/again $(AGAIN)
 	$(VENV)/bin/python -m jobs.ship out/train/again/model.safetensors
+	$(PIP) --editable '.[training]'
+	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler
+	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler-long $(LONG)
+	$(VENV)/bin/python -m jobs.ship out/train/upscaler-long/model.safetensors upscaler
 
 setup: $(READY)
 

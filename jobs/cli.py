@@ -202,7 +202,7 @@ def batch(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="What to learn: codec, denoiser or rollout.")],
+    stage: Annotated[str, typer.Argument(help="What to learn: codec, denoiser, rollout or upscaler.")],
     config: Annotated[str, typer.Option("--config", help="How: a YAML file; configs/ holds some.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="RUN_DIR", help="A folder that every worker sees.")],
     overrides: Overrides = None,
