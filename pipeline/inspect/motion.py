@@ -24,7 +24,7 @@ _ROUND_FRAMES = 1.5  # on either side of a turn, where the corner may be rounded
 _SHARP_FRAMES = 4  # on either side of a turn that nothing rounded off
 _SHARP_PX = 0.1  # how far from two lines they may lie
 _NEAR_FRAMES = 32  # turns that are judged together
-_WAVES = np.arange(0.05, 0.31, 0.025)  # radians a frame: curves of 20 frames to 2 minutes round
+_WAVES = np.arange(0.05, 0.31, 0.025)  # radians a frame: curves of 21 to 126 frames round
 _LAG = 4  # frames over which speed and heading are taken; codecs code so many at once, and steps inside them pulse
 
 Array = NDArray[np.float64]
