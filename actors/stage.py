@@ -20,7 +20,7 @@ from pipeline.errors import JournalError
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film

@@ -8,7 +8,7 @@ from rich.table import Table
 from pipeline.attention.parallel import SHARDED
 from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.plan import FilmPlan, kv_bytes
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.denoise import DenoiseStage

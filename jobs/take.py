@@ -85,8 +85,8 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
         print_plan(take.plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
-    if not model.config.trained:
-        console.print(f"[yellow]{model.config.name} has no trained weights yet: expect moving noise, not shapes.")
+    if not model.trained:
+        console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
     return take
 
 

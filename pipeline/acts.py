@@ -14,7 +14,7 @@ from pipeline.clock import ChunkSpan
 from pipeline.journal.journal import Journal
 from pipeline.journal.keys import Parts, film_keys
 from pipeline.journal.store import Store
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.models.upscaler import Upscaler
 from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film

@@ -5,20 +5,19 @@ import torch
 
 from pipeline.attention.shares import Degrees
 from pipeline.journal.keys import Parts
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 
 ONE_RANK = Degrees()
 
 
 def numerics(model: FilmModel, degrees: Degrees = ONE_RANK) -> Parts:
     """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`."""
-    weights = next(model.parameters())
     return {
         "weights": model.fingerprint(),
         "torch": torch.__version__,
         "av": av.__version__,
-        "dtype": str(weights.dtype),
-        "device": weights.device.type,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
         "threads": torch.get_num_threads(),
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),

@@ -6,7 +6,7 @@ from math import prod
 from pipeline.attention.kv_plan import SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.sampling.schedule import Levels, noise_levels
 from pipeline.spec import SamplingSpec, Storyboard, check_against
 
@@ -68,7 +68,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     check_prompts(wish, model)
     clock = model.clock(wish.video.fps)
     scenes = plan_scenes(clock, wish.durations_s(), wish.cuts())
-    chunks = plan_chunks(clock, scenes, model.config.chunk_latents)
+    chunks = plan_chunks(clock, scenes, model.chunk_latents)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
     most_video, most_audio = max(len(c.latents) for c in chunks), max(len(c.audio_latents) for c in chunks)
@@ -78,7 +78,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         scenes=scenes,
         chunks=chunks,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(wish.sampling, model.config.audio_lag),
+        sigmas=sigmas(wish.sampling, model.audio_lag),
         latent_shapes=shapes,
         sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
     )
@@ -86,8 +86,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
-    item_bytes = next(model.denoiser.parameters()).element_size()
-    return store_bytes(plan.sites, model.plan, num_branches=len(plan.branches), item_bytes=item_bytes)
+    return store_bytes(plan.sites, model.plan, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
 
 
 def check_prompts(wish: Storyboard, model: FilmModel) -> None:
@@ -95,7 +94,7 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
     mistakes = []
     for index, scene in enumerate(wish.scenes):
         try:
-            model.text.tokenize(scene.prompt)
+            model.text.check(scene.prompt)
         except SpecError as error:
             mistakes.append(f"scenes[{index}].prompt: {error}")
     if mistakes:

@@ -10,7 +10,7 @@ from pipeline.acts import open_take
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
 from pipeline.media.read import read_film
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
@@ -48,7 +48,7 @@ def wish(*overrides):
 
 @pytest.fixture(scope="module")
 def model():
-    return FilmModel.untrained(TINY)
+    return EmbeddedModel.untrained(TINY)
 
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "25", "120"])

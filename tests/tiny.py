@@ -8,7 +8,7 @@ import torch
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
 from pipeline.sampling.schedule import noise_levels
@@ -20,8 +20,8 @@ LATENT_SIZE = 4
 SHAPES = {"video": (TINY.denoiser.video_channels, LATENT_SIZE, LATENT_SIZE), "audio": (TINY.denoiser.audio_channels,)}
 
 
-def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> FilmModel:
-    return FilmModel.untrained(TINY, seed).to(dtype)
+def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0) -> EmbeddedModel:
+    return EmbeddedModel.untrained(TINY, seed).to(dtype)
 
 
 def tiny_chunks(
@@ -31,19 +31,21 @@ def tiny_chunks(
     return plan_chunks(clock, scenes, chunk_latents)
 
 
-def tiny_store(model: FilmModel, plan: KVPlan, chunks: Sequence[ChunkSpan], chunk_latents: int = 4) -> KVStore:
+def tiny_store(model: EmbeddedModel, plan: KVPlan, chunks: Sequence[ChunkSpan], chunk_latents: int = 4) -> KVStore:
     most_audio = max(len(chunk.audio_latents) for chunk in chunks)
     sites = model.denoiser.sites(LATENT_SIZE, LATENT_SIZE, chunk_latents, most_audio)
     dtype = next(model.parameters()).dtype
     return KVStore(sites, plan, model.denoiser.rope, branches=("guided", "unguided"), dtype=dtype)
 
 
-def tiny_rollout(model: FilmModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5) -> CausalRollout:
+def tiny_rollout(
+    model: EmbeddedModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5
+) -> CausalRollout:
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), 2.0, KeyedNoise(seed))
     return CausalRollout(model.denoiser, store, clock, sampling, SHAPES)
 
 
-def prompts(model: FilmModel, text: str) -> dict[str, PromptEmbedding]:
+def prompts(model: EmbeddedModel, text: str) -> dict[str, PromptEmbedding]:
     with torch.inference_mode():
         return {
             "guided": PromptEmbedding(text, model.text.embed(text)),

@@ -2,12 +2,12 @@
 
 from pipeline import film
 from pipeline.acts import open_take
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.spec import parse_storyboard
 
-MODEL = FilmModel.untrained(TINY)
+MODEL = EmbeddedModel.untrained(TINY)
 WISH = parse_storyboard(
     """
 model: tiny

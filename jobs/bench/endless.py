@@ -12,7 +12,7 @@ from jobs.bench import Bench, BenchOptions, Figure
 from pipeline.acts import open_take
 from pipeline.film import render
 from pipeline.journal.store import Store
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
 
@@ -48,7 +48,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     torch.set_num_threads(1)
     meter = _Meter()
     with TemporaryDirectory() as folder:
-        model = FilmModel.untrained(TINY, options.seed)
+        model = EmbeddedModel.untrained(TINY, options.seed)
         render(open_take(wish, model, Store(folder), numerics(model)), meter)
     early = median(meter.seconds[WARM:REFERENCE_STOP])
     early_bytes = meter.resident[LAST - 1]

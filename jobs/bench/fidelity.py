@@ -19,7 +19,7 @@ from pipeline.acts import open_take
 from pipeline.film import render
 from pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
 from pipeline.journal.store import Store
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.spec import parse_storyboard
@@ -149,7 +149,7 @@ def _stability(notes: Sequence[Notes], minute: Sequence[Notes], long: Sequence[N
 
 
 @torch.inference_mode()
-def _codecs(model: FilmModel, options: BenchOptions) -> dict[str, float]:
+def _codecs(model: EmbeddedModel, options: BenchOptions) -> dict[str, float]:
     clips = World().draw((options.seed, UNSEEN_STEP), range(64), Fraction(4))
     decoded, _ = model.video_codec.decode(model.video_codec.encode(clips.frames), None)
     error = reduce((decoded.clamp(-1, 1) - clips.frames) ** 2, "b f c h w -> b", "mean") / 4
@@ -164,7 +164,7 @@ def _codecs(model: FilmModel, options: BenchOptions) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _truth_seams(model: FilmModel, options: BenchOptions) -> float:
+def _truth_seams(model: EmbeddedModel, options: BenchOptions) -> float:
     """The seam ratio of true clips that went through the codec."""
     clips = World().draw((options.seed, UNSEEN_STEP + 1), range(48), Fraction(6))
     decoded, _ = model.video_codec.decode(model.video_codec.encode(clips.frames), None)
@@ -174,7 +174,7 @@ def _truth_seams(model: FilmModel, options: BenchOptions) -> float:
     return float(change[frames % chunk == 0].mean() / change[(frames % 4 == 0) & (frames % chunk != 0)].mean())
 
 
-def _realtime_factor(model: FilmModel, options: BenchOptions) -> float:
+def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
     """Seconds of film per second of the whole road in one process, everything as a storyboard has it by default."""
     wish = parse_storyboard(f"{{seed: {options.seed}, scenes: [{{prompt: {HELD_OUT[0]}, duration: 20s}}]}}")
     with TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import torch
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.parallel import context_parallel
 from pipeline.attention.shares import Degrees
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import parse_storyboard
 from pipeline.stages.denoise import DenoiseStage
@@ -63,13 +63,15 @@ def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergen
     return {case: diverge(case, range(case.degrees.ranks)) for case in cases if rank < case.degrees.ranks}
 
 
-def _plan(model: FilmModel, case: FilmCase) -> FilmPlan:
+def _plan(model: EmbeddedModel, case: FilmCase) -> FilmPlan:
     most = 2 * case.chunks // 3
     wish = FILM.format(model=case.model, seed=case.seed, most=most, rest=case.chunks - most)
     return plan_film(parse_storyboard(wish), model)
 
 
-def _render(model: FilmModel, plan: FilmPlan, parallel: Parallel, history: Sequence[LatentChunk]) -> list[LatentChunk]:
+def _render(
+    model: EmbeddedModel, plan: FilmPlan, parallel: Parallel, history: Sequence[LatentChunk]
+) -> list[LatentChunk]:
     """The film's latents; each chunk from the context of `history`, where it is given, in place of what is rendered."""
     embed, rendered = EmbedStage(model.text, plan), []
     denoise = DenoiseStage(model, plan, lambda chunk: history[chunk.index], parallel)

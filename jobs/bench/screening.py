@@ -19,9 +19,9 @@ from pipeline.inspect.sound import window_onsets
 from pipeline.inspect.subject import FilmScene
 from pipeline.inspect.windows import sound_windows
 from pipeline.media.read import FrameBlock
-from pipeline.models.av_dit import AVDiT, Tokens
-from pipeline.models.film_model import FilmModel
-from pipeline.models.protocols import Stream
+from pipeline.models.av_dit import AVDiT
+from pipeline.models.embedded import EmbeddedModel
+from pipeline.models.protocols import Stream, Tokens
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import parse_storyboard
 from pipeline.stages.decode import DecodeStage
@@ -76,7 +76,7 @@ def screen(model: str, showings: Sequence[Showing], workers: int) -> list[Notes]
     return [notes[order.index(number)] for number in range(len(showings))]
 
 
-_MODEL: list[FilmModel] = []
+_MODEL: list[EmbeddedModel] = []
 
 
 def _start(model: str) -> None:
@@ -88,7 +88,7 @@ def _watch(showing: Showing) -> Notes:
     return watch(_MODEL[0], showing)
 
 
-def watch(model: FilmModel, showing: Showing) -> Notes:
+def watch(model: EmbeddedModel, showing: Showing) -> Notes:
     """Make one film and read it; nothing but the sound and what was seen is held."""
     plan = plan_of(model, showing)
     meter, sightings, pcm = PictureMeter(), [], []
@@ -100,7 +100,7 @@ def watch(model: FilmModel, showing: Showing) -> Notes:
     return _note(showing, plan, meter.pictures(), Sightings.join(sightings), np.concatenate(pcm, axis=1))
 
 
-def plan_of(model: FilmModel, showing: Showing) -> FilmPlan:
+def plan_of(model: EmbeddedModel, showing: Showing) -> FilmPlan:
     """The plan of a film in one scene, everything else as a storyboard has it by default."""
     wish = parse_storyboard(
         f"{{seed: {showing.seed}, scenes: [{{prompt: {showing.caption}, duration: {showing.seconds}s}}]}}"
@@ -108,7 +108,7 @@ def plan_of(model: FilmModel, showing: Showing) -> FilmPlan:
     return plan_film(wish, model)
 
 
-def make(model: FilmModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
+def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
     """The film, chunk by chunk, without files."""
     embed, decode = EmbedStage(model.text, plan), DecodeStage(model, plan, lambda _: None)
     if not apart:
@@ -158,9 +158,9 @@ class OneStream(nn.Module):
         return {name: own.get(name, torch.zeros_like(stream.latents)) for name, stream in streams.items()}
 
 
-def one_stream(model: FilmModel, stream: str) -> FilmModel:
+def one_stream(model: EmbeddedModel, stream: str) -> EmbeddedModel:
     """A copy of `model` whose denoiser sees `stream` alone."""
-    alone = FilmModel.untrained(model.config)
+    alone = EmbeddedModel.untrained(model.config)
     alone.load_state_dict(model.state_dict())
     alone.denoiser = OneStream(alone.denoiser, stream)  # type: ignore[assignment]
     return alone.eval()

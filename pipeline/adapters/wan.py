@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from pipeline.attention.context import QKV, AttentionContext, Site
 from pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from pipeline.attention.rope import Rope
-from pipeline.models.av_dit import Tokens
-from pipeline.models.protocols import Stream
+from pipeline.models.protocols import Stream, Tokens
 
 THETA = 10_000.0
 TIMESTEPS = 1000

@@ -26,7 +26,7 @@ from pipeline.attention.context import QKV, AttentionContext, Site
 from pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from pipeline.attention.rope import Rope, geometric
 from pipeline.errors import SpecError
-from pipeline.models.protocols import Stream
+from pipeline.models.protocols import Stream, Tokens
 
 SIGMA_FREQUENCIES = 64
 PLACE_FREQUENCIES = 4
@@ -57,24 +57,6 @@ class AVDiTConfig:
     def attention_width(self) -> int:
         """Width of queries, keys and values: all heads together."""
         return self.num_heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One stream inside the blocks. A latent frame's tokens share their condition, so a stream is split among ranks
-    by slicing `s` of `x`, alike in every latent frame.
-
-    Args:
-        x: [b f s d].
-        condition: noise level and text, [b f 1 d].
-        modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own.
-        positions: float64 [f s a]: seconds, row, column.
-    """
-
-    x: Tensor
-    condition: Tensor
-    modulation: Tensor
-    positions: Tensor
 
 
 class AVDiT(nn.Module):

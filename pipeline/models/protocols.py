@@ -1,17 +1,22 @@
 """What the road asks of a model: a denoiser over named streams, codecs that decode in chunks, a text encoder.
 
-Shapes: b batch, f latent frames, c channels, h height, w width, l audio latents or text tokens, d width, n samples.
+Shapes: b batch, f latent frames, s tokens of each, c channels, h height, w width, l audio latents or text tokens,
+d width, a axes of position, n samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from pipeline.attention.context import AttentionContext
-from pipeline.attention.kv_plan import SiteLayout
+from pipeline.attention.context import AttentionContext, Site
+from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.attention.rope import Rope
+from pipeline.clock import MediaClock
+from pipeline.spec import ModelLimits
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
@@ -46,8 +51,51 @@ class Denoiser(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """One stream inside the blocks. A latent frame's tokens share their condition, so a stream is split among ranks
+    by slicing `s` of `x`, alike in every latent frame.
+
+    Args:
+        x: [b f s d].
+        condition: noise level and text, [b f 1 d].
+        modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own.
+        positions: float64 [f s a]: seconds, row, column.
+    """
+
+    x: Tensor
+    condition: Tensor
+    modulation: Tensor
+    positions: Tensor
+
+
+Block = Callable[[Mapping[str, Tokens], Tensor, AttentionContext, Site], dict[str, Tokens]]
+"""One layer: tokens, text, where to attend, and the site at which it does -> tokens."""
+
+
+class BlockDenoiser(Denoiser, Protocol):
+    """A denoiser in three parts: latents to tokens, blocks that treat every token alike but for attention, and back."""
+
+    @property
+    def blocks(self) -> Iterable[Block]:
+        """The layers, in order."""
+        ...
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """Latents to tokens."""
+        ...
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """Tokens to velocities, shaped like the latents of `streams`."""
+        ...
+
+
 class TextEncoder(Protocol):
     """Turns a prompt into tokens; "" is the prompt of the unguided pass."""
+
+    def check(self, prompt: str) -> None:
+        """Raise `SpecError` for a prompt that the model cannot read."""
+        ...
 
     def embed(self, prompt: str) -> Tensor:
         """Tokens [l d]. Raises `SpecError` for a prompt that the model cannot read."""
@@ -67,4 +115,82 @@ class StreamDecoder(Protocol):
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
         """What has become final with these latents, and the state for the next; `final` flushes what waits."""
+        ...
+
+
+@dataclass(frozen=True)
+class Causal:
+    """Chunk after chunk, each seeing those before it through the KV store: for weights that were trained so."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Chunk after chunk, each rendered in one piece with the clean latents right before it: for bidirectional weights.
+
+    Args:
+        overlap: video latents before a chunk that it is continued from.
+    """
+
+    overlap: int
+
+
+Rollout = Causal | Segment
+"""How a film is made longer than a model's clip."""
+
+
+class FilmModel(Protocol):
+    """What one film needs of a model family: how its prompts are read, its latents denoised and decoded.
+
+    Attributes:
+        name: of the family.
+        trained: whether the weights were trained, or are random and only show that the road works.
+        chunk_latents: video latents in one chunk.
+        audio_lag: how far the sound's denoising lags the picture's; see `sampling.schedule.staggered`.
+        rollout: how its chunks follow each other.
+        plan: what a chunk sees of the chunks before it.
+        text, denoiser, video_codec, sound_codec: the networks.
+        dtype, device: of the denoiser's weights.
+        limits: what a storyboard must keep to.
+        credit: what a film says about who rendered it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def trained(self) -> bool: ...
+    @property
+    def chunk_latents(self) -> int: ...
+    @property
+    def audio_lag(self) -> float: ...
+    @property
+    def rollout(self) -> Rollout: ...
+    @property
+    def plan(self) -> KVPlan: ...
+    @property
+    def text(self) -> TextEncoder: ...
+    @property
+    def denoiser(self) -> BlockDenoiser: ...
+    @property
+    def video_codec(self) -> StreamDecoder: ...
+    @property
+    def sound_codec(self) -> StreamDecoder: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def limits(self) -> ModelLimits: ...
+    @property
+    def credit(self) -> str: ...
+
+    def clock(self, fps: Fraction) -> MediaClock:
+        """The clock of a film at `fps`: this family's strides and sample rate."""
+        ...
+
+    def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        """The shape of one latent by stream, for a picture of `width` x `height` pixels."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What tells these weights from any others: the same on every machine."""
         ...

@@ -44,6 +44,10 @@ class ClosedVocabularyEncoder(nn.Module):
         numbers = [self._index[word] for word in words]
         return torch.tensor(numbers + [0] * (self.max_words - len(numbers)))
 
+    def check(self, prompt: str) -> None:
+        """See `protocols.TextEncoder.check`."""
+        self.tokenize(prompt)
+
     def embed(self, prompt: str) -> Tensor:
         """Tokens [l d] of a prompt; "" gives the tokens of the unguided pass."""
         return self.forward(self.tokenize(prompt).to(self.places.device).unsqueeze(0))[0]

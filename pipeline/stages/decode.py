@@ -5,8 +5,7 @@ from einops import rearrange
 from torch import Tensor
 
 from pipeline.clock import ChunkSpan
-from pipeline.models.film_model import FilmModel
-from pipeline.models.protocols import DecoderState
+from pipeline.models.protocols import DecoderState, FilmModel
 from pipeline.plan import FilmPlan
 from pipeline.stages.denoise import FinishedLatents, find
 from pipeline.values import FrameChunk, LatentChunk, SoundChunk

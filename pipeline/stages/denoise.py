@@ -6,7 +6,7 @@ from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.plan import FilmPlan
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Prompts, Sampling
@@ -34,14 +34,13 @@ class DenoiseStage:
     def __init__(
         self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents, parallel: Parallel = ONE_RANK
     ) -> None:
-        weights = next(model.denoiser.parameters())
         store = KVStore(
             plan.sites,
             model.plan,
             model.denoiser.rope,
             branches=parallel.branches(plan.branches),
-            dtype=weights.dtype,
-            device=weights.device,
+            dtype=model.dtype,
+            device=model.device,
             parallel=parallel,
         )
         wish = plan.wish.sampling

@@ -3,9 +3,8 @@
 Shapes: b batch, f latent frames, s tokens of each, d their width, m modulations.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 from einops import rearrange
 from torch import Tensor
@@ -14,28 +13,7 @@ from pipeline.attention.context import AttentionContext, Site
 from pipeline.attention.exchange import Parallel
 from pipeline.attention.kv_plan import SiteLayout
 from pipeline.attention.rope import Rope
-from pipeline.models.av_dit import Tokens
-from pipeline.models.protocols import Denoiser, Stream
-
-Block = Callable[[Mapping[str, Tokens], Tensor, AttentionContext, Site], dict[str, Tokens]]
-"""One layer: tokens, text, where to attend, and the site at which it does -> tokens."""
-
-
-class BlockDenoiser(Denoiser, Protocol):
-    """A denoiser in three parts: latents to tokens, blocks that treat every token alike but for attention, and back."""
-
-    @property
-    def blocks(self) -> Iterable[Block]:
-        """The layers, in order."""
-        ...
-
-    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """Latents to tokens."""
-        ...
-
-    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """Tokens to velocities, shaped like the latents of `streams`."""
-        ...
+from pipeline.models.protocols import BlockDenoiser, Stream, Tokens
 
 
 class ShardedDenoiser:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.clock import ChunkSpan
 from pipeline.errors import SpecError
-from pipeline.models.film_model import FilmModel
+from pipeline.models.protocols import FilmModel
 from pipeline.models.upscaler import Upscaler, UpscalerState
 from pipeline.plan import FilmPlan
 from pipeline.stages.decode import DecodeStage, decode_history

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.media.picture import write_png
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.sound_codec import SoundCodec
 from pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
 from pipeline.training.lesson import Batch
@@ -33,7 +33,7 @@ WHITENING = 0.6
 class CodecLesson:
     """Trains the video codec by reconstruction; the sound basis is found in closed form."""
 
-    def __init__(self, spec: TrainSpec, model: FilmModel, source: ClipSource) -> None:
+    def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
         options = {"latents": 3, "latent_noise": 0.1, "near_weight": 4.0, "square_weight": 5.0, **spec.options}
         self._model, self._source, self._seed = model, source, spec.seed
         self._seconds = Fraction(TEMPORAL_STRIDE * int(options.pop("latents"))) / source.fps
@@ -46,14 +46,14 @@ class CodecLesson:
         clips = self._source.draw((seed, step), range(rank * size, (rank + 1) * size), self._seconds)
         return {"frames": clips.frames, "near": clips.near}
 
-    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+    def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """The model with this video codec, its latents calibrated, and the sound basis."""
         self.objective.load_state_dict(weights)
         calibrate(self._model.video_codec, self._frames())
         fit_basis(self._model.sound_codec, self._sound())
         return self._model
 
-    def sample(self, model: FilmModel, folder: Path) -> None:
+    def sample(self, model: EmbeddedModel, folder: Path) -> None:
         """Held-out frames above their reconstruction, as a PNG."""
         clips = self._source.draw((self._seed, SAMPLE_STEP), range(8), self._seconds)
         with torch.inference_mode():

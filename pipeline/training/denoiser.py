@@ -2,7 +2,7 @@
 
 Each clip is one clean row and several noisy copies; every chunk of a copy has noise levels of its own and sees the
 clean chunks before it. Noise levels are drawn along the path that sampling takes, where the sound lags the picture
-(`FilmModelConfig.audio_lag`), and a share of them apart from it, so that either stream may also be given.
+(`EmbeddedModelConfig.audio_lag`), and a share of them apart from it, so that either stream may also be given.
 
 Shapes: b clips, r rows (copies of clips), k chunks, f latent frames of a stream, l text tokens.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.attention.context import ChunkLengths
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from pipeline.models.av_dit import StreamBlock
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.protocols import Stream
 from pipeline.sampling.schedule import shift_sigma, staggered
 from pipeline.training.context import TeacherForcedContext
@@ -69,7 +69,7 @@ class DenoiserOptions:
 class DenoiserLesson:
     """Trains the denoiser and the text encoder on latents of the frozen codecs."""
 
-    def __init__(self, spec: TrainSpec, model: FilmModel, source: ClipSource) -> None:
+    def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
         self._options = DenoiserOptions(**spec.options)  # type: ignore[arg-type]
         self._model, self._source, self._seed = model, source, spec.seed
         self._grid = ClipGrid.of(model, source.fps, self._options.chunks)
@@ -99,13 +99,13 @@ class DenoiserLesson:
             **{name: torch.from_numpy(sigma).float() for name, sigma in levels.items()},
         }
 
-    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+    def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """The whole model, which now counts as trained."""
         self.objective.load_state_dict(weights)
         self._model.config = replace(self._model.config, trained=True)
         return self._model
 
-    def sample(self, model: FilmModel, folder: Path) -> None:
+    def sample(self, model: EmbeddedModel, folder: Path) -> None:
         """Nothing: `longtake render --set model=...` shows more than a sample could."""
 
 
@@ -117,7 +117,7 @@ class ClipGrid:
     spans: tuple[ChunkSpan, ...]
 
     @classmethod
-    def of(cls, model: FilmModel, fps: Fraction, chunks: int) -> "ClipGrid":
+    def of(cls, model: EmbeddedModel, fps: Fraction, chunks: int) -> "ClipGrid":
         """The grid of a clip of `chunks` chunks at `fps`."""
         clock = model.clock(fps)
         seconds = clock.seconds(clock.frames(chunks * model.config.chunk_latents))
@@ -156,7 +156,7 @@ class ClipGrid:
 class FlowMatching(nn.Module):
     """The squared error of predicted velocities (noise minus clean), each stream's mean over the latents it learns."""
 
-    def __init__(self, model: FilmModel, grid: ClipGrid, options: DenoiserOptions) -> None:
+    def __init__(self, model: EmbeddedModel, grid: ClipGrid, options: DenoiserOptions) -> None:
         super().__init__()
         self.model, self._grid, self._options = model, grid, options
 
@@ -241,7 +241,7 @@ def draw_levels(
     return {name: shift_sigma(1 - done, options.shift) for name, done in (("video", video), ("audio", audio))}
 
 
-def compile_blocks(model: FilmModel) -> None:
+def compile_blocks(model: EmbeddedModel) -> None:
     """Compile what a block does beside attention."""
     for stream in model.denoiser.blocks.modules():
         if isinstance(stream, StreamBlock):

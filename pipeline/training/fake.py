@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.training.lesson import Batch
 from pipeline.training.spec import TrainSpec
 
@@ -32,7 +32,7 @@ class LinearLesson:
     """
 
     def __init__(self, seed: int = 0, poisoned_step: int = -1) -> None:
-        self._model, self._poisoned_step = FilmModel.untrained(TINY, seed), poisoned_step
+        self._model, self._poisoned_step = EmbeddedModel.untrained(TINY, seed), poisoned_step
         layer = next(module for module in self._model.denoiser.modules() if isinstance(module, nn.Linear))
         self._map = torch.randn(layer.out_features, layer.in_features, generator=torch.Generator().manual_seed(seed))
         self._layer, self.objective = layer, LinearObjective(layer)
@@ -49,12 +49,12 @@ class LinearLesson:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_000_003 + index)
         return torch.randn(self._layer.in_features, generator=generator)
 
-    def finished(self, weights: Mapping[str, Tensor]) -> FilmModel:
+    def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """See `Lesson.finished`."""
         self.objective.load_state_dict(weights)
         return self._model
 
-    def sample(self, model: FilmModel, folder: Path) -> None:
+    def sample(self, model: EmbeddedModel, folder: Path) -> None:
         """See `Lesson.sample`; a line of text will do."""
         (folder / "model.txt").write_text(model.fingerprint() + "\n")
 

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.upscaler import Upscaler
 from pipeline.training.spec import TrainSpec
 
 Batch = dict[str, Tensor]
 
-Student = FilmModel | Upscaler
+Student = EmbeddedModel | Upscaler
 """What a lesson teaches, and a run saves."""
 
 

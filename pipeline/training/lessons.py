@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from pipeline.errors import SpecError
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.upscaler import Upscaler
 from pipeline.training.clips import ClipFolder, ClipFormat
 from pipeline.training.codec import CodecLesson
@@ -21,7 +21,7 @@ def build_lesson(spec: TrainSpec) -> Lesson:
     """The lesson of `spec.stage`, on the model it starts from."""
     if spec.stage == "upscaler":
         return UpscalerLesson(spec, load_upscaler(spec.start) if spec.start else _untrained_upscaler(spec))
-    model = load_model(spec.start) if spec.start else FilmModel.untrained(EMBEDDED[spec.model], spec.seed)
+    model = load_model(spec.start) if spec.start else EmbeddedModel.untrained(EMBEDDED[spec.model], spec.seed)
     source = _source(spec, model)
     match spec.stage:
         case "codec":
@@ -36,7 +36,7 @@ def _untrained_upscaler(spec: TrainSpec) -> Upscaler:
     return Upscaler.untrained(EMBEDDED_UPSCALERS[spec.model], spec.seed)
 
 
-def _source(spec: TrainSpec, model: FilmModel) -> ClipSource:
+def _source(spec: TrainSpec, model: EmbeddedModel) -> ClipSource:
     """The clips at `spec.data`, at the world's size and rate; the world itself without. Raises `SpecError` for
     captions that the text encoder cannot read, before anything starts."""
     if spec.data is None:

@@ -11,20 +11,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.errors import WeightsError
-from pipeline.models.film_model import SOUNDING_SHAPES, TINY, FilmModel, FilmModelConfig
+from pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
 from pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
 
 Config = TypeVar("Config")
-Model = TypeVar("Model", FilmModel, Upscaler)
+Model = TypeVar("Model", EmbeddedModel, Upscaler)
 
 EMBEDDED = {config.name: config for config in (SOUNDING_SHAPES, TINY)}
 EMBEDDED_UPSCALERS = {config.name: config for config in (UPSCALER, TINY_UPSCALER)}
-_CONFIG, _UPSCALER_CONFIG = TypeAdapter(FilmModelConfig), TypeAdapter(UpscalerConfig)
+_CONFIG, _UPSCALER_CONFIG = TypeAdapter(EmbeddedModelConfig), TypeAdapter(UpscalerConfig)
 _KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"
 """Where the header of a file holds the configuration."""
 
 
-def load_model(name: str) -> FilmModel:
+def load_model(name: str) -> EmbeddedModel:
     """The model called `name`, ready to render.
 
     Args:
@@ -36,7 +36,7 @@ def load_model(name: str) -> FilmModel:
     """
     if name in EMBEDDED:
         shipped = _shipped(name)
-        return _build(shipped, name) if shipped else FilmModel.untrained(EMBEDDED[name])
+        return _build(shipped, name) if shipped else EmbeddedModel.untrained(EMBEDDED[name])
     return _build(_read(name, f"model is {name!r}; use {' or '.join(EMBEDDED)}"), name)
 
 
@@ -48,7 +48,7 @@ def load_upscaler(name: str) -> Upscaler:
     return _build_upscaler(_read(name, f"upscaler is {name!r}; use {' or '.join(EMBEDDED_UPSCALERS)}"), name)
 
 
-def save_model(model: FilmModel | Upscaler, url: str) -> None:
+def save_model(model: EmbeddedModel | Upscaler, url: str) -> None:
     """Write weights and configuration to one safetensors file at `url`."""
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     if isinstance(model, Upscaler):
@@ -75,9 +75,9 @@ def _read(name: str, wanted: str) -> bytes:
     return data
 
 
-def _build(data: bytes, name: str) -> FilmModel:
+def _build(data: bytes, name: str) -> EmbeddedModel:
     tensors, config = _parse(data, name, _KEY, _CONFIG)
-    return _fill(FilmModel.untrained(config), tensors, name)
+    return _fill(EmbeddedModel.untrained(config), tensors, name)
 
 
 def _build_upscaler(data: bytes, name: str) -> Upscaler:

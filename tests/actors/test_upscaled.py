@@ -11,7 +11,7 @@ from jobs.render import render
 from pipeline import film
 from pipeline.acts import open_take
 from pipeline.journal.store import Store
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
 
@@ -42,7 +42,7 @@ class KillsTheUpscaler(Conductor):
 @pytest.mark.usefixtures("ray_cluster")
 def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(tmp_path):
     torch.set_num_threads(1)
-    model = FilmModel.untrained(TINY)
+    model = EmbeddedModel.untrained(TINY)
     alone, take = (open_take(WISH, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray"))
     film.render(alone)
     crew = Crew.of(patience=Patience(start=120, chunk=30, pulse=5, back_off=0.1), acts=WISH.acts)

@@ -4,7 +4,7 @@ import torch
 
 from jobs.bench.fidelity import Pool, showcase
 from jobs.bench.screening import Notes, Showing, make, one_stream, plan_of, watch
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.training.world import HELD_OUT, Caption
 
 CAPTION = Caption("red", "circle", "bounces fast", "dark")
@@ -45,7 +45,7 @@ def test_offsets_are_centred_film_by_film():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return FilmModel.untrained(TINY, seed=2)
+    return EmbeddedModel.untrained(TINY, seed=2)
 
 
 def test_a_film_is_made_and_read_in_memory(tiny):
@@ -59,7 +59,7 @@ def test_streams_that_are_apart_do_not_touch_each_other(tiny):
     """Whatever the sound's weights are, the picture stays, and the other way round."""
     showing = Showing(CAPTION, 2, seed=1, apart=True)
     plan = plan_of(tiny, showing)
-    other = FilmModel.untrained(TINY, seed=2)
+    other = EmbeddedModel.untrained(TINY, seed=2)
     with torch.no_grad():
         for name, parameter in other.denoiser.named_parameters():
             if "audio" in name:

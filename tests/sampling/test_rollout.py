@@ -11,7 +11,7 @@ from pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from pipeline.attention.kv_plan import KVPlan, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock
 from pipeline.errors import CapacityError
-from pipeline.models.film_model import FilmModel
+from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.protocols import Stream
 from pipeline.values import LatentChunk
 from tests.tiny import LATENT_SIZE, prompts, random_latents, tiny_chunks, tiny_model, tiny_rollout, tiny_store
@@ -35,7 +35,9 @@ def stream(clock: MediaClock, parts: Sequence[LatentChunk], sigmas: Sequence[flo
     return out
 
 
-def uncached_velocity(model: FilmModel, clock: MediaClock, plan: KVPlan, parts: list[LatentChunk], text: torch.Tensor):
+def uncached_velocity(
+    model: EmbeddedModel, clock: MediaClock, plan: KVPlan, parts: list[LatentChunk], text: torch.Tensor
+):
     """The plain truth: one chunk-causal forward over clean history and the noisy last chunk, without a cache."""
     patches = (LATENT_SIZE // model.config.denoiser.patch) ** 2
     lengths = [

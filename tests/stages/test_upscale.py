@@ -8,7 +8,7 @@ from pipeline.acts import open_take
 from pipeline.errors import SpecError, WeightsError
 from pipeline.journal.store import Store
 from pipeline.media.read import read_film
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
 from pipeline.stages.upscale import UpscaleStage, check_chunks, frame_history
@@ -16,7 +16,7 @@ from pipeline.values import FrameChunk
 from pipeline.weights.load import load_upscaler
 from tests.tiny_take import KilledError, Recorder
 
-MODEL = FilmModel.untrained(TINY)
+MODEL = EmbeddedModel.untrained(TINY)
 SMALL = """
 model: tiny
 sampling: {steps: 1}

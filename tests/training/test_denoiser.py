@@ -6,7 +6,7 @@ import torch
 
 from pipeline.attention.context import ChunkCausalContext
 from pipeline.attention.kv_plan import KVPlan
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.models.protocols import Stream
 from pipeline.training.context import TeacherForcedContext
 from pipeline.training.data import World
@@ -18,12 +18,12 @@ SPEC = {"stage": "denoiser", "steps": 10, "batch_size": 2, "lr": 1e-3, "model": 
 
 def lesson(**options) -> DenoiserLesson:
     spec = TrainSpec(**SPEC, options={"chunks": 3, "copies": 2, **options})
-    return DenoiserLesson(spec, FilmModel.untrained(TINY, seed=1), World())
+    return DenoiserLesson(spec, EmbeddedModel.untrained(TINY, seed=1), World())
 
 
 @pytest.mark.parametrize("plan", [KVPlan(window=3), KVPlan(window=1), KVPlan(window=1, sink=1)])
 def test_each_noisy_chunk_sees_itself_and_the_clean_chunks_before_it(plan):
-    model = FilmModel.untrained(TINY, seed=1).double()
+    model = EmbeddedModel.untrained(TINY, seed=1).double()
     grid = ClipGrid.of(model, Fraction(16), chunks=3)
     chunks = grid.lengths({"video": 16, "audio": 1})
     torch.manual_seed(0)

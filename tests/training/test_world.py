@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.film_model import SHAPES_VOCABULARY, SOUNDING_SHAPES
+from pipeline.models.embedded import SHAPES_VOCABULARY, SOUNDING_SHAPES
 from pipeline.training.data import World, draw_frames, render, strike_sound
 from pipeline.training.world import (
     CAPTIONS,

@@ -5,13 +5,13 @@ import safetensors.torch
 import torch
 
 from pipeline.errors import WeightsError
-from pipeline.models.film_model import TINY, FilmModel
+from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.weights.load import load_model, save_model
 
 
 @pytest.mark.parametrize("place", ["{tmp}/model.safetensors", "memory://weights/model.safetensors"])
 def test_a_saved_model_comes_back_with_its_configuration_and_bits(place, tmp_path):
-    model = FilmModel.untrained(replace(TINY, trained=True, window=5), seed=3)
+    model = EmbeddedModel.untrained(replace(TINY, trained=True, window=5), seed=3)
     url = place.format(tmp=tmp_path)
     save_model(model, url)
     loaded = load_model(url)
@@ -23,9 +23,9 @@ def test_a_saved_model_comes_back_with_its_configuration_and_bits(place, tmp_pat
 
 
 def test_untrained_weights_depend_on_the_seed_alone():
-    one, _, again = FilmModel.untrained(TINY, 1), torch.rand(5), FilmModel.untrained(TINY, 1)
+    one, _, again = EmbeddedModel.untrained(TINY, 1), torch.rand(5), EmbeddedModel.untrained(TINY, 1)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
-    other = FilmModel.untrained(TINY, 2)
+    other = EmbeddedModel.untrained(TINY, 2)
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
@@ -46,7 +46,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_truncated_file_is_refused(tmp_path):
-    save_model(FilmModel.untrained(TINY), f"{tmp_path}/model.safetensors")
+    save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     for size in (0, 5, 100, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:size])
@@ -61,7 +61,7 @@ def test_foreign_tensors_are_refused(tmp_path):
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
-    model = FilmModel.untrained(TINY)
+    model = EmbeddedModel.untrained(TINY)
     model.config = replace(TINY, window=2, denoiser=replace(TINY.denoiser, num_layers=3))
     save_model(model, f"{tmp_path}/model.safetensors")
     with pytest.raises(WeightsError, match="does not fit the architecture"):

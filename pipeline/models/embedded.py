@@ -11,6 +11,7 @@ from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
 from pipeline.models.av_dit import AVDiT, AVDiTConfig
 from pipeline.models.fingerprint import weights_fingerprint
+from pipeline.models.protocols import Causal
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
@@ -32,8 +33,8 @@ _SEEDING = Lock()
 
 
 @dataclass(frozen=True)
-class FilmModelConfig:
-    """What a `FilmModel` is made of; kept beside its weights.
+class EmbeddedModelConfig:
+    """What an `EmbeddedModel` is made of; kept beside its weights.
 
     Args:
         name: the family's name.
@@ -56,11 +57,11 @@ class FilmModelConfig:
     sound_codec: SoundCodecConfig = field(default_factory=SoundCodecConfig)
 
 
-SOUNDING_SHAPES = FilmModelConfig(
+SOUNDING_SHAPES = EmbeddedModelConfig(
     "sounding-shapes", window=3, sink=0, audio_lag=0.75, denoiser=AVDiTConfig(text_tokens=12)
 )
 
-TINY = FilmModelConfig(
+TINY = EmbeddedModelConfig(
     "tiny",
     window=3,
     denoiser=AVDiTConfig(
@@ -72,12 +73,16 @@ TINY = FilmModelConfig(
 )  # fmt: skip
 
 
-class FilmModel(nn.Module):
-    """The four networks that one film needs, sized by `config`."""
+class EmbeddedModel(nn.Module):
+    """The four networks that one film needs, sized by `config`; answers to `protocols.EmbeddedModel`."""
 
-    def __init__(self, config: FilmModelConfig) -> None:
+    rollout = Causal()
+
+    def __init__(self, config: EmbeddedModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.name, self.trained = config.name, config.trained
+        self.chunk_latents, self.audio_lag = config.chunk_latents, config.audio_lag
         self.plan = KVPlan(config.window, config.sink)
         self.text = ClosedVocabularyEncoder(config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width)
         self.denoiser = AVDiT(config.denoiser)
@@ -85,7 +90,7 @@ class FilmModel(nn.Module):
         self.sound_codec = SoundCodec(config.sound_codec)
 
     @classmethod
-    def untrained(cls, config: FilmModelConfig, seed: int = 0) -> "FilmModel":
+    def untrained(cls, config: EmbeddedModelConfig, seed: int = 0) -> "EmbeddedModel":
         """Random weights that depend on `seed` alone, whichever thread asks."""
         with _SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -101,9 +106,19 @@ class FilmModel(nn.Module):
         return weights_fingerprint(self)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return next(self.denoiser.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the denoiser's weights."""
+        return next(self.denoiser.parameters()).device
+
+    @property
     def credit(self) -> str:
         """What a film says about who rendered it."""
-        return f"rendered by {self.config.name}{'' if self.config.trained else ', untrained weights'}"
+        return f"rendered by {self.name}{'' if self.trained else ', untrained weights'}"
 
     @property
     def limits(self) -> ModelLimits:
