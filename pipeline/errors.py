@@ -7,6 +7,7 @@ LongtakeError
 ├── PoisonError      the same chunk failed again and again; what is finished is kept
 ├── Cancelled        somebody asked the render to stop; what is finished is kept
 ├── CapacityError    it does not fit: tokens, pages or bytes
+├── KernelError      an attention kernel does not run here, or returns no true log-sum-exp
 ├── JournalError     a take's journal is owned by somebody else, or lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
 └── MediaError       a container or codec could not read or write what was asked
@@ -41,6 +42,10 @@ class Cancelled(LongtakeError):  # noqa: N818 (nothing went wrong)
 
 class CapacityError(LongtakeError):
     """Something is larger than the room that was planned for it."""
+
+
+class KernelError(LongtakeError):
+    """An attention kernel cannot be used for results that are merged."""
 
 
 class JournalError(LongtakeError):

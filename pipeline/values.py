@@ -14,13 +14,26 @@ from pipeline.errors import ShapeError
 
 @dataclass(frozen=True)
 class PromptEmbedding:
-    """A prompt as the denoiser reads it: `tokens` is [l, d]."""
+    """A prompt as the denoiser reads it.
+
+    Args:
+        tokens: [l d].
+        seen: bool [l]: which of them are attended to, where a model pads its prompts and masks the padding; None: all.
+    """
 
     text: str
     tokens: Tensor
+    seen: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check("PromptEmbedding.tokens", self.tokens, (None, None))
+        if self.seen is not None:
+            _check("PromptEmbedding.seen", self.seen, (len(self.tokens),))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """What `KVStore.open` takes as `seen`."""
+        return {} if self.seen is None else {"text": self.seen.unsqueeze(0)}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Case:
         size: latent height and width, at one token per latent pixel; 1 x 1 leaves ranks without a token.
         sharded: streams that are cut.
         client: "av_dit" or "wan".
+        masked: whether prompts are padded, and the padding is not attended to.
     """
 
     degrees: Degrees
@@ -58,12 +59,14 @@ class Case:
     dtype: torch.dtype = torch.float64
     sharded: tuple[str, ...] = SHARDED
     client: str = "av_dit"
+    masked: bool = False
 
     def __str__(self) -> str:
         degrees = " x ".join(f"{name} {n}" for name, n in vars(self.degrees).items() if n > 1)
         tokens = CHUNK_LATENTS * self.size[0] * self.size[1]
         return (
             f"{self.client}: {degrees}, {self.heads} heads, {tokens} tokens, {self.dtype}, {'+'.join(self.sharded)} cut"
+            f"{', masked' if self.masked else ''}"
         )
 
 
@@ -79,6 +82,7 @@ class Film:
     branches: tuple[str, ...]
     seed: int
     text_width: int = TEXT_WIDTH
+    masked: bool = False
 
     def store(self, parallel: Parallel = ONE_RANK) -> KVStore:
         """An empty store with room for its chunks."""
@@ -125,8 +129,9 @@ class Film:
     ) -> dict[str, dict[str, Tensor]]:
         """One pass in every branch of this rank, under the prompt of `scene`'s scene; clean ones are committed."""
         denoiser, streams, found = ShardedDenoiser(self.denoiser, parallel), self.streams(chunk, sigma), {}
+        seen = {"text": (torch.arange(TEXT_TOKENS) % 3 < 2).unsqueeze(0)} if self.masked else None
         for branch in parallel.branches(self.branches):
-            with store.open(chunk, branch, write=sigma == 0) as context:
+            with store.open(chunk, branch, sigma == 0, seen) as context:
                 found[branch] = denoiser(streams, self.prompt(scene, branch), context)
                 if sigma == 0:
                     context.commit()
@@ -148,9 +153,10 @@ def film(case: Case, seed: int = 0) -> Film:
             from pipeline.adapters.wan import WanDenoiser
 
             wan = WanDenoiser(tiny_wan(case.heads), text_tokens=TEXT_TOKENS).to(case.dtype)
-            return Film(wan, chunks, clock, shapes, case.dtype, branches, seed, text_width=12 * case.heads)
+            return Film(wan, chunks, clock, shapes, case.dtype, branches, seed, 12 * case.heads, case.masked)
         denoiser = AVDiT(config(case.heads)).eval().to(case.dtype)
-    return Film(denoiser, chunks, clock, {**shapes, "audio": (AUDIO_CHANNELS,)}, case.dtype, branches, seed)
+    shapes["audio"] = (AUDIO_CHANNELS,)
+    return Film(denoiser, chunks, clock, shapes, case.dtype, branches, seed, masked=case.masked)
 
 
 def config(heads: int) -> AVDiTConfig:
@@ -218,7 +224,9 @@ def matrix(num_ranks: int, heads: Sequence[int], sizes: Sequence[tuple[int, int]
     ways = [degrees for degrees in ways if degrees.ranks <= num_ranks]
     cases = [Case(*case) for case in product(ways, heads, sizes, (torch.float32, torch.float64))]
     # diffusers computes norms and modulation of Wan in float32, whatever its weights.
-    return cases + [Case(*case, client="wan") for case in product(ways, heads, sizes, (torch.float32,))]
+    cases += [Case(*case, client="wan") for case in product(ways, heads, sizes, (torch.float32,))]
+    masked = [replace(case, masked=True) for case in cases if case.heads == heads[-1] and case.size == sizes[0]]
+    return cases + masked
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:

@@ -1,32 +1,38 @@
 """Attention kernels that return the true log-sum-exp, and the merge of partial results.
 
 The LSE lets attention over separate runs of keys be combined exactly: each run is attended alone, and
-`merge` weighs the parts. PyTorch's CPU flash kernel has two traps, measured on 2.11: it dies with SIGFPE on
-zero keys, zero queries or zero heads, so empty calls never reach it.
+`merge` weighs the parts. A kernel with a wrong LSE spoils every merge without a sound, so none is taken at its word:
+`prove` compares it with attention spelled out. PyTorch's CPU flash kernel has two traps, measured on 2.11: it dies with
+SIGFPE on zero keys, zero queries or zero heads, so empty calls never reach it; and where a mask hides all keys it
+returns an LSE of 0.
 
 Shapes: b batch, h heads, q queries, k keys, d head width.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from pipeline.attention.gpu_kernels import GPU_KERNELS
+from pipeline.errors import KernelError
+
 Partial = tuple[Tensor, Tensor]
 """Attention output [b h q d] and its log-sum-exp [b h q]; a query without keys has output 0 and LSE -inf."""
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Partial]
-"""(q [b h q d], k [b h k d], v [b h k d]) -> Partial, scaled by d**-0.5, without a mask."""
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
+"""(q [b h q d], k [b h k d], v [b h k d], seen) -> Partial, scaled by d**-0.5. `seen` is bool [b k]: which keys count;
+None where all do. Never called without queries or keys."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Partial:
-    """Attention of every query over every key, by the kernel that suits the device."""
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
+    """Attention of every query over every key that is seen, by the kernel that suits the device; see `Kernel`."""
     if q.numel() == 0 or k.numel() == 0:
         return torch.zeros_like(q), q.new_full(q.shape[:3], -torch.inf, dtype=lse_dtype(q))
-    if q.device.type == "cpu" and not (q.requires_grad or k.requires_grad or v.requires_grad):
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)
-        return out, lse
-    return matmul_attention(q, k, v)
+    if q.requires_grad or k.requires_grad or v.requires_grad:
+        return matmul_attention(q, k, v, seen)
+    return kernel_for(q.device.type, q.dtype, q.shape[-1], seen is not None)(q, k, v, seen)
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -37,11 +43,70 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights @ v
 
 
-def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Partial:
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
     """Attention spelled out, for any device and for gradients; on a CPU 1.6 times faster in training than flash."""
     scores = (q @ k.transpose(-1, -2)).to(lse_dtype(q)) * q.shape[-1] ** -0.5
+    if seen is not None:
+        scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
     lse = scores.logsumexp(dim=-1)
-    return (scores - lse.unsqueeze(-1)).exp().to(v.dtype) @ v, lse
+    weights = (scores - lse.unsqueeze(-1)).exp()
+    if seen is not None:
+        weights = weights.masked_fill(~seen[:, None, None], 0.0)
+    return weights.to(v.dtype) @ v, lse
+
+
+def cpu_flash(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
+    """PyTorch's flash attention for CPUs."""
+    if seen is None:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)
+        return out, lse
+    bias = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf)[:, None, None]
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias)
+    return out, lse.masked_fill(~seen.any(dim=-1)[:, None, None], -torch.inf)
+
+
+@lru_cache
+def kernel_for(device: str, dtype: torch.dtype, head_dim: int, masked: bool = False) -> Kernel:
+    """The kernel for attention without gradients: on a GPU the first of `GPU_KERNELS` that proves itself there."""
+    if device == "cpu":
+        return cpu_flash
+    candidates: Sequence[Kernel] = GPU_KERNELS if device == "cuda" else ()
+    for kernel in candidates:
+        try:
+            prove(kernel, device, dtype, head_dim, masked)
+        except KernelError:
+            continue
+        return kernel
+    return matmul_attention
+
+
+def prove(kernel: Kernel, device: str, dtype: torch.dtype, head_dim: int, masked: bool = False) -> None:
+    """Raise `KernelError` unless `kernel` runs, and gives the output and LSE of attention spelled out in float64.
+
+    Args:
+        masked: whether it must leave out keys that are not seen, too.
+    """
+    name = getattr(kernel, "__name__", repr(kernel))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((2, 3, n, head_dim), generator=generator).to(dtype) for n in (37, 150, 150))
+    seen = torch.rand(2, 150, generator=generator) < 0.7 if masked else None
+    expected = matmul_attention(q.double(), k.double(), v.double(), seen)
+    try:
+        got = kernel(q.to(device), k.to(device), v.to(device), None if seen is None else seen.to(device))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KernelError(f"attention kernel {name} does not run on {device} with {dtype}: {reason}") from error
+    for what, one, other in zip(("an output", "a log-sum-exp"), got, expected, strict=True):
+        if one.shape != other.shape:
+            raise KernelError(
+                f"attention kernel {name} returns {what} of {list(one.shape)}, not {list(other.shape)}; use another"
+            )
+        away = float((one.cpu().double() - other).abs().max().nan_to_num(torch.inf))
+        if away > 8 * torch.finfo(dtype).eps ** 0.75:
+            raise KernelError(
+                f"attention kernel {name} returns {what} that is {away:.1e} from the true one, on {device} with"
+                f" {dtype}; parts could not be merged, so use another"
+            )
 
 
 def merge(parts: Sequence[Partial]) -> Partial:

@@ -37,6 +37,10 @@ class SiteBuffer:
     sink: dict[str, Tensor]
     sink_shift_s: Fraction | None = None
 
+    def run(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of some slots."""
+        return self.keys[:, :, start:stop], self.values[:, :, start:stop]
+
 
 @dataclass
 class Branch:
@@ -64,7 +68,9 @@ class Room:
 class StoreContext:
     """The attention context of one pass, seeing the committed pages and itself. Built by `KVStore.open`."""
 
-    def __init__(self, room: Room, branch: Branch, chunk: ChunkSpan, write: bool) -> None:
+    def __init__(
+        self, room: Room, branch: Branch, chunk: ChunkSpan, write: bool, seen: Mapping[str, Tensor] | None = None
+    ) -> None:
         self._room, self._branch, self._chunk = room, branch, chunk
         self._plan, self._open, self._write = branch.table.plan, True, write
         self._page = branch.table.page_for(chunk)
@@ -75,6 +81,8 @@ class StoreContext:
         self._lengths: dict[str, int] = {}
         self._rotations: dict[str, Rotation] = {}
         self._runs: dict[str, list[tuple[int, int]]] = {}
+        self._seen = seen or {}
+        self._masks: dict[str, Tensor | None] = {}
         self._written: set[Site] = set()
 
     def __enter__(self) -> Self:
@@ -98,10 +106,10 @@ class StoreContext:
             if qkv.q is not None:
                 queries[name] = qkv.q
         self._written.add(site)
-        runs = self._visible_runs(layout, lengths)
+        runs, mask = self._visible_runs(layout, lengths), self._mask(layout, lengths)
 
         def over(q: Tensor) -> Partial:
-            return merge([attend(q, buffer.keys[:, :, a:b], buffer.values[:, :, a:b]) for a, b in runs])
+            return merge([attend(q, *buffer.run(a, b), None if mask is None else mask[:, a:b]) for a, b in runs])
 
         return exchange.attend(queries, lengths, over)
 
@@ -147,6 +155,20 @@ class StoreContext:
                 own.append((start, start + stream.tokens(lengths.get(stream.name, 0))))
             self._runs[layout.kind] = join_runs([*table.runs(layout, table.pages), *own]) or [(0, 0)]
         return self._runs[layout.kind]
+
+    def _mask(self, layout: SiteLayout, lengths: Mapping[str, int]) -> Tensor | None:
+        """Which token slots count as keys on this rank, bool [b t]; None where all do. Computed once a pass."""
+        if layout.kind not in self._masks:
+            mask = None
+            for name in self._seen.keys() & lengths.keys():
+                stream, whole = layout.stream(name), self._seen[name]
+                assert not stream.kept, f"{name} is kept with its true length; it needs no mask"
+                if mask is None:
+                    mask = whole.new_ones(len(whole), layout.num_slots(self._plan))
+                start, own = layout.slot(self._plan, name, 0), stream.share.of(whole.shape[1])
+                mask[:, start : start + len(own)] = whole[:, own.start : own.stop]
+            self._masks[layout.kind] = mask
+        return self._masks[layout.kind]
 
     def _move_sink(self, layout: SiteLayout, buffer: SiteBuffer) -> None:
         """Turn the sink's keys to the place they have for this chunk: once per chunk and site, not per pass."""

@@ -85,15 +85,19 @@ class KVStore:
                 for layer in range(layout.num_layers):
                     branch.buffers[Site(layer, layout.kind)] = _allocate(layout, plan, batch, dtype, device)
 
-    def open(self, chunk: ChunkSpan, branch: str, write: bool = False) -> StoreContext:
+    def open(
+        self, chunk: ChunkSpan, branch: str, write: bool = False, seen: Mapping[str, Tensor] | None = None
+    ) -> StoreContext:
         """The attention context of one pass over `chunk`; without a commit nothing that is committed changes.
 
         Args:
             chunk: what the pass renders.
             branch: whose pages it sees.
             write: whether the pass may commit (the clean pass).
+            seen: which tokens of a whole stream that is not kept, such as padded text, count as keys: bool [b l] by
+                stream; all, where not given. Kept streams have their true lengths instead.
         """
-        return StoreContext(self._room, self._branches[branch], chunk, write)
+        return StoreContext(self._room, self._branches[branch], chunk, write, seen)
 
     def reset(self) -> None:
         """Empty every branch, as at a cut and before a replay."""

@@ -116,7 +116,10 @@ class CausalRollout:
         streams = self._streams(latents.span, values, dict.fromkeys(values, 0.0))
         with ExitStack() as stack:
             own = self._passes.branches(prompts)
-            contexts = {b: stack.enter_context(self.store.open(latents.span, b, write=True)) for b in own}
+            contexts = {
+                branch: stack.enter_context(self.store.open(latents.span, branch, True, prompts[branch].masks))
+                for branch in own
+            }
             for branch, context in contexts.items():
                 self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
             for context in contexts.values():
@@ -137,7 +140,7 @@ class CausalRollout:
     def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
         own = {}
         for branch in self._passes.branches(prompts):
-            with self.store.open(chunk, branch) as context:
+            with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
                 own[branch] = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
         velocities = self._passes.all_branches(own, prompts)
         guided, unguided = velocities["guided"], velocities.get("unguided")

@@ -30,6 +30,8 @@ CASES = [
     *(Case(degrees, 3) for degrees in (CFG, CFG_RING)),
     Case(HYBRID, 3, sharded=("video", "audio")),
     *(Case(degrees, 3, dtype=torch.float32, client="wan") for degrees in (U2, R3, HYBRID)),
+    *(Case(degrees, 3, masked=True) for degrees in (U3, R4, HYBRID)),
+    Case(HYBRID, 3, dtype=torch.float32, client="wan", masked=True),
 ]
 
 GLOO_CASES = [Case(HYBRID, 3), Case(U3, 4), Case(R4, 5, (1, 1)), Case(CFG_RING, 3, dtype=torch.float32)]

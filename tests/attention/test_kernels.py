@@ -1,7 +1,12 @@
+import math
+from itertools import product
+
 import pytest
 import torch
 
-from pipeline.attention.kernels import attend, matmul_attention, merge
+from pipeline.attention import gpu_kernels, kernels
+from pipeline.attention.kernels import attend, cpu_flash, matmul_attention, merge, prove
+from pipeline.errors import KernelError
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -59,3 +64,89 @@ def test_a_nan_is_not_merged_away():
     good = attend(q, k, v)
     bad = (good[0] * torch.nan, good[1] * torch.nan)
     assert merge([good, bad])[0].isnan().all()
+
+
+def no_lse(q, k, v, seen=None):
+    out, lse = cpu_flash(q, k, v, seen)
+    return out, torch.zeros_like(lse)
+
+
+def base_2(q, k, v, seen=None):
+    out, lse = cpu_flash(q, k, v, seen)
+    return out, lse / math.log(2)
+
+
+def padded(q, k, v, seen=None):
+    out, lse = cpu_flash(q, k, v, seen)
+    return out, torch.nn.functional.pad(lse, (0, 27))
+
+
+def elsewhere(*_):
+    raise RuntimeError("only for GPUs of 2030")
+
+
+def blind(q, k, v, _seen=None):
+    return cpu_flash(q, k, v)
+
+
+HERE = [*product((cpu_flash, matmul_attention), (torch.float64, torch.float32, torch.bfloat16))]
+HERE += [(gpu_kernels.flex, torch.float32), (gpu_kernels.flex, torch.bfloat16)]  # its LSE is float32
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), HERE, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_kernels_that_run_here_prove_themselves(kernel, dtype, masked):
+    prove(kernel, "cpu", dtype, 16, masked)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "complaint"),
+    [
+        (no_lse, "no_lse returns a log-sum-exp that is .* from the true one"),
+        (base_2, "base_2 returns a log-sum-exp that is"),
+        (padded, r"padded returns a log-sum-exp of \[2, 3, 64\], not \[2, 3, 37\]"),
+        (elsewhere, "elsewhere does not run on cpu with torch.float32: only for GPUs of 2030"),
+    ],
+)
+def test_a_kernel_without_a_true_lse_is_refused(kernel, complaint):
+    with pytest.raises(KernelError, match=complaint):
+        prove(kernel, "cpu", torch.float32, 16)
+
+
+def test_a_kernel_that_does_not_mask_is_refused_where_masks_are_needed():
+    prove(blind, "cpu", torch.float32, 16)
+    with pytest.raises(KernelError, match="blind returns an output that is"):
+        prove(blind, "cpu", torch.float32, 16, masked=True)
+
+
+@pytest.mark.parametrize("kernel", gpu_kernels.GPU_KERNELS[:3], ids=lambda kernel: kernel.__name__)
+def test_gpu_kernels_give_an_lse_for_each_query(kernel):
+    q, k = (torch.empty(2, 3, n, 16, dtype=torch.float16, device="meta") for n in (37, 150))
+    out, lse = kernel(q, k, k)
+    assert out.shape == q.shape
+    assert lse.shape == (2, 3, 37)
+    with pytest.raises(ValueError, match="takes no mask"):
+        kernel(q, k, k, torch.ones(2, 150, dtype=torch.bool, device="meta"))
+
+
+def test_without_a_gpu_kernel_that_proves_itself_attention_is_spelled_out(monkeypatch):
+    monkeypatch.setattr(kernels, "GPU_KERNELS", (no_lse, elsewhere))
+    monkeypatch.setattr(kernels, "prove", lambda kernel, _, *rest: prove(kernel, "cpu", *rest))
+    kernels.kernel_for.cache_clear()
+    assert kernels.kernel_for("cuda", torch.float32, 16) is matmul_attention
+    kernels.kernel_for.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", [cpu_flash, matmul_attention], ids=lambda kernel: kernel.__name__)
+def test_keys_that_are_not_seen_count_as_if_they_were_not_there(kernel):
+    q, k, v = draw(3, 2, 5, 8), draw(3, 2, 40, 8), draw(3, 2, 41, 8)[:, :, 1:]
+    seen = torch.rand(3, 40, generator=torch.Generator().manual_seed(1)) < 0.5
+    seen[2] = False
+    out, lse = kernel(q, k, v, seen)
+    for row in (0, 1):
+        keys, values = (x[row : row + 1, :, seen[row]] for x in (k, v))
+        for got, expected in zip((out, lse), attend(q[row : row + 1], keys, values), strict=True):
+            torch.testing.assert_close(got[row : row + 1], expected, rtol=0, atol=1e-13)
+    assert out[2].abs().max() == 0
+    assert (lse[2] == -torch.inf).all()
