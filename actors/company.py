@@ -198,11 +198,16 @@ class Company:
     def _hire(self, act: str) -> Post:
         epoch = self._epochs[act]
         if act in self.crew.gangs:
-            bundles = [{"CPU": self.crew.resources.cpus["denoise"]}] * self.crew.resources.ranks
+            bundles = [self.crew.resources.bundle("denoise")] * self.crew.resources.ranks
             return Gang(act, self.scribe, epoch, bundles, self.crew.patience.exchange, self._runtime_env)
         actor = PublisherActor if act == "publish" else StageActor
-        cpus = self.crew.resources.cpus[act]
-        handle = hire(actor, act, self.scribe, epoch, cpus=cpus, runtime_env=self._runtime_env)
+        room = self.crew.resources.bundle(act)
+        handle = hire(
+            *(actor, act, self.scribe, epoch),
+            cpus=room["CPU"],
+            gpus=room.get("GPU", 0.0),
+            runtime_env=self._runtime_env,
+        )
         return Post(act, [handle], num_returns=2 if act == "decode" else 1)
 
     def _open(self, posts: Iterable[Post]) -> None:
@@ -217,10 +222,15 @@ class Company:
             self.event("actor.ready", act=post.name, epoch=self._epochs[post.name], **where)
 
     def _no_room(self) -> CapacityError:
-        wanted, there = self.crew.resources.num_cpus, ray.cluster_resources()
+        wanted, there = self.crew.resources, ray.cluster_resources()
+        asked, had, cure = f"{wanted.num_cpus:g} CPUs", f"{there.get('CPU', 0):g}", "use fewer --ranks or --threads"
+        if wanted.num_gpus:
+            asked += f" and {wanted.num_gpus:g} GPUs"
+            had += f" and {there.get('GPU', 0):g}"
+            cure += ", or --device cpu"
         return CapacityError(
-            f"the actors did not start within {self.crew.patience.start:g} s: they ask for {wanted:g} CPUs, the cluster"
-            f" has {there.get('CPU', 0):g}; free some, or use fewer --ranks or --threads"
+            f"the actors did not start within {self.crew.patience.start:g} s: they ask for {asked}, the cluster has"
+            f" {had}; free some, or {cure}"
         )
 
     def _raised(self, post: Post) -> bool:

@@ -14,30 +14,55 @@ USUAL_ACTS = tuple(act for act in ACTS if act != "upscale")
 _SHARES = {"embed": 0.1, "decode": 0.4, "upscale": 0.5, "encode": 0.3, "publish": 0.2}
 """Of a core, for whoever does not denoise."""
 
+_GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
+"""Of a GPU, where there are any: every rank has one to itself, but for a decoder and an upscaler beside one of them."""
+
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs by act, which Ray places by; compute threads are set by the order. No act is given a GPU yet.
+    """What each act is given, which Ray places by; compute threads are set by the order.
 
     Args:
         cpus: of an act; of each rank for `denoise`.
+        gpus: of an act that computes on one; of each rank for `denoise`.
         ranks: of each gang.
         gangs: that denoise scenes at once.
     """
 
     cpus: Mapping[str, float]
+    gpus: Mapping[str, float] = field(default_factory=dict)
     ranks: int = 1
     gangs: int = 1
 
     @classmethod
-    def of(cls, threads: int, ranks: int = 1, gangs: int = 1, acts: Sequence[str] = USUAL_ACTS) -> Self:
+    def of(
+        cls, threads: int, ranks: int = 1, gangs: int = 1, acts: Sequence[str] = USUAL_ACTS, device: str = "cpu"
+    ) -> Self:
         """A denoiser with `threads` cores for each of its ranks; what else a film usually needs shares one."""
-        return cls({act: _SHARES.get(act, threads) for act in acts}, ranks, gangs)
+        gpus = {act: share for act, share in _GPU_SHARES.items() if act in acts} if device == "cuda" else {}
+        return cls({act: _SHARES.get(act, threads) for act in acts}, gpus, ranks, gangs)
 
     @property
     def num_cpus(self) -> float:
         """All of them."""
-        return sum(self.cpus.values()) + (self.gangs * self.ranks - 1) * self.cpus["denoise"]
+        return self._sum(self.cpus)
+
+    @property
+    def num_gpus(self) -> float:
+        """All of them."""
+        return self._sum(self.gpus)
+
+    def bundle(self, act: str) -> dict[str, float]:
+        """What Ray gives to one actor of `act`."""
+        gpus = self.gpus.get(act)
+        return {"CPU": self.cpus[act], **({"GPU": gpus} if gpus else {})}
+
+    def device(self, act: str) -> str:
+        """Where an actor of `act` computes."""
+        return "cuda" if act in self.gpus else "cpu"
+
+    def _sum(self, shares: Mapping[str, float]) -> float:
+        return sum(shares.values()) + (self.gangs * self.ranks - 1) * shares.get("denoise", 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,10 +112,12 @@ class Crew:
         patience: Patience | None = None,
         gangs: int = 1,
         acts: Sequence[str] = USUAL_ACTS,
+        device: str = "cpu",
     ) -> Self:
-        """The crew for so many threads, ranks and gangs, and for films of these acts."""
+        """The crew for so many threads, ranks and gangs, and for films of these acts, computed on `device`."""
         degrees = degrees or Degrees()
-        return cls(Resources.of(threads, degrees.ranks, gangs, acts), threads, degrees, patience or Patience())
+        resources = Resources.of(threads, degrees.ranks, gangs, acts, device)
+        return cls(resources, threads, degrees, patience or Patience())
 
     @property
     def gangs(self) -> tuple[str, ...]:

@@ -5,11 +5,13 @@ exchange inside it. They meet at a store that rank 0 keeps for as long as it liv
 """
 
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import ray
+import torch
 import torch.distributed as dist
 from ray import ObjectRef
 from ray.actor import ActorHandle
@@ -23,6 +25,12 @@ from pipeline import acts
 from pipeline.acts import Act, Take
 from pipeline.attention.parallel import context_parallel
 from pipeline.errors import ActorLost
+
+BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+"""Who carries tensors between ranks, by where the tensors are."""
+
+GPU_DOMAIN = "ray.io/gpu-domain"
+"""Ray's label for nodes whose GPUs are wired together, such as the trays of one NVLink rack."""
 
 EXCHANGE_S = 120.0
 """How long a rank waits for its peers, in an exchange or to meet, unless told otherwise."""
@@ -61,14 +69,14 @@ class Rank(StageActor):
     def meet(self, meeting: Meeting) -> None:
         """Join the peers."""
         store = self._store if self._rank == 0 else dist.TCPStore(meeting.host, meeting.port, timeout=self._timeout)
-        dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._ranks, timeout=self._timeout)
+        dist.init_process_group(BACKENDS, store=store, rank=self._rank, world_size=self._ranks, timeout=self._timeout)
 
     def run(self, *arguments: Any) -> Any:
         """The latents of one chunk from rank 0, nothing from the others. Raises `ActorLost` if a peer is gone."""
         try:
             latents = super().run(*arguments)
         except RuntimeError as error:
-            if "gloo" not in str(error):
+            if not any(word in str(error).lower() for word in ("gloo", "nccl")):
                 raise
             raise ActorLost(f"rank {self._rank} has lost a peer: {str(error).splitlines()[0]}") from error
         return latents if self._rank == 0 else None
@@ -85,7 +93,7 @@ class Gang(Post):
 
     Args:
         epoch: how many gangs of the company came before.
-        bundles: what each rank is given, such as `{"CPU": 1}`.
+        bundles: what each rank is given, such as `{"CPU": 1, "GPU": 0.7}`.
         exchange_s: how long a rank waits for its peers.
         runtime_env: of every rank.
     """
@@ -99,11 +107,12 @@ class Gang(Post):
         exchange_s: float,
         runtime_env: dict[str, Any],
     ) -> None:
-        self._group = placement_group(bundles, strategy=_strategy(bundles))
+        self._group = placement_group(bundles, **placement(bundles, ray.nodes()))
         ranks = [
             hire(
                 *(Rank, scribe, epoch, rank, len(bundles), exchange_s),
                 cpus=bundle["CPU"],
+                gpus=bundle.get("GPU", 0.0),
                 runtime_env=runtime_env,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
             )
@@ -124,8 +133,29 @@ class Gang(Post):
         remove_placement_group(self._group)
 
 
-def _strategy(bundles: list[dict[str, float]]) -> str:
-    """One node, if any is large enough, since ranks talk in every layer; else as few nodes as will do."""
-    wanted = sum(bundle["CPU"] for bundle in bundles)
-    fits = any(node["Alive"] and node["Resources"].get("CPU", 0) >= wanted for node in ray.nodes())
-    return "STRICT_PACK" if fits else "PACK"
+def placement(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How to place a gang, whose ranks talk in every layer: on one node, if any is large enough; else on nodes whose
+    GPUs are wired together, if any such domain is; else on as few nodes as will do.
+
+    Args:
+        bundles: what each rank is given.
+        nodes: as `ray.nodes()` tells them.
+    """
+    alive = [node for node in nodes if node["Alive"]]
+    domains: dict[str, list[Mapping[str, Any]]] = {}
+    for node in alive:
+        if GPU_DOMAIN in node["Labels"]:
+            domains.setdefault(node["Labels"][GPU_DOMAIN], []).append(node)
+    if any(_holds([node], bundles) for node in alive):
+        return {"strategy": "STRICT_PACK"}
+    if any(_holds(domain, bundles) for domain in domains.values()):
+        return {"topology_strategy": {GPU_DOMAIN: "STRICT_PACK"}}
+    return {"strategy": "PACK"}
+
+
+def _holds(nodes: Sequence[Mapping[str, Any]], bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether `nodes` together have what all bundles ask for."""
+    return all(
+        sum(node["Resources"].get(kind, 0) for node in nodes) >= sum(bundle.get(kind, 0) for bundle in bundles)
+        for kind in ("CPU", "GPU")
+    )

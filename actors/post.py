@@ -13,10 +13,10 @@ CONTROL_CALLS = 2
 """Calls that an actor answers at once while its act is at work: `stand`, and one `pulse`."""
 
 
-def hire(actor: type[StageActor], *arguments: Any, cpus: float, **options: Any) -> ActorHandle:
+def hire(actor: type[StageActor], *arguments: Any, cpus: float, gpus: float = 0.0, **options: Any) -> ActorHandle:
     """Start an actor, which fails with its process and is not restarted in its place."""
-    remote = ray.remote(num_gpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={CONTROL: CONTROL_CALLS})
-    return remote(actor).options(num_cpus=cpus, **options).remote(*arguments)
+    remote = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={CONTROL: CONTROL_CALLS})
+    return remote(actor).options(num_cpus=cpus, num_gpus=gpus, **options).remote(*arguments)
 
 
 class Post:

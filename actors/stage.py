@@ -1,14 +1,13 @@
 """One act as an actor: it builds its stage for a take, and then takes one chunk after another."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple
 
 import ray
-import torch
 from ray.actor import ActorHandle
 
 from actors import logs
@@ -20,6 +19,7 @@ from pipeline.errors import JournalError
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
+from pipeline.models.devices import check_device, settle
 from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
@@ -39,6 +39,7 @@ class Order:
         numerics: what the journal's keys promise; an actor that computes otherwise refuses to start.
         threads: compute threads of every actor.
         degrees: how the ranks of the gang share each chunk.
+        devices: where each act computes; "cpu", where it is not said.
     """
 
     wish: Storyboard
@@ -46,10 +47,15 @@ class Order:
     numerics: Parts
     threads: int
     degrees: Degrees = field(default_factory=Degrees)
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+    def device(self, act: str) -> str:
+        """Where `act` computes."""
+        return self.devices.get(act, "cpu")
 
     def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
-        here = numerics(model, self.degrees)
+        here = numerics(model, self.degrees, self.device("denoise"))
         differ = [
             f"{name} is {here[name]}, not {self.numerics[name]}" for name in here if here[name] != self.numerics[name]
         ]
@@ -79,7 +85,7 @@ class StageActor:
         self._log = logs.configure()
         logs.bind(act=act, epoch=epoch)
         self._name, self._scribe = act, scribe
-        self._model: tuple[str, FilmModel] | None = None
+        self._model: tuple[tuple[str, str], FilmModel] | None = None
         self._act: Act[Any] | None = None
         self._hand: Any = None
         self._since: float | None = None
@@ -89,19 +95,21 @@ class StageActor:
     def open(self, order: Order) -> None:
         """Build the act for a take: load the model, plan the film. Whatever take was open before is let go of."""
         self.close()
-        torch.set_num_threads(order.threads)
+        check_device(order.device(self._name))
+        settle(order.threads, order.device(self._name))
         logs.bind(take=order.url)
         self._observer = RemoteObserver(self._scribe, order.url)
         self._hand = lend_hand(Store(order.url))
         self._act, self._failed = self._build(order, self._take(order)), False
 
     def _take(self, order: Order) -> Take:
-        if self._model is None or self._model[0] != order.wish.model:
-            self._model = (order.wish.model, load_model(order.wish.model))
+        name, device = order.wish.model, order.device(self._name)
+        if self._model is None or self._model[0] != (name, device):
+            self._model = ((name, device), load_model(name).to(device))
         try:
             return order.open(self._model[1])
         except JournalError:
-            self._model = (order.wish.model, load_model(order.wish.model))  # the file may be another one by now
+            self._model = ((name, device), load_model(name).to(device))  # the file may be another one by now
             return order.open(self._model[1])
 
     def _build(self, order: Order, take: Take) -> Act[Any]:

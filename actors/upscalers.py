@@ -18,12 +18,13 @@ from pipeline.footage.values import Footage
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
+from pipeline.models.devices import settle
 from pipeline.models.upscaler import Upscaler
 from pipeline.upscaling.boundary import BoundaryError, boundary_error
 from pipeline.upscaling.plan import UpscalePlan
 from pipeline.upscaling.preflight import check_memory, worker_bytes
 from pipeline.upscaling.segment import Made, SegmentMaker
-from pipeline.upscaling.work import Upscaling, numerics, settle
+from pipeline.upscaling.work import Upscaling, numerics
 from pipeline.weights.load import load_upscaler
 
 

@@ -47,6 +47,9 @@ def render(
         str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="Where to denoise, decode and upscale: cpu, or cuda, with a GPU for each rank.")
+    ] = "cpu",
     budget_mib: Annotated[int, typer.Option(min=1, help="Chunks in flight may weigh this much together.")] = 256,
     chunk_deadline_s: Annotated[
         float, typer.Option("--chunk-deadline", min=1, help="Seconds after which whoever is at one chunk is replaced.")
@@ -67,7 +70,8 @@ def render(
 
     gang = GangWish(ranks, ulysses, ring, cfg_parallel, gangs)
     options = RenderOptions(
-        *(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s, gang)
+        *(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s),
+        *(device, gang),
     )
     render_command(storyboard, output, options)
 
@@ -163,6 +167,9 @@ def batch(
     max_parallel: Annotated[int | None, typer.Option(min=1, help="Never more takes at once than this.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks of a gang, for takes that do not say.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads; they are part of a film's bits.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="Where to denoise, decode and upscale: cpu, or cuda, with a GPU for each rank.")
+    ] = "cpu",
     retries: Annotated[int, typer.Option(min=0, help="How often a take that fails is tried again.")] = 2,
     backoff_s: Annotated[
         float, typer.Option("--backoff", min=0, help="Seconds before the first retry; doubled for every further one.")
@@ -194,7 +201,7 @@ def batch(
     again = Retries(retries, backoff_s)
     options = BatchOptions(
         *(gangs, max_parallel, ranks, threads, again, retry_quarantined, price_per_hour, address, budget_mib),
-        *(chunk_deadline_s, tuple(overrides or ())),
+        *(chunk_deadline_s, tuple(overrides or ()), device),
     )
     if code := batch_command(manifest, output, options):
         raise typer.Exit(code)

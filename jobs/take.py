@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from rich.console import Console
 
 from jobs.dry_run import print_plan
@@ -10,6 +9,7 @@ from pipeline.acts import Take, open_take
 from pipeline.attention.shares import Degrees, propose
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
+from pipeline.models.devices import check_device, settle
 from pipeline.numerics import numerics
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import load_storyboard
@@ -68,19 +68,23 @@ class RenderOptions:
     address: str | None = None
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
+    device: str = "cpu"
     gang: GangWish = field(default_factory=GangWish)
 
 
 def prepare(storyboard: str, output: str, options: RenderOptions, console: Console) -> Take | None:
     """The take to render, with everything checked and nothing written; None where only its plan was asked for."""
-    torch.set_num_threads(options.threads)
+    check_device(options.device, here=options.in_process)
+    settle(options.threads, options.device)
     wish = load_storyboard(storyboard, options.overrides)
     model = load_model(wish.model)
+    if options.in_process:
+        model = model.to(options.device)
     store = fresh_place(output) if options.fresh else Store(output)
     degrees = options.gang.degrees(plan_film(wish, model))
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
-    take = open_take(wish, model, store, numerics(model, degrees))
+    take = open_take(wish, model, store, numerics(model, degrees, options.device))
     if options.dry_run:
         print_plan(take.plan, model, degrees, console)
         return None

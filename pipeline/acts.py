@@ -69,7 +69,7 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
     """
     plan, upscaler, parts = plan_film(wish, model), None, numerics
     if wish.output.upscale:
-        upscaler = load_upscaler(wish.output.upscaler)
+        upscaler = load_upscaler(wish.output.upscaler).to(model.device)
         check_chunks(upscaler, plan.chunks)
         parts = {**numerics, "upscaler": upscaler.fingerprint()}
     return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, parts)), numerics, upscaler)

@@ -10,14 +10,19 @@ from pipeline.models.protocols import FilmModel
 ONE_RANK = Degrees()
 
 
-def numerics(model: FilmModel, degrees: Degrees = ONE_RANK) -> Parts:
-    """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`."""
+def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, device: str | None = None) -> Parts:
+    """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`.
+
+    Args:
+        device: where the film is denoised; where the model is, if not given. Which GPU it is, is not told: keep to one
+            kind for one film.
+    """
     return {
         "weights": model.fingerprint(),
         "torch": torch.__version__,
         "av": av.__version__,
         "dtype": str(model.dtype),
-        "device": model.device.type,
+        "device": device or model.device.type,
         "threads": torch.get_num_threads(),
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),

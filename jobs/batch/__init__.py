@@ -43,6 +43,7 @@ class BatchOptions:
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
     overrides: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @property
     def at_once(self) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
-import torch
 from ray.exceptions import RayError
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from pipeline.acts import Take, open_take
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost
 from pipeline.journal.store import Store
+from pipeline.models.devices import check_device, settle
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
@@ -32,9 +32,10 @@ from pipeline.weights.load import load_model
 @contextmanager
 def ray_studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
     """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
-    torch.set_num_threads(options.threads)
+    check_device(options.device, here=False)
+    settle(options.threads, options.device)
     acts = tuple(act for act in ACTS if any(act in take.storyboard.acts for take in todo))
-    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), acts=acts)
+    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), 1, acts, options.device)
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
         yield lambda: RayStudio(options, acts)
 
@@ -49,11 +50,11 @@ class RayStudio:
 
     def ready(self, take: TakeWish) -> None:
         """See `Studio.ready`. Also raises what the model or the output have against the take."""
-        self._take, degrees = _opened(take, self._options.ranks)
+        self._take, degrees = _opened(take, self._options)
         patience = Patience.of(self._options.chunk_deadline_s)
         if self.company is None or self.company.crew.degrees != degrees:
             self.close()
-            crew = Crew.of(self._options.threads, degrees, patience, acts=self._acts)
+            crew = Crew.of(self._options.threads, degrees, patience, 1, self._acts, self._options.device)
             self.company = self._open.enter_context(Company(crew))
         try:
             self.company.fill()
@@ -86,9 +87,9 @@ _model = cache(load_model)
 """Models by name: each is loaded once, whatever number of takes asks for it."""
 
 
-def _opened(wish: TakeWish, ranks: int) -> tuple[Take, Degrees]:
+def _opened(wish: TakeWish, options: BatchOptions) -> tuple[Take, Degrees]:
     model = _model(wish.storyboard.model)
-    degrees = GangWish(wish.ranks or ranks).degrees(plan_film(wish.storyboard, model))
-    take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees))
+    degrees = GangWish(wish.ranks or options.ranks).degrees(plan_film(wish.storyboard, model))
+    take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees, options.device))
     tell_what_is_kept(take, Console(quiet=True))
     return take, degrees

@@ -113,6 +113,7 @@ class CausalRollout:
     def clean_pass(self, latents: LatentChunk, prompts: Prompts) -> None:
         """Commit the keys and values of finished latents, in all branches or none; no step cache may skip this."""
         values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
+        values = {name: x.to(self.store.device) for name, x in values.items()}
         streams = self._streams(latents.span, values, dict.fromkeys(values, 0.0))
         with ExitStack() as stack:
             own = self._passes.branches(prompts)
@@ -121,7 +122,7 @@ class CausalRollout:
                 for branch in own
             }
             for branch, context in contexts.items():
-                self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
+                self.denoiser(streams, self._text(prompts[branch]), context)
             for context in contexts.values():
                 context.commit()
 
@@ -135,13 +136,13 @@ class CausalRollout:
             for name, x in values.items():
                 fresh_noise = partial(self._noise, chunk, name, draw=step + 1)
                 values[name] = sampling.solver.step(x, velocity[name], *steps[name][step], fresh_noise)
-        return LatentChunk(chunk, values["video"][0], values["audio"][0])
+        return LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
 
     def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
         own = {}
         for branch in self._passes.branches(prompts):
             with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
-                own[branch] = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), context)
+                own[branch] = self.denoiser(streams, self._text(prompts[branch]), context)
         velocities = self._passes.all_branches(own, prompts)
         guided, unguided = velocities["guided"], velocities.get("unguided")
         if unguided is None:
@@ -157,6 +158,10 @@ class CausalRollout:
             name: Stream(x, _levels(x, sigmas[name]), torch.tensor(times_s[name], dtype=torch.float64))
             for name, x in values.items()
         }
+
+    def _text(self, prompt: PromptEmbedding) -> Tensor:
+        """Prompt tokens [1 l d] where the denoiser computes."""
+        return prompt.tokens.unsqueeze(0).to(self.store.device)
 
     def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
         latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]

@@ -45,13 +45,14 @@ class DecodeStage:
 
     def _decode(self, latents: LatentChunk) -> tuple[Tensor, Tensor]:
         final = latents.span.ends_section
-        video, self._video_tail = self.video_decoder.decode(latents.video.unsqueeze(0), self._video_tail, final)
-        sound, self._sound_tail = self.sound_decoder.decode(latents.audio.unsqueeze(0), self._sound_tail, final)
+        picture, audio = (x.unsqueeze(0).to(self._model.device) for x in (latents.video, latents.audio))
+        video, self._video_tail = self.video_decoder.decode(picture, self._video_tail, final)
+        sound, self._sound_tail = self.sound_decoder.decode(audio, self._sound_tail, final)
         return video, sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:
         """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`."""
-        pcm = sound[:, : None if stop is None else stop - self._sample].float().clamp(-1, 1)
+        pcm = sound[:, : None if stop is None else stop - self._sample].float().clamp(-1, 1).cpu()
         chunk = SoundChunk(self._sample, self._plan.clock.sample_rate, pcm.contiguous())
         self._sample = chunk.stop_sample
         return chunk
@@ -70,4 +71,4 @@ def decode_history(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[Ch
 
 def to_uint8(video: Tensor) -> Tensor:
     """Frames [f 3 h w] in -1..1 to uint8 RGB [f h w 3]."""
-    return rearrange((video.clamp(-1, 1) + 1) * 127.5, "f c h w -> f h w c").round().to(torch.uint8).contiguous()
+    return rearrange((video.clamp(-1, 1) + 1) * 127.5, "f c h w -> f h w c").round().to(torch.uint8).contiguous().cpu()

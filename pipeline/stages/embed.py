@@ -25,4 +25,4 @@ class EmbedStage:
 
     @torch.inference_mode()
     def _embed_now(self, prompt: str) -> PromptEmbedding:
-        return PromptEmbedding(prompt, self.text.embed(prompt))
+        return PromptEmbedding(prompt, self.text.embed(prompt).cpu())

@@ -50,9 +50,9 @@ class UpscaleStage:
 
     def _enlarged(self, frames: FrameChunk, state: UpscalerState) -> Tensor:
         """Frames [f H W 3] of a chunk, and `state` advanced past it."""
-        small = rearrange(frames.frames, "f h w c -> f c h w").float() / 255
+        small = rearrange(frames.frames, "f h w c -> f c h w").float().to(self._model.device) / 255
         large = [self._upscaler(part, state) for part in torch.split(small, self._upscaler.chunk_frames)]
-        return rearrange(torch.cat(large) * 255, "f c h w -> f h w c").round().to(torch.uint8).contiguous()
+        return rearrange(torch.cat(large) * 255, "f c h w -> f h w c").round().to(torch.uint8).contiguous().cpu()
 
 
 def check_chunks(upscaler: Upscaler, chunks: Sequence[ChunkSpan]) -> None:

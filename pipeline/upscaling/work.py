@@ -123,14 +123,6 @@ def grid_of(model: Upscaler) -> ChunkGrid:
     return ChunkGrid(model.chunk_frames, model.history_frames)
 
 
-def settle(threads: int, device: str) -> None:
-    """Have this process compute with so many threads, and on a GPU the same way every time."""
-    torch.set_num_threads(threads)
-    if device != "cpu":
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-
-
 def numerics(model: Upscaler) -> Parts:
     """What decides the output's bits beside footage and wish, in this process as it is set up now."""
     weights = next(model.parameters())
