@@ -11,6 +11,8 @@ from pipeline.weights.node_cache import fingerprint_of
 from pipeline.weights.options import LoadOptions
 
 INDEX = "model_index.json"
+MARK = "longtake.json"
+"""Beside the index: what we know of weights that diffusers has no word for, such as that they are causal."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """What a part consists of: tensors, settings and tokenizers; nothing that runs code."""
@@ -53,7 +55,7 @@ def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str
     wanted = [
         name
         for name in found
-        if name == INDEX
+        if name in (INDEX, MARK)
         or (PurePosixPath(name).parts[0] in parts and name.endswith(SUFFIXES) and not _VARIANT.search(name))
     ]
     for part in parts:

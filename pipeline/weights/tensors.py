@@ -5,7 +5,7 @@ moved to a device is a copy of its own, tensor by tensor.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from pipeline.weights.options import LoadOptions
 NAMED = 4
 """Keys that an error spells out."""
 
-Module = TypeVar("Module", bound=nn.Module)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def weight_files(part: Path) -> dict[str, Path]:
@@ -49,36 +49,45 @@ def weight_files(part: Path) -> dict[str, Path]:
 
 
 def fill(
-    module: Module,
+    network: Network,
     part: Path,
     load: LoadOptions,
     *,
-    float32: Sequence[str] = (),
-    key_in_file: Callable[[str], str] = str,
-) -> Module:
-    """Give a module that was built on the `meta` device the tensors of a part, exactly: none missing, none left over.
+    prefix: str = "",
+    float32: Collection[str] = (),
+    absent: Collection[str] = (),
+    unused: Collection[str] = (),
+) -> Network:
+    """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
 
-    Buffers that are no part of a state dict stay as they are.
+    None may be missing or left over. Buffers that are no part of a state dict stay as they are.
 
     Args:
         part: see `weight_files`.
-        float32: names of submodules or parameters that keep float32 whatever `load.dtype` says.
-        key_in_file: what the file calls a key of the module; two keys that share a tensor have one name there.
+        prefix: of the tensors in the part that are this network's, where it holds others too.
+        float32: names of submodules or parameters that are never converted to less than float32.
+        absent: keys that the part may lack, such as those of tied weights.
+        unused: what the names of tensors contain that the network may lack.
 
     Raises:
         WeightsError: names what is missing, left over or of another shape, or which file is damaged.
     """
-    where = weight_files(part)
-    wanted = {key: key_in_file(key) for key in module.state_dict()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    where = {
+        key: file
+        for key, file in weight_files(part).items()
+        if key.startswith(prefix) and (key.removeprefix(prefix) in shapes or not any(name in key for name in unused))
+    }
     with _opened(where) as files:
-        _check(module, wanted, {key: files[file].get_slice(key).get_shape() for key, file in where.items()}, part)
-        read: dict[str, Tensor] = {}
-        for key, name in wanted.items():
-            if name not in read:
-                dtype = torch.float32 if _kept(key, float32) else load.dtype
-                read[name] = _as(files[where[name]].get_tensor(name), dtype, load.device)
-        module.load_state_dict({key: read[name] for key, name in wanted.items()}, assign=True)
-    return module.eval().requires_grad_(False)
+        found = {key.removeprefix(prefix): files[file].get_slice(key).get_shape() for key, file in where.items()}
+        _check(network, {key: shape for key, shape in shapes.items() if key in found or key not in absent}, found, part)
+        tensors = {}
+        for key, file in where.items():
+            name = key.removeprefix(prefix)
+            tensor = files[file].get_tensor(key)
+            tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
+        network.load_state_dict(tensors, strict=False, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def stored_dtype(part: Path) -> torch.dtype:
@@ -130,22 +139,22 @@ def _opened(where: Mapping[str, Path]) -> Iterator[dict[Path, Any]]:
         yield files
 
 
-def _check(module: nn.Module, wanted: Mapping[str, str], found: Mapping[str, Sequence[int]], part: Path) -> None:
-    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    names = set(wanted.values())
+def _check(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], part: Path
+) -> None:
     faults = {
-        "missing": sorted(names - found.keys()),
-        "left over": sorted(found.keys() - names),
+        "missing": sorted(shapes.keys() - found.keys()),
+        "left over": sorted(found.keys() - shapes.keys()),
         "of another shape": sorted(
-            f"{name} {tuple(found[name])} in place of {shapes[key]}"
-            for key, name in wanted.items()
-            if name in found and tuple(found[name]) != shapes[key]
+            f"{key} {tuple(found[key])} in place of {shape}"
+            for key, shape in shapes.items()
+            if key in found and tuple(found[key]) != shape
         ),
     }
     told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in faults.items() if keys]
     if told:
         raise WeightsError(
-            f"the tensors of {part} do not fit {type(module).__name__}, of {len(names)}: {', '.join(told)}; its"
+            f"the tensors of {part} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(told)}; its"
             " configuration and its weights must be of one model"
         )
 
@@ -155,9 +164,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _kept(key: str, float32: Sequence[str]) -> bool:
-    return not set(float32).isdisjoint(key.split("."))
-
-
-def _as(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+def _dtype(key: str, tensor: Tensor, load: LoadOptions, float32: Collection[str]) -> torch.dtype:
+    if load.dtype is None or not tensor.is_floating_point():
+        return tensor.dtype
+    kept = not set(float32).isdisjoint(key.split("."))
+    return torch.promote_types(load.dtype, torch.float32) if kept else load.dtype

@@ -16,6 +16,7 @@ INDEX = {
 }
 
 FILES = {
+    "longtake.json",
     "model_index.json",
     "scheduler/scheduler_config.json",
     "tokenizer/spiece.model",
@@ -52,6 +53,7 @@ def save_folder(folder: Path, seed=0) -> Path:
         "scheduler/scheduler_config.json": '{"steps": 4}',
         "tokenizer/spiece.model": "words",
         "transformer/config.json": "{}",
+        "longtake.json": "{}\n",
         "README.md": "read me",
         "whole-model.safetensors": "all of it again",
         "transformer/diffusion_pytorch_model.fp16.safetensors": "and again",
