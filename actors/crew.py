@@ -7,6 +7,7 @@ from typing import Self
 from actors.gang import EXCHANGE_S
 from pipeline.attention.shares import Degrees
 from pipeline.spec import ACTS
+from pipeline.weights.options import AS_STORED, LoadOptions
 
 USUAL_ACTS = tuple(act for act in ACTS if act != "upscale")
 """A company has a post for each of a film's acts, and "denoise 2" and so on for gangs that work ahead."""
@@ -72,12 +73,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class Crew:
-    """Who is in a company: resources of every act, compute threads, and how the ranks share each chunk."""
+    """Who is in a company: resources of every act, compute threads, how the ranks share each chunk, how models load."""
 
     resources: Resources
     threads: int = 1
     degrees: Degrees = field(default_factory=Degrees)
     patience: Patience = field(default_factory=Patience)
+    load: LoadOptions = field(default_factory=LoadOptions)
 
     @classmethod
     def of(
@@ -87,10 +89,11 @@ class Crew:
         patience: Patience | None = None,
         gangs: int = 1,
         acts: Sequence[str] = USUAL_ACTS,
+        load: LoadOptions = AS_STORED,
     ) -> Self:
         """The crew for so many threads, ranks and gangs, and for films of these acts."""
         degrees = degrees or Degrees()
-        return cls(Resources.of(threads, degrees.ranks, gangs, acts), threads, degrees, patience or Patience())
+        return cls(Resources.of(threads, degrees.ranks, gangs, acts), threads, degrees, patience or Patience(), load)
 
     @property
     def gangs(self) -> tuple[str, ...]:

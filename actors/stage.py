@@ -13,7 +13,9 @@ from ray.actor import ActorHandle
 
 from actors import logs
 from actors.scribe import RemoteObserver
+from actors.weights import on_this_node
 from pipeline.acts import ACTS, Act, Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
@@ -24,7 +26,7 @@ from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film
-from pipeline.weights.load import load_model
+from pipeline.weights.options import LoadOptions
 
 CONTROL = "control"
 """The concurrency group of calls that are answered while an act is at work."""
@@ -39,6 +41,7 @@ class Order:
         numerics: what the journal's keys promise; an actor that computes otherwise refuses to start.
         threads: compute threads of every actor.
         degrees: how the ranks of the gang share each chunk.
+        load: how the model is loaded; each node has a cache of its own.
     """
 
     wish: Storyboard
@@ -46,12 +49,15 @@ class Order:
     numerics: Parts
     threads: int
     degrees: Degrees = field(default_factory=Degrees)
+    load: LoadOptions = field(default_factory=LoadOptions)
 
     def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
-        here = numerics(model, self.degrees)
+        here = numerics(model, self.degrees, self.load)
         differ = [
-            f"{name} is {here[name]}, not {self.numerics[name]}" for name in here if here[name] != self.numerics[name]
+            f"{name} is {here.get(name)}, not {self.numerics.get(name)}"
+            for name in {**here, **self.numerics}
+            if here.get(name) != self.numerics.get(name)
         ]
         if differ:
             raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
@@ -79,7 +85,7 @@ class StageActor:
         self._log = logs.configure()
         logs.bind(act=act, epoch=epoch)
         self._name, self._scribe = act, scribe
-        self._model: tuple[str, FilmModel] | None = None
+        self._model: tuple[tuple[str, LoadOptions], FilmModel] | None = None
         self._act: Act[Any] | None = None
         self._hand: Any = None
         self._since: float | None = None
@@ -96,12 +102,13 @@ class StageActor:
         self._act, self._failed = self._build(order, self._take(order)), False
 
     def _take(self, order: Order) -> Take:
-        if self._model is None or self._model[0] != order.wish.model:
-            self._model = (order.wish.model, load_model(order.wish.model))
+        wanted = (order.wish.model, order.load)
+        if self._model is None or self._model[0] != wanted:
+            self._model = (wanted, open_model(order.wish.model, on_this_node(order.load)))
         try:
             return order.open(self._model[1])
-        except JournalError:
-            self._model = (order.wish.model, load_model(order.wish.model))  # the file may be another one by now
+        except JournalError:  # the file may be another one by now
+            self._model = (wanted, open_model(order.wish.model, on_this_node(order.load)))
             return order.open(self._model[1])
 
     def _build(self, order: Order, take: Take) -> Act[Any]:

@@ -1,18 +1,22 @@
 """What decides a film's bits beside its storyboard: weights, versions, precision, threads, ranks, instruction set."""
 
+from importlib.metadata import version
+
 import av
 import torch
 
 from pipeline.attention.shares import Degrees
 from pipeline.journal.keys import Parts
 from pipeline.models.protocols import FilmModel
+from pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
 
 
-def numerics(model: FilmModel, degrees: Degrees = ONE_RANK) -> Parts:
-    """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`."""
-    return {
+def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = AS_STORED) -> Parts:
+    """The numerics of rendering with `model`, opened with `load`, in this process, as it is set up now, by a gang of
+    `degrees`."""
+    parts = {
         "weights": model.fingerprint(),
         "torch": torch.__version__,
         "av": av.__version__,
@@ -22,3 +26,6 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK) -> Parts:
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+    if load.quantize is not None:
+        parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
+    return parts

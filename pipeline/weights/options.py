@@ -33,3 +33,6 @@ class LoadOptions:
     def cache_folder(self) -> Path:
         """The cache's absolute path."""
         return self.cache.expanduser().absolute()
+
+
+AS_STORED = LoadOptions()
