@@ -47,6 +47,9 @@ def quantize(module: nn.Module, load: LoadOptions, *, full: Sequence[str] = ()) 
     configs: dict[str, Callable[[], Any]] = {"int8": Int8WeightOnlyConfig, "float8": Float8WeightOnlyConfig}
 
     def is_matrix(layer: nn.Module, name: str) -> bool:
-        return isinstance(layer, nn.Linear) and set(full).isdisjoint(name.split("."))
+        if not isinstance(layer, nn.Linear) or not set(full).isdisjoint(name.split(".")):
+            return False
+        # torchao divides by a row's largest weight, and float8 has no smallest scale: a row of zeros would be NaN.
+        return load.quantize != "float8" or bool((layer.weight != 0).any(dim=1).all())
 
     quantize_(module, configs[load.quantize](), filter_fn=is_matrix)

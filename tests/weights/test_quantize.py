@@ -38,6 +38,17 @@ def test_quantized_matrices_take_a_quarter_and_give_nearly_the_same(kind, off):
     assert 1e-5 < relative < off
 
 
+@pytest.mark.parametrize("kind", ["int8", "float8"])
+@torch.inference_mode()
+def test_a_row_of_zeros_stays_zero(kind):
+    pytest.importorskip("torchao")
+    module, x = build(), torch.randn(16, 256)
+    module[0].weight[3] = 0
+    module[0].bias.zero_()
+    quantize(module, LoadOptions(quantize=kind))
+    assert (module[0](x)[:, 3] == 0).all()
+
+
 def test_a_quantized_module_has_a_fingerprint_of_its_own():
     pytest.importorskip("torchao")
     prints = [weights_fingerprint(build())]
