@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from actors.gang import EXCHANGE_S
+from actors.stage import GPU_SHARES
 from pipeline.attention.shares import Degrees
 from pipeline.spec import ACTS
+from pipeline.weights.options import AS_STORED, LoadOptions
 
 USUAL_ACTS = tuple(act for act in ACTS if act != "upscale")
 """A company has a post for each of a film's acts, and "denoise 2" and so on for gangs that work ahead."""
 
 _SHARES = {"embed": 0.1, "decode": 0.4, "upscale": 0.5, "encode": 0.3, "publish": 0.2}
 """Of a core, for whoever does not denoise."""
-
-_GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
-"""Of a GPU, where there are any: every rank has one to itself, but for a decoder and an upscaler beside one of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Resources:
         cls, threads: int, ranks: int = 1, gangs: int = 1, acts: Sequence[str] = USUAL_ACTS, device: str = "cpu"
     ) -> Self:
         """A denoiser with `threads` cores for each of its ranks; what else a film usually needs shares one."""
-        gpus = {act: share for act, share in _GPU_SHARES.items() if act in acts} if device == "cuda" else {}
+        gpus = {act: share for act, share in GPU_SHARES.items() if act in acts} if device == "cuda" else {}
         return cls({act: _SHARES.get(act, threads) for act in acts}, gpus, ranks, gangs)
 
     @property
@@ -56,10 +55,6 @@ class Resources:
         """What Ray gives to one actor of `act`."""
         gpus = self.gpus.get(act)
         return {"CPU": self.cpus[act], **({"GPU": gpus} if gpus else {})}
-
-    def device(self, act: str) -> str:
-        """Where an actor of `act` computes."""
-        return "cuda" if act in self.gpus else "cpu"
 
     def _sum(self, shares: Mapping[str, float]) -> float:
         return sum(shares.values()) + (self.gangs * self.ranks - 1) * shares.get("denoise", 0.0)
@@ -97,12 +92,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class Crew:
-    """Who is in a company: resources of every act, compute threads, and how the ranks share each chunk."""
+    """Who is in a company: resources of every act, compute threads, how the ranks share each chunk, how models load."""
 
     resources: Resources
     threads: int = 1
     degrees: Degrees = field(default_factory=Degrees)
     patience: Patience = field(default_factory=Patience)
+    load: LoadOptions = field(default_factory=LoadOptions)
 
     @classmethod
     def of(
@@ -112,12 +108,12 @@ class Crew:
         patience: Patience | None = None,
         gangs: int = 1,
         acts: Sequence[str] = USUAL_ACTS,
-        device: str = "cpu",
+        load: LoadOptions = AS_STORED,
     ) -> Self:
-        """The crew for so many threads, ranks and gangs, and for films of these acts, computed on `device`."""
+        """The crew for so many threads, ranks and gangs, for films of these acts, with the model opened by `load`."""
         degrees = degrees or Degrees()
-        resources = Resources.of(threads, degrees.ranks, gangs, acts, device)
-        return cls(resources, threads, degrees, patience or Patience())
+        resources = Resources.of(threads, degrees.ranks, gangs, acts, load.device.type)
+        return cls(resources, threads, degrees, patience or Patience(), load)
 
     @property
     def gangs(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """One act as an actor: it builds its stage for a take, and then takes one chunk after another."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple
@@ -12,7 +12,9 @@ from ray.actor import ActorHandle
 
 from actors import logs
 from actors.scribe import RemoteObserver
+from actors.weights import on_this_node
 from pipeline.acts import ACTS, Act, Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
@@ -24,7 +26,10 @@ from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.spec import Storyboard
 from pipeline.stages.publish import Film
-from pipeline.weights.load import load_model
+from pipeline.weights.options import CPU, LoadOptions
+
+GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
+"""Of a GPU, by the acts that compute on one: a rank has one to itself, but for a decoder and an upscaler beside it."""
 
 CONTROL = "control"
 """The concurrency group of calls that are answered while an act is at work."""
@@ -39,7 +44,7 @@ class Order:
         numerics: what the journal's keys promise; an actor that computes otherwise refuses to start.
         threads: compute threads of every actor.
         degrees: how the ranks of the gang share each chunk.
-        devices: where each act computes; "cpu", where it is not said.
+        load: how the model is loaded; each node has a cache of its own.
     """
 
     wish: Storyboard
@@ -47,17 +52,19 @@ class Order:
     numerics: Parts
     threads: int
     degrees: Degrees = field(default_factory=Degrees)
-    devices: Mapping[str, str] = field(default_factory=dict)
+    load: LoadOptions = field(default_factory=LoadOptions)
 
-    def device(self, act: str) -> str:
-        """Where `act` computes."""
-        return self.devices.get(act, "cpu")
+    def load_for(self, act: str) -> LoadOptions:
+        """How an actor of `act` opens the model."""
+        return self.load if act in GPU_SHARES else replace(self.load, device=CPU)
 
     def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
-        here = numerics(model, self.degrees, self.device("denoise"))
+        here = numerics(model, self.degrees, self.load)
         differ = [
-            f"{name} is {here[name]}, not {self.numerics[name]}" for name in here if here[name] != self.numerics[name]
+            f"{name} is {here.get(name)}, not {self.numerics.get(name)}"
+            for name in {**here, **self.numerics}
+            if here.get(name) != self.numerics.get(name)
         ]
         if differ:
             raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
@@ -85,7 +92,7 @@ class StageActor:
         self._log = logs.configure()
         logs.bind(act=act, epoch=epoch)
         self._name, self._scribe = act, scribe
-        self._model: tuple[tuple[str, str], FilmModel] | None = None
+        self._model: tuple[tuple[str, LoadOptions], FilmModel] | None = None
         self._act: Act[Any] | None = None
         self._hand: Any = None
         self._since: float | None = None
@@ -95,21 +102,22 @@ class StageActor:
     def open(self, order: Order) -> None:
         """Build the act for a take: load the model, plan the film. Whatever take was open before is let go of."""
         self.close()
-        check_device(order.device(self._name))
-        settle(order.threads, order.device(self._name))
+        device = order.load_for(self._name).device.type
+        check_device(device)
+        settle(order.threads, device)
         logs.bind(take=order.url)
         self._observer = RemoteObserver(self._scribe, order.url)
         self._hand = lend_hand(Store(order.url))
         self._act, self._failed = self._build(order, self._take(order)), False
 
     def _take(self, order: Order) -> Take:
-        name, device = order.wish.model, order.device(self._name)
-        if self._model is None or self._model[0] != (name, device):
-            self._model = ((name, device), load_model(name).to(device))
+        wanted = (order.wish.model, order.load_for(self._name))
+        if self._model is None or self._model[0] != wanted:
+            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
         try:
             return order.open(self._model[1])
-        except JournalError:
-            self._model = ((name, device), load_model(name).to(device))  # the file may be another one by now
+        except JournalError:  # the file may be another one by now
+            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
             return order.open(self._model[1])
 
     def _build(self, order: Order, take: Take) -> Act[Any]:

@@ -1,6 +1,7 @@
 """`longtake`: the command line. Heavy libraries are imported by the command that needs them."""
 
 import sys
+from json import dumps as quoted
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,13 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as sampling.steps=4.")
+]
+
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the weights: float32, bfloat16 or float16; as stored without. Part of the bits.")
+]
+Quantize = Annotated[
+    str | None, typer.Option(help="Keep the denoiser's matrices in 8 bits: int8 or float8. Part of the bits.")
 ]
 
 
@@ -63,15 +71,22 @@ def render(
     gangs: Annotated[
         int | None, typer.Option(min=1, help="Gangs for scenes that cuts separate, where parallel_scenes is true: 2.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In place of the storyboard's: a name, file, folder, owner/name, or URL.")
+    ] = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Render a storyboard to a film with sound, playable from its first chunk on."""
     from jobs.render import render_command
     from jobs.take import GangWish, RenderOptions
+    from jobs.weights import load_options
 
-    gang = GangWish(ranks, ulysses, ring, cfg_parallel, gangs)
+    gang, load = GangWish(ranks, ulysses, ring, cfg_parallel, gangs), load_options(dtype, quantize, device)
+    named = () if model is None else (f"model={quoted(model)}",)
     options = RenderOptions(
-        *(tuple(overrides or ()), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s),
-        *(device, gang),
+        *((*named, *(overrides or ())), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s),
+        *(gang, load),
     )
     render_command(storyboard, output, options)
 
@@ -190,6 +205,8 @@ def batch(
         float, typer.Option("--chunk-deadline", min=1, help="Seconds after which whoever is at one chunk is replaced.")
     ] = 900.0,
     overrides: Overrides = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Render the takes of a manifest, several at once; again, and what is done is left alone.
 
@@ -201,7 +218,7 @@ def batch(
     again = Retries(retries, backoff_s)
     options = BatchOptions(
         *(gangs, max_parallel, ranks, threads, again, retry_quarantined, price_per_hour, address, budget_mib),
-        *(chunk_deadline_s, tuple(overrides or ()), device),
+        *(chunk_deadline_s, tuple(overrides or ()), dtype, quantize, device),
     )
     if code := batch_command(manifest, output, options):
         raise typer.Exit(code)

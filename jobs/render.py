@@ -73,8 +73,7 @@ def drive(take: Take, company: Company, conductor: Conductor) -> Film:
 
 def order_of(take: Take, crew: Crew) -> Order:
     """What the actors of `crew` must know of a take."""
-    devices = {act: crew.resources.device(act) for act in crew.resources.cpus}
-    return Order(take.plan.wish, take.store.url, take.numerics, crew.threads, crew.degrees, devices)
+    return Order(take.plan.wish, take.store.url, take.numerics, crew.threads, crew.degrees, crew.load)
 
 
 def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
@@ -94,7 +93,7 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
         else:
             patience = Patience.of(options.chunk_deadline_s)
             degrees, gangs = options.gang.degrees(take.plan), options.gang.count(take.plan)
-            crew = Crew.of(options.threads, degrees, patience, gangs, take.plan.wish.acts, options.device)
+            crew = Crew.of(options.threads, degrees, patience, gangs, take.plan.wish.acts, options.load)
             stack.enter_context(joined(options.address, crew.resources.num_cpus))
             company = stack.enter_context(Company(crew))
             budget_bytes = options.budget_mib * 2**20

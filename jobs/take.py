@@ -1,11 +1,12 @@
 """What both ways of rendering share: opening a take, saying what is kept, the plan only, a place of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
 from jobs.dry_run import print_plan
 from pipeline.acts import Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees, propose
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
@@ -14,7 +15,7 @@ from pipeline.numerics import numerics
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import load_storyboard
 from pipeline.stages.publish import Film
-from pipeline.weights.load import load_model
+from pipeline.weights.options import CPU, LoadOptions
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,22 @@ class RenderOptions:
     address: str | None = None
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
-    device: str = "cpu"
     gang: GangWish = field(default_factory=GangWish)
+    load: LoadOptions = field(default_factory=LoadOptions)
 
 
 def prepare(storyboard: str, output: str, options: RenderOptions, console: Console) -> Take | None:
     """The take to render, with everything checked and nothing written; None where only its plan was asked for."""
-    check_device(options.device, here=options.in_process)
-    settle(options.threads, options.device)
-    wish = load_storyboard(storyboard, options.overrides)
-    model = load_model(wish.model)
     if options.in_process:
-        model = model.to(options.device)
+        check_device(options.load.device.type)
+    settle(options.threads, options.load.device.type)
+    wish = load_storyboard(storyboard, options.overrides)
+    model = open_model(wish.model, options.load if options.in_process else replace(options.load, device=CPU))
     store = fresh_place(output) if options.fresh else Store(output)
     degrees = options.gang.degrees(plan_film(wish, model))
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
-    take = open_take(wish, model, store, numerics(model, degrees, options.device))
+    take = open_take(wish, model, store, numerics(model, degrees, options.load))
     if options.dry_run:
         print_plan(take.plan, model, degrees, console)
         return None

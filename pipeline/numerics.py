@@ -1,29 +1,31 @@
 """What decides a film's bits beside its storyboard: weights, versions, precision, threads, ranks, instruction set."""
 
+from importlib.metadata import version
+
 import av
 import torch
 
 from pipeline.attention.shares import Degrees
 from pipeline.journal.keys import Parts
 from pipeline.models.protocols import FilmModel
+from pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
 
 
-def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, device: str | None = None) -> Parts:
-    """The numerics of rendering with `model` in this process, as it is set up now, by a gang of `degrees`.
-
-    Args:
-        device: where the film is denoised; where the model is, if not given. Which GPU it is, is not told: keep to one
-            kind for one film.
-    """
-    return {
+def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = AS_STORED) -> Parts:
+    """The numerics of rendering with `model`, opened with `load`, in this process, as it is set up now, by a gang of
+    `degrees`. Which GPU it is, is not told: keep to one kind for one film."""
+    parts = {
         "weights": model.fingerprint(),
         "torch": torch.__version__,
         "av": av.__version__,
         "dtype": str(model.dtype),
-        "device": device or model.device.type,
+        "device": load.device.type,
         "threads": torch.get_num_threads(),
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+    if load.quantize is not None:
+        parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
+    return parts

@@ -43,6 +43,8 @@ class BatchOptions:
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
     overrides: tuple[str, ...] = ()
+    dtype: str | None = None
+    quantize: str | None = None
     device: str = "cpu"
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 
 from ray.exceptions import RayError
@@ -17,22 +18,23 @@ from jobs.batch.pool import Rendered, Studio
 from jobs.batch.work import Work
 from jobs.render import render
 from jobs.take import GangWish, tell_what_is_kept
+from jobs.weights import load_options
 from pipeline.acts import Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost
 from pipeline.journal.store import Store
-from pipeline.models.devices import check_device, settle
+from pipeline.models.devices import settle
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
 from pipeline.spec import ACTS
-from pipeline.weights.load import load_model
+from pipeline.weights.options import CPU, LoadOptions
 
 
 @contextmanager
 def ray_studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
     """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
-    check_device(options.device, here=False)
     settle(options.threads, options.device)
     acts = tuple(act for act in ACTS if any(act in take.storyboard.acts for take in todo))
     largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), 1, acts, options.device)
@@ -45,16 +47,17 @@ class RayStudio:
 
     def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
         self._options, self._acts, self._open = options, acts, ExitStack()
+        self._load = load_options(options.dtype, options.quantize, options.device)
         self._take: Take | None = None
         self.company: Company | None = None
 
     def ready(self, take: TakeWish) -> None:
         """See `Studio.ready`. Also raises what the model or the output have against the take."""
-        self._take, degrees = _opened(take, self._options)
+        self._take, degrees = _opened(take, self._options.ranks, self._load)
         patience = Patience.of(self._options.chunk_deadline_s)
         if self.company is None or self.company.crew.degrees != degrees:
             self.close()
-            crew = Crew.of(self._options.threads, degrees, patience, 1, self._acts, self._options.device)
+            crew = Crew.of(self._options.threads, degrees, patience, 1, self._acts, self._load)
             self.company = self._open.enter_context(Company(crew))
         try:
             self.company.fill()
@@ -83,13 +86,13 @@ class RayStudio:
         self.company = None
 
 
-_model = cache(load_model)
+_model = cache(open_model)
 """Models by name: each is loaded once, whatever number of takes asks for it."""
 
 
-def _opened(wish: TakeWish, options: BatchOptions) -> tuple[Take, Degrees]:
-    model = _model(wish.storyboard.model)
-    degrees = GangWish(wish.ranks or options.ranks).degrees(plan_film(wish.storyboard, model))
-    take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees, options.device))
+def _opened(wish: TakeWish, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
+    model = _model(wish.storyboard.model, replace(load, device=CPU))
+    degrees = GangWish(wish.ranks or ranks).degrees(plan_film(wish.storyboard, model))
+    take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees, load))
     tell_what_is_kept(take, Console(quiet=True))
     return take, degrees

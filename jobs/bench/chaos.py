@@ -22,11 +22,11 @@ from actors.cluster import OWN_CLUSTER
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.bench.resume import same_takes
 from pipeline.acts import Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
 
 STORYBOARD = """
 model: tiny
@@ -177,7 +177,7 @@ class Stage:
 
     def _take(self, out: Path) -> Take:
         wish = parse_storyboard(self._wish)
-        model = load_model(wish.model)
+        model = open_model(wish.model)
         return open_take(wish, model, Store(str(out)), numerics(model, DEGREES))
 
 

@@ -19,10 +19,10 @@ from actors.crew import Crew
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.render import render
 from pipeline.acts import open_take
+from pipeline.adapters.open import open_model
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 TAKES, QUICK_TAKES, FIRST_TAKES = 50, 12, 4
@@ -56,7 +56,7 @@ def _files_grown(folder: Path, takes: int) -> int:
 
 def _render(company: Company, folder: Path) -> None:
     wish = parse_storyboard(STORYBOARD)
-    model = load_model(wish.model)
+    model = open_model(wish.model)
     take = open_take(wish, model, Store(str(folder)), numerics(model))
     render(take, company, Conductor(2**28, take.plan.chunk_bytes))
 

@@ -16,11 +16,11 @@ import torch
 from jobs.bench import Bench, BenchOptions, Figure
 from pipeline import film
 from pipeline.acts import Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.journal.journal import latents_to_bytes, segment_to_bytes
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
 
 STORYBOARD = """
 model: tiny
@@ -58,7 +58,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def _take(out: Path) -> Take:
     wish = parse_storyboard(STORYBOARD)
-    model = load_model(wish.model)
+    model = open_model(wish.model)
     return open_take(wish, model, Store(str(out)), numerics(model))
 
 

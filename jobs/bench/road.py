@@ -22,12 +22,12 @@ from jobs.bench import Bench, BenchOptions, Figure
 from jobs.render import render
 from pipeline import film
 from pipeline.acts import Take, open_take
+from pipeline.adapters.open import open_model
 from pipeline.clock import ChunkSpan
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
 from pipeline.numerics import numerics
 from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
 
 SLEEP_S = 0.5
 LONG_CHUNKS = (
@@ -54,7 +54,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path) -> Take:
     text = storyboard.format(seed=options.seed, prompt="prompt: a red circle bounces", n=num_chunks)
     wish = parse_storyboard(text)
-    model = load_model(wish.model)
+    model = open_model(wish.model)
     return open_take(wish, model, Store(str(folder)), numerics(model))
 
 

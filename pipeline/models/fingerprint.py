@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -11,5 +11,12 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for plain in _plain(tensor):
+            digest.update(plain.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _plain(tensor: Tensor) -> list[Tensor]:
+    """What a tensor is made of: itself, or the parts of one that is quantized."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    return [tensor] if flatten is None else [plain for name in flatten()[0] for plain in _plain(getattr(tensor, name))]

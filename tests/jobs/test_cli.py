@@ -9,9 +9,12 @@ import pytest
 
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
+from pipeline.models.embedded import TINY, EmbeddedModel
+from pipeline.weights.load import save_model
 
 LONGTAKE = [sys.executable, "-m", "jobs.cli"]
 ROOT = Path(__file__).parents[2]
+MANNERS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize", "float8"))
 WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 
 
@@ -67,6 +70,17 @@ def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where
     edited = longtake("render", wish, "-o", out, "--in-process", "--set", "seed=3", check=True)
     assert "0 of 2 chunks are kept; chunk 0: seed was 0, is 3" in " ".join(edited.stdout.split())
     assert (out / "film.mp4").read_bytes() != film
+
+
+def test_the_model_its_dtype_and_its_quantization_may_be_named_beside_the_storyboard(wish, tmp_path):
+    pytest.importorskip("torchao")
+    save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/own.safetensors")
+    render = ("render", wish, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
+    said = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in MANNERS]
+    assert "0 of 2 chunks are kept" in said[1], "other bits"
+    assert "2 of 2 chunks are kept" in said[2]
+    wrong = longtake(*render, "--dtype", "int8")
+    assert (wrong.returncode, "--dtype is int8; use float32" in wrong.stderr) == (2, True)
 
 
 def test_fresh_starts_beside_the_old_take_and_never_over_it(wish, tmp_path):

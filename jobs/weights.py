@@ -1,0 +1,28 @@
+"""What the flags and the environment say of weights."""
+
+from typing import get_args
+
+import torch
+
+from actors.weights import on_this_node
+from pipeline.errors import SpecError
+from pipeline.models.devices import check_device
+from pipeline.weights.options import LoadOptions, Quantization
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quantization)}
+
+
+def load_options(dtype: str | None = None, quantize: str | None = None, device: str = "cpu") -> LoadOptions:
+    """What `--dtype`, `--quantize` and `--device` mean on this node. Raises `SpecError` for what they do not know."""
+    for flag, value, known in (("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZATIONS)):
+        if value is not None and value not in known:
+            raise SpecError(f"{flag} is {value}; use {', '.join(known)}, or leave it out: as stored")
+    check_device(device, here=False)
+    return on_this_node(
+        LoadOptions(
+            dtype=None if dtype is None else DTYPES[dtype],
+            device=torch.device(device),
+            quantize=None if quantize is None else QUANTIZATIONS[quantize],
+        )
+    )

@@ -1,0 +1,87 @@
+"""Open a model by its name, whatever that is: embedded, a file, a folder, a repository or a URL."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+from pipeline.errors import WeightsError
+from pipeline.models.embedded import EmbeddedModel
+from pipeline.models.protocols import FilmModel
+from pipeline.weights.fetch import fetch
+from pipeline.weights.folder import PICKLES, read_index, refused
+from pipeline.weights.hub import fetch_hub, is_hub_id
+from pipeline.weights.load import EMBEDDED, load_model
+from pipeline.weights.options import AS_STORED, LoadOptions
+from pipeline.weights.quantize import check_quantize, quantize
+
+FAMILIES: Mapping[str, str] = {
+    "WanPipeline": "pipeline.adapters.wan_model",
+    "WanImageToVideoPipeline": "pipeline.adapters.wan_model",
+    "LTX2Pipeline": "pipeline.adapters.ltx2_model",
+    "LTX2ImageToVideoPipeline": "pipeline.adapters.ltx2_model",
+    "LTX2ConditionPipeline": "pipeline.adapters.ltx2_model",
+}
+"""`_class_name` of a model index -> the module whose `open_folder(folder, load)` opens it; imported when used."""
+
+
+def open_model(name: str, load: LoadOptions = AS_STORED) -> FilmModel:
+    """The model called `name`, ready to render; a family's networks are read when they are first used.
+
+    Args:
+        name: an embedded model ("sounding-shapes"); the path of a `.safetensors` file of ours, or of a folder in
+            diffusers' format; a Hugging Face repository (`owner/name` or `owner/name@revision`); or the URL of a file
+            or folder that fsspec reads. A path that is there wins over a repository of the same name.
+        load: dtype, device, quantization, and this node's cache.
+
+    Raises:
+        WeightsError: nothing is there, it is damaged, or it is of a family that we do not render; with the cure.
+    """
+    check_quantize(load)
+    if name in EMBEDDED:
+        return _embedded(name, load)
+    place = place_of(name, load.cache_folder)
+    return open_folder(place, load) if place.is_dir() else _embedded(str(place), load)
+
+
+def place_of(name: str, cache: Path) -> Path:
+    """The file or folder of this node where a model that is not embedded lies; fetched where it must be.
+
+    Raises:
+        WeightsError: see `open_model`.
+    """
+    if "://" in name:
+        return fetch(name, cache)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.endswith(PICKLES):
+        raise refused(name)
+    if name.endswith(".safetensors"):
+        return path
+    if is_hub_id(name):
+        return fetch_hub(name)
+    raise WeightsError(
+        f"model is {name!r}; use {' or '.join(EMBEDDED)}, a .safetensors file of ours, a folder in diffusers' format,"
+        " a Hugging Face repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a URL; `longtake models` lists some"
+    )
+
+
+def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
+    """The model in a folder of diffusers' format. Raises `WeightsError` for a family that we do not render."""
+    kind = str(read_index(folder)["_class_name"])
+    if kind not in FAMILIES:
+        raise WeightsError(f"{folder} is of {kind}, which is not rendered here; supported: {', '.join(FAMILIES)}")
+    module = FAMILIES[kind]
+    if find_spec(module) is None:
+        raise WeightsError(f"{folder} is of {kind}; this version of longtake came without {module}, use a newer one")
+    opener = cast(Callable[[Path, LoadOptions], FilmModel], import_module(module).open_folder)
+    return opener(folder, load)
+
+
+def _embedded(name: str, load: LoadOptions) -> EmbeddedModel:
+    model = load_model(name)
+    model.to(load.device, load.dtype or model.dtype)
+    quantize(model.denoiser, load)
+    return model

@@ -1,0 +1,126 @@
+"""Models behind URLs: fetched once per node, checked, and found again.
+
+A cached copy belongs to one state of its source (names, sizes, ETags), so a source that changes is fetched beside
+the old copy, which others may have mapped. Files are placed whole, one by one: who is killed leaves nothing half there.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import WeightsError
+from pipeline.weights.folder import INDEX, PICKLES, needed, parse_index, refused
+from pipeline.weights.node_cache import locked, read_record, remember_sha256, sha256_of, stamp, write_whole
+
+BLOCK = 16 * 2**20
+AT_ONCE = 4
+"""Files that are fetched at the same time."""
+
+_TAGS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "LastModified", "last_modified", "mtime", "created")
+"""What file systems call that which changes with a file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a model at a URL: by name below it, where they are, their sizes, and what changes with them."""
+
+    url: str
+    fs: Any
+    paths: dict[str, str]
+    sizes: dict[str, int]
+    tags: dict[str, str]
+    is_file: bool
+
+    @property
+    def entry(self) -> str:
+        """The name of its copy in a cache."""
+        state = json.dumps([self.url, self.sizes, self.tags], sort_keys=True)
+        stem = PurePosixPath(self.url.rstrip("/")).name or "model"
+        return f"{stem}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+
+
+def fetch(url: str, cache: Path) -> Path:
+    """The folder or file at `url` as a copy on this node.
+
+    Of several who ask on one node, one fetches and the others wait. What is there already is not fetched again,
+    unless the source has changed or the copy is damaged.
+
+    Raises:
+        WeightsError: nothing is there, it cannot be read, or it is no model.
+    """
+    source = look(url)
+    entry = cache / "urls" / source.entry
+    with locked(entry.with_name(f"{entry.name}.lock")), ThreadPoolExecutor(AT_ONCE) as pool:
+        missing = [name for name in source.paths if not _is_whole(entry, name, cache)]
+        for _ in pool.map(lambda name: _place(source, name, entry, cache), missing):
+            pass
+    return entry / next(iter(source.paths)) if source.is_file else entry
+
+
+def look(url: str) -> Source:
+    """What is at `url`. Raises `WeightsError` where that is no model."""
+    try:
+        fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if fs.isfile(root):
+            found, is_file = {PurePosixPath(root).name: fs.info(root)}, True
+        else:
+            start = len(root.rstrip("/")) + 1
+            found, is_file = {path[start:]: info for path, info in fs.find(root, detail=True).items()}, False
+            if INDEX not in found:
+                raise WeightsError(f"{url} holds no {INDEX}; name a model's folder, or a .safetensors file of ours")
+            index = parse_index(fs.cat_file(found[INDEX]["name"]), f"{url.rstrip('/')}/{INDEX}")
+            found = {name: found[name] for name in needed(found, index, url)}
+    except (OSError, ValueError, ImportError) as error:
+        raise WeightsError(f"the weights {url} cannot be read: {error}") from error
+    if is_file and not url.endswith(".safetensors"):
+        raise refused(url) if url.endswith(PICKLES) else WeightsError(f"{url} is no .safetensors file; name one")
+    paths = {name: str(info["name"]) for name, info in found.items()}
+    sizes = {name: int(info["size"]) for name, info in found.items()}
+    tags = {name: str([info[tag] for tag in _TAGS if tag in info]) for name, info in found.items()}
+    return Source(url, fs, paths, sizes, tags, is_file)
+
+
+def _record(entry: Path, name: str) -> Path:
+    return entry.with_name(f"{entry.name}.fetched") / f"{name}.json"
+
+
+def _is_whole(entry: Path, name: str, cache: Path) -> bool:
+    """Whether a file is as it was fetched; only one whose time has changed is read."""
+    file, kept = entry / name, read_record(_record(entry, name))
+    if not kept or not file.is_file():
+        return False
+    now = stamp(file)
+    if now["size"] != kept["size"]:
+        return False
+    return bool(now["mtime_ns"] == kept["mtime_ns"]) or sha256_of(file, cache) == kept["sha256"]
+
+
+def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
+    """Fetch one file, hashed on the way, and note its size, time and checksum."""
+    file, digest, size = entry / name, hashlib.sha256(), 0
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with source.fs.open(source.paths[name], "rb") as opened, part.open("wb") as out:
+            while block := opened.read(BLOCK):
+                digest.update(block)
+                size += out.write(block)
+            out.flush()
+            os.fsync(out.fileno())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{name} of {source.url} cannot be fetched into {entry}: {error}; the same command goes on there"
+        ) from error
+    if size != source.sizes[name]:
+        raise WeightsError(
+            f"{name} of {source.url} ended after {size} of {source.sizes[name]} bytes; the same command goes on"
+        )
+    part.replace(file)
+    remember_sha256(file, cache, digest.hexdigest())
+    write_whole(_record(entry, name), json.dumps({**stamp(file), "sha256": digest.hexdigest()}))

@@ -1,0 +1,128 @@
+"""A name opens what it means, and an error says what names there are."""
+
+import json
+import sys
+from types import ModuleType
+
+import fsspec
+import pytest
+import torch
+
+from pipeline.adapters import open as opening
+from pipeline.adapters.open import FAMILIES, open_model
+from pipeline.errors import WeightsError
+from pipeline.models.embedded import TINY, EmbeddedModel
+from pipeline.weights.load import save_model
+from pipeline.weights.options import LoadOptions
+from tests.weights.diffusers_folder import save_folder
+from tests.weights.fake_hub import FakeHub
+
+
+@pytest.fixture
+def load(tmp_path):
+    return LoadOptions(cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def family(monkeypatch):
+    """A family whose `open_folder` says what it was given."""
+    module = ModuleType("nobodys_family")
+    module.__spec__ = sys.__spec__
+    module.open_folder = lambda folder, load: (folder, load)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": module.__name__})
+
+
+@pytest.mark.parametrize("name", ["tiny", "{tmp}/model.safetensors", "file://{tmp}/model.safetensors"])
+def test_an_embedded_model_a_file_and_a_url_of_it_are_the_same(tmp_path, load, name):
+    save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/model.safetensors")
+    assert open_model(name.format(tmp=tmp_path), load).fingerprint() == open_model("tiny").fingerprint()
+
+
+def test_an_embedded_model_is_of_the_dtype_that_was_asked_for():
+    assert open_model("tiny", LoadOptions(dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert open_model("tiny").dtype == torch.float32
+
+
+def test_an_embedded_model_is_quantized_where_asked():
+    pytest.importorskip("torchao")
+    model = open_model("tiny", LoadOptions(quantize="int8"))
+    assert "Int8Tensor" in {type(weight.data).__name__ for weight in model.denoiser.parameters()}
+    assert {type(weight.data) for weight in model.video_codec.parameters()} == {torch.Tensor}
+    assert model.fingerprint() != open_model("tiny").fingerprint()
+
+
+@pytest.mark.usefixtures("family")
+def test_a_folder_is_opened_by_the_family_that_its_index_names(tmp_path, load):
+    folder = save_folder(tmp_path / "model")
+    assert open_model(str(folder), load) == (folder, load)
+
+
+@pytest.mark.usefixtures("family")
+def test_a_folder_behind_a_url_is_opened_from_the_cache(tmp_path, load):
+    folder = save_folder(tmp_path / "model")
+    fsspec.filesystem("memory").put(f"{folder}/", "memory://opened/model", recursive=True)
+    opened, _ = open_model("memory://opened/model", load)
+    assert opened.is_relative_to(load.cache)
+    assert (opened / "model_index.json").read_bytes() == (folder / "model_index.json").read_bytes()
+
+
+@pytest.mark.usefixtures("family")
+def test_a_repository_is_opened_from_hugging_faces_cache(tmp_path, load, monkeypatch):
+    with FakeHub(save_folder(tmp_path / "served")) as hub:
+        fetch_hub = opening.fetch_hub
+        monkeypatch.setattr(opening, "fetch_hub", lambda name: fetch_hub(name, tmp_path / "hub", hub.url))
+        opened, _ = open_model("nobody/films@v1", load)
+    assert (opened / "transformer/config.json").is_file()
+
+
+@pytest.mark.usefixtures("family")
+def test_a_folder_that_is_here_wins_over_a_repository_of_its_name(tmp_path, load, monkeypatch):
+    save_folder(tmp_path / "nobody/films")
+    monkeypatch.chdir(tmp_path)
+    opened, _ = open_model("nobody/films", load)
+    assert str(opened) == "nobody/films"
+
+
+def test_an_unknown_family_is_refused_with_those_that_are_rendered(tmp_path, load):
+    with pytest.raises(WeightsError, match="is of NobodysPipeline, which is not rendered here; supported: WanPipeline"):
+        open_model(str(save_folder(tmp_path / "model")), load)
+
+
+def test_a_family_that_is_not_in_this_version_is_told_apart(tmp_path, load, monkeypatch):
+    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "pipeline.adapters.nobodys_model"})
+    with pytest.raises(WeightsError, match=r"came without pipeline\.adapters\.nobodys_model"):
+        open_model(str(save_folder(tmp_path / "model")), load)
+
+
+def test_every_family_is_a_pipeline_that_diffusers_has():
+    import diffusers
+
+    assert all(hasattr(diffusers, kind) for kind in FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sounding-shape", "model is 'sounding-shape'; use sounding-shapes or tiny, .*a Hugging Face repository"),
+        ("a/b/c", "model is 'a/b/c'; use"),
+        ("checkpoint.pt", "is a pickle.*longtake convert checkpoint.pt OUT"),
+        ("none.safetensors", "cannot be read"),
+        ("memory://nowhere/model", "holds no model_index.json"),
+    ],
+)
+def test_what_is_no_model_is_refused_with_the_cure(name, message, load):
+    with pytest.raises(WeightsError, match=message):
+        open_model(name, load)
+
+
+@pytest.mark.parametrize("index", ["{", "[]", "{}", json.dumps({"_class_name": 3})])
+def test_a_damaged_index_is_named(tmp_path, load, index):
+    (save_folder(tmp_path / "model") / "model_index.json").write_text(index)
+    with pytest.raises(WeightsError, match=r"model_index\.json is no model index"):
+        open_model(str(tmp_path / "model"), load)
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path, load):
+    with pytest.raises(WeightsError, match="is no model in diffusers' format"):
+        open_model(str(tmp_path), load)

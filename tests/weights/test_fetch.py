@@ -1,0 +1,198 @@
+"""Models behind URLs are on a node once, whole, and as their source is."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.errors import WeightsError
+from pipeline.weights import fetch as fetching
+from pipeline.weights.fetch import fetch
+from pipeline.weights.folder import folder_fingerprint
+from pipeline.weights.node_cache import locked, sha256_of
+from pipeline.weights.options import LoadOptions
+from tests.weights.diffusers_folder import FILES, save_folder
+
+_NUMBER = count()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_folder(tmp_path / "model")
+
+
+@pytest.fixture
+def url(folder):
+    """The model in fsspec's memory."""
+    url = f"memory://models-{next(_NUMBER)}/nobody"
+    fsspec.filesystem("memory").put(f"{folder}/", url, recursive=True)
+    return url
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The files that are opened at the source, in order."""
+    names, fs = [], fsspec.filesystem("memory")
+    before = type(fs).open
+    monkeypatch.setattr(type(fs), "open", lambda self, path, *a, **k: names.append(path) or before(self, path, *a, **k))
+    return names
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_only_what_is_needed_is_fetched_and_only_once(url, folder, tmp_path, opened):
+    copy = fetch(url, tmp_path / "cache")
+    assert files_in(copy) == {name: (folder / name).read_bytes() for name in FILES}
+    opened.clear()
+    assert fetch(url, tmp_path / "cache") == copy
+    assert opened == []
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[:-1], lambda old: old[:-1] + b"\0", lambda _: b""])
+def test_a_damaged_copy_is_found_and_fetched_again(url, tmp_path, opened, damage):
+    cache = tmp_path / "cache"
+    broken = fetch(url, cache) / "tokenizer/spiece.model"
+    broken.write_bytes(damage(broken.read_bytes()))
+    opened.clear()
+    copy = fetch(url, cache)
+    assert (copy / "tokenizer/spiece.model").read_bytes() == b"words"
+    assert [Path(name).name for name in opened] == ["spiece.model"]
+
+
+def test_a_removed_file_is_fetched_again(url, tmp_path):
+    copy = fetch(url, tmp_path / "cache")
+    (copy / "tokenizer/spiece.model").unlink()
+    assert (fetch(url, tmp_path / "cache") / "tokenizer/spiece.model").read_bytes() == b"words"
+
+
+def test_a_source_that_has_changed_is_fetched_beside_the_copy_that_others_use(url, tmp_path):
+    old = fetch(url, tmp_path / "cache")
+    fsspec.filesystem("memory").pipe(f"{url}/tokenizer/spiece.model", b"other")
+    new = fetch(url, tmp_path / "cache")
+    assert (new / "tokenizer/spiece.model").read_bytes() == b"other"
+    assert (old / "tokenizer/spiece.model").read_bytes() == b"words"
+
+
+def test_a_copy_has_the_fingerprint_of_its_source(url, folder, tmp_path):
+    load = LoadOptions(cache=tmp_path / "cache")
+    assert folder_fingerprint(fetch(url, load.cache), load) == folder_fingerprint(folder, load)
+    other = save_folder(tmp_path / "other", seed=1)
+    assert folder_fingerprint(other, load) != folder_fingerprint(folder, load)
+
+
+def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tmp_path, monkeypatch):
+    load = LoadOptions(cache=tmp_path / "cache")
+    first = folder_fingerprint(folder, load)
+    monkeypatch.setattr("pipeline.weights.node_cache._digest", lambda file: pytest.fail(f"{file} was read again"))
+    assert folder_fingerprint(folder, load) == first
+    monkeypatch.undo()
+    config = folder / "transformer/config.json"
+    config.write_text('{"changed": 1}')
+    assert folder_fingerprint(folder, load) != first
+
+
+def test_a_damaged_blob_of_the_hugging_face_cache_is_named(tmp_path):
+    blob = tmp_path / "blobs" / ("0" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"not what the name says")
+    with pytest.raises(WeightsError, match=r"is damaged: its checksum is .*; remove it"):
+        sha256_of(blob, tmp_path / "cache")
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from pipeline.weights.fetch import fetch
+fetch(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_fetch_leaves_nothing_half_placed_and_no_lock(folder, tmp_path):
+    cache, big = tmp_path / "cache", folder / "tokenizer/spiece.model"
+    with big.open("wb") as file:
+        file.truncate(256 * 2**20)
+    child = subprocess.Popen([sys.executable, "-c", FETCH, f"file://{folder}", str(cache)])
+    parts = []
+    while child.poll() is None and not any(part.stat().st_size for part in parts):
+        time.sleep(0.001)
+        parts = list((cache / "urls").glob("*/tokenizer/spiece.model.part")) if (cache / "urls").is_dir() else []
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "killed on the way"
+    entry = parts[0].parent.parent
+    assert not (entry / "tokenizer/spiece.model").exists()
+    copy = fetch(f"file://{folder}", cache)
+    assert copy == entry
+    assert files_in(copy).keys() == FILES
+    assert (copy / "tokenizer/spiece.model").stat().st_size == 256 * 2**20
+
+
+def _hold(file: Path, held: "multiprocessing.synchronize.Event") -> None:
+    with locked(file):
+        held.set()
+        time.sleep(60)
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path):
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    child = context.Process(target=_hold, args=(tmp_path / "lock", held))
+    child.start()
+    assert held.wait(10)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    with locked(tmp_path / "lock"):
+        pass
+    child.join()
+
+
+def test_of_two_who_ask_at_once_one_fetches(url, tmp_path, opened):
+    with ThreadPoolExecutor(2) as pool:
+        copies = list(pool.map(lambda _: fetch(url, tmp_path / "cache"), range(2)))
+    assert copies[0] == copies[1]
+    assert sorted({Path(name).name for name in opened}) == sorted(Path(name).name for name in opened)
+
+
+def test_a_part_of_pickles_is_refused_before_anything_is_fetched(folder, tmp_path):
+    for file in (folder / "transformer").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    with pytest.raises(WeightsError, match=r"\.bin is a pickle.*longtake convert"):
+        fetch(f"file://{folder}", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://nowhere/model", "holds no model_index.json"),
+        ("nobody://nowhere", "cannot be read"),
+        ("memory://one/model.pt", "is a pickle"),
+        ("memory://one/film.mp4", r"is no \.safetensors file"),
+    ],
+)
+def test_what_is_no_model_is_refused_with_the_cure(url, message, tmp_path):
+    for name in ("model.pt", "film.mp4"):
+        fsspec.filesystem("memory").pipe(f"memory://one/{name}", b"x")
+    with pytest.raises(WeightsError, match=message):
+        fetch(url, tmp_path / "cache")
+
+
+def test_a_source_that_ends_early_leaves_nothing(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "look", lambda url, look=fetching.look: _longer(look(url)))
+    with pytest.raises(WeightsError, match=r"ended after 5 of 6 bytes"):
+        fetch(url, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("spiece.model"))
+
+
+def _longer(source):
+    source.sizes["tokenizer/spiece.model"] += 1
+    return source

@@ -1,0 +1,74 @@
+"""Models in Hugging Face repositories: what is needed and no more, and an error says what to do."""
+
+import huggingface_hub
+import pytest
+
+from pipeline.errors import WeightsError
+from pipeline.weights.hub import fetch_hub, is_hub_id
+from tests.weights.diffusers_folder import FILES, save_folder
+from tests.weights.fake_hub import COMMIT, FakeHub
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with FakeHub(save_folder(tmp_path / "served")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "hub-cache"
+
+
+@pytest.mark.parametrize("name", ["nobody/films", "nobody/films@v1", f"nobody/films@{COMMIT}"])
+def test_only_what_is_needed_is_fetched(hub, cache, name):
+    copy = fetch_hub(name, cache, hub.url)
+    found = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
+    assert found == FILES
+    assert all((copy / file).read_bytes() == (hub.folder / file).read_bytes() for file in FILES)
+    assert set(hub.fetched) == FILES
+    hub.fetched.clear()
+    assert fetch_hub(name, cache, hub.url) == copy
+    assert hub.fetched == []
+
+
+def test_what_was_fetched_before_is_found_without_a_network(hub, cache, monkeypatch):
+    copy = fetch_hub("nobody/films", cache, hub.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch_hub("nobody/films", cache) == copy
+    with pytest.raises(WeightsError, match=r"nobody can be asked now.*`hf download nobody/other`"):
+        fetch_hub("nobody/other@main", cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nobody/nothing", "there is no such repository, or it is private; check the name"),
+        ("gated/films", "agreed to the licence"),
+        ("nobody/films@v9", "no such revision; leave out"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_cure(hub, cache, name, message):
+    with pytest.raises(WeightsError, match=f"model is '{name}': no folder of this name is here, .*{message}"):
+        fetch_hub(name, cache, hub.url)
+
+
+def test_a_repository_in_another_format_is_refused_with_the_cure(hub, cache):
+    (hub.folder / "model_index.json").unlink()
+    with pytest.raises(WeightsError, match=r"holds no model_index.json; use the one in diffusers' format"):
+        fetch_hub("nobody/films", cache, hub.url)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_id"),
+    [
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", True),
+        ("owner/name@refs/pr/3", True),
+        ("tiny", False),
+        ("a/b/c", False),
+        ("/a/b", False),
+        ("./b", False),
+    ],
+)
+def test_what_is_written_like_a_repository(name, is_id):
+    assert is_hub_id(name) == is_id
