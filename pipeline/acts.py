@@ -20,7 +20,7 @@ from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
 from pipeline.stages.decode import DecodeStage, decode_history
-from pipeline.stages.denoise import DenoiseStage, denoise_history
+from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.encode import EncodeStage
 from pipeline.stages.publish import PublishOptions, PublishStage
@@ -98,7 +98,7 @@ def mend(take: Take, observer: Observer) -> None:
         if take.upscaler is not None:
             needed.update(span.index for span in upscale_history(model, take.upscaler, plan, chunk))
         if not denoised:
-            needed.update(span.index for span in denoise_history(model, plan, chunk))
+            needed.update(span.index for span in plan.history(chunk))
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])
@@ -123,12 +123,12 @@ class Act(Generic[StageT]):
 
 
 def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
-    """Chunk -> prompts, by guidance branch."""
+    """Chunk -> its cue: prompts by guidance branch, and the latents that are given."""
     return Act("embed", EmbedStage(take.model.text, take.plan), observer)
 
 
 def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:
-    """Chunk, prompts -> latents, kept."""
+    """Chunk, cue -> latents, kept."""
     stage = DenoiseStage(take.model, take.plan, take.journal.latents, parallel)
     return Act("denoise", stage, observer, take.journal.keep_latents)
 

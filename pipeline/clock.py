@@ -74,6 +74,10 @@ class MediaClock:
             float(span.start_s + (start + Fraction(n, 2)) / self.fps) for start, n in zip(starts, frames, strict=False)
         ]
 
+    def latent_starts(self, span: "ChunkSpan") -> list[int]:
+        """The first frame of the film that each of the chunk's video latents holds."""
+        return list(accumulate(self._latent_frames(span)[:-1], initial=span.frames.start))
+
     def latent_stops(self, span: "ChunkSpan") -> list[int]:
         """The frame of the film after each of the chunk's video latents; the film's end trims the last."""
         stops = accumulate(self._latent_frames(span), initial=span.frames.start)

@@ -1,13 +1,15 @@
 """The plan of one film: the wish laid on the clock and measured against the model, before anything starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from pipeline.attention.kv_plan import SiteLayout, store_bytes
+from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
-from pipeline.models.protocols import FilmModel
+from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.sampling.schedule import Levels, noise_levels
+from pipeline.sampling.segment import holding, widened
 from pipeline.spec import SamplingSpec, Storyboard, check_against
 
 
@@ -19,6 +21,8 @@ class FilmPlan:
         branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
+        rollout: how chunks follow each other.
+        context: what of the chunks before it a chunk sees in the KV store.
         sites: room that the KV store needs.
     """
 
@@ -29,6 +33,8 @@ class FilmPlan:
     branches: tuple[str, ...]
     sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
+    rollout: Rollout
+    context: KVPlan
     sites: tuple[SiteLayout, ...]
 
     @property
@@ -55,11 +61,34 @@ class FilmPlan:
         """Denoising steps of one chunk."""
         return len(self.sigmas["video"]) - 1
 
+    @property
+    def num_passes(self) -> int:
+        """Passes of one chunk, in all branches: its steps, and the clean pass where later chunks see its keys."""
+        return len(self.branches) * (self.num_steps + isinstance(self.rollout, Causal))
+
+    def seen(self, chunk: ChunkSpan) -> ChunkSpan:
+        """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
+        return passed(self.clock, self.rollout, self.chunks, chunk)
+
+    def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
+        if isinstance(self.rollout, Segment):
+            return holding(self.chunks[chunk.section : chunk.index], self.rollout.overlap)
+        indices = self.context.history(chunk.section, chunk.scene_start, chunk.index)
+        return [self.chunks[index] for index in indices]
+
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
         per_latent = {stream.name: stream.page_tokens for site in self.sites[:1] for stream in site.streams}
-        full = max(len(c.latents) for c in self.chunks)
-        return per_latent["video"] // full * len(chunk.latents) + len(chunk.audio_latents) + per_latent["text"]
+        span, full = self.seen(chunk), max(len(self.seen(c).latents) for c in self.chunks)
+        return per_latent["video"] // full * len(span.latents) + len(span.audio_latents) + per_latent["text"]
+
+
+def passed(clock: MediaClock, rollout: Rollout, chunks: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
+    """What the passes over `chunk` of a film hold."""
+    if isinstance(rollout, Causal):
+        return chunk
+    return widened(clock, holding(chunks[chunk.section : chunk.index], rollout.overlap), chunk, rollout.overlap)
 
 
 def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
@@ -71,7 +100,8 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     chunks = plan_chunks(clock, scenes, model.chunk_latents)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
-    most_video, most_audio = max(len(c.latents) for c in chunks), max(len(c.audio_latents) for c in chunks)
+    passes = [passed(clock, model.rollout, chunks, chunk) for chunk in chunks]
+    most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     return FilmPlan(
         wish=wish,
         clock=clock,
@@ -80,13 +110,15 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
         sigmas=sigmas(wish.sampling, model.audio_lag),
         latent_shapes=shapes,
+        rollout=model.rollout,
+        context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,
         sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
     )
 
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
-    return store_bytes(plan.sites, model.plan, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
+    return store_bytes(plan.sites, plan.context, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
 
 
 def check_prompts(wish: Storyboard, model: FilmModel) -> None:

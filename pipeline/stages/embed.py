@@ -1,4 +1,4 @@
-"""Embed: a scene's prompt becomes the tokens that steer the denoiser."""
+"""Embed: what a scene asks for becomes what steers the denoiser: tokens of its prompt, and latents that are given."""
 
 from functools import lru_cache
 
@@ -7,8 +7,7 @@ import torch
 from pipeline.clock import ChunkSpan
 from pipeline.models.protocols import TextEncoder
 from pipeline.plan import FilmPlan
-from pipeline.sampling.rollout import Prompts
-from pipeline.values import PromptEmbedding
+from pipeline.values import Cue, PromptEmbedding
 
 
 class EmbedStage:
@@ -18,10 +17,10 @@ class EmbedStage:
         self.text, self.plan = text, plan
         self._embed = lru_cache(maxsize=2)(self._embed_now)
 
-    def __call__(self, chunk: ChunkSpan) -> Prompts:
+    def __call__(self, chunk: ChunkSpan) -> Cue:
         """The prompt's tokens, by branch."""
         prompt = self.plan.wish.scenes[chunk.scene].prompt
-        return {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
+        return Cue({branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches})
 
     @torch.inference_mode()
     def _embed_now(self, prompt: str) -> PromptEmbedding:
