@@ -72,7 +72,7 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
         upscaler = load_upscaler(wish.output.upscaler)
         check_chunks(upscaler, plan.chunks)
         parts = {**numerics, "upscaler": upscaler.fingerprint()}
-    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, parts)), numerics, upscaler)
+    return Take(model, plan, store, Journal(store, film_keys(plan.wish, plan.chunks, parts)), numerics, upscaler)
 
 
 def mend(take: Take, observer: Observer) -> None:

@@ -8,9 +8,12 @@ from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_b
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
-from pipeline.sampling.schedule import Levels, noise_levels
+from pipeline.sampling.schedule import Levels, noise_levels, stretched
 from pipeline.sampling.segment import holding, widened
-from pipeline.spec import SamplingSpec, Storyboard, check_against
+from pipeline.spec import DynamicShift, SamplingSpec, Storyboard, check_against, with_defaults
+
+LOWEST_TRAINED = 1 / 1000
+"""The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ def passed(clock: MediaClock, rollout: Rollout, chunks: Sequence[ChunkSpan], chu
 
 
 def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
-    """Lay `wish` on the clock for `model`. Raises `SpecError` for whatever the model cannot render."""
+    """Lay `wish`, and what the model has for whatever it leaves out, on the clock. Raises `SpecError` for whatever the
+    model cannot render."""
+    wish = with_defaults(wish, model.defaults)
     check_against(wish, model.limits)
     check_prompts(wish, model)
     clock = model.clock(wish.video.fps)
@@ -102,17 +107,20 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     _, height, width = shapes["video"]
     passes = [passed(clock, model.rollout, chunks, chunk) for chunk in chunks]
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
+    sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
+    tokens_per_latent = sites[0].stream("video").page_tokens // most_video
+    nominal = tokens_per_latent * (model.chunk_latents + getattr(model.rollout, "overlap", 0))
     return FilmPlan(
         wish=wish,
         clock=clock,
         scenes=scenes,
         chunks=chunks,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(wish.sampling, model.audio_lag),
+        sigmas=sigmas(wish.sampling, model.audio_lag, model.defaults.dynamic, nominal),
         latent_shapes=shapes,
         rollout=model.rollout,
         context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,
-        sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
+        sites=sites,
     )
 
 
@@ -133,12 +141,27 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
         raise SpecError("\n".join(mistakes))
 
 
-def sigmas(sampling: SamplingSpec, audio_lag: float) -> Levels:
-    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams."""
+def sigmas(
+    sampling: SamplingSpec, audio_lag: float, dynamic: DynamicShift | None = None, video_tokens: int = 0
+) -> Levels:
+    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams.
+
+    Args:
+        audio_lag: how far the sound's lag behind the picture's.
+        dynamic: what the dynamic schedule is for the model.
+        video_tokens: of a pass over a whole chunk, which bend the dynamic schedule; the same for every chunk.
+    """
+    lowest = LOWEST_TRAINED if sampling.solver == "unipc" else 0.0
     match sampling.schedule:
         case "linear":
-            return noise_levels(sampling.steps, audio_lag=audio_lag)
+            return noise_levels(sampling.steps, audio_lag=audio_lag, lowest=lowest)
         case "shifted":
-            return noise_levels(sampling.steps, sampling.shift, audio_lag)
+            return noise_levels(sampling.steps, sampling.shift, audio_lag, lowest)
+        case "dynamic":
+            assert dynamic is not None, "refused where the wish met its model"
+            levels = noise_levels(sampling.steps, dynamic.shift(video_tokens), audio_lag, lowest)
+            if dynamic.terminal is None:
+                return levels
+            return {name: stretched(stream, dynamic.terminal) for name, stream in levels.items()}
         case levels:
             return dict.fromkeys(("video", "audio"), (*levels, 0.0))

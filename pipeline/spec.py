@@ -11,10 +11,11 @@ from difflib import get_close_matches
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
+from math import exp
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -80,10 +81,10 @@ def _duration(value: object) -> str:
 
 
 def _schedule(value: object, info: ValidationInfo) -> object:
-    if value in ("shifted", "linear"):
+    if value in ("shifted", "linear", "dynamic"):
         return value
     if not isinstance(value, list | tuple) or not all(type(sigma) in (int, float) for sigma in value):
-        raise SpecError("use shifted, linear, or a list of sigmas such as [1.0, 0.6, 0.3]")
+        raise SpecError("use shifted, linear, dynamic, or a list of sigmas such as [1.0, 0.6, 0.3]")
     falls = all(noisier > cleaner for noisier, cleaner in pairwise((*value, 0)))
     if not value or value[0] != 1 or not falls:
         raise SpecError("sigmas start at 1, fall at every step and stay above 0, such as [1.0, 0.6, 0.3]")
@@ -139,13 +140,16 @@ class Scene(_Wish):
 
 
 class SamplingSpec(_Wish):
-    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
+    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one; the dynamic
+    one is bent by the size of the picture, for models that were trained so."""
 
     steps: Annotated[int, whole(1, 1000)] = 12
     guidance: Annotated[float, number(0, 100)] = 2.5
-    schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
+    schedule: Annotated[Literal["shifted", "linear", "dynamic"] | tuple[float, ...], BeforeValidator(_schedule)] = (
+        "shifted"
+    )
     shift: Annotated[float, number(0.01, 100)] = 2.5
-    solver: Literal["euler", "renoise"] = "euler"
+    solver: Literal["euler", "renoise", "unipc"] = "euler"
 
 
 class OutputSpec(_Wish):
@@ -163,9 +167,8 @@ class OutputSpec(_Wish):
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
     video = info.data.get("video")
     if video is not None and scene.duration_s(video.fps) * video.fps < 1:
-        raise PydanticCustomError(
-            "scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", {"fps": str(video.fps)}
-        )
+        told = {"fps": str(video.fps), "duration": scene.duration}
+        raise PydanticCustomError("scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", told)
     return scene
 
 
@@ -206,6 +209,66 @@ class Storyboard(_Wish):
 
 
 # ------------------------------------------------------------------ what a model can do
+
+
+@dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the tokens of a pass: exp of a line through two points, as LTX-Video and FLUX sample.
+
+    Args:
+        base_tokens, max_tokens: video tokens at which the shift is exp of `base_shift` and of `max_shift`.
+        terminal: what the last level above 0 is stretched to; None leaves it.
+    """
+
+    base_tokens: int = 1024
+    max_tokens: int = 4096
+    base_shift: float = 0.95
+    max_shift: float = 2.05
+    terminal: float | None = 0.1
+
+    def shift(self, tokens: int) -> float:
+        """The shift for a pass of so many video tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return exp(self.base_shift + slope * (tokens - self.base_tokens))
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a storyboard means for a model where it says nothing; the embedded models', where they are not told.
+
+    Args:
+        dynamic: what the dynamic schedule is for this model; None where it has none.
+    """
+
+    steps: int = SamplingSpec().steps
+    guidance: float = SamplingSpec().guidance
+    schedule: Literal["shifted", "linear", "dynamic"] | tuple[float, ...] = SamplingSpec().schedule
+    shift: float = SamplingSpec().shift
+    solver: Literal["euler", "renoise", "unipc"] = SamplingSpec().solver
+    width: int = VideoSpec().width
+    height: int = VideoSpec().height
+    fps: Fraction = VideoSpec().fps
+    sample_rate: int = AudioSpec().sample_rate
+    dynamic: DynamicShift | None = None
+
+
+def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard:
+    """`storyboard`, saying everything: what it leaves out of picture, sound and sampling is as the model has it.
+
+    Raises:
+        SpecError: what it says does not go with what the model has for the rest.
+    """
+    resolved = {name: getattr(storyboard, name) for name in Storyboard.model_fields}
+    for name in ("video", "audio", "sampling"):
+        section = resolved[name]
+        kept = {key: getattr(section, key) for key in type(section).model_fields}
+        resolved[name] = kept | {key: getattr(defaults, key) for key in kept.keys() - section.model_fields_set}
+    if resolved["sampling"]["schedule"] == "dynamic" and defaults.dynamic is None:
+        raise SpecError(f"sampling.schedule is 'dynamic'; {storyboard.model} has none, use shifted or linear")
+    try:
+        return Storyboard.model_validate(resolved)
+    except ValidationError as error:
+        raise SpecError("\n".join(_told(details) for details in error.errors(include_url=False))) from None
 
 
 @dataclass(frozen=True)
@@ -300,7 +363,7 @@ _SECTIONS: dict[str, type[_Wish]] = {
 
 def _told(error: ErrorDetails) -> str:
     if error["type"] == "scene_duration":
-        return f"{dotted(error['loc'])}.duration is {error['input']['duration']!r}; {error['msg']}"
+        return f"{dotted(error['loc'])}.duration is {error['ctx']['duration']!r}; {error['msg']}"
     return told(error, _nearest_key)
 
 

@@ -15,7 +15,7 @@ from pipeline.models.protocols import Causal
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
-from pipeline.spec import ModelLimits, SizeLimits
+from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
@@ -76,7 +76,7 @@ TINY = EmbeddedModelConfig(
 class EmbeddedModel(nn.Module):
     """The four networks that one film needs, sized by `config`; answers to `protocols.EmbeddedModel`."""
 
-    rollout = Causal()
+    rollout, defaults = Causal(), ModelDefaults()
 
     def __init__(self, config: EmbeddedModelConfig) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.attention.rope import Rope
 from pipeline.clock import MediaClock
 from pipeline.errors import SpecError
-from pipeline.spec import ModelLimits
+from pipeline.spec import ModelDefaults, ModelLimits
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
@@ -159,6 +159,7 @@ class FilmModel(Protocol):
         text, denoiser, video_codec, sound_codec: the networks.
         dtype, device: of the denoiser's weights.
         limits: what a storyboard must keep to.
+        defaults: what a storyboard means where it says nothing.
         credit: what a film says about who rendered it.
     """
 
@@ -188,6 +189,8 @@ class FilmModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def limits(self) -> ModelLimits: ...
+    @property
+    def defaults(self) -> ModelDefaults: ...
     @property
     def credit(self) -> str: ...
 

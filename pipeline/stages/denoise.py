@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pipeline.adapters.unipc import UniPC
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
@@ -15,7 +16,7 @@ from pipeline.sampling.solver import Euler, Renoise, Solver
 from pipeline.stages.sharded_denoiser import ShardedDenoiser
 from pipeline.values import Cue, LatentChunk
 
-SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise}
+SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
 
 FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
 """Where a stage finds latents that were finished before it started; None where there are none."""
