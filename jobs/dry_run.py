@@ -13,6 +13,7 @@ from pipeline.plan import FilmPlan, kv_bytes
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
+from pipeline.stages.given import GivenStage
 from pipeline.values import LatentChunk
 
 FEWEST_TOKENS = 2000
@@ -33,6 +34,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
+    if plan.wish.given():
+        rows["given"] = ", ".join(f"{key} {file}" for key, file in plan.wish.given().items())
     if degrees.ranks > 1:
         rows["gang"] = _gang(plan, longest, degrees)
         rows["expected"] += ", were it one rank"
@@ -42,7 +45,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
-    denoise, decode = DenoiseStage(model, plan, _nothing), DecodeStage(model, plan, _nothing)
+    before = GivenStage(model, plan).before
+    denoise, decode = DenoiseStage(model, plan, before), DecodeStage(model, plan, before)
     prompts = EmbedStage(model.text, plan)(plan.chunks[0]).prompts
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
     pass_s = decode_s = 0.0
@@ -85,10 +89,6 @@ def _context(plan: FilmPlan) -> str:
     if isinstance(plan.rollout, Causal):
         return f"seeing {plan.context.sink} sink and {plan.context.window} window chunks"
     return f"{plan.rollout.overlap} video latents of overlap among them"
-
-
-def _nothing(_: ChunkSpan) -> None:
-    """No latents are finished."""
 
 
 def _scenes(plan: FilmPlan) -> Table:

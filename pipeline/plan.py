@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
+from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.sampling.schedule import Levels, noise_levels, stretched
@@ -21,6 +21,7 @@ class FilmPlan:
     """Everything about a film that is known before its first chunk.
 
     Args:
+        before: what the film goes on from, as chunks that are finished already, numbered from below 0.
         branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
@@ -33,6 +34,7 @@ class FilmPlan:
     clock: MediaClock
     scenes: tuple[SceneSpan, ...]
     chunks: tuple[ChunkSpan, ...]
+    before: tuple[ChunkSpan, ...]
     branches: tuple[str, ...]
     sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
@@ -71,14 +73,22 @@ class FilmPlan:
 
     def seen(self, chunk: ChunkSpan) -> ChunkSpan:
         """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
-        return passed(self.clock, self.rollout, self.chunks, chunk)
+        return passed(self.clock, self.rollout, self.earlier(chunk), chunk)
+
+    def span(self, index: int) -> ChunkSpan:
+        """The chunk of that number, in the film or before it."""
+        return self.before[index] if index < 0 else self.chunks[index]
+
+    def earlier(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks of a chunk's section before it, in order."""
+        return [self.span(index) for index in range(chunk.section, chunk.index)]
 
     def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
         """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
         if isinstance(self.rollout, Segment):
-            return holding(self.chunks[chunk.section : chunk.index], self.rollout.overlap)
+            return holding(self.earlier(chunk), self.rollout.overlap)
         indices = self.context.history(chunk.section, chunk.scene_start, chunk.index)
-        return [self.chunks[index] for index in indices]
+        return [self.span(index) for index in indices]
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
@@ -87,11 +97,20 @@ class FilmPlan:
         return per_latent["video"] // full * len(span.latents) + len(span.audio_latents) + per_latent["text"]
 
 
-def passed(clock: MediaClock, rollout: Rollout, chunks: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
-    """What the passes over `chunk` of a film hold."""
+def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
+    """What the passes over `chunk` hold, given the chunks of its section before it."""
     if isinstance(rollout, Causal):
         return chunk
-    return widened(clock, holding(chunks[chunk.section : chunk.index], rollout.overlap), chunk, rollout.overlap)
+    return widened(clock, holding(earlier, rollout.overlap), chunk, rollout.overlap)
+
+
+def latents_before(wish: Storyboard, model: FilmModel) -> int:
+    """Video latents of the film that `wish` goes on from: as many as a chunk sees before it."""
+    if wish.continue_from is None:
+        return 0
+    if isinstance(model.rollout, Segment):
+        return max(1, model.rollout.overlap)
+    return model.plan.window * model.chunk_latents
 
 
 def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
@@ -101,11 +120,14 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     check_against(wish, model.limits)
     check_prompts(wish, model)
     clock = model.clock(wish.video.fps)
-    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts())
-    chunks = plan_chunks(clock, scenes, model.chunk_latents)
+    num_before = latents_before(wish, model)
+    before = plan_before(clock, num_before, model.chunk_latents)
+    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts(), num_before)
+    chunks = plan_chunks(clock, scenes, model.chunk_latents, before)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
-    passes = [passed(clock, model.rollout, chunks, chunk) for chunk in chunks]
+    spans = [*before, *chunks]
+    passes = [passed(clock, model.rollout, spans[c.section + len(before) : c.index + len(before)], c) for c in chunks]
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     tokens_per_latent = sites[0].stream("video").page_tokens // most_video
@@ -115,8 +137,11 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         clock=clock,
         scenes=scenes,
         chunks=chunks,
+        before=before,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(wish.sampling, model.audio_lag, model.defaults.dynamic, nominal),
+        sigmas=sigmas(
+            wish.sampling, model.audio_lag if wish.audio.file is None else 0.0, model.defaults.dynamic, nominal
+        ),
         latent_shapes=shapes,
         rollout=model.rollout,
         context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,

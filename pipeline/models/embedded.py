@@ -133,6 +133,7 @@ class EmbeddedModel(nn.Module):
             min_fps=Fraction(1),
             max_fps=Fraction(120),
             max_prompt_words=self.config.denoiser.text_tokens,
+            given=frozenset(("image", "film", "sound")),
         )
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:

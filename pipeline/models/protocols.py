@@ -119,6 +119,28 @@ class StreamDecoder(Protocol):
         ...
 
 
+class VideoEncoder(Protocol):
+    """What a video codec also is where a model can be given pictures."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents [b f c h w] of frames in -1..1 [b n 3 h w] that open a section: as many as f latents there hold."""
+        ...
+
+
+class SoundEncoder(Protocol):
+    """What a sound codec also is where a model can be given sound.
+
+    Attributes:
+        channels: that it encodes.
+    """
+
+    channels: int
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Latents [1 l c] of sound in -1..1 [c n] that opens a section, n a multiple of the clock's audio stride."""
+        ...
+
+
 @dataclass(frozen=True)
 class Causal:
     """Chunk after chunk, each seeing those before it through the KV store: for weights that were trained so."""
