@@ -8,11 +8,12 @@ from rich.table import Table
 from pipeline.attention.parallel import SHARDED
 from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
-from pipeline.models.protocols import FilmModel
+from pipeline.models.protocols import Causal, FilmModel
 from pipeline.plan import FilmPlan, kv_bytes
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
+from pipeline.stages.given import GivenStage
 from pipeline.values import LatentChunk
 
 FEWEST_TOKENS = 2000
@@ -27,12 +28,14 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "film": f"{plan.num_frames} frames, {plan.num_samples} samples, {_clock(plan.num_frames / plan.clock.fps)}",
         "chunks": f"{len(plan.chunks)}, of at most {len(longest.latents)} video latents"
         f" ({float(longest.stop_s - longest.start_s):g} s)",
-        "tokens": f"{plan.tokens(longest)} a pass, seeing {model.plan.sink} sink and {model.plan.window} window chunks",
-        "passes": f"{len(plan.branches) * (plan.num_steps + 1)} a chunk: {plan.num_steps} steps and the clean pass,"
-        f" for {' and '.join(plan.branches)}",
+        "tokens": f"{plan.tokens(longest)} a pass, {_context(plan)}",
+        "passes": f"{plan.num_passes} a chunk: {plan.num_steps} steps"
+        f"{' and the clean pass' if isinstance(plan.rollout, Causal) else ''}, for {' and '.join(plan.branches)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
+    if plan.wish.given():
+        rows["given"] = ", ".join(f"{key} {file}" for key, file in plan.wish.given().items())
     if degrees.ranks > 1:
         rows["gang"] = _gang(plan, longest, degrees)
         rows["expected"] += ", were it one rank"
@@ -42,28 +45,30 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
-    denoise, decode = DenoiseStage(model, plan, _nothing), DecodeStage(model, plan, _nothing)
-    prompts = EmbedStage(model.text, plan)(plan.chunks[0])
+    before = GivenStage(model, plan).before
+    denoise, decode = DenoiseStage(model, plan, before), DecodeStage(model, plan, before)
+    prompts = EmbedStage(model.text, plan)(plan.chunks[0]).prompts
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
     pass_s = decode_s = 0.0
-    for chunk in plan.chunks[: model.plan.num_pages + 1]:
-        if chunk.section:
+    for chunk in plan.chunks[: plan.context.num_pages + 1]:
+        if chunk.section > 0:
             break
         video = noise.draw("video", chunk.latents, shapes["video"])
         latents = LatentChunk(chunk, video, noise.draw("audio", chunk.audio_latents, shapes["audio"]))
         started = perf_counter()
-        denoise.rollout.clean_pass(latents, prompts)
+        denoise.rollout.rehearse(latents, prompts)
         passed = perf_counter()
         decode(latents)
         pass_s, decode_s = passed - started, perf_counter() - passed
-    return len(plan.chunks) * ((plan.num_steps + 1) * pass_s + decode_s)
+    passes = plan.num_passes // len(plan.branches)
+    return len(plan.chunks) * (passes * pass_s + decode_s)
 
 
 def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
     """Degrees, what they send, and a warning where they do not pay."""
-    site, video = plan.sites[0], len(chunk.latents)
-    per_latent = site.stream("video").page_tokens // max(len(c.latents) for c in plan.chunks)
-    asking = {"video": Grid(video, per_latent), "audio": Grid(len(chunk.audio_latents), 1)}
+    site, span = plan.sites[0], plan.seen(chunk)
+    per_latent = site.stream("video").page_tokens // max(len(plan.seen(c).latents) for c in plan.chunks)
+    asking = {"video": Grid(len(span.latents), per_latent), "audio": Grid(len(span.audio_latents), 1)}
     keys = {**asking, "text": Grid(site.stream("text").page_tokens, 1)}
     traffic = SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
     told = (
@@ -79,8 +84,11 @@ def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
     return told
 
 
-def _nothing(_: ChunkSpan) -> None:
-    """No latents are finished."""
+def _context(plan: FilmPlan) -> str:
+    """What a pass sees beside the chunk itself."""
+    if isinstance(plan.rollout, Causal):
+        return f"seeing {plan.context.sink} sink and {plan.context.window} window chunks"
+    return f"{plan.rollout.overlap} video latents of overlap among them"
 
 
 def _scenes(plan: FilmPlan) -> Table:

@@ -28,7 +28,7 @@ from packaging.version import Version
 from rich.console import Console
 
 from pipeline.errors import LongtakeError, SpecError
-from pipeline.spec import parse_storyboard
+from pipeline.spec import Storyboard, parse_storyboard
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -98,13 +98,27 @@ def pack(wish: str, text: str, output: str, options: SubmitOptions) -> Parcel:
     identity = json.dumps([text, options.overrides, output])
     name = f"longtake-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if kind_of(wish, text) == "storyboard":
-        title = parse_storyboard(text, options.overrides, source=wish).title
+        storyboard = parse_storyboard(text, options.overrides, source=wish)
+        check_seen(storyboard)
+        title = storyboard.title
         file, module, files = "storyboard.yaml", "jobs.render", {}
     else:
         file, module = f"manifest{PurePosixPath(wish).suffix or '.yaml'}", "jobs.batch"
         title, files = PurePosixPath(wish).name, dict(named_files(wish))
     command = ("python", "-m", module, file, "-o", output, *sets, *options.flags)
     return Parcel(name, title, command, {**files, file: text.encode()})
+
+
+def check_seen(storyboard: Storyboard) -> None:
+    """Raise `SpecError` where a storyboard is given files that only this machine has."""
+    mistakes = [
+        f"{key} is {file!r}, beside the storyboard; the cluster does not see it: use a URL, or an absolute path that"
+        " all its nodes have"
+        for key, file in storyboard.given().items()
+        if "://" not in file and not PurePosixPath(file).is_absolute()
+    ]
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
 
 
 def named_files(manifest: str) -> Iterator[tuple[str, bytes]]:

@@ -85,6 +85,8 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
     take = open_take(wish, model, store, numerics(model, degrees, options.load))
+    for note in take.notes:
+        console.print(f"[yellow]{note}.", highlight=False)
     if options.dry_run:
         print_plan(take.plan, model, degrees, console)
         return None

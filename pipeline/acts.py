@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.clock import ChunkSpan
+from pipeline.errors import JournalError
 from pipeline.journal.journal import Journal
 from pipeline.journal.keys import Parts, film_keys
 from pipeline.journal.store import Store
@@ -20,12 +21,13 @@ from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
 from pipeline.stages.decode import DecodeStage, decode_history
-from pipeline.stages.denoise import DenoiseStage, denoise_history
+from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.encode import EncodeStage
+from pipeline.stages.given import GivenStage, digests
 from pipeline.stages.publish import PublishOptions, PublishStage
 from pipeline.stages.upscale import UpscaleStage, check_chunks, upscale_history
-from pipeline.values import FrameChunk
+from pipeline.values import FrameChunk, LatentChunk
 from pipeline.weights.load import load_upscaler
 
 
@@ -34,7 +36,9 @@ class Take:
     """One film being rendered into one place, with what decides its bits beside the storyboard.
 
     Args:
+        given: what the user gives beside prompts, encoded.
         upscaler: None where the film is shown as large as it is rendered.
+        notes: what the user should know of what was given.
     """
 
     model: FilmModel
@@ -42,7 +46,13 @@ class Take:
     store: Store
     journal: Journal
     numerics: Parts
+    given: GivenStage
     upscaler: Upscaler | None = None
+    notes: tuple[str, ...] = ()
+
+    def finished(self, chunk: ChunkSpan) -> LatentChunk | None:
+        """A chunk's finished latents, of the film or of what it goes on from; None where they are to be rendered."""
+        return self.given.before(chunk) if chunk.index < 0 else self.journal.latents(chunk)
 
     def summary(self) -> dict[str, float]:
         """The film in numbers, and how much of it is finished already, counted from its start."""
@@ -61,18 +71,38 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
     """Plan `wish` for `model`, with a journal in which what was rendered alike counts. Nothing is written.
 
     Args:
-        numerics: see `pipeline/numerics.py`.
+        numerics: see `pipeline/numerics.py`; or those of a take that was opened, whose files are not looked at again.
 
     Raises:
-        SpecError: the model cannot render the wish, or the upscaler cannot enlarge it.
+        SpecError: the model cannot render the wish, the upscaler cannot enlarge it, or a file that is given is no use.
+        JournalError: a file is not what it was where the take was first opened.
         WeightsError: there is no such upscaler.
     """
-    plan, upscaler, parts = plan_film(wish, model), None, numerics
+    plan = plan_film(wish, model)
+    given, notes, numerics = _given(model, plan, numerics)
+    upscaler, parts = None, numerics
     if wish.output.upscale:
         upscaler = load_upscaler(wish.output.upscaler).to(model.device)
         check_chunks(upscaler, plan.chunks)
         parts = {**numerics, "upscaler": upscaler.fingerprint()}
-    return Take(model, plan, store, Journal(store, film_keys(wish, plan.chunks, parts)), numerics, upscaler)
+    return Take(
+        model, plan, store, Journal(store, film_keys(plan.wish, plan.chunks, parts)), numerics, given, upscaler, notes
+    )
+
+
+def _given(model: FilmModel, plan: FilmPlan, numerics: Parts) -> tuple[GivenStage, tuple[str, ...], Parts]:
+    """What a film is given, what is to be known of it, and numerics that tell its files from any others."""
+    given, found = GivenStage(model, plan), digests(plan.wish)
+    if not found:
+        return given, (), numerics
+    if "given" not in numerics:
+        return given, tuple(given.check()), {**numerics, "given": found}
+    for key, digest in found.items():
+        if digest != numerics["given"].get(key):
+            raise JournalError(
+                f"{key} is another file here than where the render began; put it where all nodes see the same one"
+            )
+    return given, (), numerics
 
 
 def mend(take: Take, observer: Observer) -> None:
@@ -98,7 +128,7 @@ def mend(take: Take, observer: Observer) -> None:
         if take.upscaler is not None:
             needed.update(span.index for span in upscale_history(model, take.upscaler, plan, chunk))
         if not denoised:
-            needed.update(span.index for span in denoise_history(model, plan, chunk))
+            needed.update(span.index for span in plan.history(chunk))
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])
@@ -123,31 +153,32 @@ class Act(Generic[StageT]):
 
 
 def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
-    """Chunk -> prompts, by guidance branch."""
-    return Act("embed", EmbedStage(take.model.text, take.plan), observer)
+    """Chunk -> its cue: prompts by guidance branch, and the latents that are given."""
+    return Act("embed", EmbedStage(take.model.text, take.plan, take.given), observer)
 
 
 def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:
-    """Chunk, prompts -> latents, kept."""
-    stage = DenoiseStage(take.model, take.plan, take.journal.latents, parallel)
+    """Chunk, cue -> latents, kept."""
+    stage = DenoiseStage(take.model, take.plan, take.finished, parallel)
     return Act("denoise", stage, observer, take.journal.keep_latents)
 
 
 def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
     """Chunk, prompts -> latents, on the other ranks of a gang: one keeps them for all, and tells."""
-    return Act("denoise", DenoiseStage(take.model, take.plan, take.journal.latents, parallel), SILENT)
+    return Act("denoise", DenoiseStage(take.model, take.plan, take.finished, parallel), SILENT)
 
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     """Latents -> frames, sound."""
-    return Act("decode", DecodeStage(take.model, take.plan, take.journal.latents), observer)
+    given_sound = None if take.plan.wish.audio.file is None else take.given.sound
+    return Act("decode", DecodeStage(take.model, take.plan, take.finished, given_sound), observer)
 
 
 def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk]:
     """Frames -> larger frames; the same frames where the storyboard does not ask for that."""
     if take.upscaler is None:
         return as_they_are
-    return Act("upscale", UpscaleStage(take.model, take.upscaler, take.plan, take.journal.latents), observer)
+    return Act("upscale", UpscaleStage(take.model, take.upscaler, take.plan, take.finished), observer)
 
 
 def as_they_are(frames: FrameChunk) -> FrameChunk:

@@ -7,7 +7,7 @@ a section and frames within the film. Every border is the floor of an exact time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil, floor
 
 from pipeline.errors import SpecError
@@ -74,6 +74,10 @@ class MediaClock:
             float(span.start_s + (start + Fraction(n, 2)) / self.fps) for start, n in zip(starts, frames, strict=False)
         ]
 
+    def latent_starts(self, span: "ChunkSpan") -> list[int]:
+        """The first frame of the film that each of the chunk's video latents holds."""
+        return list(accumulate(self._latent_frames(span)[:-1], initial=span.frames.start))
+
     def latent_stops(self, span: "ChunkSpan") -> list[int]:
         """The frame of the film after each of the chunk's video latents; the film's end trims the last."""
         stops = accumulate(self._latent_frames(span), initial=span.frames.start)
@@ -105,7 +109,8 @@ class ChunkSpan:
     """One chunk on the clock; the unit that is denoised, committed, encoded and published as a whole.
 
     Args:
-        index: chunk number in the film, from 0.
+        index: chunk number in the film, from 0; what the film goes on from has numbers below that, as have its
+            latents, frames, samples and times.
         section: chunk number, in the film, of the section's first chunk (the last cut).
         scene: the scene whose prompt it renders.
         scene_start: chunk number of that scene's first chunk.
@@ -131,19 +136,22 @@ class ChunkSpan:
     ends_section: bool
 
 
-def plan_scenes(clock: MediaClock, durations_s: Sequence[Fraction], cuts: Sequence[bool]) -> tuple[SceneSpan, ...]:
+def plan_scenes(
+    clock: MediaClock, durations_s: Sequence[Fraction], cuts: Sequence[bool], before: int = 0
+) -> tuple[SceneSpan, ...]:
     """Lay scenes on the clock: every border inside the film snaps to the nearest video latent, the end is exact.
 
     Args:
         durations_s: wished length of each scene in seconds.
-        cuts: whether each scene opens with a cut; the first always does.
+        cuts: whether each scene opens with a cut; the first does, unless it goes on from something.
+        before: video latents that the first scene goes on from.
     """
     scenes: list[SceneSpan] = []
     wished = Fraction(0)
-    start = section_start = 0
+    start, section_start = 0, -clock.frames(before)
     for index, (duration_s, wished_cut) in enumerate(zip(durations_s, cuts, strict=True)):
         wished += duration_s
-        cut = wished_cut or index == 0
+        cut = wished_cut if index else not before
         section_start = start if cut else section_start
         wished_frames = wished * clock.fps
         if index == len(durations_s) - 1:
@@ -167,17 +175,51 @@ def _nearest_border(clock: MediaClock, frames: Fraction) -> int:
     return min(borders, key=lambda border: abs(border - frames))
 
 
-def plan_chunks(clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int) -> tuple[ChunkSpan, ...]:
-    """Cut scenes into chunks of at most `chunk_latents` video latents; spans tile the film without gap or overlap."""
+def plan_chunks(
+    clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int, before: Sequence[ChunkSpan] = ()
+) -> tuple[ChunkSpan, ...]:
+    """Cut scenes into chunks of at most `chunk_latents` video latents; spans tile the film without gap or overlap.
+
+    Args:
+        before: what the first scene goes on from; see `plan_before`.
+    """
     if chunk_latents < 1:
         raise SpecError(f"chunk_latents is {chunk_latents}; a chunk holds at least 1 video latent")
-    return tuple(_chunks(clock, scenes, chunk_latents))
+    return tuple(_chunks(clock, scenes, chunk_latents, before))
 
 
-def _chunks(clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int) -> Iterator[ChunkSpan]:
+def plan_before(clock: MediaClock, latents: int, chunk_latents: int) -> tuple[ChunkSpan, ...]:
+    """The last `latents` video latents of another film, right before this one, as chunks that are finished already."""
+    borders = sorted({-latents, *range(0, -latents, -chunk_latents)})
+    film_frame = clock.frames(latents)
+    frames = [clock.frames(border + latents) - film_frame for border in borders]
+    section = 1 - len(borders)
+    return tuple(
+        ChunkSpan(
+            index=section + number,
+            section=section,
+            scene=0,
+            scene_start=section,
+            latents=range(borders[number], borders[number + 1]),
+            audio_latents=range(clock.audio_latents(start), clock.audio_latents(stop)),
+            frames=range(start, stop),
+            samples=range(clock.samples(start), clock.samples(stop)),
+            start_s=clock.seconds(start),
+            stop_s=clock.seconds(stop),
+            ends_section=False,
+        )
+        for number, (start, stop) in enumerate(pairwise(frames))
+    )
+
+
+def _chunks(
+    clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int, before: Sequence[ChunkSpan]
+) -> Iterator[ChunkSpan]:
     film_stop = scenes[-1].frames.stop
-    index = section = section_frame = 0
-    section_latent = latent = audio_latent = 0
+    index = latent = audio_latent = 0
+    section, section_latent, section_frame = -len(before), -sum(len(span.latents) for span in before), 0
+    if before:
+        section_frame = before[0].frames.start
     for number, scene in enumerate(scenes):
         if scene.cut:
             section, section_frame, section_latent = index, scene.frames.start, latent

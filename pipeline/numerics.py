@@ -7,7 +7,7 @@ import torch
 
 from pipeline.attention.shares import Degrees
 from pipeline.journal.keys import Parts
-from pipeline.models.protocols import FilmModel
+from pipeline.models.protocols import FilmModel, Segment
 from pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
@@ -28,4 +28,7 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
+    if isinstance(model.rollout, Segment):
+        shown = "clean" if model.rollout.clean else "noised"
+        parts["rollout"] = f"segments, each after {model.rollout.overlap} latents shown {shown}"
     return parts

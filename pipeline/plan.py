@@ -1,14 +1,19 @@
 """The plan of one film: the wish laid on the clock and measured against the model, before anything starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from pipeline.attention.kv_plan import SiteLayout, store_bytes
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
+from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
+from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
-from pipeline.models.protocols import FilmModel
-from pipeline.sampling.schedule import Levels, noise_levels
-from pipeline.spec import SamplingSpec, Storyboard, check_against
+from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
+from pipeline.sampling.schedule import Levels, noise_levels, stretched
+from pipeline.sampling.segment import holding, widened
+from pipeline.spec import DynamicShift, SamplingSpec, Storyboard, check_against, with_defaults
+
+LOWEST_TRAINED = 1 / 1000
+"""The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +21,12 @@ class FilmPlan:
     """Everything about a film that is known before its first chunk.
 
     Args:
+        before: what the film goes on from, as chunks that are finished already, numbered from below 0.
         branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
+        rollout: how chunks follow each other.
+        context: what of the chunks before it a chunk sees in the KV store.
         sites: room that the KV store needs.
     """
 
@@ -26,9 +34,12 @@ class FilmPlan:
     clock: MediaClock
     scenes: tuple[SceneSpan, ...]
     chunks: tuple[ChunkSpan, ...]
+    before: tuple[ChunkSpan, ...]
     branches: tuple[str, ...]
     sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
+    rollout: Rollout
+    context: KVPlan
     sites: tuple[SiteLayout, ...]
 
     @property
@@ -55,38 +66,92 @@ class FilmPlan:
         """Denoising steps of one chunk."""
         return len(self.sigmas["video"]) - 1
 
+    @property
+    def num_passes(self) -> int:
+        """Passes of one chunk, in all branches: its steps, and the clean pass where later chunks see its keys."""
+        return len(self.branches) * (self.num_steps + isinstance(self.rollout, Causal))
+
+    def seen(self, chunk: ChunkSpan) -> ChunkSpan:
+        """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
+        return passed(self.clock, self.rollout, self.earlier(chunk), chunk)
+
+    def span(self, index: int) -> ChunkSpan:
+        """The chunk of that number, in the film or before it."""
+        return self.before[index] if index < 0 else self.chunks[index]
+
+    def earlier(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks of a chunk's section before it, in order."""
+        return [self.span(index) for index in range(chunk.section, chunk.index)]
+
+    def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
+        if isinstance(self.rollout, Segment):
+            return holding(self.earlier(chunk), self.rollout.overlap)
+        indices = self.context.history(chunk.section, chunk.scene_start, chunk.index)
+        return [self.span(index) for index in indices]
+
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
         per_latent = {stream.name: stream.page_tokens for site in self.sites[:1] for stream in site.streams}
-        full = max(len(c.latents) for c in self.chunks)
-        return per_latent["video"] // full * len(chunk.latents) + len(chunk.audio_latents) + per_latent["text"]
+        span, full = self.seen(chunk), max(len(self.seen(c).latents) for c in self.chunks)
+        return per_latent["video"] // full * len(span.latents) + len(span.audio_latents) + per_latent["text"]
+
+
+def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
+    """What the passes over `chunk` hold, given the chunks of its section before it."""
+    if isinstance(rollout, Causal):
+        return chunk
+    return widened(clock, holding(earlier, rollout.overlap), chunk, rollout.overlap)
+
+
+def latents_before(wish: Storyboard, model: FilmModel) -> int:
+    """Video latents of the film that `wish` goes on from: as many as a chunk sees before it."""
+    if wish.continue_from is None:
+        return 0
+    if isinstance(model.rollout, Segment):
+        return max(1, model.rollout.overlap)
+    return model.plan.window * model.chunk_latents
 
 
 def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
-    """Lay `wish` on the clock for `model`. Raises `SpecError` for whatever the model cannot render."""
+    """Lay `wish`, and what the model has for whatever it leaves out, on the clock. Raises `SpecError` for whatever the
+    model cannot render."""
+    wish = with_defaults(wish, model.defaults)
     check_against(wish, model.limits)
     check_prompts(wish, model)
     clock = model.clock(wish.video.fps)
-    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts())
-    chunks = plan_chunks(clock, scenes, model.chunk_latents)
+    num_before = latents_before(wish, model)
+    before = plan_before(clock, num_before, model.chunk_latents)
+    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts(), num_before)
+    chunks = plan_chunks(clock, scenes, model.chunk_latents, before)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
-    most_video, most_audio = max(len(c.latents) for c in chunks), max(len(c.audio_latents) for c in chunks)
+    spans = [*before, *chunks]
+    passes = [passed(clock, model.rollout, spans[c.section + len(before) : c.index + len(before)], c) for c in chunks]
+    most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
+    sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
+    tokens_per_latent = sites[0].stream("video").page_tokens // most_video
+    nominal = tokens_per_latent * (model.chunk_latents + getattr(model.rollout, "overlap", 0))
     return FilmPlan(
         wish=wish,
         clock=clock,
         scenes=scenes,
         chunks=chunks,
+        before=before,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(wish.sampling, model.audio_lag),
+        sigmas=sigmas(
+            wish.sampling, model.audio_lag if wish.audio.file is None else 0.0, model.defaults.dynamic, nominal
+        ),
         latent_shapes=shapes,
-        sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
+        rollout=model.rollout,
+        context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,
+        sites=sites,
     )
 
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
-    return store_bytes(plan.sites, model.plan, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
+    return store_bytes(plan.sites, plan.context, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
 
 
 def check_prompts(wish: Storyboard, model: FilmModel) -> None:
@@ -101,12 +166,27 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
         raise SpecError("\n".join(mistakes))
 
 
-def sigmas(sampling: SamplingSpec, audio_lag: float) -> Levels:
-    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams."""
+def sigmas(
+    sampling: SamplingSpec, audio_lag: float, dynamic: DynamicShift | None = None, video_tokens: int = 0
+) -> Levels:
+    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams.
+
+    Args:
+        audio_lag: how far the sound's lag behind the picture's.
+        dynamic: what the dynamic schedule is for the model.
+        video_tokens: of a pass over a whole chunk, which bend the dynamic schedule; the same for every chunk.
+    """
+    lowest = LOWEST_TRAINED if sampling.solver == "unipc" else 0.0
     match sampling.schedule:
         case "linear":
-            return noise_levels(sampling.steps, audio_lag=audio_lag)
+            return noise_levels(sampling.steps, audio_lag=audio_lag, lowest=lowest)
         case "shifted":
-            return noise_levels(sampling.steps, sampling.shift, audio_lag)
+            return noise_levels(sampling.steps, sampling.shift, audio_lag, lowest)
+        case "dynamic":
+            assert dynamic is not None, "refused where the wish met its model"
+            levels = noise_levels(sampling.steps, dynamic.shift(video_tokens), audio_lag, lowest)
+            if dynamic.terminal is None:
+                return levels
+            return {name: stretched(stream, dynamic.terminal) for name, stream in levels.items()}
         case levels:
             return dict.fromkeys(("video", "audio"), (*levels, 0.0))

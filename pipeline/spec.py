@@ -6,15 +6,16 @@ lists every mistake of the file, a line each: the key, its value, what is wrong,
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
-from pathlib import PurePosixPath
+from math import exp
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -80,10 +81,10 @@ def _duration(value: object) -> str:
 
 
 def _schedule(value: object, info: ValidationInfo) -> object:
-    if value in ("shifted", "linear"):
+    if value in ("shifted", "linear", "dynamic"):
         return value
     if not isinstance(value, list | tuple) or not all(type(sigma) in (int, float) for sigma in value):
-        raise SpecError("use shifted, linear, or a list of sigmas such as [1.0, 0.6, 0.3]")
+        raise SpecError("use shifted, linear, dynamic, or a list of sigmas such as [1.0, 0.6, 0.3]")
     falls = all(noisier > cleaner for noisier, cleaner in pairwise((*value, 0)))
     if not value or value[0] != 1 or not falls:
         raise SpecError("sigmas start at 1, fall at every step and stay above 0, such as [1.0, 0.6, 0.3]")
@@ -120,17 +121,19 @@ class VideoSpec(_Wish):
 
 
 class AudioSpec(_Wish):
-    """Rate of the sound."""
+    """Rate of the sound; `file` is a sound that is given for the whole film, and the picture is made to it."""
 
     sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
+    file: Words | None = None
 
 
 class Scene(_Wish):
-    """One prompt for a while; `continue` goes on from what was seen, `cut` starts afresh."""
+    """One prompt for a while; `continue` goes on from what was seen, `cut` starts afresh, or from `image`."""
 
     prompt: Words
     duration: Annotated[str, BeforeValidator(_duration)]
     transition: Literal["continue", "cut"] = "continue"
+    image: Words | None = None
 
     def duration_s(self, fps: Fraction) -> Fraction:
         """The exact length in seconds; frames are counted at `fps`."""
@@ -139,13 +142,16 @@ class Scene(_Wish):
 
 
 class SamplingSpec(_Wish):
-    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one."""
+    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one; the dynamic
+    one is bent by the size of the picture, for models that were trained so."""
 
     steps: Annotated[int, whole(1, 1000)] = 12
     guidance: Annotated[float, number(0, 100)] = 2.5
-    schedule: Annotated[Literal["shifted", "linear"] | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
+    schedule: Annotated[Literal["shifted", "linear", "dynamic"] | tuple[float, ...], BeforeValidator(_schedule)] = (
+        "shifted"
+    )
     shift: Annotated[float, number(0.01, 100)] = 2.5
-    solver: Literal["euler", "renoise"] = "euler"
+    solver: Literal["euler", "renoise", "unipc"] = "euler"
 
 
 class OutputSpec(_Wish):
@@ -163,9 +169,8 @@ class OutputSpec(_Wish):
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
     video = info.data.get("video")
     if video is not None and scene.duration_s(video.fps) * video.fps < 1:
-        raise PydanticCustomError(
-            "scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", {"fps": str(video.fps)}
-        )
+        told = {"fps": str(video.fps), "duration": scene.duration}
+        raise PydanticCustomError("scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", told)
     return scene
 
 
@@ -178,6 +183,11 @@ def _last_a_film(scenes: tuple[Scene, ...], info: ValidationInfo) -> tuple[Scene
     return scenes
 
 
+def _sound_file(value: object) -> object:
+    """`audio: song.wav` is short for `audio: {file: song.wav}`."""
+    return {"file": value} if isinstance(value, str) else value
+
+
 class Storyboard(_Wish):
     """A whole film as wished; build one with `parse_storyboard` or `load_storyboard`."""
 
@@ -185,7 +195,8 @@ class Storyboard(_Wish):
     model: Words = "sounding-shapes"
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
     video: VideoSpec = VideoSpec()
-    audio: AudioSpec = AudioSpec()
+    audio: Annotated[AudioSpec, BeforeValidator(_sound_file)] = AudioSpec()
+    continue_from: Words | None = None
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
@@ -200,12 +211,79 @@ class Storyboard(_Wish):
         """The exact wished length of every scene, for `plan_scenes`."""
         return tuple(scene.duration_s(self.video.fps) for scene in self.scenes)
 
+    def given(self) -> dict[str, str]:
+        """Files that are given, by the key that names them."""
+        files = {"continue_from": self.continue_from, "audio.file": self.audio.file}
+        files |= {f"scenes[{index}].image": scene.image for index, scene in enumerate(self.scenes)}
+        return {key: file for key, file in files.items() if file is not None}
+
     def cuts(self) -> tuple[bool, ...]:
         """Which scenes open with a cut, for `plan_scenes`; the first always does."""
         return tuple(index == 0 or scene.transition == "cut" for index, scene in enumerate(self.scenes))
 
 
 # ------------------------------------------------------------------ what a model can do
+
+
+@dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the tokens of a pass: exp of a line through two points, as LTX-Video and FLUX sample.
+
+    Args:
+        base_tokens, max_tokens: video tokens at which the shift is exp of `base_shift` and of `max_shift`.
+        terminal: what the last level above 0 is stretched to; None leaves it.
+    """
+
+    base_tokens: int = 1024
+    max_tokens: int = 4096
+    base_shift: float = 0.95
+    max_shift: float = 2.05
+    terminal: float | None = 0.1
+
+    def shift(self, tokens: int) -> float:
+        """The shift for a pass of so many video tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return exp(self.base_shift + slope * (tokens - self.base_tokens))
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a storyboard means for a model where it says nothing; the embedded models', where they are not told.
+
+    Args:
+        dynamic: what the dynamic schedule is for this model; None where it has none.
+    """
+
+    steps: int = SamplingSpec().steps
+    guidance: float = SamplingSpec().guidance
+    schedule: Literal["shifted", "linear", "dynamic"] | tuple[float, ...] = SamplingSpec().schedule
+    shift: float = SamplingSpec().shift
+    solver: Literal["euler", "renoise", "unipc"] = SamplingSpec().solver
+    width: int = VideoSpec().width
+    height: int = VideoSpec().height
+    fps: Fraction = VideoSpec().fps
+    sample_rate: int = AudioSpec().sample_rate
+    dynamic: DynamicShift | None = None
+
+
+def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard:
+    """`storyboard`, saying everything: what it leaves out of picture, sound and sampling is as the model has it.
+
+    Raises:
+        SpecError: what it says does not go with what the model has for the rest.
+    """
+    resolved = {name: getattr(storyboard, name) for name in Storyboard.model_fields}
+    for name in ("video", "audio", "sampling"):
+        section = resolved[name]
+        kept = {key: getattr(section, key) for key in type(section).model_fields}
+        left_out = {field.name for field in fields(defaults)} & (kept.keys() - section.model_fields_set)
+        resolved[name] = kept | {key: getattr(defaults, key) for key in left_out}
+    if resolved["sampling"]["schedule"] == "dynamic" and defaults.dynamic is None:
+        raise SpecError(f"sampling.schedule is 'dynamic'; {storyboard.model} has none, use shifted or linear")
+    try:
+        return Storyboard.model_validate(resolved)
+    except ValidationError as error:
+        raise SpecError("\n".join(_told(details) for details in error.errors(include_url=False))) from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +303,12 @@ class SizeLimits:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can render; the model's own room builds it."""
+    """What a model can render; the model's own room builds it.
+
+    Args:
+        given: what it can be given beside a prompt, since its codecs encode and its weights take it: "image" for a
+            scene's first latent, "film" to go on from, "sound" to make a picture to.
+    """
 
     name: str
     width: SizeLimits
@@ -235,6 +318,7 @@ class ModelLimits:
     max_fps: Fraction
     max_prompt_words: int
     max_duration_s: Fraction | None = None
+    given: frozenset[Literal["image", "film", "sound"]] = frozenset()
 
 
 def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
@@ -245,6 +329,7 @@ def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
 
 
 def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    yield from _not_to_be_given(storyboard, limits)
     for side, size, allowed in (
         ("width", storyboard.video.width, limits.width),
         ("height", storyboard.video.height, limits.height),
@@ -274,13 +359,52 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
         )
 
 
+def _not_to_be_given(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    kinds: dict[str, Literal["image", "film", "sound"]] = {"continue_from": "film", "audio.file": "sound"}
+    for key, file in storyboard.given().items():
+        kind = kinds.get(key, "image")
+        if kind not in limits.given:
+            others = f"can be given {' and '.join(sorted(limits.given))} only" if limits.given else "reads prompts only"
+            yield f"{key} is {file!r}; {limits.name} {others}, leave it out or use another model"
+    for index, scene in enumerate(storyboard.scenes):
+        if scene.image is not None and index and scene.transition != "cut":
+            yield f"scenes[{index}].image is {scene.image!r}; a picture opens a scene, add transition: cut to it"
+    first = storyboard.scenes[0]
+    if storyboard.continue_from is not None and (first.image is not None or first.transition == "cut"):
+        has = "an image" if first.image is not None else "transition: cut"
+        yield f"continue_from is {storyboard.continue_from!r}, but scenes[0] has {has}; leave one of the two out"
+
+
 # ------------------------------------------------------------------ reading
 
 
 def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
-    """Read and check the storyboard at any path or fsspec URL; see `parse_storyboard`."""
+    """Read and check the storyboard at any path or fsspec URL, see `parse_storyboard`; files are found beside it."""
     text = read_text(url, f"`longtake init {url}` writes one to start from")
-    return parse_storyboard(text, overrides, source=url)
+    return located(parse_storyboard(text, overrides, source=url), url)
+
+
+def located(storyboard: Storyboard, source: str) -> Storyboard:
+    """`storyboard` with the files that it is given found beside it: where they lie, seen from anywhere.
+
+    Args:
+        source: path or URL of the storyboard.
+    """
+
+    def found(file: str | None) -> str | None:
+        if file is None or "://" in file:
+            return file
+        folder = source.rpartition("/")[0]
+        if "://" in source and not Path(file).is_absolute():
+            return f"{folder}/{file}"
+        return str(Path(folder, file).expanduser().absolute())
+
+    scenes = tuple(scene.model_copy(update={"image": found(scene.image)}) for scene in storyboard.scenes)
+    audio = storyboard.audio
+    if audio.file is not None:
+        audio = audio.model_copy(update={"file": found(audio.file)})
+    before = found(storyboard.continue_from)
+    return storyboard.model_copy(update={"scenes": scenes, "audio": audio, "continue_from": before})
 
 
 def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:
@@ -300,7 +424,7 @@ _SECTIONS: dict[str, type[_Wish]] = {
 
 def _told(error: ErrorDetails) -> str:
     if error["type"] == "scene_duration":
-        return f"{dotted(error['loc'])}.duration is {error['input']['duration']!r}; {error['msg']}"
+        return f"{dotted(error['loc'])}.duration is {error['ctx']['duration']!r}; {error['msg']}"
     return told(error, _nearest_key)
 
 

@@ -1,8 +1,9 @@
-"""What flows along the road: prompt -> latents -> frames and sound -> segment. Sizes are checked here, once.
+"""What flows along the road: cue -> latents -> frames and sound -> segment. Sizes are checked here, once.
 
-Shapes: f frames or latent frames, c channels, h height, w width, l tokens, d width, n samples.
+Shapes: f frames or latent frames, k given ones, c channels, h height, w width, l tokens, d width, n samples.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,57 @@ class PromptEmbedding:
     def masks(self) -> dict[str, Tensor]:
         """What `KVStore.open` takes as `seen`."""
         return {} if self.seen is None else {"text": self.seen.unsqueeze(0)}
+
+
+@dataclass(frozen=True)
+class GivenLatents:
+    """Some latents of one stream that are what they shall be already.
+
+    Args:
+        places: which ones, counted from the stream's first latent, ascending.
+        values: a row for each, [k c h w] for video and [k c] for audio.
+    """
+
+    places: tuple[int, ...]
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.places):
+            raise ShapeError(f"GivenLatents has {len(self.values)} values for {len(self.places)} places")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What of one chunk's latents is given, by stream; the rest is rendered around it.
+
+    One video latent given is a film that goes on from a picture; all audio latents, a picture that is made to a sound;
+    all video latents, a sound that is made to a picture; a scene's first and last latents, what lies between them.
+    """
+
+    span: ChunkSpan
+    streams: Mapping[str, GivenLatents]
+
+    def __post_init__(self) -> None:
+        counts = {"video": len(self.span.latents), "audio": len(self.span.audio_latents)}
+        for name, stream in self.streams.items():
+            if any(not 0 <= place < counts[name] for place in stream.places):
+                raise ShapeError(
+                    f"Given.streams[{name!r}] names places {stream.places}; chunk {self.span.index} has"
+                    f" {counts[name]} {name} latents"
+                )
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What a chunk shall show: its scene's prompt for each guidance branch, and the latents that are given of it.
+
+    Args:
+        prompts: "guided", and "unguided" where guidance is used.
+        given: None where everything is rendered.
+    """
+
+    prompts: Mapping[str, PromptEmbedding]
+    given: Given | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
+from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 
 NTSC_FILM = Fraction(24000, 1001)
@@ -259,3 +259,34 @@ def test_latents_end_where_their_frames_end_and_the_last_where_the_film_does(fir
     clock = MediaClock(Fraction(16), 16_000, 4, 800, first)
     chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(22, 16)], [True]), 3)
     assert [stop for chunk in chunks for stop in clock.latent_stops(chunk)] == stops
+
+
+@pytest.mark.parametrize("first_latent_frames", [None, 1])
+@pytest.mark.parametrize("fps", [Fraction(16), Fraction(24000, 1001)], ids=["16", "24000/1001"])
+@pytest.mark.parametrize("latents", [1, 4, 6, 12])
+def test_what_a_film_goes_on_from_ends_where_it_begins_and_shares_its_section(latents, fps, first_latent_frames):
+    clock = MediaClock(fps, 16_000, 4, 800, first_latent_frames)
+    before = plan_before(clock, latents, 4)
+    scenes = plan_scenes(clock, [Fraction(2), Fraction(3, 2), Fraction(1)], [True, False, True], latents)
+    spans = [*before, *plan_chunks(clock, scenes, 4, before)]
+    assert [span.index for span in spans] == list(range(-len(before), len(spans) - len(before)))
+    for one, two in pairwise(spans):
+        for name in ("latents", "audio_latents", "frames", "samples"):
+            assert getattr(one, name).stop == getattr(two, name).start
+        assert one.stop_s == two.start_s or two.index == two.section
+    assert spans[len(before)].frames.start == spans[len(before)].latents.start == 0
+    assert sum(len(span.latents) for span in before) == latents
+    assert -before[0].frames.start == clock.frames(latents)
+    assert {span.section for span in spans if span.scene < 2} == {-len(before)}
+    assert [scene.cut for scene in scenes] == [False, False, True]
+    times = [time for span in spans if span.scene < 2 for time in clock.video_times(span)]
+    steps = {round(float(b - a), 9) for a, b in pairwise(times)}
+    assert len(steps) <= (1 if first_latent_frames is None else 2), "times run through without a jump"
+
+
+def test_a_film_that_goes_on_from_nothing_is_laid_as_ever():
+    clock = MediaClock(Fraction(16), 16_000, 4, 800)
+    assert plan_before(clock, 0, 4) == ()
+    scenes = plan_scenes(clock, [Fraction(2)], [False])
+    assert scenes[0].cut
+    assert plan_chunks(clock, scenes, 4)[0].section == 0

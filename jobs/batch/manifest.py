@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from jobs.batch.rows import Row, read_rows, read_text
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
-from pipeline.spec import Storyboard, parse_storyboard
+from pipeline.spec import Storyboard, located, parse_storyboard
 
 LEDGER = "batch"
 """The folder of the output root that belongs to the batch itself."""
@@ -204,11 +204,12 @@ class _Reader:
     def _read(self, entry: _Entry) -> Storyboard:
         overrides = (*self._overrides, *entry.overrides)
         if isinstance(entry.storyboard, dict):
-            return parse_storyboard(yaml.safe_dump(entry.storyboard), overrides)
+            return located(parse_storyboard(yaml.safe_dump(entry.storyboard), overrides), self._url)
         text = self._storyboards[entry.storyboard]
         if isinstance(text, SpecError):
             raise SpecError(f"storyboard is {entry.storyboard!r}; {text}")
-        return parse_storyboard(text, overrides, source=entry.storyboard)
+        storyboard = parse_storyboard(text, overrides, source=entry.storyboard)
+        return located(storyboard, _beside(self._url, entry.storyboard))
 
     def _output(self, output: str) -> str:
         try:
@@ -277,15 +278,19 @@ def _store(root: str) -> Store:
         raise SpecError(f"-o is {root!r}; {error}") from error
 
 
+def _beside(manifest: str, name: str) -> str:
+    """Where a storyboard is that a manifest names."""
+    return name if _is_absolute(name) else manifest[: manifest.rfind("/") + 1] + name
+
+
 def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecError]:
     """The text of every storyboard that is a file, by its name in the manifest; each is read once."""
     written = [row.values.get("storyboard") for row in rows if isinstance(row.values, dict)]
     names = list(dict.fromkeys(name.strip() for name in written if isinstance(name, str)))
-    folder = manifest[: manifest.rfind("/") + 1]
 
     def text(name: str) -> str | SpecError:
         try:
-            return read_text(name if _is_absolute(name) else folder + name)
+            return read_text(_beside(manifest, name))
         except SpecError as error:
             return error
 

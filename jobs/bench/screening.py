@@ -119,8 +119,8 @@ def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[
     alone = [one_stream(model, name) for name in ("video", "audio")]
     picture, sound = (DenoiseStage(each, plan_film(plan.wish, each), lambda _: None) for each in alone)
     for chunk in plan.chunks:
-        prompts = embed(chunk)
-        yield decode(LatentChunk(chunk, picture(chunk, prompts).video, sound(chunk, prompts).audio))
+        cue = embed(chunk)
+        yield decode(LatentChunk(chunk, picture(chunk, cue).video, sound(chunk, cue).audio))
 
 
 class OneStream(nn.Module):

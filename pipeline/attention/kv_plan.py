@@ -27,7 +27,7 @@ class KVPlan:
     """How much context a chunk sees, in whole chunks, and how often the store is rebuilt.
 
     Args:
-        window: chunks before the current one that stay visible.
+        window: chunks before the current one that stay visible; 0 where chunks see only themselves.
         sink: first chunks of a section that stay visible until the next cut (Xiao et al., arXiv 2309.17453).
         refresh_chunks: distance between canonical points inside a scene; eight windows where not given.
     """
@@ -37,7 +37,7 @@ class KVPlan:
     refresh_chunks: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("sink", 0), ("refresh_chunks", 1)):
+        for name, least in (("window", 0), ("sink", 0), ("refresh_chunks", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SpecError(f"{name} is {value}; the KV plan needs at least {least}")
@@ -64,7 +64,11 @@ class KVPlan:
 
     def last_canonical(self, scene_start: int, chunk: int) -> int:
         """The canonical point at or before `chunk`: where a resumed run begins to replay."""
-        return chunk - (chunk - scene_start) % (self.refresh_chunks or 8 * self.window)
+        return chunk - (chunk - scene_start) % (self.refresh_chunks or 8 * self.window or 1)
+
+
+NOTHING_KEPT = KVPlan(window=0)
+"""The plan of a store in which nothing outlives its pass."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ class PageTable:
             self.sinks.append(page)
             return
         self.turns += 1
-        self.window = [*self.window, page][-self.plan.window :]
+        self.window = [*self.window, page][max(0, len(self.window) + 1 - self.plan.window) :]
 
     def sink_shift_s(self, chunk: ChunkSpan) -> Fraction:
         """By how many seconds the sink moves so that it ends where the window, or else `chunk`, begins."""

@@ -45,10 +45,12 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
 
     Args:
         numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish; an "upscaler"
-            among it touches segments only.
+            among it touches segments only, and "given" holds the SHA-256 of the files that the wish names, by key.
     """
     latents, segments = [], []
-    film_parts = {**{name: part for name, part in numerics.items() if name != "upscaler"}, **_whole_film(wish)}
+    apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
+    film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(wish)}
+    film_parts |= {key: given[key] for key in ("continue_from", "audio.file") if key in given}
     shown_parts: dict[str, Any] = {"quality": wish.output.quality}
     if wish.output.upscale:
         shown_parts |= {"upscale": wish.output.upscale, "upscaler": numerics["upscaler"]}
@@ -62,6 +64,9 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
             "start_s": str(chunk.start_s),
         }
         latent_parts = {"prompt": wish.scenes[chunk.scene].prompt, **span}
+        image = given.get(f"scenes[{chunk.scene}].image")
+        if image is not None and chunk.index == chunk.scene_start:
+            latent_parts["image"] = image
         latents_key = _hash(latents_key, latent_parts)
         latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
         segment_parts = {
@@ -79,7 +84,7 @@ def _whole_film(wish: Storyboard) -> Parts:
         "model": wish.model,
         "seed": wish.seed,
         "video": wish.video.model_dump(mode="json"),
-        "audio": wish.audio.model_dump(mode="json"),
+        "audio": wish.audio.model_dump(mode="json", exclude={"file"}),
         "sampling": wish.sampling.model_dump(mode="json"),
     }
 

@@ -17,6 +17,7 @@ from av.container import InputContainer
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,13 +86,13 @@ class FilmCount:
 def count_film(url: str) -> FilmCount:
     """Count a film's packets and times; MediaError if it cannot be read."""
     with _opened(url) as container:
-        streams = [container.streams.video[0], *container.streams.audio[:1]]
+        streams = [_picture(container, url), *container.streams.audio[:1]]
         tallies = {stream.index: _Tally() for stream in streams}
         for packet in container.demux(streams):
             if packet.size and packet.pts is not None and packet.dts is not None:
                 tallies[packet.stream_index].add(packet.pts, packet.dts, packet.duration or 0)
         counts = [tallies[stream.index].count(stream) for stream in streams]
-        fps = container.streams.video[0].guessed_rate or Fraction(1)
+        fps = _picture(container, url).guessed_rate or Fraction(1)
         return FilmCount(counts[0], counts[1] if len(counts) > 1 else None, dict(container.metadata), fps)
 
 
@@ -159,7 +160,7 @@ def stream_frames(url: str, block: int = 32, longest_side: int | None = None) ->
     frames: list[NDArray[np.uint8]] = []
     num_blocks = 0
     with _opened(url) as container:
-        tick_s = container.streams.video[0].time_base or Fraction(0)
+        tick_s = _picture(container, url).time_base or Fraction(0)
         for frame in container.decode(video=0):
             times.append((frame.pts or 0) * tick_s)
             frames.append(_to_rgb(frame, longest_side))
@@ -228,6 +229,12 @@ def _opened(url: str) -> Iterator[InputContainer]:
         av.open(file, "r", buffer_size=_BUFFER_BYTES) as container,
     ):
         yield container
+
+
+def _picture(container: InputContainer, url: str) -> VideoStream:
+    if not container.streams.video:
+        raise MediaError(f"{url} holds no picture")
+    return container.streams.video[0]
 
 
 def _to_rgb(frame: VideoFrame, longest_side: int | None = None) -> NDArray[np.uint8]:

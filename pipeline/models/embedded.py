@@ -15,7 +15,7 @@ from pipeline.models.protocols import Causal
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
-from pipeline.spec import ModelLimits, SizeLimits
+from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
@@ -76,7 +76,7 @@ TINY = EmbeddedModelConfig(
 class EmbeddedModel(nn.Module):
     """The four networks that one film needs, sized by `config`; answers to `protocols.EmbeddedModel`."""
 
-    rollout = Causal()
+    rollout, defaults = Causal(), ModelDefaults()
 
     def __init__(self, config: EmbeddedModelConfig) -> None:
         super().__init__()
@@ -133,6 +133,7 @@ class EmbeddedModel(nn.Module):
             min_fps=Fraction(1),
             max_fps=Fraction(120),
             max_prompt_words=self.config.denoiser.text_tokens,
+            given=frozenset(("image", "film", "sound")),
         )
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,8 @@ from pipeline.attention.context import AttentionContext, Site
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.attention.rope import Rope
 from pipeline.clock import MediaClock
-from pipeline.spec import ModelLimits
+from pipeline.errors import SpecError
+from pipeline.spec import ModelDefaults, ModelLimits
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
@@ -118,6 +119,28 @@ class StreamDecoder(Protocol):
         ...
 
 
+class VideoEncoder(Protocol):
+    """What a video codec also is where a model can be given pictures."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents [b f c h w] of frames in -1..1 [b n 3 h w] that open a section: as many as f latents there hold."""
+        ...
+
+
+class SoundEncoder(Protocol):
+    """What a sound codec also is where a model can be given sound.
+
+    Attributes:
+        channels: that it encodes.
+    """
+
+    channels: int
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Latents [1 l c] of sound in -1..1 [c n] that opens a section, n a multiple of the clock's audio stride."""
+        ...
+
+
 @dataclass(frozen=True)
 class Causal:
     """Chunk after chunk, each seeing those before it through the KV store: for weights that were trained so."""
@@ -128,10 +151,17 @@ class Segment:
     """Chunk after chunk, each rendered in one piece with the clean latents right before it: for bidirectional weights.
 
     Args:
-        overlap: video latents before a chunk that it is continued from.
+        overlap: video latents before a chunk that it is continued from, with the sound of their time.
+        clean: whether they are shown clean, with a noise level of 0; otherwise they are noised to the level of the
+            step, for weights that know one level for all latent frames.
     """
 
     overlap: int
+    clean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0:
+            raise SpecError(f"overlap is {self.overlap}; use 0 or more video latents")
 
 
 Rollout = Causal | Segment
@@ -151,6 +181,7 @@ class FilmModel(Protocol):
         text, denoiser, video_codec, sound_codec: the networks.
         dtype, device: of the denoiser's weights.
         limits: what a storyboard must keep to.
+        defaults: what a storyboard means where it says nothing.
         credit: what a film says about who rendered it.
     """
 
@@ -180,6 +211,8 @@ class FilmModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def limits(self) -> ModelLimits: ...
+    @property
+    def defaults(self) -> ModelDefaults: ...
     @property
     def credit(self) -> str: ...
 

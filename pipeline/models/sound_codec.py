@@ -33,6 +33,7 @@ class SoundCodec(nn.Module):
 
     left_context = 1
     lookahead = 1
+    channels = 1
 
     def __init__(self, config: SoundCodecConfig) -> None:
         super().__init__()

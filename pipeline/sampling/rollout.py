@@ -1,4 +1,6 @@
-"""The causal rollout: chunk after chunk, each from noise, seeing the clean chunks before it through the KV store.
+"""Rollouts: how chunk after chunk is taken from noise to clean. Here the causal one; `segment.py` holds the other.
+
+The causal rollout renders each chunk in the light of the clean chunks before it, which it sees through the KV store.
 
     for every chunk:   at a canonical point, empty the store and fill it again by clean passes
                        denoise both streams together, over the guidance branches
@@ -12,7 +14,7 @@ Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
@@ -26,7 +28,7 @@ from pipeline.models.protocols import Denoiser, Stream
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.schedule import Levels
 from pipeline.sampling.solver import Solver
-from pipeline.values import LatentChunk, PromptEmbedding
+from pipeline.values import Given, GivenLatents, LatentChunk, PromptEmbedding
 
 Prompts = Mapping[str, PromptEmbedding]
 """The prompt of each guidance branch: "guided", and "unguided" where guidance is used."""
@@ -38,7 +40,7 @@ class Sampling:
 
     Args:
         sigmas: noise levels of each stream, from 1 down to 0; streams may go at their own pace.
-        solver: one step.
+        solver: begun anew for every stream of every chunk.
         guidance: classifier-free guidance scale (Ho and Salimans, arXiv 2207.12598); used where the prompts have
             an "unguided" branch.
         noise: where the first latents, and fresh noise, come from.
@@ -50,8 +52,25 @@ class Sampling:
     noise: KeyedNoise
 
 
-class CausalRollout:
-    """Renders chunks in order.
+@dataclass(frozen=True)
+class Scope:
+    """What the passes that render one chunk are over.
+
+    Args:
+        span: the latents in a pass: the chunk's own, and where it is continued from others, those before them.
+        times_s: the middle of each latent in seconds, by stream.
+        given: latents that are not rendered, by stream, at places of `span`.
+        clean: whether given latents are shown clean, or noised to the level of the step.
+    """
+
+    span: ChunkSpan
+    times_s: Mapping[str, Sequence[float]]
+    given: Mapping[str, GivenLatents] = field(default_factory=dict)
+    clean: bool = True
+
+
+class Rollout:
+    """What all rollouts share: one chunk's way from noise to clean.
 
     Args:
         denoiser: predicts velocities.
@@ -75,12 +94,66 @@ class CausalRollout:
         self.latent_shapes, self._passes = latent_shapes, passes
         self._finished: dict[int, LatentChunk] = {}
 
+    def _from_noise(self, scope: Scope, prompts: Prompts) -> dict[str, Tensor]:
+        """The clean latents of all that the passes are over, by stream, each with a batch of one."""
+        sampling = self.sampling
+        noise = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
+        steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
+        solvers = {name: sampling.solver.begin(sampling.sigmas[name]) for name in noise}
+        values = dict(noise)
+        for step in range(len(steps["video"])):
+            sigmas = {name: steps[name][step][0] for name in values}
+            values = {name: _held(scope, name, x, noise[name], sigmas[name]) for name, x in values.items()}
+            velocity = self._guided(self._streams(scope, values, sigmas), scope.span, prompts)
+            for name, x in values.items():
+                fresh_noise = partial(self._noise, scope.span, name, draw=step + 1)
+                values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh_noise)
+        return {name: _held(scope, name, x, noise[name], 0.0) for name, x in values.items()}
+
+    def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
+        own = {}
+        for branch in self._passes.branches(prompts):
+            with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
+                own[branch] = self.denoiser(streams, self._text(prompts[branch]), context)
+        velocities = self._passes.all_branches(own, prompts)
+        guided, unguided = velocities["guided"], velocities.get("unguided")
+        if unguided is None:
+            return dict(guided)
+        scale = self.sampling.guidance
+        return {name: unguided[name] + scale * (guided[name] - unguided[name]) for name in guided}
+
+    def _streams(self, scope: Scope, values: Mapping[str, Tensor], sigmas: Mapping[str, float]) -> dict[str, Stream]:
+        return {
+            name: Stream(
+                x, _levels(scope, name, x, sigmas[name]), torch.tensor(scope.times_s[name], dtype=torch.float64)
+            )
+            for name, x in values.items()
+        }
+
+    def _text(self, prompt: PromptEmbedding) -> Tensor:
+        """Prompt tokens [1 l d] where the denoiser computes."""
+        return prompt.tokens.unsqueeze(0).to(self.store.device)
+
+    def times_s(self, span: ChunkSpan) -> dict[str, list[float]]:
+        """The middle of each of the chunk's latents in seconds, by stream."""
+        return {"video": self.clock.video_times(span), "audio": self.clock.audio_times(span)}
+
+    def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
+        latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]
+        noise = self.sampling.noise.draw(name, latents, self.latent_shapes[name], draw)
+        return noise.unsqueeze(0).to(self.store.device, self.store.dtype)
+
+
+class CausalRollout(Rollout):
+    """Renders chunks in order, each after a clean pass over the one before it."""
+
     @torch.inference_mode()
-    def denoise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
-        """The clean latents of `chunk`, whose predecessors were rendered or resumed before."""
+    def denoise(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
+        """The clean latents of `chunk`, whose predecessors were rendered or resumed before; those given as they are."""
         if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
             self.rebuild(chunk, prompts)
-        latents = self._from_noise(chunk, prompts)
+        values = self._from_noise(Scope(chunk, self.times_s(chunk), given.streams if given else {}), prompts)
+        latents = LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
         self.clean_pass(latents, prompts)
         self._remember(latents)
         return latents
@@ -114,7 +187,8 @@ class CausalRollout:
         """Commit the keys and values of finished latents, in all branches or none; no step cache may skip this."""
         values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
         values = {name: x.to(self.store.device) for name, x in values.items()}
-        streams = self._streams(latents.span, values, dict.fromkeys(values, 0.0))
+        scope = Scope(latents.span, self.times_s(latents.span))
+        streams = self._streams(scope, values, dict.fromkeys(values, 0.0))
         with ExitStack() as stack:
             own = self._passes.branches(prompts)
             contexts = {
@@ -126,47 +200,9 @@ class CausalRollout:
             for context in contexts.values():
                 context.commit()
 
-    def _from_noise(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
-        sampling = self.sampling
-        values = {name: self._noise(chunk, name, draw=0) for name in self.latent_shapes}
-        steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
-        for step in range(len(steps["video"])):
-            sigmas = {name: steps[name][step][0] for name in values}
-            velocity = self._guided(self._streams(chunk, values, sigmas), chunk, prompts)
-            for name, x in values.items():
-                fresh_noise = partial(self._noise, chunk, name, draw=step + 1)
-                values[name] = sampling.solver.step(x, velocity[name], *steps[name][step], fresh_noise)
-        return LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
-
-    def _guided(self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts) -> dict[str, Tensor]:
-        own = {}
-        for branch in self._passes.branches(prompts):
-            with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
-                own[branch] = self.denoiser(streams, self._text(prompts[branch]), context)
-        velocities = self._passes.all_branches(own, prompts)
-        guided, unguided = velocities["guided"], velocities.get("unguided")
-        if unguided is None:
-            return dict(guided)
-        scale = self.sampling.guidance
-        return {name: unguided[name] + scale * (guided[name] - unguided[name]) for name in guided}
-
-    def _streams(
-        self, chunk: ChunkSpan, values: Mapping[str, Tensor], sigmas: Mapping[str, float]
-    ) -> dict[str, Stream]:
-        times_s = {"video": self.clock.video_times(chunk), "audio": self.clock.audio_times(chunk)}
-        return {
-            name: Stream(x, _levels(x, sigmas[name]), torch.tensor(times_s[name], dtype=torch.float64))
-            for name, x in values.items()
-        }
-
-    def _text(self, prompt: PromptEmbedding) -> Tensor:
-        """Prompt tokens [1 l d] where the denoiser computes."""
-        return prompt.tokens.unsqueeze(0).to(self.store.device)
-
-    def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
-        latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]
-        noise = self.sampling.noise.draw(name, latents, self.latent_shapes[name], draw)
-        return noise.unsqueeze(0).to(self.store.device, self.store.dtype)
+    def rehearse(self, latents: LatentChunk, prompts: Prompts) -> None:
+        """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
+        self.clean_pass(latents, prompts)
 
     def _remember(self, latents: LatentChunk) -> None:
         """Keep what a later rebuild may need: the sink and the window."""
@@ -176,6 +212,19 @@ class CausalRollout:
         self._finished = {index: kept for index, kept in self._finished.items() if index in needed}
 
 
-def _levels(x: Tensor, sigma: float) -> Tensor:
+def _levels(scope: Scope, name: str, x: Tensor, sigma: float) -> Tensor:
     """One noise level for every latent frame [b f], never coarser than float32: the model tells 0.900 from 0.898."""
-    return torch.full(x.shape[:2], sigma, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    levels = torch.full(x.shape[:2], sigma, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    if scope.clean and name in scope.given:
+        levels[:, list(scope.given[name].places)] = 0.0
+    return levels
+
+
+def _held(scope: Scope, name: str, x: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """`x` [b f ...] with the given latents in their places: clean, or at the level of the step from their own noise."""
+    if name not in scope.given:
+        return x
+    places, given = list(scope.given[name].places), scope.given[name].values.to(x.device, x.dtype)
+    held = x.clone()
+    held[:, places] = given if scope.clean else (1 - sigma) * given + sigma * noise[:, places]
+    return held

@@ -29,10 +29,25 @@ def staggered(progress: Real, lag: float) -> tuple[Real, Real]:
     return leading, lagging
 
 
-def noise_levels(steps: int, shift: float = 1.0, audio_lag: float = 0.0) -> Levels:
-    """`steps + 1` levels of each stream, both reaching 0 at the end: even steps, bent by `shift_sigma`."""
+def noise_levels(steps: int, shift: float = 1.0, audio_lag: float = 0.0, lowest: float = 0.0) -> Levels:
+    """`steps + 1` levels of each stream, both reaching 0 at the end: even steps, bent by `shift_sigma`.
+
+    Args:
+        lowest: the level, before it is bent, that the even steps lead to; the step after it is to 0. UniPC's schedule
+            leads to the lowest level that was trained, 1/1000.
+    """
     done = np.arange(steps + 1) / steps
     return {
-        stream: tuple(map(float, shift_sigma(1 - progress, shift)))
+        stream: tuple(map(float, np.where(progress < 1, shift_sigma(1 - (1 - lowest) * progress, shift), 0.0)))
         for stream, progress in zip(("video", "audio"), staggered(done, audio_lag), strict=True)
     }
+
+
+def stretched(levels: Sequence[float], terminal: float) -> tuple[float, ...]:
+    """Levels from 1 to 0 whose last one above 0 becomes `terminal`, the others in proportion.
+
+    Source: `shift_terminal` of diffusers' FlowMatchEulerDiscreteScheduler, as LTX-Video samples.
+    """
+    last = min(level for level in levels if level > 0)
+    scale = (1 - terminal) / (1 - last) if last < 1 else 1.0
+    return tuple(1 - (1 - level) * scale if level > 0 else 0.0 for level in levels)

@@ -1,5 +1,7 @@
 """Decode: clean latents become frames and sound, chunk by chunk, as if the whole film were decoded at once."""
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -13,11 +15,24 @@ from pipeline.values import FrameChunk, LatentChunk, SoundChunk
 
 class DecodeStage:
     """Decodes chunks, carrying each decoder's tail from one to the next and dropping it at a cut. After a gap it
-    first decodes as many finished latents again as the decoders look back."""
+    first decodes as many finished latents again as the decoders look back.
 
-    def __init__(self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents) -> None:
+    Args:
+        model: whose codecs are used.
+        plan: of the film.
+        finished: where to find latents that this stage has not decoded itself.
+        given_sound: samples of a sound that is given for the whole film, [c n], which is heard as it is.
+    """
+
+    def __init__(
+        self,
+        model: FilmModel,
+        plan: FilmPlan,
+        finished: FinishedLatents,
+        given_sound: Callable[[range], Tensor] | None = None,
+    ) -> None:
         self.video_decoder, self.sound_decoder = model.video_codec, model.sound_codec
-        self._model, self._plan, self._finished = model, plan, finished
+        self._model, self._plan, self._finished, self._given_sound = model, plan, finished, given_sound
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
         self._sample = 0
@@ -32,6 +47,9 @@ class DecodeStage:
         video, sound = self._decode(latents)
         self._next = span.index + 1
         frames = FrameChunk(span, to_uint8(video[0])[: len(span.frames)])
+        if self._given_sound is not None:
+            pcm = self._given_sound(span.samples).float()
+            return frames, SoundChunk(span.samples.start, self._plan.clock.sample_rate, pcm.contiguous())
         return frames, self._place(sound, span.samples.stop if span.ends_section else None)
 
     def _stand_before(self, span: ChunkSpan) -> None:
@@ -39,7 +57,7 @@ class DecodeStage:
         self._video_tail = self._sound_tail = None
         for chunk in decode_history(self._model, self._plan, span):
             self._decode(find(self._finished, chunk))
-        begins = self._plan.chunks[span.section].audio_latents.start
+        begins = self._plan.span(span.section).audio_latents.start
         complete = max(begins, span.audio_latents.start - self.sound_decoder.lookahead)
         self._sample = complete * self._plan.clock.audio_stride
 
@@ -51,18 +69,19 @@ class DecodeStage:
         return video, sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:
-        """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`."""
-        pcm = sound[:, : None if stop is None else stop - self._sample].float().clamp(-1, 1).cpu()
-        chunk = SoundChunk(self._sample, self._plan.clock.sample_rate, pcm.contiguous())
-        self._sample = chunk.stop_sample
-        return chunk
+        """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`, and what sounds
+        before the film's first sample belongs to the film that it goes on from."""
+        start = self._sample
+        pcm = sound[:, : None if stop is None else stop - start].float().clamp(-1, 1).cpu()
+        self._sample = start + pcm.shape[1]
+        return SoundChunk(max(0, start), self._plan.clock.sample_rate, pcm[:, max(0, -start) :].contiguous())
 
 
 def decode_history(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
     """The chunks right before this one that reach as far back as the decoders do, within the section."""
     chunks: list[ChunkSpan] = []
     for index in range(span.index - 1, span.section - 1, -1):
-        chunks.insert(0, plan.chunks[index])
+        chunks.insert(0, plan.span(index))
         video, audio = sum(len(c.latents) for c in chunks), sum(len(c.audio_latents) for c in chunks)
         if video >= model.video_codec.left_context and audio >= model.sound_codec.left_context:
             break

@@ -2,27 +2,29 @@
 
 from collections.abc import Callable
 
+from pipeline.adapters.unipc import UniPC
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
-from pipeline.models.protocols import FilmModel
+from pipeline.models.protocols import FilmModel, Segment
 from pipeline.plan import FilmPlan
 from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Prompts, Sampling
+from pipeline.sampling.rollout import CausalRollout, Sampling
+from pipeline.sampling.segment import SegmentRollout
 from pipeline.sampling.solver import Euler, Renoise, Solver
 from pipeline.stages.sharded_denoiser import ShardedDenoiser
-from pipeline.values import LatentChunk
+from pipeline.values import Cue, LatentChunk
 
-SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise}
+SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
 
 FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
 """Where a stage finds latents that were finished before it started; None where there are none."""
 
 
 class DenoiseStage:
-    """Renders chunks by the causal rollout, with a KV store of its own. After a gap it first stands where an
-    undisturbed run stands, from finished latents alone.
+    """Renders chunks by the rollout that the model asks for, with a KV store of its own. After a gap it first stands
+    where an undisturbed run stands, from finished latents alone.
 
     Args:
         model: whose denoiser is used.
@@ -36,7 +38,7 @@ class DenoiseStage:
     ) -> None:
         store = KVStore(
             plan.sites,
-            model.plan,
+            plan.context,
             model.denoiser.rope,
             branches=parallel.branches(plan.branches),
             dtype=model.dtype,
@@ -46,24 +48,23 @@ class DenoiseStage:
         wish = plan.wish.sampling
         sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
-        self.rollout = CausalRollout(denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
-        self._model, self._plan, self._finished = model, plan, finished
+        parts = (denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
+        self.rollout: CausalRollout | SegmentRollout
+        if isinstance(plan.rollout, Segment):
+            self.rollout = SegmentRollout(plan.rollout, *parts)
+        else:
+            self.rollout = CausalRollout(*parts)
+        self._plan, self._finished = plan, finished
         self._next: int | None = None
 
-    def __call__(self, chunk: ChunkSpan, prompts: Prompts) -> LatentChunk:
+    def __call__(self, chunk: ChunkSpan, cue: Cue) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
         if chunk.index != self._next:
-            spans = denoise_history(self._model, self._plan, chunk)
-            history = [find(self._finished, span) for span in spans]
-            self.rollout.resume(history, chunk, prompts)
-        latents = self.rollout.denoise(chunk, prompts)
+            history = [find(self._finished, span) for span in self._plan.history(chunk)]
+            self.rollout.resume(history, chunk, cue.prompts)
+        latents = self.rollout.denoise(chunk, cue.prompts, cue.given)
         self._next = chunk.index + 1
         return latents
-
-
-def denoise_history(model: FilmModel, plan: FilmPlan, chunk: ChunkSpan) -> list[ChunkSpan]:
-    """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
-    return [plan.chunks[index] for index in model.plan.history(chunk.section, chunk.scene_start, chunk.index)]
 
 
 def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:

@@ -1,5 +1,6 @@
-"""Embed: a scene's prompt becomes the tokens that steer the denoiser."""
+"""Embed: what a scene asks for becomes what steers the denoiser: tokens of its prompt, and latents that are given."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -7,21 +8,27 @@ import torch
 from pipeline.clock import ChunkSpan
 from pipeline.models.protocols import TextEncoder
 from pipeline.plan import FilmPlan
-from pipeline.sampling.rollout import Prompts
-from pipeline.values import PromptEmbedding
+from pipeline.values import Cue, Given, PromptEmbedding
 
 
 class EmbedStage:
-    """Embeds the prompt of a chunk's scene for every guidance branch, once per scene; the unguided one is empty."""
+    """Embeds the prompt of a chunk's scene for every guidance branch, once per scene; the unguided one is empty.
 
-    def __init__(self, text: TextEncoder, plan: FilmPlan) -> None:
-        self.text, self.plan = text, plan
+    Args:
+        given: what the user gives of a chunk, such as `GivenStage`; nothing where not told.
+    """
+
+    def __init__(
+        self, text: TextEncoder, plan: FilmPlan, given: Callable[[ChunkSpan], Given | None] = lambda _: None
+    ) -> None:
+        self.text, self.plan, self.given = text, plan, given
         self._embed = lru_cache(maxsize=2)(self._embed_now)
 
-    def __call__(self, chunk: ChunkSpan) -> Prompts:
-        """The prompt's tokens, by branch."""
+    def __call__(self, chunk: ChunkSpan) -> Cue:
+        """The prompt's tokens, by branch, and what is given."""
         prompt = self.plan.wish.scenes[chunk.scene].prompt
-        return {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
+        prompts = {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
+        return Cue(prompts, self.given(chunk))
 
     @torch.inference_mode()
     def _embed_now(self, prompt: str) -> PromptEmbedding:

@@ -37,7 +37,7 @@ class UpscaleStage:
         """What an undisturbed run remembers before this chunk: nothing where its section begins."""
         history = frame_history(self._upscaler, self._plan, span)
         first = [*history, span][0]
-        frames_before = first.frames.start - self._plan.chunks[span.section].frames.start
+        frames_before = first.frames.start - self._plan.span(span.section).frames.start
         video, wish = self._plan.wish.video, self._plan.wish.output
         assert wish.upscale is not None, "a film that is not upscaled has no such stage"
         state = self._upscaler.start(
@@ -71,7 +71,7 @@ def frame_history(upscaler: Upscaler, plan: FilmPlan, span: ChunkSpan) -> list[C
     for index in range(span.index - 1, span.section - 1, -1):
         if sum(len(chunk.frames) for chunk in chunks) >= upscaler.history_frames:
             break
-        chunks.insert(0, plan.chunks[index])
+        chunks.insert(0, plan.span(index))
     return chunks
 
 

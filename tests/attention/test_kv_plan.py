@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attention.kv_plan import KVPlan, PageTable, SiteLayout, StreamLayout, join_runs
+from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, PageTable, SiteLayout, StreamLayout, join_runs
 from pipeline.clock import ChunkSpan
 from pipeline.errors import SpecError
 
@@ -85,7 +85,16 @@ def test_short_pages_leave_holes_between_runs():
     assert join_runs(table.runs(layout, table.pages)) == [(0, 3), (4, 8)]
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"sink": -1}, {"refresh_chunks": 0}])
+@pytest.mark.parametrize("wrong", [{"window": -1}, {"sink": -1}, {"refresh_chunks": 0}])
 def test_an_impossible_plan_is_refused(wrong):
     with pytest.raises(SpecError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         replace(KVPlan(window=1), **wrong)
+
+
+def test_a_plan_without_a_window_shows_a_chunk_itself_alone_from_every_chunk_on():
+    assert [NOTHING_KEPT.visible(0, chunk) for chunk in (0, 1, 9)] == [[], [], []]
+    assert NOTHING_KEPT.history(0, 0, 9) == []
+    assert NOTHING_KEPT.num_pages == 1
+    table = PageTable(NOTHING_KEPT)
+    table.commit(span(0), {"video": 4})
+    assert not table.pages

@@ -91,6 +91,12 @@ def test_all_mistakes_of_a_storyboard_are_told_before_anything_is_sent():
         _pack(overrides=("seed=-1",))
 
 
+def test_files_that_only_this_machine_has_are_refused_and_others_travel_by_name():
+    with pytest.raises(SpecError, match=r"audio\.file is 'song\.wav', beside the storyboard; the cluster"):
+        _pack(overrides=("audio=song.wav", "continue_from=s3://films/before.mp4"))
+    assert _pack(overrides=("audio=/shared/song.wav", "continue_from=s3://films/before.mp4")).command
+
+
 def test_an_address_that_is_no_url_is_refused():
     with pytest.raises(SpecError, match=r"such as http://127\.0\.0\.1:8265"):
         connect("auto")

@@ -1,0 +1,44 @@
+"""Films that are given pictures, sound and a film to go on from, by actors."""
+
+import numpy as np
+import pytest
+import torch
+
+from actors.company import Company
+from actors.conductor import Conductor
+from actors.crew import Crew, Patience
+from jobs.render import render
+from pipeline import film
+from pipeline.acts import open_take
+from pipeline.journal.store import Store
+from pipeline.media.picture import write_png
+from pipeline.models.embedded import TINY, EmbeddedModel
+from pipeline.numerics import numerics
+from pipeline.spec import parse_storyboard
+from tests.inspect.shapes_film import true_film, write_mp4
+
+STORYBOARD = """
+model: tiny
+sampling: {steps: 1}
+continue_from: %(folder)s/before.mp4
+audio: %(folder)s/before.mp4
+scenes:
+  - {prompt: a red circle bounces, duration: 2s}
+  - {prompt: a blue square rests, duration: 2s, transition: cut, image: %(folder)s/still.png}
+output: {hls: false}
+"""
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_render_what_is_given_to_the_same_bits_as_one_process(tmp_path):
+    torch.set_num_threads(1)
+    truth = true_film("a red circle bounces fast on a dark background", seconds=4)
+    write_mp4(tmp_path / "before.mp4", truth.frames, truth.sound.astype(np.float32))
+    write_png(torch.from_numpy(truth.frames[5]), tmp_path / "still.png")
+    wish, model = parse_storyboard(STORYBOARD % {"folder": tmp_path}), EmbeddedModel.untrained(TINY)
+    alone, take = (open_take(wish, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray"))
+    film.render(alone)
+    crew = Crew.of(patience=Patience(start=120, chunk=30, pulse=5, back_off=0.1), acts=wish.acts)
+    with Company(crew) as company:
+        render(take, company, Conductor(2**28, take.plan.chunk_bytes, lambda: None))
+    assert take.store.get("film.mp4") == alone.store.get("film.mp4")
