@@ -57,9 +57,12 @@ class FilmPlan:
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
-        per_latent = {stream.name: stream.page_tokens for site in self.sites[:1] for stream in site.streams}
+        room: dict[str, int] = {}
+        for stream in (stream for site in self.sites for stream in site.streams):
+            room[stream.name] = max(room.get(stream.name, 0), stream.page_tokens)
         full = max(len(c.latents) for c in self.chunks)
-        return per_latent["video"] // full * len(chunk.latents) + len(chunk.audio_latents) + per_latent["text"]
+        sound = len(chunk.audio_latents) if "audio" in room else 0
+        return room["video"] // full * len(chunk.latents) + sound + room["text"]
 
 
 def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
