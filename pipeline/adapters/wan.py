@@ -76,7 +76,7 @@ class WanDenoiser(nn.Module):
             tokens = block(tokens, text, context, Site(layer, "video_self"))
         return self.head(tokens, streams)
 
-    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, WanTokens]:
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents to tokens. Raises `SpecError` without the image that the weights continue."""
         video, embedder, weight = streams["video"], self.wan.condition_embedder, self.wan.patch_embedding.weight
         latents = torch.cat([video.latents, *self._beside(streams)], dim=2).to(weight.device, weight.dtype)

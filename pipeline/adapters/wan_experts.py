@@ -62,15 +62,16 @@ class WanExperts:
             tokens = block(tokens, text, context, Site(layer, "video_self"))
         return self.head(tokens, streams)
 
-    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, WanTokens]:
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """See `WanDenoiser.embed`."""
         index = self._choose(streams["video"].sigma)
         own = text.chunk(len(self._experts), dim=-1)[index]
-        return {name: replace(x, expert=index) for name, x in self.expert(index).embed(streams, own).items()}
+        video = _video(self.expert(index).embed(streams, own))
+        return {"video": replace(video, expert=index)}
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         """See `WanDenoiser.head`."""
-        return self.expert(_chosen(tokens)).head(tokens, streams)
+        return self.expert(_video(tokens).expert).head(tokens, streams)
 
     def _choose(self, sigma: Tensor) -> int:
         """The expert for noise levels [b f], compared as diffusers compares timesteps."""
@@ -90,10 +91,10 @@ class _Layer:
         self, tokens: Mapping[str, Tokens], text: Tensor, context: AttentionContext, site: Site
     ) -> dict[str, Tokens]:
         """See `protocols.Block`."""
-        return self.experts.expert(_chosen(tokens)).blocks[self.index](tokens, text, context, site)
+        return self.experts.expert(_video(tokens).expert).blocks[self.index](tokens, text, context, site)
 
 
-def _chosen(tokens: Mapping[str, Tokens]) -> int:
+def _video(tokens: Mapping[str, Tokens]) -> WanTokens:
     video = tokens["video"]
     assert isinstance(video, WanTokens)
-    return video.expert
+    return video

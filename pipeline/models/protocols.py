@@ -129,9 +129,11 @@ class Segment:
 
     Args:
         overlap: video latents before a chunk that it is continued from.
+        clean: whether they are shown clean, at noise level 0, beside noisier ones; otherwise at the level of the step.
     """
 
     overlap: int
+    clean: bool = True
 
 
 Rollout = Causal | Segment

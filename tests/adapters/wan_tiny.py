@@ -1,9 +1,20 @@
 """Tiny random Wans that tests share; the sizes are those of diffusers' own tests, or smaller."""
 
+import json
 from fractions import Fraction
+from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 
@@ -32,7 +43,7 @@ def tiny_vae(form: str, dtype: torch.dtype = torch.float64) -> AutoencoderKLWan:
         "latents_std": [0.5 + 0.3 * channel for channel in range(channels)],
     }
     torch.manual_seed(7)
-    return AutoencoderKLWan(**common, **own, **statistics).eval().to(dtype)
+    return nn.Module.to(AutoencoderKLWan(**common, **own, **statistics).eval(), dtype)  # diffusers warns of its own
 
 
 LATENT_CHANNELS = {"2.1": 4, "2.2": 6}
@@ -61,7 +72,7 @@ def tiny_transformer(
         rope_max_seq_len=32,
     ).eval()
     for parameter in transformer.parameters():  # diffusers' own start leaves biases at 0 and norms at 1
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     return transformer
 
 
@@ -71,3 +82,46 @@ def one_chunk(num_latents: int, fps: int = 16) -> tuple[ChunkSpan, MediaClock]:
     scenes = plan_scenes(clock, [Fraction(clock.frames(num_latents), fps)], [True])
     (chunk,) = plan_chunks(clock, scenes, num_latents)
     return chunk, clock
+
+
+WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "&")
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words to numbers, with an end."""
+    numbers = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def tiny_text_encoder() -> UMT5EncoderModel:
+    torch.manual_seed(11)
+    sizes = {"d_model": TEXT_WIDTH, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 3}
+    return UMT5EncoderModel(UMT5Config(vocab_size=len(WORDS), **sizes)).eval()
+
+
+def tiny_pipeline(kind: str, shift: float = 3.0) -> WanPipeline | WanImageToVideoPipeline:
+    """diffusers' pipeline of a tiny Wan of this kind: "2.1", "5b" or "a14b", from text or, with "i2v ", an image."""
+    form = "2.2" if kind.endswith("5b") else "2.1"
+    beside = 8 if kind in ("i2v 2.1", "i2v a14b") else 0
+    parts = {
+        "vae": tiny_vae(form, torch.float32),
+        "text_encoder": tiny_text_encoder(),
+        "tokenizer": tiny_tokenizer(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
+        "transformer": tiny_transformer(form, beside=beside, image=kind == "i2v 2.1", seed=1),
+        "transformer_2": tiny_transformer(form, beside=beside, seed=2) if kind.endswith("a14b") else None,
+        "boundary_ratio": 0.875 if kind.endswith("a14b") else None,
+        "expand_timesteps": kind.endswith("5b"),
+    }
+    return (WanImageToVideoPipeline if kind.startswith("i2v") else WanPipeline)(**parts)
+
+
+def save(pipeline: WanPipeline | WanImageToVideoPipeline, folder: Path, **mark: object) -> Path:
+    """A folder in diffusers' format, marked as causal by chunk_latents, window and sink."""
+    pipeline.save_pretrained(folder)
+    if mark:
+        (folder / "longtake.json").write_text(json.dumps({"rollout": "causal", **mark}))
+    return folder
