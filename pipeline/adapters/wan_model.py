@@ -13,12 +13,13 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from pipeline.adapters.diffusers_folder import fill, fingerprint, read_tensors
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
 from pipeline.adapters.wan_folder import WanFolder
+from pipeline.adapters.wan_image import WanImage
 from pipeline.adapters.wan_text import WanText
 from pipeline.adapters.wan_video import WanVideoCodec
 from pipeline.attention.kv_plan import KVPlan
@@ -79,6 +80,13 @@ class WanModel:
         with torch.device("meta"):
             vae = AutoencoderKLWan.from_config(self._folder.vae)
         return WanVideoCodec(fill(vae, path, LoadOptions(None, self.device)))
+
+    @cached_property
+    def image(self) -> WanImage | None:
+        """What makes the streams that its denoiser reads beside the video's; None for weights that read none."""
+        if not self._folder.continues_image:
+            return None
+        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -165,6 +173,14 @@ class WanModel:
         fill(encoder, path, self._load, float32=float32, absent=encoder._tied_weights_keys)
         encoder.tie_weights()
         return encoder
+
+    def _clip(self) -> tuple[Any, Any]:
+        path = self._folder.path
+        processor: Any = CLIPImageProcessor.from_pretrained(path / "image_processor", local_files_only=True)
+        encoder: Any = CLIPVisionModel.from_pretrained(
+            path / "image_encoder", local_files_only=True, use_safetensors=True, dtype="auto"
+        )
+        return processor, encoder.eval().to(self.device)
 
     def _text_embedders(self) -> list[nn.Module]:
         return [self._text_embedder(name) for name in self._folder.experts]

@@ -14,7 +14,14 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 
@@ -116,6 +123,10 @@ def tiny_pipeline(kind: str, shift: float = 3.0) -> WanPipeline | WanImageToVide
         "boundary_ratio": 0.875 if kind.endswith("a14b") else None,
         "expand_timesteps": kind.endswith("5b"),
     }
+    if kind == "i2v 2.1":
+        sizes = {"hidden_size": IMAGE_WIDTH, "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2}
+        parts["image_encoder"] = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=28, patch_size=14)).eval()
+        parts["image_processor"] = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     return (WanImageToVideoPipeline if kind.startswith("i2v") else WanPipeline)(**parts)
 
 
