@@ -1,5 +1,6 @@
 """What a folder in diffusers' format says about the Wan in it, before any weights are read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.adapters.diffusers_folder import read_json
 from pipeline.errors import WeightsError
+from pipeline.weights.folder import MARK, read_index
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
-MARK = "longtake.json"
 
 
 class CausalMark(BaseModel):
@@ -55,14 +55,14 @@ class WanFolder:
     @classmethod
     def read(cls, path: Path) -> "WanFolder":
         """Raises `WeightsError` for a folder of another family, or of a Wan that we do not render."""
-        index = read_json(path / "model_index.json")
-        if index.get("_class_name") not in PIPELINES:
+        index = read_index(path)
+        if index["_class_name"] not in PIPELINES:
             known = " or ".join(PIPELINES)
-            raise WeightsError(f"{path} is a {index.get('_class_name')}; this family renders folders of {known}")
-        transformer = read_json(path / "transformer" / "config.json")
+            raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
+        transformer = _read(path / "transformer" / "config.json")
         if transformer.get("pos_embed_seq_len") is not None:
             raise WeightsError(f"{path} continues a first and a last image; use a Wan that renders from one image")
-        vae, scheduler = (read_json(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
+        vae, scheduler = (_read(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
         return cls(path, index, transformer, vae, scheduler, _mark(path))
 
     @property
@@ -97,8 +97,18 @@ def _mark(path: Path) -> CausalMark | None:
     if not file.is_file():
         return None
     try:
-        return CausalMark.model_validate(read_json(file))
+        return CausalMark.model_validate(_read(file))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{file}: {where}: {first['msg']}; write it with `longtake convert`") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file} cannot be read as JSON ({error}); fetch the model again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{file} holds {type(found).__name__}, not an object; fetch the model again")
+    return found

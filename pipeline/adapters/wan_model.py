@@ -4,6 +4,7 @@ Whatever a folder's networks weigh, an actor holds only those that it runs: each
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from pipeline.adapters.diffusers_folder import fill, fingerprint, read_tensors
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
 from pipeline.adapters.wan_folder import WanFolder
@@ -27,7 +27,9 @@ from pipeline.clock import MediaClock
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.models.silence import Silence
 from pipeline.spec import ModelLimits, SizeLimits
+from pipeline.weights.folder import folder_fingerprint
 from pipeline.weights.options import LoadOptions
+from pipeline.weights.tensors import fill, stored_dtype
 
 SAMPLE_RATE, HOP = 16_000, 800
 """Of the silence; Wan makes no sound."""
@@ -79,7 +81,7 @@ class WanModel:
         path = self._folder.path / "vae"
         with torch.device("meta"):
             vae = AutoencoderKLWan.from_config(self._folder.vae)
-        return WanVideoCodec(fill(vae, path, LoadOptions(None, self.device)))
+        return WanVideoCodec(fill(vae, path, replace(self._load, dtype=None)))
 
     @cached_property
     def image(self) -> WanImage | None:
@@ -91,10 +93,7 @@ class WanModel:
     @cached_property
     def dtype(self) -> torch.dtype:
         """Of the denoiser's weights."""
-        if self._load.dtype is not None:
-            return self._load.dtype
-        ((_, weight),) = read_tensors(self._folder.path / "transformer", "patch_embedding.weight")
-        return weight.dtype
+        return self._load.dtype or stored_dtype(self._folder.path / "transformer")
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -143,12 +142,8 @@ class WanModel:
         return {"video": video, "audio": (0,)}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the folder; read once."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint(self._folder.path)
+        """What tells the folder from any other; its files are read once."""
+        return folder_fingerprint(self._folder.path, self._load)
 
     @property
     def _stride(self) -> int:
