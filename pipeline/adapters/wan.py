@@ -116,7 +116,7 @@ class WanDenoiser(nn.Module):
     def _beside(self, streams: Mapping[str, Stream]) -> list[Tensor]:
         """Channels [b f c h w] beside those of the video."""
         wanted = self.wan.config.in_channels - streams["video"].latents.shape[2]
-        found = [streams["condition"].latents] if "condition" in streams else []
+        found = [streams["condition"].latents.to(streams["video"].latents)] if "condition" in streams else []
         if wanted != sum(x.shape[2] for x in found):
             raise _no_image(f"{wanted} channels beside each latent", "condition", found)
         return found

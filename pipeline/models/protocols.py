@@ -16,6 +16,7 @@ from pipeline.attention.context import AttentionContext, Site
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.attention.rope import Rope
 from pipeline.clock import MediaClock
+from pipeline.errors import SpecError
 from pipeline.spec import ModelLimits
 
 DecoderState = Any
@@ -128,12 +129,17 @@ class Segment:
     """Chunk after chunk, each rendered in one piece with the clean latents right before it: for bidirectional weights.
 
     Args:
-        overlap: video latents before a chunk that it is continued from.
-        clean: whether they are shown clean, at noise level 0, beside noisier ones; otherwise at the level of the step.
+        overlap: video latents before a chunk that it is continued from, with the sound of their time.
+        clean: whether they are shown clean, with a noise level of 0; otherwise they are noised to the level of the
+            step, for weights that know one level for all latent frames.
     """
 
     overlap: int
     clean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0:
+            raise SpecError(f"overlap is {self.overlap}; use 0 or more video latents")
 
 
 Rollout = Causal | Segment

@@ -124,3 +124,15 @@ def test_a_chunk_after_a_short_first_latent_lies_where_wan_counts_it():
         streams = {"video": Stream(randn(1, 4, 4, *SIZE), torch.ones(1, 4), start_s + times)}
         positions = denoiser.embed(streams, randn(1, TEXT, 24))["video"].positions[:, 0, 0]
         assert torch.allclose(positions.diff(), torch.full((3,), 0.25, dtype=torch.float64), atol=1e-12)
+
+
+@torch.inference_mode()
+def test_weights_in_bfloat16_move_latents_in_float32():
+    streams = streams_of("2.1", torch.tensor([[SIGMA]]))
+    exact, rough = (WanDenoiser(tiny_transformer().to(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    text = randn(1, TEXT, 24, seed=3)
+    store = KVStore(rough.sites(*SIZE, LATENTS, 0), KVPlan(1), rough.rope, dtype=torch.bfloat16)
+    with store.open(CHUNK, "guided") as context:
+        got = rough(streams, text, context)["video"]
+    assert got.dtype == torch.float32
+    assert (got - ours(exact, streams, text)).abs().max() <= 0.1
