@@ -92,9 +92,12 @@ class FilmPlan:
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
-        per_latent = {stream.name: stream.page_tokens for site in self.sites[:1] for stream in site.streams}
+        room: dict[str, int] = {}
+        for stream in (stream for site in self.sites for stream in site.streams):
+            room[stream.name] = max(room.get(stream.name, 0), stream.page_tokens)
         span, full = self.seen(chunk), max(len(self.seen(c).latents) for c in self.chunks)
-        return per_latent["video"] // full * len(span.latents) + len(span.audio_latents) + per_latent["text"]
+        sound = len(span.audio_latents) if "audio" in room else 0
+        return room["video"] // full * len(span.latents) + sound + room["text"]
 
 
 def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:

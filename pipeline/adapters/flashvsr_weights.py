@@ -106,7 +106,8 @@ def _fitting(
     if wrong:
         first = "; ".join(f"{key}: {found.get(key)} in place of {wanted.get(key)}" for key in wrong[:3])
         raise WeightsError(f"{len(wrong)} tensors of {source} do not fit FlashVSR, of {len(wanted)} ({first})")
-    model.load_state_dict(tensors, assign=True)
+    # Copied: in a file tensors begin anywhere, and off a cache line some CPUs' kernels give other last bits.
+    model.load_state_dict({key: tensor.clone() for key, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
 

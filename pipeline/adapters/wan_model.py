@@ -1,0 +1,187 @@
+"""Wan as a family of film models: folders of diffusers' WanPipeline and WanImageToVideoPipeline, opened lazily.
+
+Whatever a folder's networks weigh, an actor holds only those that it runs: each is read when it is first needed.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.embeddings import PixArtAlphaTextProjection
+from torch import nn
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
+from pipeline.adapters.wan_experts import WanExperts, WanSizes
+from pipeline.adapters.wan_folder import WanFolder
+from pipeline.adapters.wan_image import WanImage
+from pipeline.adapters.wan_text import WanText
+from pipeline.adapters.wan_video import WanVideoCodec
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.clock import MediaClock
+from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
+from pipeline.models.silence import Silence
+from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
+from pipeline.weights.folder import folder_fingerprint
+from pipeline.weights.options import LoadOptions
+from pipeline.weights.tensors import fill, stored_dtype
+
+SAMPLE_RATE, HOP = 16_000, 800
+"""Of the silence; Wan makes no sound."""
+
+LARGEST_SIDE = 1920
+
+OVERLAP = 5
+"""Latents that a chunk of bidirectional weights is continued from: 17 frames, about a second."""
+
+
+def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
+    """The Wan in a folder of diffusers' format. Only configurations are read now.
+
+    Raises:
+        WeightsError: it is another family, damaged, or not whole.
+    """
+    return WanModel(WanFolder.read(folder), load)
+
+
+class WanModel:
+    """Answers to `protocols.FilmModel`.
+
+    Args:
+        folder: what it holds.
+        load: dtype of denoiser and text encoder, and the device; the video codec keeps the precision it is stored in.
+    """
+
+    audio_lag = 0.0
+    trained = True
+
+    def __init__(self, folder: WanFolder, load: LoadOptions) -> None:
+        self._folder, self._load = folder, load
+        self.name, self.device, mark = folder.path.resolve().name, load.device, folder.mark
+        self._fps = Fraction(24 if folder.is_high_compression else 16)
+        clip_latents = 31 if folder.is_high_compression else 21
+        self.rollout: Rollout = Causal() if mark else Segment(OVERLAP, clean=folder.per_latent_sigmas)
+        self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
+        self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
+        self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
+        sizes = WanSizes(folder.transformer, float(self._fps / LATENT_FRAMES))
+        self.denoiser = WanExperts(
+            [partial(self._expert, name) for name in folder.experts], sizes, folder.boundary or 0
+        )
+        self.sound_codec = Silence(HOP)
+
+    @cached_property
+    def video_codec(self) -> WanVideoCodec:
+        """The video autoencoder, read now."""
+        path = self._folder.path / "vae"
+        with torch.device("meta"):
+            vae = AutoencoderKLWan.from_config(self._folder.vae)
+        return WanVideoCodec(fill(vae, path, replace(self._load, dtype=None)))
+
+    @cached_property
+    def image(self) -> WanImage | None:
+        """What makes the streams that its denoiser reads beside the video's; None for weights that read none."""
+        if not self._folder.continues_image:
+            return None
+        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self._load.dtype or stored_dtype(self._folder.path / "transformer")
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What a storyboard means where it says nothing, as diffusers' pipelines and the Wan team's configurations
+        have it, or the mark of causal weights."""
+        folder, large = self._folder, self._folder.is_high_compression
+        two = folder.boundary is not None
+        usual = {
+            "steps": 40 if two else 50,
+            "guidance": (3.5 if folder.continues_image else 4.0) if two else 5.0,
+            "shift": float(folder.scheduler.get("flow_shift", folder.scheduler.get("shift", 1.0))),
+            "solver": "unipc" if folder.scheduler.get("_class_name") == "UniPCMultistepScheduler" else "euler",
+            "width": 1280 if large else 832,
+            "height": 704 if large else 480,
+            "fps": self._fps,
+            "sample_rate": SAMPLE_RATE,
+        }
+        return ModelDefaults(**{**usual, **(folder.mark.sampling if folder.mark else {})})
+
+    @property
+    def low_noise_guidance(self) -> tuple[float, float] | None:
+        """Below which noise level guidance has a scale of its own, and which; None where there is one expert."""
+        boundary = self._folder.boundary
+        return None if boundary is None else (boundary, 3.5 if self._folder.continues_image else 3.0)
+
+    @property
+    def credit(self) -> str:
+        """What a film says about who rendered it."""
+        return f"rendered by {self.name}"
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What a storyboard must keep to; Wan knows one frame rate."""
+        multiple = self._stride * self._folder.transformer["patch_size"][1]
+        side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
+        words = self.text.max_tokens
+        return ModelLimits(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps, max_prompt_words=words)
+
+    def clock(self, fps: Fraction) -> MediaClock:
+        """See `FilmModel.clock`."""
+        return MediaClock(fps, SAMPLE_RATE, LATENT_FRAMES, HOP, first_latent_frames=1, audio_centre=Fraction(0))
+
+    def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        """See `FilmModel.latent_shapes`."""
+        video = (self._folder.vae["z_dim"], height // self._stride, width // self._stride)
+        return {"video": video, "audio": (0,)}
+
+    def fingerprint(self) -> str:
+        """What tells the folder from any other; its files are read once."""
+        return folder_fingerprint(self._folder.path, self._load)
+
+    @property
+    def _stride(self) -> int:
+        return int(self._folder.vae.get("scale_factor_spatial", 8))
+
+    def _expert(self, name: str) -> WanDenoiser:
+        path = self._folder.path / name
+        with torch.device("meta"):
+            wan = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(path))
+        fill(wan, path, self._load, float32=wan._keep_in_fp32_modules, unused=wan._keys_to_ignore_on_load_unexpected)
+        wan.rope = nn.Identity()  # its table is on `meta`, and positions are computed
+        return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
+
+    def _tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self._folder.path / "tokenizer", local_files_only=True)
+
+    def _text_encoder(self) -> Any:
+        path = self._folder.path / "text_encoder"
+        with torch.device("meta"):
+            encoder = UMT5EncoderModel(UMT5Config.from_pretrained(path, local_files_only=True))
+        float32 = encoder._keep_in_fp32_modules or () if self._load.dtype == torch.float16 else ()
+        fill(encoder, path, self._load, float32=float32, absent=encoder._tied_weights_keys)
+        encoder.tie_weights()
+        return encoder
+
+    def _clip(self) -> tuple[Any, Any]:
+        path = self._folder.path
+        processor: Any = CLIPImageProcessor.from_pretrained(path / "image_processor", local_files_only=True)
+        encoder: Any = CLIPVisionModel.from_pretrained(
+            path / "image_encoder", local_files_only=True, use_safetensors=True, dtype="auto"
+        )
+        return processor, encoder.eval().to(self.device)
+
+    def _text_embedders(self) -> list[nn.Module]:
+        return [self._text_embedder(name) for name in self._folder.experts]
+
+    def _text_embedder(self, name: str) -> nn.Module:
+        config = self._folder.transformer
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        with torch.device("meta"):
+            embedder: nn.Module = PixArtAlphaTextProjection(config["text_dim"], width, act_fn="gelu_tanh")
+        return fill(embedder, self._folder.path / name, self._load, prefix="condition_embedder.text_embedder.")

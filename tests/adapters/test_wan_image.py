@@ -1,0 +1,93 @@
+"""What weights that continue an image read of it, and the clip they make, are diffusers' image-to-video pipeline's."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from PIL import Image
+
+from pipeline.adapters.wan_model import open_folder
+from pipeline.attention.kv_store import KVStore
+from pipeline.models.protocols import Stream
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.weights.options import LoadOptions
+from tests.adapters.wan_tiny import one_chunk, save, tiny_pipeline
+
+KINDS, SIZE, LATENTS, STEPS, SCALE, LOW_SCALE = ("i2v 2.1", "i2v a14b"), (48, 32), 4, 3, 2.5, 3.5
+PROMPT, FRAMES = "a red circle", 1 + 4 * (LATENTS - 1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def clip(request, tmp_path_factory):
+    """diffusers' pipeline, our model of the same folder, a picture, and that picture as a frame [1 3 H W]."""
+    pipeline = tiny_pipeline(request.param)
+    pipeline.set_progress_bar_config(disable=True)
+    model = open_folder(save(pipeline, tmp_path_factory.mktemp("wan") / "i2v"), LoadOptions())
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (SIZE[1], SIZE[0], 3), generator=generator, dtype=torch.uint8)
+    return pipeline, model, Image.fromarray(pixels.numpy()), pixels.permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+
+
+@torch.inference_mode()
+def test_the_channels_beside_the_latents_are_diffusers_condition(clip):
+    pipeline, model, picture, frame = clip
+    image = pipeline.video_processor.preprocess(picture, height=SIZE[1], width=SIZE[0])
+    kind = {"dtype": torch.float32, "device": torch.device("cpu")}
+    _, expected = pipeline.prepare_latents(image, 1, 4, SIZE[1], SIZE[0], FRAMES, **kind)
+    got = model.image.beside(frame, LATENTS)["condition"]
+    assert got.shape == (LATENTS, 8, 4, 6)
+    assert (got - expected[0].transpose(0, 1)).abs().max() <= 1e-5
+
+
+@torch.inference_mode()
+def test_more_frames_than_one_may_be_continued(clip):
+    _, model, _, frame = clip
+    condition = model.image.beside(frame.expand(5, -1, -1, -1), LATENTS)["condition"]
+    assert condition[:, :4, 0, 0].tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
+    assert torch.equal(condition[:2, 4:], model.video_codec.encode(frame.expand(5, -1, -1, -1)[None])[0])
+
+
+@torch.inference_mode()
+def test_clip_sees_what_it_sees_for_diffusers_where_the_weights_read_it(clip):
+    pipeline, model, picture, frame = clip
+    beside = model.image.beside(frame, LATENTS)
+    if pipeline.image_encoder is None:
+        assert beside.keys() == {"condition"}
+        return
+    expected = pipeline.encode_image(picture)[0]
+    assert beside["image"].shape == expected.shape == (5, 8)
+    assert (beside["image"] - expected).abs().max() <= 1e-5
+
+
+def test_weights_that_render_from_text_read_no_image(tmp_path):
+    assert open_folder(save(tiny_pipeline("2.1"), tmp_path / "t2v"), LoadOptions()).image is None
+
+
+@torch.inference_mode()
+def test_a_clip_from_an_image_is_that_of_diffusers(clip, monkeypatch):
+    # diffusers' image-to-video pipeline cannot clean a prompt without ftfy, its text-to-video pipeline can.
+    monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan_i2v.prompt_clean", prompt_clean)
+    pipeline, model, picture, frame = clip
+    shape = model.latent_shapes(*SIZE)["video"]
+    x = KeyedNoise(9).draw("video", range(LATENTS), shape).unsqueeze(0)
+    asked = {"prompt": PROMPT, "width": SIZE[0], "height": SIZE[1], "num_frames": FRAMES, "guidance_scale": SCALE}
+    asked |= {"num_inference_steps": STEPS, "guidance_scale_2": LOW_SCALE if model.low_noise_guidance else None}
+    expected = pipeline(picture, **asked, latents=x.transpose(1, 2), output_type="latent", return_dict=False)[0]
+
+    chunk, clock = one_chunk(LATENTS)
+    boundary, low_scale = model.low_noise_guidance or (0, SCALE)
+    store = KVStore(model.denoiser.sites(*shape[1:], LATENTS, 0), model.plan, model.denoiser.rope)
+    times = torch.tensor(clock.video_times(chunk), dtype=torch.float64)
+    beside = {
+        name: Stream(values[None], torch.zeros(1, len(values)), torch.zeros(len(values)))
+        for name, values in model.image.beside(frame, LATENTS).items()
+    }
+    texts = [model.text.embed(text).unsqueeze(0) for text in (PROMPT, "")]
+    for sigma, lower in pairwise(pipeline.scheduler.sigmas.tolist()):
+        streams = {"video": Stream(x, torch.full((1, LATENTS), sigma), times), **beside}
+        with store.open(chunk, "guided") as context:
+            guided, unguided = (model.denoiser(streams, text, context)["video"] for text in texts)
+        scale = low_scale if sigma < boundary else SCALE
+        x = x + (lower - sigma) * (unguided + scale * (guided - unguided))
+    assert (x - expected.transpose(1, 2)).abs().max() <= 1e-5
