@@ -245,6 +245,28 @@ def train(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A published checkpoint, or FlashVSR's folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder for Wan's; else a file, *.safetensors.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model that the checkpoint was trained from: its other parts come along.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Whose causal weights: self-forcing, longlive or causvid; found out where said.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA to merge, such as LongLive's lora.pt.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(min=0, help="Its strength; its rank without.")] = None,
+    state: Annotated[str | None, typer.Option(help="The checkpoint's key, such as generator.")] = None,
+    variant: Annotated[str | None, typer.Option(help="FlashVSR's: v1 or v1.1; found out where its files say.")] = None,
+    dtype: Dtype = None,
+) -> None:
+    """Make safetensors of a published checkpoint; a pickle is read as tensors only, and runs nothing."""
+    from jobs.convert import ConvertWish, convert_command
+
+    convert_command(source, output, ConvertWish(base, recipe, lora, lora_alpha, state, variant, dtype))
+
+
+@app.command()
 def doctor(
     output: Annotated[str, typer.Option("-o", "--output", help="The output root to try; nothing stays in it.")] = "out",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line.")] = False,

@@ -60,7 +60,8 @@ def fill(
 ) -> Network:
     """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
 
-    None may be missing or left over. Buffers that are no part of a state dict stay as they are.
+    None may be missing or left over. Buffers that are no part of a state dict stay as they are. A mapped tensor begins
+    where the file has it, so the same weights in a file cut otherwise may give products another last bit.
 
     Args:
         part: see `weight_files`.
@@ -80,7 +81,8 @@ def fill(
     }
     with _opened(where) as files:
         found = {key.removeprefix(prefix): files[file].get_slice(key).get_shape() for key, file in where.items()}
-        _check(network, {key: shape for key, shape in shapes.items() if key in found or key not in absent}, found, part)
+        needed = {key: shape for key, shape in shapes.items() if key in found or key not in absent}
+        check_fit(network, needed, found, str(part))
         tensors = {}
         for key, file in where.items():
             name = key.removeprefix(prefix)
@@ -139,9 +141,10 @@ def _opened(where: Mapping[str, Path]) -> Iterator[dict[Path, Any]]:
         yield files
 
 
-def _check(
-    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], part: Path
+def check_fit(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], source: str
 ) -> None:
+    """Raise `WeightsError` that names which tensors of `source` are missing, left over or of another shape."""
     faults = {
         "missing": sorted(shapes.keys() - found.keys()),
         "left over": sorted(found.keys() - shapes.keys()),
@@ -154,7 +157,7 @@ def _check(
     told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in faults.items() if keys]
     if told:
         raise WeightsError(
-            f"the tensors of {part} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(told)}; its"
+            f"the tensors of {source} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(told)}; its"
             " configuration and its weights must be of one model"
         )
 

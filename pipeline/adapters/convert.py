@@ -1,0 +1,200 @@
+"""Published checkpoints to safe files: what `longtake convert` does.
+
+FlashVSR's folder                                        -> one .safetensors file
+Wan, Self-Forcing, CausVid, LongLive: one checkpoint     -> a folder in diffusers' format
+any other pickle or safetensors file of tensors by name  -> one .safetensors file
+"""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.adapters.flashvsr_projector import Variant
+from pipeline.adapters.flashvsr_weights import convert_flashvsr
+from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
+from pipeline.errors import WeightsError
+from pipeline.weights.folder import INDEX, MARK, needed, read_index
+from pipeline.weights.save import save_shards, write_tensors
+
+STATES = ("generator_ema", "generator", "state_dict", "model", "module")
+"""Where training keeps a model's tensors within a checkpoint, the averaged ones first."""
+
+_FOUR_STEPS = {"steps": 4, "guidance": 1.0, "schedule": [1.0, 0.9375, 5 / 6, 0.625], "solver": "renoise"}
+"""Timesteps 1000, 750, 500, 250 under shift 5: s -> 5 s / (1 + 4 s)."""
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "self-forcing": {"chunk_latents": 3, "window": 6, "sink": 0, "sampling": _FOUR_STEPS},
+    "longlive": {"chunk_latents": 3, "window": 2, "sink": 1, "sampling": _FOUR_STEPS},
+    "causvid": {
+        "chunk_latents": 3,
+        "window": 6,
+        "sink": 0,
+        "sampling": {"steps": 3, "guidance": 1.0, "schedule": [1.0, 0.757, 0.522], "solver": "renoise"},
+    },
+}
+"""How causal weights were trained: chunks of 3 latents, of which 21 (Self-Forcing, CausVid) or 12 (LongLive, 3 of them
+the sink) are seen at once, the present ones among them."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What `longtake convert` is told beside its two places.
+
+    Args:
+        recipe: one of `RECIPES`, for causal weights; found out where not given.
+        state: the key of the checkpoint that holds the tensors; found out where not given.
+        base: a folder in diffusers' format, whose other parts and configuration belong to the checkpoint.
+        lora: a file with a LoRA to merge, of strength `lora_alpha`; its rank where not given.
+        variant: of FlashVSR.
+        dtype: of the result; as stored where not given.
+    """
+
+    recipe: str | None = None
+    state: str | None = None
+    base: Path | None = None
+    lora: Path | None = None
+    lora_alpha: float | None = None
+    variant: Variant | None = None
+    dtype: torch.dtype | None = None
+
+
+def convert(source: Path, out: Path, options: ConvertOptions) -> str:
+    """Convert what is at `source`, and return what it was found to be.
+
+    Raises:
+        WeightsError: it is not there, runs code, is none of the kinds above or not whole; or something is at `out`.
+    """
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise WeightsError(f"{out} is there already, and nothing is overwritten; name another place")
+    if source.is_dir():
+        return _flashvsr(source, out, options)
+    checkpoint = read_checkpoint(source)
+    state, tensors = pick_state(checkpoint, options.state, source)
+    tensors = unwrap(tensors)
+    if is_wan(tensors):
+        return _wan(state, tensors, checkpoint, out, options)
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{source} is no Wan; its tensors go into one file: name OUT something.safetensors")
+    write_tensors({key: tensor.to(options.dtype or tensor.dtype) for key, tensor in tensors.items()}, out)
+    return f"{len(tensors)} tensors by name"
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """What a pickle or a safetensors file holds; a pickle is read as tensors and plain values only, and mapped.
+
+    Raises:
+        WeightsError: it cannot be read so.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        try:
+            read = torch.load(file, "cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written by a torch before 1.6
+            read = torch.load(file, "cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file} does not hold tensors only ({reason}); fetch it again from the source") from error
+    if not isinstance(read, dict):
+        raise WeightsError(f"{file} holds a {type(read).__name__}, no tensors by name; name a checkpoint")
+    return read
+
+
+def pick_state(checkpoint: Mapping[str, Any], wish: str | None, source: Path) -> tuple[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint, and the key that they are under; "" where they are not wrapped."""
+    if wish is not None and wish not in checkpoint:
+        raise WeightsError(f"{source} holds no {wish!r}; it holds {', '.join(list(checkpoint)[:8])}")
+    for key in (wish,) if wish is not None else STATES:
+        state = checkpoint.get(key)
+        if isinstance(state, dict) and _tensors(state):
+            return key, _tensors(state)
+    if tensors := _tensors(checkpoint):
+        return "", tensors
+    raise WeightsError(f"{source} holds no tensors by name under {', '.join(STATES)}; say which key: --state KEY")
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _flashvsr(source: Path, out: Path, options: ConvertOptions) -> str:
+    if out.suffix != ".safetensors":
+        raise WeightsError(
+            f"{source} is a folder, so it must be FlashVSR's, which becomes one file: name OUT *.safetensors"
+        )
+    variant = convert_flashvsr(source, out, options.variant, dtype=options.dtype or torch.bfloat16)
+    return f"FlashVSR {variant}"
+
+
+def _wan(
+    state: str, tensors: dict[str, Tensor], checkpoint: Mapping[str, Any], out: Path, options: ConvertOptions
+) -> str:
+    lora = _lora(checkpoint, options)
+    recipe = _recipe(state, lora, options)
+    base, config = options.base, None
+    if base is not None:
+        read_index(base)
+        config = json.loads((base / "transformer" / "config.json").read_bytes())
+    config, converted = convert_wan(tensors, config, lora, options.dtype)
+    part = out.with_name(f"{out.name}.part")  # who is killed leaves nothing that looks whole
+    shutil.rmtree(part, ignore_errors=True)
+    save_shards(converted, part / "transformer")
+    (part / "transformer" / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    if recipe is not None:
+        mark = {"rollout": "causal", **RECIPES[recipe]}
+        (part / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
+    if base is not None:
+        _complete(base, part)
+    part.replace(out)
+    return f"{recipe or 'Wan'}, {len(converted)} tensors{f' of {state}' if state else ''}"
+
+
+def _lora(checkpoint: Mapping[str, Any], options: ConvertOptions) -> Lora | None:
+    within = checkpoint.get("generator_lora")
+    if options.lora is not None:
+        read = read_checkpoint(options.lora)
+        within = read.get("generator_lora", read)
+    return Lora(_tensors(within), options.lora_alpha) if isinstance(within, dict) else None
+
+
+def _recipe(state: str, lora: Lora | None, options: ConvertOptions) -> str | None:
+    """How the weights roll out; None for bidirectional ones."""
+    if options.recipe is not None:
+        if options.recipe not in RECIPES:
+            raise WeightsError(f"--recipe is {options.recipe}; use {', '.join(RECIPES)}")
+        return options.recipe
+    if lora is not None:
+        return "longlive"
+    if state == "generator_ema":
+        return "self-forcing"
+    if state == "generator":
+        raise WeightsError(
+            f"the checkpoint holds a generator and does not say whose; add --recipe {' or '.join(RECIPES)}"
+        )
+    return None
+
+
+def _complete(base: Path, out: Path) -> None:
+    """The other parts of a model beside the denoiser: linked where the file system can, else copied; index last."""
+    names = [file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file()]
+    for name in needed(names, read_index(base), str(base)):
+        if name in (INDEX, MARK) or name.startswith("transformer/"):
+            continue
+        place = out / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = (base / name).resolve()
+        try:
+            os.link(file, place)
+        except OSError:
+            shutil.copyfile(file, place)
+    shutil.copyfile(base / INDEX, out / INDEX)
