@@ -67,7 +67,7 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
 def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
     """Degrees, what they send, and a warning where they do not pay."""
     site, span = plan.sites[0], plan.seen(chunk)
-    per_latent = site.stream("video").page_tokens // max(len(plan.seen(c).latents) for c in plan.chunks)
+    per_latent = site.stream("video").page_tokens // plan.longest_pass
     asking = {"video": Grid(len(span.latents), per_latent), "audio": Grid(len(span.audio_latents), 1)}
     keys = {**asking, "text": Grid(site.stream("text").page_tokens, 1)}
     traffic = SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)

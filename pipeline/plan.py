@@ -75,6 +75,11 @@ class FilmPlan:
         """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
         return passed(self.clock, self.rollout, self.earlier(chunk), chunk)
 
+    @property
+    def longest_pass(self) -> int:
+        """Video latents of the longest pass, for which the pages of the store are made."""
+        return max(len(span.latents) for span in all_passes(self.clock, self.rollout, self.before, self.chunks))
+
     def span(self, index: int) -> ChunkSpan:
         """The chunk of that number, in the film or before it."""
         return self.before[index] if index < 0 else self.chunks[index]
@@ -95,9 +100,9 @@ class FilmPlan:
         room: dict[str, int] = {}
         for stream in (stream for site in self.sites for stream in site.streams):
             room[stream.name] = max(room.get(stream.name, 0), stream.page_tokens)
-        span, full = self.seen(chunk), max(len(self.seen(c).latents) for c in self.chunks)
+        span = self.seen(chunk)
         sound = len(span.audio_latents) if "audio" in room else 0
-        return room["video"] // full * len(span.latents) + sound + room["text"]
+        return room["video"] // self.longest_pass * len(span.latents) + sound + room["text"]
 
 
 def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
@@ -105,6 +110,16 @@ def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], ch
     if isinstance(rollout, Causal):
         return chunk
     return widened(clock, holding(earlier, rollout.overlap), chunk, rollout.overlap)
+
+
+def all_passes(
+    clock: MediaClock, rollout: Rollout, before: Sequence[ChunkSpan], chunks: Sequence[ChunkSpan]
+) -> list[ChunkSpan]:
+    """What every pass of a film is over; causal ones run over the chunks before it, too."""
+    if isinstance(rollout, Causal):
+        return [*before, *chunks]
+    spans, first = [*before, *chunks], len(before)
+    return [passed(clock, rollout, spans[chunk.section + first : chunk.index + first], chunk) for chunk in chunks]
 
 
 def latents_before(wish: Storyboard, model: FilmModel) -> int:
@@ -129,12 +144,13 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     chunks = plan_chunks(clock, scenes, model.chunk_latents, before)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
-    spans = [*before, *chunks]
-    passes = [passed(clock, model.rollout, spans[c.section + len(before) : c.index + len(before)], c) for c in chunks]
+    passes = all_passes(clock, model.rollout, before, chunks)
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
-    tokens_per_latent = sites[0].stream("video").page_tokens // most_video
-    nominal = tokens_per_latent * (model.chunk_latents + getattr(model.rollout, "overlap", 0))
+    pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
+    overlap = model.rollout.overlap if isinstance(model.rollout, Segment) else 0
+    whole = next(page for page in pages if page) // most_video * (model.chunk_latents + overlap)
+    lag = model.audio_lag if wish.audio.file is None else 0.0
     return FilmPlan(
         wish=wish,
         clock=clock,
@@ -142,9 +158,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         chunks=chunks,
         before=before,
         branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
-        sigmas=sigmas(
-            wish.sampling, model.audio_lag if wish.audio.file is None else 0.0, model.defaults.dynamic, nominal
-        ),
+        sigmas=sigmas(wish.sampling, lag, model.defaults.dynamic, video_tokens=whole),
         latent_shapes=shapes,
         rollout=model.rollout,
         context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,

@@ -172,6 +172,12 @@ def test_a_continued_film_is_decoded_as_if_it_had_never_ended(files):
     torch.testing.assert_close(pcm, sound[:, 48_000 : 48_000 + pcm.shape[1]].clamp(-1, 1), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rollout", ROLLOUTS, ids=["causal", "segment-3", "segment-6"])
+def test_a_film_shorter_than_a_chunk_goes_on_from_whole_ones(files, rollout):
+    spec = wish(files, "continue_from=before.mp4", "scenes=[{prompt: a red circle, duration: 5f}]")
+    assert film.render(take_of(spec, model_of(rollout), files / "take")).num_frames == 5
+
+
 def test_the_end_of_a_film_of_another_rate_and_size_is_taken_at_the_right_times(tmp_path):
     grey = np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 96 * 128 * 3).reshape(60, 96, 128, 3)
     write_mp4(tmp_path / "fast.mp4", grey, np.zeros(1), fps=30)
