@@ -7,12 +7,12 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
+from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
 from pipeline.models.protocols import Stream
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.weights.options import LoadOptions
-from tests.adapters.wan_tiny import one_chunk, save, tiny_pipeline
 
 KINDS, SIZE, LATENTS, STEPS, SCALE, LOW_SCALE = ("i2v 2.1", "i2v a14b"), (48, 32), 4, 3, 2.5, 3.5
 PROMPT, FRAMES = "a red circle", 1 + 4 * (LATENTS - 1)
@@ -22,7 +22,6 @@ PROMPT, FRAMES = "a red circle", 1 + 4 * (LATENTS - 1)
 def clip(request, tmp_path_factory):
     """diffusers' pipeline, our model of the same folder, a picture, and that picture as a frame [1 3 H W]."""
     pipeline = tiny_pipeline(request.param)
-    pipeline.set_progress_bar_config(disable=True)
     model = open_folder(save(pipeline, tmp_path_factory.mktemp("wan") / "i2v"), LoadOptions())
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (SIZE[1], SIZE[0], 3), generator=generator, dtype=torch.uint8)
