@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.fake import run_threads
@@ -17,7 +18,6 @@ from pipeline.sampling.solver import Euler
 from pipeline.stages.sharded_denoiser import ShardedDenoiser
 from pipeline.values import LatentChunk, PromptEmbedding
 from pipeline.weights.options import LoadOptions
-from tests.adapters.wan_tiny import one_chunk, save, tiny_pipeline
 
 PROMPT, STEPS, GUIDANCE, LATENTS, NOISE = "a red circle", 4, 2.5, 5, KeyedNoise(9)
 SIZES = {"2.1": (48, 32), "5b": (96, 64), "a14b": (48, 32)}
@@ -29,7 +29,6 @@ def clip(request, tmp_path_factory):
     """The kind, its folder, and what diffusers makes of it: noise levels, latents [f c h w] and frames [n 3 H W]."""
     kind, (width, height) = request.param, SIZES[request.param]
     pipeline = tiny_pipeline(kind)
-    pipeline.set_progress_bar_config(disable=True)
     folder = save(pipeline, tmp_path_factory.mktemp("clip") / kind)
     shape = open_folder(folder, LoadOptions()).latent_shapes(width, height)["video"]
     noise = NOISE.draw("video", range(LATENTS), shape).transpose(0, 1).unsqueeze(0)
@@ -82,7 +81,6 @@ def test_a_gang_makes_the_same_clip_and_the_same_bits_on_all_ranks(clip, gang):
 def test_each_expert_has_a_guidance_of_its_own(tmp_path):
     width, height = SIZES["a14b"]
     pipeline = tiny_pipeline("a14b")
-    pipeline.set_progress_bar_config(disable=True)
     model = open_folder(save(pipeline, tmp_path / "a14b"), LoadOptions())
     boundary, low_scale = model.low_noise_guidance
     shape = model.latent_shapes(width, height)["video"]

@@ -5,11 +5,11 @@ import torch
 
 from pipeline.adapters.wan import WanDenoiser
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
+from pipeline.adapters.wan_fake import IMAGE_WIDTH, LATENT_CHANNELS, TEXT_WIDTH, one_chunk, tiny_transformer
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.attention.kv_store import KVStore
 from pipeline.errors import SpecError
 from pipeline.models.protocols import Stream
-from tests.adapters.wan_tiny import IMAGE_WIDTH, LATENT_CHANNELS, TEXT_WIDTH, one_chunk, tiny_transformer
 
 LATENTS, SIZE, TEXT, IMAGE, SIGMA, BOUNDARY = 5, (4, 6), 512, 7, 0.6, 0.875
 CHUNK, CLOCK = one_chunk(LATENTS)

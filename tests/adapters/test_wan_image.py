@@ -7,12 +7,12 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
+from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
 from pipeline.models.protocols import Stream
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.weights.options import LoadOptions
-from tests.adapters.wan_tiny import one_chunk, save, tiny_pipeline
 
 KINDS, SIZE, LATENTS, STEPS, SCALE, LOW_SCALE = ("i2v 2.1", "i2v a14b"), (48, 32), 4, 3, 2.5, 3.5
 PROMPT, FRAMES = "a red circle", 1 + 4 * (LATENTS - 1)
@@ -22,7 +22,6 @@ PROMPT, FRAMES = "a red circle", 1 + 4 * (LATENTS - 1)
 def clip(request, tmp_path_factory):
     """diffusers' pipeline, our model of the same folder, a picture, and that picture as a frame [1 3 H W]."""
     pipeline = tiny_pipeline(request.param)
-    pipeline.set_progress_bar_config(disable=True)
     model = open_folder(save(pipeline, tmp_path_factory.mktemp("wan") / "i2v"), LoadOptions())
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (SIZE[1], SIZE[0], 3), generator=generator, dtype=torch.uint8)
@@ -64,30 +63,65 @@ def test_weights_that_render_from_text_read_no_image(tmp_path):
     assert open_folder(save(tiny_pipeline("2.1"), tmp_path / "t2v"), LoadOptions()).image is None
 
 
-@torch.inference_mode()
-def test_a_clip_from_an_image_is_that_of_diffusers(clip, monkeypatch):
-    # diffusers' image-to-video pipeline cannot clean a prompt without ftfy, its text-to-video pipeline can.
+@pytest.fixture
+def cleaned_without_ftfy(monkeypatch):
+    """diffusers' image-to-video pipeline cannot clean a prompt without ftfy; its text-to-video pipeline can."""
     monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan_i2v.prompt_clean", prompt_clean)
+
+
+def euler(model, x, levels, beside=None, given=None, boundary=0.0, low_scale=SCALE):
+    """Latents [1 f c h w] taken from noise to clean: our denoiser, diffusers' steps and guidance.
+
+    Args:
+        beside: streams beside the video's.
+        given: the first latent [c h w], shown clean; None where it is rendered.
+    """
+    chunk, clock = one_chunk(LATENTS, fps=int(model.limits.max_fps))
+    store = KVStore(model.denoiser.sites(*x.shape[-2:], LATENTS, 0), model.plan, model.denoiser.rope)
+    times = torch.tensor(clock.video_times(chunk), dtype=torch.float64)
+    streams = {
+        name: Stream(values[None], torch.zeros(1, len(values)), torch.zeros(len(values)))
+        for name, values in (beside or {}).items()
+    }
+    texts = [model.text.embed(text).unsqueeze(0) for text in (PROMPT, "")]
+    for sigma, lower in pairwise(levels):
+        sigmas = torch.full((1, LATENTS), sigma)
+        if given is not None:
+            x, sigmas = torch.cat([given[None, None], x[:, 1:]], dim=1), sigmas.index_fill(1, torch.tensor(0), 0.0)
+        streams["video"] = Stream(x, sigmas, times)
+        with store.open(chunk, "guided") as context:
+            guided, unguided = (model.denoiser(streams, text, context)["video"] for text in texts)
+        x = x + (lower - sigma) * (unguided + (low_scale if sigma < boundary else SCALE) * (guided - unguided))
+    return x
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("cleaned_without_ftfy")
+def test_a_clip_from_an_image_is_that_of_diffusers(clip):
     pipeline, model, picture, frame = clip
-    shape = model.latent_shapes(*SIZE)["video"]
-    x = KeyedNoise(9).draw("video", range(LATENTS), shape).unsqueeze(0)
+    x = KeyedNoise(9).draw("video", range(LATENTS), model.latent_shapes(*SIZE)["video"]).unsqueeze(0)
     asked = {"prompt": PROMPT, "width": SIZE[0], "height": SIZE[1], "num_frames": FRAMES, "guidance_scale": SCALE}
     asked |= {"num_inference_steps": STEPS, "guidance_scale_2": LOW_SCALE if model.low_noise_guidance else None}
     expected = pipeline(picture, **asked, latents=x.transpose(1, 2), output_type="latent", return_dict=False)[0]
+    boundary, low_scale = model.low_noise_guidance or (0.0, SCALE)
+    beside = model.image.beside(frame, LATENTS)
+    got = euler(model, x, pipeline.scheduler.sigmas.tolist(), beside, boundary=boundary, low_scale=low_scale)
+    assert (got - expected.transpose(1, 2)).abs().max() <= 1e-5
 
-    chunk, clock = one_chunk(LATENTS)
-    boundary, low_scale = model.low_noise_guidance or (0, SCALE)
-    store = KVStore(model.denoiser.sites(*shape[1:], LATENTS, 0), model.plan, model.denoiser.rope)
-    times = torch.tensor(clock.video_times(chunk), dtype=torch.float64)
-    beside = {
-        name: Stream(values[None], torch.zeros(1, len(values)), torch.zeros(len(values)))
-        for name, values in model.image.beside(frame, LATENTS).items()
-    }
-    texts = [model.text.embed(text).unsqueeze(0) for text in (PROMPT, "")]
-    for sigma, lower in pairwise(pipeline.scheduler.sigmas.tolist()):
-        streams = {"video": Stream(x, torch.full((1, LATENTS), sigma), times), **beside}
-        with store.open(chunk, "guided") as context:
-            guided, unguided = (model.denoiser(streams, text, context)["video"] for text in texts)
-        scale = low_scale if sigma < boundary else SCALE
-        x = x + (lower - sigma) * (unguided + scale * (guided - unguided))
-    assert (x - expected.transpose(1, 2)).abs().max() <= 1e-5
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("cleaned_without_ftfy")
+def test_the_5b_continues_an_image_that_is_given_as_its_first_latent(tmp_path):
+    pipeline, size = tiny_pipeline("i2v 5b"), (96, 64)
+    model = open_folder(save(pipeline, tmp_path / "5b"), LoadOptions())
+    assert model.image is None
+    pixels = torch.randint(0, 256, (64, 96, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    x = KeyedNoise(9).draw("video", range(LATENTS), model.latent_shapes(*size)["video"]).unsqueeze(0)
+    asked = {"prompt": PROMPT, "width": 96, "height": 64, "num_frames": FRAMES, "guidance_scale": SCALE}
+    asked |= {"num_inference_steps": STEPS, "latents": x.transpose(1, 2), "output_type": "latent"}
+    expected = pipeline(Image.fromarray(pixels.numpy()), **asked, return_dict=False)[0].transpose(1, 2)
+    frame = pixels.permute(2, 0, 1)[None, None] / 127.5 - 1
+    given = model.video_codec.encode(frame)[0, 0]
+    got = euler(model, x, pipeline.scheduler.sigmas.tolist(), given=given)
+    assert (got[:, 1:] - expected[:, 1:]).abs().max() <= 1e-5
+    assert (given - expected[0, 0]).abs().max() <= 1e-5

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import film
 from pipeline.acts import open_take
+from pipeline.adapters.wan_fake import save, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.errors import SpecError, WeightsError
 from pipeline.journal.store import Store
@@ -19,7 +20,6 @@ from pipeline.observe import SILENT
 from pipeline.plan import plan_film
 from pipeline.spec import parse_storyboard
 from pipeline.weights.options import LoadOptions
-from tests.adapters.wan_tiny import save, tiny_pipeline
 from tests.tiny_take import KilledError, Recorder
 
 CHUNKS = 5

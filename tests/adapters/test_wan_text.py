@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from pipeline.adapters.wan_fake import save, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.weights.options import LoadOptions
-from tests.adapters.wan_tiny import save, tiny_pipeline
 
 PROMPTS = ["a red circle", "", "  a \n red&amp;amp;blue\tcircle ", "circle " * 511]
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from pipeline.adapters.wan_fake import FORMS, tiny_vae
 from pipeline.adapters.wan_video import WanVideoCodec, left_context
-from tests.adapters.wan_tiny import FORMS, tiny_vae
 
 LATENTS = 12
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def codec(request):
-    return WanVideoCodec(tiny_vae(request.param))
+    return WanVideoCodec(tiny_vae(request.param, torch.float64))
 
 
 def noise(codec: WanVideoCodec, num_latents: int = LATENTS) -> torch.Tensor:
