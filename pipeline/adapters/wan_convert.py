@@ -113,6 +113,8 @@ def convert_wan(
     config = dict(config) if config is not None else infer_config(named)
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
+    unused = model._keys_to_ignore_on_load_unexpected or ()
+    named = {key: tensor for key, tensor in named.items() if not any(word in key for word in unused)}
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     check_fit(model, shapes, {key: tensor.shape for key, tensor in named.items()}, "the checkpoint")
     if lora is not None:
