@@ -158,7 +158,7 @@ def rope(config: Mapping[str, Any], latents_per_s: float) -> Rope:
     head_dim = config["attention_head_dim"]
     space = 2 * (head_dim // 6)
     time = [frequency * latents_per_s for frequency in _frequencies(head_dim - 2 * space)]
-    return Rope([time, _frequencies(space), _frequencies(space)])
+    return Rope.of_axes([time, _frequencies(space), _frequencies(space)])
 
 
 def _frequencies(width: int) -> list[float]:

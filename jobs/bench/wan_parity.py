@@ -1,0 +1,209 @@
+"""Wan on our road beside diffusers' own code: single passes, whole clips, and its video codec in chunks.
+
+Shapes: b batch, f latent frames, c channels, h w latent height and width, n frames, H W pixels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.adapters.wan import WanDenoiser
+from pipeline.adapters.wan_fake import (
+    BESIDE,
+    IMAGE_WIDTH,
+    LATENT_CHANNELS,
+    TEXT_WIDTH,
+    Form,
+    Kind,
+    one_chunk,
+    save,
+    tiny_pipeline,
+    tiny_transformer,
+)
+from pipeline.adapters.wan_model import WanModel, open_folder
+from pipeline.adapters.wan_video import WanVideoCodec
+from pipeline.attention.exchange import ONE_RANK, Parallel
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.attention.kv_store import KVStore
+from pipeline.models.protocols import Denoiser, Stream
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.sampling.rollout import CausalRollout, Sampling
+from pipeline.sampling.solver import Euler
+from pipeline.stages.sharded_denoiser import ShardedDenoiser
+from pipeline.values import LatentChunk, PromptEmbedding
+from pipeline.weights.options import LoadOptions
+
+LATENTS, SIZE, TEXT, IMAGE = 5, (4, 6), 512, 7
+"""Of a pass: latent frames, their height and width, tokens of text, tokens of an image."""
+
+CHUNK, CLOCK = one_chunk(LATENTS)
+NOISE, PROMPT, STEPS, GUIDANCE = KeyedNoise(9), "a red circle", 4, 2.5
+CLIPS: Mapping[Kind, tuple[int, int]] = {"2.1": (48, 32), "5b": (96, 64), "a14b": (48, 32)}
+"""Width and height of a clip by kind of weights."""
+
+
+@dataclass(frozen=True)
+class PassCase:
+    """One kind of denoiser; `beside` channels stand beside each latent, `image` says whether CLIP's tokens are read."""
+
+    form: Form
+    beside: int = 0
+    image: bool = False
+
+
+PASSES = {
+    "Wan 2.1": PassCase("2.1"),
+    "Wan 2.2 5B": PassCase("2.2"),
+    "Wan 2.1 I2V": PassCase("2.1", BESIDE, True),
+    "Wan 2.2 I2V A14B": PassCase("2.1", BESIDE),
+}
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Random numbers that depend on shape and seed alone."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def streams_of(case: PassCase, sigma: Tensor) -> dict[str, Stream]:
+    """What a denoiser of that kind reads, at noise levels [1 f] or [1 1]."""
+
+    def stream(latents: Tensor, level: Tensor) -> Stream:
+        return Stream(latents, level.expand(latents.shape[:2]), torch.tensor(CLOCK.video_times(CHUNK)))
+
+    found = {
+        "video": stream(randn(1, LATENTS, LATENT_CHANNELS[case.form], *SIZE), sigma),
+        "audio": Stream(torch.zeros(1, 9, 0), torch.zeros(1, 9), torch.zeros(9)),
+    }
+    if case.beside:
+        found["condition"] = stream(randn(1, LATENTS, case.beside, *SIZE, seed=1), torch.zeros(1))
+    if case.image:
+        found["image"] = Stream(randn(1, IMAGE, IMAGE_WIDTH, seed=2), torch.zeros(1, IMAGE), torch.zeros(IMAGE))
+    return found
+
+
+def our_pass(denoiser: Denoiser, streams: Mapping[str, Stream], text: Tensor) -> Tensor:
+    """The video velocity of one clean chunk."""
+    store = KVStore(denoiser.sites(*SIZE, LATENTS, 0), KVPlan(1), denoiser.rope)
+    with store.open(CHUNK, "guided", write=True) as context:
+        velocities = denoiser(streams, text, context)
+        context.commit()
+    assert velocities["audio"].shape == (1, 9, 0)
+    return velocities["video"]
+
+
+def their_pass(transformer: Any, streams: Mapping[str, Stream], timestep: Tensor, text: Tensor) -> Tensor:
+    """The same by diffusers' own forward."""
+    channels = [streams[name].latents for name in ("video", "condition") if name in streams]
+    image = streams["image"].latents if "image" in streams else None
+    x = torch.cat(channels, dim=2).transpose(1, 2)
+    out: Tensor = transformer(x, timestep, text, image, return_dict=False)[0]
+    return out.transpose(1, 2)
+
+
+@torch.inference_mode()
+def pass_difference(case: PassCase, sigma: Tensor | None = None) -> float:
+    """The largest difference of a pass of a tiny random model from diffusers' own.
+
+    Args:
+        sigma: a noise level for every latent [1 f], as TI2V-5B understands it; one for all, where not given.
+    """
+    text, level = randn(1, TEXT, TEXT_WIDTH, seed=3), torch.tensor([[0.6]]) if sigma is None else sigma
+    streams, transformer = streams_of(case, level), tiny_transformer(case.form, beside=case.beside, image=case.image)
+    tokens = SIZE[0] * SIZE[1] // 4
+    timestep = 1000 * (level[0] if sigma is None else level.repeat_interleave(tokens, dim=1))
+    expected = their_pass(transformer, streams, timestep, text)
+    assert expected.std() > 0.1, "a pass that says nothing proves nothing"
+    denoiser = WanDenoiser(transformer)
+    return float((our_pass(denoiser, streams, denoiser.project(text)) - expected).abs().max())
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A whole clip by diffusers' pipeline.
+
+    Args:
+        folder: of its weights.
+        levels: noise levels, down to 0.
+        latents: [f c h w].
+        frames: [n 3 H W] in -1..1.
+    """
+
+    kind: Kind
+    folder: Path
+    levels: list[float]
+    latents: Tensor
+    frames: Tensor
+
+
+def their_clip(kind: Kind, folder: Path) -> Clip:
+    """A clip of a tiny random model, whose weights are saved to `folder`."""
+    pipeline, (width, height) = tiny_pipeline(kind), CLIPS[kind]
+    model = open_folder(save(pipeline, folder), LoadOptions())
+    noise = NOISE.draw("video", range(LATENTS), model.latent_shapes(width, height)["video"])
+    asked = {"prompt": PROMPT, "width": width, "height": height, "num_frames": 1 + 4 * (LATENTS - 1)}
+    asked |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "return_dict": False}
+    asked["latents"] = noise.transpose(0, 1).unsqueeze(0)
+    latents = pipeline(**asked, output_type="latent")[0]
+    frames = pipeline(**asked, output_type="pt")[0]
+    return Clip(kind, folder, pipeline.scheduler.sigmas.tolist(), latents[0].transpose(0, 1), 2 * frames[0] - 1)
+
+
+@torch.inference_mode()
+def our_clip(clip: Clip, parallel: Parallel = ONE_RANK) -> tuple[WanModel, LatentChunk]:
+    """The same clip as one chunk of a causal rollout, on each of several ranks, and the model that made it."""
+    model = open_folder(clip.folder, LoadOptions())
+    assert isinstance(model, WanModel), "it was saved as one"
+    chunk, clock = one_chunk(LATENTS, fps=int(model.limits.max_fps))
+    shapes = model.latent_shapes(*CLIPS[clip.kind])
+    sites = model.denoiser.sites(*shapes["video"][1:], LATENTS, len(chunk.audio_latents))
+    texts = {"guided": PROMPT, "unguided": ""}
+    branches = parallel.branches(texts)
+    store = KVStore(sites, model.plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
+    sampling = Sampling(dict.fromkeys(shapes, clip.levels), Euler(), GUIDANCE, NOISE)
+    rollout = CausalRollout(ShardedDenoiser(model.denoiser, parallel), store, clock, sampling, shapes, parallel)
+    prompts = {branch: PromptEmbedding(text, model.text.embed(text)) for branch, text in texts.items()}
+    return model, rollout.denoise(chunk, prompts)
+
+
+@torch.inference_mode()
+def decoded_difference(clip: Clip, model: WanModel, latents: LatentChunk) -> float:
+    """The largest difference of our frames, decoded latent by latent, from diffusers'."""
+    frames, state = [], None
+    for number in range(LATENTS):
+        piece = latents.video[None, number : number + 1]
+        decoded, state = model.video_codec.decode(piece, state, number == LATENTS - 1)
+        frames.append(decoded[0])
+    return float((torch.cat(frames) - clip.frames).abs().max())
+
+
+def decoded_in_chunks(codec: WanVideoCodec, latents: Tensor, borders: list[int]) -> Tensor:
+    """Frames [1 n 3 H W] of latents [1 f c h w] that are cut at `borders`."""
+    frames, state = [], None
+    for start, stop in pairwise([0, *borders, latents.shape[1]]):
+        chunk, state = codec.decode(latents[:, start:stop], state, stop == latents.shape[1])
+        frames.append(chunk)
+    return torch.cat(frames, dim=1)
+
+
+Ranks = Callable[[Callable[[Parallel], Any]], list[Any]]
+"""Runs an act on every rank of a gang."""
+
+
+def clip_differences(kind: Kind, folder: Path, gangs: Mapping[str, Ranks]) -> dict[str, float]:
+    """The largest difference of a clip's latents and frames, by one rank, and of its latents by the worst rank of
+    every gang."""
+    clip = their_clip(kind, folder)
+    model, latents = our_clip(clip)
+    found = {
+        "latents": float((latents.video - clip.latents).abs().max()),
+        "frames": decoded_difference(clip, model, latents),
+    }
+    for name, run in gangs.items():
+        ranks = run(lambda parallel: our_clip(clip, parallel)[1].video)
+        found[name] = max(float((video - clip.latents).abs().max()) for video in ranks)
+    return found
