@@ -14,7 +14,10 @@ from rich.table import Table
 
 from pipeline.errors import SpecError
 
-BENCHES = ("batch", "chaos", "endless", "fidelity", "leaks", "parity", "resume", "road", "scaling", "upscale")
+BENCHES = (
+    *("batch", "chaos", "endless", "fidelity", "leaks", "parity", "parity-models", "resume", "road", "scaling"),
+    "upscale",
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Shapes: b batch, f latent frames, c channels, h w latent height and width, n frames, H W pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.adapters.wan_fake import (
     save,
     tiny_pipeline,
     tiny_transformer,
+    tiny_vae,
 )
 from pipeline.adapters.wan_model import WanModel, open_folder
 from pipeline.adapters.wan_video import WanVideoCodec
@@ -170,17 +171,6 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK) -> tuple[WanModel, Laten
     return model, rollout.denoise(chunk, prompts)
 
 
-@torch.inference_mode()
-def decoded_difference(clip: Clip, model: WanModel, latents: LatentChunk) -> float:
-    """The largest difference of our frames, decoded latent by latent, from diffusers'."""
-    frames, state = [], None
-    for number in range(LATENTS):
-        piece = latents.video[None, number : number + 1]
-        decoded, state = model.video_codec.decode(piece, state, number == LATENTS - 1)
-        frames.append(decoded[0])
-    return float((torch.cat(frames) - clip.frames).abs().max())
-
-
 def decoded_in_chunks(codec: WanVideoCodec, latents: Tensor, borders: list[int]) -> Tensor:
     """Frames [1 n 3 H W] of latents [1 f c h w] that are cut at `borders`."""
     frames, state = [], None
@@ -190,20 +180,25 @@ def decoded_in_chunks(codec: WanVideoCodec, latents: Tensor, borders: list[int])
     return torch.cat(frames, dim=1)
 
 
-Ranks = Callable[[Callable[[Parallel], Any]], list[Any]]
-"""Runs an act on every rank of a gang."""
+@torch.inference_mode()
+def decoded_difference(clip: Clip, model: WanModel, latents: LatentChunk) -> float:
+    """The largest difference of our frames, decoded latent by latent, from diffusers'."""
+    frames = decoded_in_chunks(model.video_codec, latents.video.unsqueeze(0), [*range(1, LATENTS)])
+    return float((frames[0] - clip.frames).abs().max())
 
 
-def clip_differences(kind: Kind, folder: Path, gangs: Mapping[str, Ranks]) -> dict[str, float]:
-    """The largest difference of a clip's latents and frames, by one rank, and of its latents by the worst rank of
-    every gang."""
-    clip = their_clip(kind, folder)
-    model, latents = our_clip(clip)
-    found = {
-        "latents": float((latents.video - clip.latents).abs().max()),
-        "frames": decoded_difference(clip, model, latents),
-    }
-    for name, run in gangs.items():
-        ranks = run(lambda parallel: our_clip(clip, parallel)[1].video)
-        found[name] = max(float((video - clip.latents).abs().max()) for video in ranks)
-    return found
+@torch.inference_mode()
+def chunked_difference(form: Form, num_latents: int = 12) -> float:
+    """The largest difference, in float64, of a decode in uneven chunks from diffusers' decode of the whole."""
+    codec = WanVideoCodec(tiny_vae(form, torch.float64))
+    latents = randn(1, num_latents, LATENT_CHANNELS[form], 2, 3).double()
+    return float((decoded_in_chunks(codec, latents, [1, 3, 8]) - decoded_at_once(codec, latents)).abs().max())
+
+
+def decoded_at_once(codec: WanVideoCodec, latents: Tensor) -> Tensor:
+    """Frames [1 n 3 H W] of latents [1 f c h w], as diffusers' pipeline decodes a clip."""
+    config, shape = codec.vae.config, (1, -1, 1, 1, 1)
+    mean = torch.tensor(config.latents_mean).to(latents.dtype).view(shape)
+    std = torch.tensor(config.latents_std).to(latents.dtype).view(shape)
+    frames: Tensor = codec.vae.decode(latents.transpose(1, 2) * std + mean, return_dict=False)[0]
+    return frames.transpose(1, 2)

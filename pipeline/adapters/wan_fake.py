@@ -19,7 +19,7 @@ from diffusers import (
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedTokenizerFast,
@@ -122,7 +122,7 @@ def tiny_clip() -> tuple[Any, Any]:
     sizes: dict[str, Any] = {"hidden_size": IMAGE_WIDTH, "intermediate_size": 12, "num_attention_heads": 2}
     with _seeded(13):
         encoder: Any = CLIPVisionModel(CLIPVisionConfig(**sizes, num_hidden_layers=3, image_size=28, patch_size=14))
-    return CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}), encoder.eval()
+    return CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}), encoder.eval()
 
 
 def tiny_pipeline(kind: Kind, shift: float = 3.0) -> Any:

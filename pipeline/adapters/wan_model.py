@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
@@ -170,7 +170,7 @@ class WanModel:
 
     def _clip(self) -> tuple[Any, Any]:
         path = self._folder.path
-        processor: Any = CLIPImageProcessor.from_pretrained(path / "image_processor", local_files_only=True)
+        processor: Any = CLIPImageProcessorPil.from_pretrained(path / "image_processor", local_files_only=True)
         encoder: Any = CLIPVisionModel.from_pretrained(
             path / "image_encoder", local_files_only=True, use_safetensors=True, dtype="auto"
         )

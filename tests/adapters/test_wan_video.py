@@ -1,11 +1,10 @@
 """Wan's video codec in chunks is diffusers' autoencoder at once, and remembers no more than it says."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from jobs.bench.wan_parity import decoded_at_once, decoded_in_chunks
 from pipeline.adapters.wan_fake import FORMS, tiny_vae
 from pipeline.adapters.wan_video import WanVideoCodec, left_context
 
@@ -23,28 +22,12 @@ def noise(codec: WanVideoCodec, num_latents: int = LATENTS) -> torch.Tensor:
     return torch.randn(1, num_latents, channels, 2, 3, generator=generator, dtype=torch.float64).to(codec.vae.dtype)
 
 
-def by_diffusers(codec: WanVideoCodec, latents: torch.Tensor) -> torch.Tensor:
-    """As `WanPipeline` decodes a clip."""
-    config, shape = codec.vae.config, (1, -1, 1, 1, 1)
-    mean = torch.tensor(config.latents_mean).to(latents.dtype).view(shape)
-    std = torch.tensor(config.latents_std).to(latents.dtype).view(shape)
-    return codec.vae.decode(latents.transpose(1, 2) * std + mean, return_dict=False)[0].transpose(1, 2)
-
-
-def in_chunks(codec: WanVideoCodec, latents: torch.Tensor, borders: list[int]) -> torch.Tensor:
-    frames, state = [], None
-    for start, stop in pairwise([0, *borders, latents.shape[1]]):
-        chunk, state = codec.decode(latents[:, start:stop], state, stop == latents.shape[1])
-        frames.append(chunk)
-    return torch.cat(frames, dim=1)
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize("borders", [[], [1], [3, 6, 9], [2, 3, 7], [*range(1, LATENTS)]], ids=str)
 def test_chunks_of_any_size_decode_to_diffusers_whole_clip(codec, borders):
     latents = noise(codec)
-    expected = by_diffusers(codec, latents)
-    got = in_chunks(codec, latents, borders)
+    expected = decoded_at_once(codec, latents)
+    got = decoded_in_chunks(codec, latents, borders)
     assert got.shape == expected.shape == (1, 1 + 4 * (LATENTS - 1), 3, 2 * codec.stride, 3 * codec.stride)
     assert (got - expected).abs().max() <= 1e-10
     assert expected.std() > 0.01
@@ -55,9 +38,9 @@ def test_chunks_of_any_size_decode_to_diffusers_whole_clip(codec, borders):
 def test_in_float32_no_chunk_plan_changes_a_bit(form):
     codec = WanVideoCodec(tiny_vae(form, torch.float32))
     latents = noise(codec)
-    whole = in_chunks(codec, latents, [])
-    assert torch.equal(in_chunks(codec, latents, [3, 6, 9]), whole)
-    assert torch.equal(in_chunks(codec, latents, [5]), whole)
+    whole = decoded_in_chunks(codec, latents, [])
+    assert torch.equal(decoded_in_chunks(codec, latents, [3, 6, 9]), whole)
+    assert torch.equal(decoded_in_chunks(codec, latents, [5]), whole)
 
 
 @torch.inference_mode()
@@ -66,21 +49,21 @@ def test_a_state_is_a_value_that_two_futures_may_start_from(codec):
     _, state = codec.decode(latents[:, :3], None, final=False)
     once, _ = codec.decode(latents[:, 3:6], state, final=False)
     codec.decode(latents[:, 6:8], None, final=True)
-    by_diffusers(codec, latents)
+    decoded_at_once(codec, latents)
     assert torch.equal(codec.decode(latents[:, 3:6], state, final=False)[0], once)
 
 
 @torch.inference_mode()
 def test_a_decoder_that_starts_its_left_context_earlier_has_the_bits_of_one_that_saw_all(codec):
     latents = noise(codec, codec.left_context + 3)
-    late = in_chunks(codec, latents[:, -1 - codec.left_context :], [])
-    assert torch.equal(late[:, -4:], in_chunks(codec, latents, [])[:, -4:])
+    late = decoded_in_chunks(codec, latents[:, -1 - codec.left_context :], [])
+    assert torch.equal(late[:, -4:], decoded_in_chunks(codec, latents, [])[:, -4:])
 
 
 def test_the_frames_of_a_latent_depend_on_its_whole_left_context_and_on_nothing_before(codec):
     latents = noise(codec, codec.left_context + 3).requires_grad_()
     # The farthest gradients are 1e-55, and diffusers' upsampling takes them through float32.
-    (1e25 * in_chunks(codec, latents, [])[:, -4:].sum()).backward()
+    (1e25 * decoded_in_chunks(codec, latents, [])[:, -4:].sum()).backward()
     reach = latents.grad.abs().amax(dim=(0, 2, 3, 4)).flip(0)
     assert (reach[: codec.left_context + 1] > 0).all()
     assert (reach[codec.left_context + 1 :] == 0).all()
