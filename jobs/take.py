@@ -7,7 +7,7 @@ from rich.console import Console
 
 from jobs.dry_run import print_plan
 from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
+from pipeline.adapters.open import open_model, terms
 from pipeline.attention.shares import Degrees, propose
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
@@ -78,6 +78,8 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     torch.set_num_threads(options.threads)
     wish = load_storyboard(storyboard, options.overrides)
     model = open_model(wish.model, options.load)
+    if told := terms(wish.model, options.load):
+        console.print(f"[yellow]{told}.", highlight=False)
     store = fresh_place(output) if options.fresh else Store(output)
     degrees = options.gang.degrees(plan_film(wish, model))
     if options.in_process and degrees.ranks > 1:

@@ -20,10 +20,11 @@ from jobs.render import render
 from jobs.take import GangWish, tell_what_is_kept
 from jobs.weights import load_options
 from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
+from pipeline.adapters.open import open_model, terms
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost
 from pipeline.journal.store import Store
+from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
@@ -85,8 +86,13 @@ class RayStudio:
         self.company = None
 
 
-_model = cache(open_model)
-"""Models by name: each is loaded once, whatever number of takes asks for it."""
+@cache
+def _model(name: str, load: LoadOptions) -> FilmModel:
+    """The model of a name: each is loaded once, whatever number of takes asks for it, and its terms are told once."""
+    model = open_model(name, load)
+    if told := terms(name, load):
+        Console().print(f"[yellow]{told}.", highlight=False)
+    return model
 
 
 def _opened(wish: TakeWish, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:

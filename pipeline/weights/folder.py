@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import WeightsError
+from pipeline.weights.licence import CARD
 from pipeline.weights.node_cache import fingerprint_of
 from pipeline.weights.options import LoadOptions
 
@@ -55,7 +56,7 @@ def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str
     wanted = [
         name
         for name in found
-        if name in (INDEX, MARK)
+        if name in (INDEX, MARK, CARD)
         or (PurePosixPath(name).parts[0] in parts and name.endswith(SUFFIXES) and not _VARIANT.search(name))
     ]
     for part in parts:
@@ -77,5 +78,5 @@ def refused(pickle: str) -> WeightsError:
 def folder_fingerprint(folder: Path, load: LoadOptions) -> str:
     """What tells the weights in a folder from any others; reads the files once, and their sizes and times later."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    files = [folder / name for name in needed(names, read_index(folder), str(folder))]
+    files = [folder / name for name in needed(names, read_index(folder), str(folder)) if name != CARD]
     return fingerprint_of(files, folder, load.cache_folder)

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import INDEX, MARK, SUFFIXES, parts_of, read_index
+from pipeline.weights.licence import CARD
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -45,7 +46,7 @@ def fetch_hub(name: str, cache: Path | None = None, endpoint: str | None = None)
     with _told(name):
         index_file = Path(hf_hub_download(repo, INDEX, revision=revision, cache_dir=cache, endpoint=endpoint))
         commit = index_file.parent.name  # a repository may change between the two calls
-        patterns = [INDEX, MARK]
+        patterns = [INDEX, MARK, CARD]
         for part in parts_of(read_index(index_file.parent)):
             patterns += [f"{part}/*{suffix}" for suffix in SUFFIXES]
         return Path(

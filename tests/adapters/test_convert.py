@@ -219,7 +219,13 @@ def test_the_base_brings_its_other_parts_and_its_configuration(tmp_path):
     assert torch.equal(forward(loaded(tmp_path / "out")), forward(model))
     found = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert found == {
-        *("model_index.json", "longtake.json", "tokenizer/spiece.model", "scheduler/scheduler_config.json"),
+        *(
+            "model_index.json",
+            "longtake.json",
+            "README.md",
+            "tokenizer/spiece.model",
+            "scheduler/scheduler_config.json",
+        ),
         *("transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"),
     }
     assert (base / "tokenizer/spiece.model").samefile(tmp_path / "out/tokenizer/spiece.model"), "linked"
