@@ -60,18 +60,19 @@ def fill(
 ) -> Network:
     """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
 
-    None may be missing or left over. Buffers that are no part of a state dict stay as they are. A mapped tensor begins
-    where the file has it, so the same weights in a file cut otherwise may give products another last bit.
+    None may be missing or left over, and nothing may stay on `meta`, where products are silently wrong. A mapped tensor
+    begins where the file has it, so the same weights in a file cut otherwise may give products another last bit.
 
     Args:
         part: see `weight_files`.
         prefix: of the tensors in the part that are this network's, where it holds others too.
         float32: names of submodules or parameters that are never converted to less than float32.
-        absent: keys that the part may lack, such as those of tied weights.
+        absent: keys that the part may lack, such as those of tied weights, and buffers that the caller makes himself.
         unused: what the names of tensors contain that the network may lack.
 
     Raises:
         WeightsError: names what is missing, left over or of another shape, or which file is damaged.
+        ValueError: a buffer that no file holds was built on `meta`; see `without_weights`.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     where = {
@@ -89,7 +90,21 @@ def fill(
             tensor = files[file].get_tensor(key)
             tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
         network.load_state_dict(tensors, strict=False, assign=True)
+    void = [name for name, buffer in network.named_buffers() if buffer.is_meta and name not in absent]
+    if void:
+        raise ValueError(f"{_some(void)} of {type(network).__name__} were computed on meta; compute them on a device")
     return network.eval().requires_grad_(False)
+
+
+def without_weights(network: Network) -> Network:
+    """A network that was built as usual, with its parameters moved to `meta`, and its computed buffers where they are.
+
+    Large networks are better built under `torch.device("meta")`; what they compute there must be made again.
+    """
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(weight.detach().to("meta"), requires_grad=False))
+    return network
 
 
 def stored_dtype(part: Path) -> torch.dtype:

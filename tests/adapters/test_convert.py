@@ -14,7 +14,7 @@ from pipeline.adapters.wan_convert import Lora, convert_wan, infer_config, is_wa
 from pipeline.errors import WeightsError
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.save import save_shards
-from pipeline.weights.tensors import fill
+from pipeline.weights.tensors import fill, without_weights
 from tests.adapters.flashvsr_tiny import tiny_flashvsr
 from tests.adapters.test_flashvsr_weights import Evil, publish
 from tests.weights.diffusers_folder import save_folder
@@ -84,7 +84,7 @@ def loaded(folder, load=None):
     config = json.loads((folder / "transformer/config.json").read_text())
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
-    fill(model, folder / "transformer", load or LoadOptions())
+    fill(model, folder / "transformer", load or LoadOptions(), absent=["rope.freqs_cos", "rope.freqs_sin"])
     model.rope = WanTransformer3DModel.from_config(config).rope  # its table is no weight
     # Mapped tensors begin wherever the file has them, which may cost matrix products their last bit.
     model.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
@@ -290,7 +290,6 @@ def test_large_parts_are_written_in_shards_that_are_read_as_one(tmp_path):
     files = save_shards(model.state_dict(), tmp_path, shard_bytes=200_000)
     assert len(files) > 2
     assert all(file.stat().st_size < 500_000 for file in files)
-    with torch.device("meta"):
-        again = tiny()
+    again = without_weights(tiny(num_layers=2))
     fill(again, tmp_path, LoadOptions())
     assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
