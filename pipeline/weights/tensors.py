@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import PICKLES, refused
 from pipeline.weights.options import LoadOptions
+from pipeline.weights.quantize import quantize
+
+DENOISER = "transformer"
+"""How the names of parts with denoisers begin."""
 
 NAMED = 4
 """Keys that an error spells out."""
@@ -60,19 +64,20 @@ def fill(
 ) -> Network:
     """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
 
-    None may be missing or left over, and nothing may stay on `meta`, where products are silently wrong. A mapped tensor
-    begins where the file has it, so the same weights in a file cut otherwise may give products another last bit.
+    None may be missing or left over. Buffers that no file holds and that were computed on `meta` become None, since a
+    product with one would be wrong without a word; see `without_weights`. A mapped tensor begins where the file has it,
+    so the same weights in a file cut otherwise may give products another last bit. A denoiser, which diffusers calls
+    `transformer`, is quantized where `load` asks for it.
 
     Args:
         part: see `weight_files`.
         prefix: of the tensors in the part that are this network's, where it holds others too.
         float32: names of submodules or parameters that are never converted to less than float32.
-        absent: keys that the part may lack, such as those of tied weights, and buffers that the caller makes himself.
+        absent: keys that the part may lack, such as those of tied weights.
         unused: what the names of tensors contain that the network may lack.
 
     Raises:
         WeightsError: names what is missing, left over or of another shape, or which file is damaged.
-        ValueError: a buffer that no file holds was built on `meta`; see `without_weights`.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     where = {
@@ -90,10 +95,14 @@ def fill(
             tensor = files[file].get_tensor(key)
             tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
         network.load_state_dict(tensors, strict=False, assign=True)
-    void = [name for name, buffer in network.named_buffers() if buffer.is_meta and name not in absent]
-    if void:
-        raise ValueError(f"{_some(void)} of {type(network).__name__} were computed on meta; compute them on a device")
-    return network.eval().requires_grad_(False)
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name not in shapes:
+            module, _, leaf = name.rpartition(".")
+            network.get_submodule(module).register_buffer(leaf, None)
+    network.eval().requires_grad_(False)
+    if part.name.startswith(DENOISER) and not prefix:
+        quantize(network, load, full=tuple(float32))
+    return network
 
 
 def without_weights(network: Network) -> Network:

@@ -84,7 +84,7 @@ def loaded(folder, load=None):
     config = json.loads((folder / "transformer/config.json").read_text())
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
-    fill(model, folder / "transformer", load or LoadOptions(), absent=["rope.freqs_cos", "rope.freqs_sin"])
+    fill(model, folder / "transformer", load or LoadOptions())
     model.rope = WanTransformer3DModel.from_config(config).rope  # its table is no weight
     # Mapped tensors begin wherever the file has them, which may cost matrix products their last bit.
     model.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
