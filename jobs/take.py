@@ -78,8 +78,6 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     torch.set_num_threads(options.threads)
     wish = load_storyboard(storyboard, options.overrides)
     model = open_model(wish.model, options.load)
-    if told := terms(wish.model, options.load):
-        console.print(f"[yellow]{told}.", highlight=False)
     store = fresh_place(output) if options.fresh else Store(output)
     degrees = options.gang.degrees(plan_film(wish, model))
     if options.in_process and degrees.ranks > 1:
@@ -89,6 +87,8 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
         print_plan(take.plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
+    if told := terms(wish.model, options.load):
+        console.print(f"[yellow]{told}.", highlight=False)
     if not model.trained:
         console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
     return take

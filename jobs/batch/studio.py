@@ -24,7 +24,6 @@ from pipeline.adapters.open import open_model, terms
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost
 from pipeline.journal.store import Store
-from pipeline.models.protocols import FilmModel
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
@@ -86,13 +85,8 @@ class RayStudio:
         self.company = None
 
 
-@cache
-def _model(name: str, load: LoadOptions) -> FilmModel:
-    """The model of a name: each is loaded once, whatever number of takes asks for it, and its terms are told once."""
-    model = open_model(name, load)
-    if told := terms(name, load):
-        Console().print(f"[yellow]{told}.", highlight=False)
-    return model
+_model = cache(open_model)
+"""Models by name: each is loaded once, whatever number of takes asks for it."""
 
 
 def _opened(wish: TakeWish, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
@@ -100,4 +94,12 @@ def _opened(wish: TakeWish, ranks: int, load: LoadOptions) -> tuple[Take, Degree
     degrees = GangWish(wish.ranks or ranks).degrees(plan_film(wish.storyboard, model))
     take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees, load))
     tell_what_is_kept(take, Console(quiet=True))
+    _tell_terms(wish.storyboard.model, load)
     return take, degrees
+
+
+@cache
+def _tell_terms(model: str, load: LoadOptions) -> None:
+    """Say what a model's licence asks for, once."""
+    if told := terms(model, load):
+        Console().print(f"[yellow]{told}.", highlight=False)
