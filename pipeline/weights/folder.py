@@ -75,6 +75,13 @@ def refused(pickle: str) -> WeightsError:
     )
 
 
+def model_name(folder: Path) -> str:
+    """What a film calls the model in `folder`: the repository's name in Hugging Face's cache, else the folder's own."""
+    folder = folder.absolute()
+    match = re.fullmatch(r"models--.+--(.+)", folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+    return match[1] if match else folder.name
+
+
 def folder_fingerprint(folder: Path, load: LoadOptions) -> str:
     """What tells the weights in a folder from any others; reads the files once, and their sizes and times later."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]

@@ -4,6 +4,7 @@ import huggingface_hub
 import pytest
 
 from pipeline.errors import WeightsError
+from pipeline.weights.folder import model_name
 from pipeline.weights.hub import fetch_hub, is_hub_id
 from tests.weights.diffusers_folder import FILES, save_folder
 from tests.weights.fake_hub import COMMIT, FakeHub
@@ -27,6 +28,8 @@ def test_only_what_is_needed_is_fetched(hub, cache, name):
     assert found == FILES
     assert all((copy / file).read_bytes() == (hub.folder / file).read_bytes() for file in FILES)
     assert set(hub.fetched) == FILES
+    assert model_name(copy) == "films"
+    assert model_name(hub.folder) == "served"
     hub.fetched.clear()
     assert fetch_hub(name, cache, hub.url) == copy
     assert hub.fetched == []
