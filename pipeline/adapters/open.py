@@ -62,7 +62,7 @@ def place_of(name: str, cache: Path) -> Path:
     if name.endswith(".safetensors"):
         return path
     if is_hub_id(name):
-        return fetch_hub(name)
+        return fetch_hub(name, cache)
     raise WeightsError(
         f"model is {name!r}; use {' or '.join(EMBEDDED)}, a .safetensors file of ours, a folder in diffusers' format,"
         " a Hugging Face repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a URL; `longtake models` lists some"

@@ -71,7 +71,7 @@ def test_a_folder_behind_a_url_is_opened_from_the_cache(tmp_path, load):
 def test_a_repository_is_opened_from_hugging_faces_cache(tmp_path, load, monkeypatch):
     with FakeHub(save_folder(tmp_path / "served")) as hub:
         fetch_hub = opening.fetch_hub
-        monkeypatch.setattr(opening, "fetch_hub", lambda name: fetch_hub(name, tmp_path / "hub", hub.url))
+        monkeypatch.setattr(opening, "fetch_hub", lambda name, cache: fetch_hub(name, cache, tmp_path / "hub", hub.url))
         opened, _ = open_model("nobody/films@v1", load)
     assert (opened / "transformer/config.json").is_file()
 

@@ -20,7 +20,7 @@ from pipeline.errors import WeightsError
 from pipeline.weights import fetch as fetching
 from pipeline.weights.fetch import fetch
 from pipeline.weights.folder import folder_fingerprint
-from pipeline.weights.node_cache import locked, sha256_of
+from pipeline.weights.node_cache import locked
 from pipeline.weights.options import LoadOptions
 from tests.weights.diffusers_folder import FILES, save_folder
 
@@ -125,14 +125,6 @@ def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tm
     config = folder / "transformer/config.json"
     config.write_text('{"changed": 1}')
     assert folder_fingerprint(folder, load) != first
-
-
-def test_a_damaged_blob_of_the_hugging_face_cache_is_named(tmp_path):
-    blob = tmp_path / "blobs" / ("0" * 64)
-    blob.parent.mkdir()
-    blob.write_bytes(b"not what the name says")
-    with pytest.raises(WeightsError, match=r"is damaged: its checksum is .*; remove it"):
-        sha256_of(blob, tmp_path / "cache")
 
 
 FETCH = """
