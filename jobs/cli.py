@@ -245,6 +245,16 @@ def train(
 
 
 @app.command()
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line.")] = False,
+) -> None:
+    """List models that are known to render here: licence, size, and memory by resolution."""
+    from jobs.models import print_models
+
+    print_models(as_json=json)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A published checkpoint, or FlashVSR's folder.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder for Wan's; else a file, *.safetensors.")],

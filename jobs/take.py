@@ -6,7 +6,7 @@ from rich.console import Console
 
 from jobs.dry_run import print_plan
 from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
+from pipeline.adapters.open import open_model, terms
 from pipeline.attention.shares import Degrees, propose
 from pipeline.errors import SpecError
 from pipeline.journal.store import Store
@@ -91,6 +91,8 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
         print_plan(take.plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
+    if told := terms(wish.model, options.load):
+        console.print(f"[yellow]{told}.", highlight=False)
     if not model.trained:
         console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
     return take

@@ -20,7 +20,7 @@ from jobs.render import render
 from jobs.take import GangWish, tell_what_is_kept
 from jobs.weights import load_options
 from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
+from pipeline.adapters.open import open_model, terms
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ActorLost
 from pipeline.journal.store import Store
@@ -95,4 +95,12 @@ def _opened(wish: TakeWish, ranks: int, load: LoadOptions) -> tuple[Take, Degree
     degrees = GangWish(wish.ranks or ranks).degrees(plan_film(wish.storyboard, model))
     take = open_take(wish.storyboard, model, Store(wish.output), numerics(model, degrees, load))
     tell_what_is_kept(take, Console(quiet=True))
+    _tell_terms(wish.storyboard.model, load)
     return take, degrees
+
+
+@cache
+def _tell_terms(model: str, load: LoadOptions) -> None:
+    """Say what a model's licence asks for, once."""
+    if told := terms(model, load):
+        Console().print(f"[yellow]{told}.", highlight=False)

@@ -24,6 +24,7 @@ from pipeline.adapters.flashvsr_weights import convert_flashvsr
 from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import INDEX, MARK, needed, read_index
+from pipeline.weights.licence import CARD, LICENCES
 from pipeline.weights.save import save_shards, write_tensors
 
 STATES = ("generator_ema", "generator", "state_dict", "model", "module")
@@ -44,6 +45,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 """How causal weights were trained: chunks of 3 latents, of which 21 (Self-Forcing, CausVid) or 12 (LongLive, 3 of them
 the sink) are seen at once, the present ones among them."""
+
+REPOSITORIES = {
+    "self-forcing": "gdhe17/Self-Forcing",
+    "longlive": "Efficient-Large-Model/LongLive-1.3B",
+    "causvid": "tianweiy/CausVid",
+}
+"""Where the checkpoints of each recipe are published."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,9 @@ def _wan(
     if recipe is not None:
         mark = {"rollout": "causal", **RECIPES[recipe]}
         (part / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
+        where = REPOSITORIES[recipe]
+        card = f"---\nlicense: {LICENCES[where]}\nbase_model: {where}\n---\nConverted by longtake from {where}.\n"
+        (part / CARD).write_text(card, encoding="utf-8")
     if base is not None:
         _complete(base, part)
     part.replace(out)
@@ -188,7 +199,7 @@ def _complete(base: Path, out: Path) -> None:
     """The other parts of a model beside the denoiser: linked where the file system can, else copied; index last."""
     names = [file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file()]
     for name in needed(names, read_index(base), str(base)):
-        if name in (INDEX, MARK) or name.startswith("transformer/"):
+        if name in (INDEX, MARK, CARD) or name.startswith("transformer/"):
             continue
         place = out / name
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -83,14 +83,17 @@ def load_flashvsr(file: Path, settings: FlashVSRSettings | None = None) -> Flash
         WeightsError: it is not such a file.
     """
     if file.suffix != ".safetensors":
-        raise WeightsError(f"{file} is no .safetensors file; convert the published folder with `convert_flashvsr` once")
+        raise WeightsError(
+            f"{file} is no .safetensors file; `longtake convert FOLDER {file.stem}.safetensors` makes one of the"
+            " published folder"
+        )
     try:
         with safe_open(file, "pt") as opened:
             header = TypeAdapter(Header).validate_json((opened.metadata() or {})[HEADER])
         tensors = load_file(file)
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         reason = "its header does not name the variant" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise WeightsError(f"{file} is no converted FlashVSR ({reason}); write it with `convert_flashvsr`") from error
+        raise WeightsError(f"{file} is no converted FlashVSR ({reason}); write it with `longtake convert`") from error
     return _fitting(header, tensors, file, settings)
 
 
@@ -148,7 +151,7 @@ def _variant(projector: Path, wish: Variant | None) -> Variant:
         return "v1"
     raise WeightsError(
         f"{projector} may be FlashVSR v1 or v1.1, whose tensors are alike and whose use is not: its checksum is not "
-        f"the published one of v1.1, and its folder's name, {name!r}, does not say v1; give variant='v1' or 'v1.1'"
+        f"the published one of v1.1, and its folder's name, {name!r}, does not say v1; say it: --variant v1 or v1.1"
     )
 
 

@@ -12,6 +12,7 @@ from pipeline.models.protocols import FilmModel
 from pipeline.weights.fetch import fetch
 from pipeline.weights.folder import PICKLES, read_index, refused
 from pipeline.weights.hub import fetch_hub, is_hub_id
+from pipeline.weights.licence import licence_of, terms_of
 from pipeline.weights.load import EMBEDDED, load_model
 from pipeline.weights.options import AS_STORED, LoadOptions
 from pipeline.weights.quantize import check_quantize, quantize
@@ -61,11 +62,25 @@ def place_of(name: str, cache: Path) -> Path:
     if name.endswith(".safetensors"):
         return path
     if is_hub_id(name):
-        return fetch_hub(name)
+        return fetch_hub(name, cache)
     raise WeightsError(
         f"model is {name!r}; use {' or '.join(EMBEDDED)}, a .safetensors file of ours, a folder in diffusers' format,"
         " a Hugging Face repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a URL; `longtake models` lists some"
     )
+
+
+def terms(name: str, load: LoadOptions = AS_STORED) -> str | None:
+    """What whoever renders with this model must be told of its licence, in a sentence; None where there is nothing.
+
+    Args:
+        name: of a model that was opened.
+        load: as it was opened with.
+    """
+    if name in EMBEDDED:
+        return None
+    place = place_of(name, load.cache_folder)
+    told = terms_of(licence_of(name, place if place.is_dir() else None))
+    return None if told is None else f"{name}: {told}"
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:

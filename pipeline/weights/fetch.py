@@ -38,11 +38,15 @@ class Source:
     is_file: bool
 
     @property
-    def entry(self) -> str:
-        """The name of its copy in a cache."""
+    def name(self) -> str:
+        """The last word of the URL."""
+        return PurePosixPath(self.url.rstrip("/")).name or "model"
+
+    @property
+    def state(self) -> str:
+        """What tells it from any other source, and from itself at another time."""
         state = json.dumps([self.url, self.sizes, self.tags], sort_keys=True)
-        stem = PurePosixPath(self.url.rstrip("/")).name or "model"
-        return f"{stem}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 def fetch(url: str, cache: Path) -> Path:
@@ -55,31 +59,36 @@ def fetch(url: str, cache: Path) -> Path:
         WeightsError: nothing is there, it cannot be read, or it is no model.
     """
     source = look(url)
-    entry = cache / "urls" / source.entry
-    with locked(entry.with_name(f"{entry.name}.lock")), ThreadPoolExecutor(AT_ONCE) as pool:
+    place = cache / "urls" / f"{source.name}-{source.state}"
+    entry = place / source.name  # as the source is called, since films name their model
+    with locked(place / "lock"), ThreadPoolExecutor(AT_ONCE) as pool:
         missing = [name for name in source.paths if not _is_whole(entry, name, cache)]
         for _ in pool.map(lambda name: _place(source, name, entry, cache), missing):
             pass
-    return entry / next(iter(source.paths)) if source.is_file else entry
+    return entry / source.name if source.is_file else entry
 
 
 def look(url: str) -> Source:
     """What is at `url`. Raises `WeightsError` where that is no model."""
     try:
         fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        if fs.isfile(root):
-            found, is_file = {PurePosixPath(root).name: fs.info(root)}, True
+        is_file = url.endswith(".safetensors")
+        if url.endswith(PICKLES):
+            raise refused(url)
+        if is_file:
+            found = {PurePosixPath(root).name: fs.info(root)}
         else:
             start = len(root.rstrip("/")) + 1
-            found, is_file = {path[start:]: info for path, info in fs.find(root, detail=True).items()}, False
+            found = {path[start:]: info for path, info in fs.find(root, detail=True).items()}
             if INDEX not in found:
                 raise WeightsError(f"{url} holds no {INDEX}; name a model's folder, or a .safetensors file of ours")
             index = parse_index(fs.cat_file(found[INDEX]["name"]), f"{url.rstrip('/')}/{INDEX}")
             found = {name: found[name] for name in needed(found, index, url)}
+        for name, info in found.items():
+            if info.get("size") is None:  # a listing over HTTP has names only
+                found[name] = fs.info(info["name"])
     except (OSError, ValueError, ImportError) as error:
         raise WeightsError(f"the weights {url} cannot be read: {error}") from error
-    if is_file and not url.endswith(".safetensors"):
-        raise refused(url) if url.endswith(PICKLES) else WeightsError(f"{url} is no .safetensors file; name one")
     paths = {name: str(info["name"]) for name, info in found.items()}
     sizes = {name: int(info["size"]) for name, info in found.items()}
     tags = {name: str([info[tag] for tag in _TAGS if tag in info]) for name, info in found.items()}
@@ -87,7 +96,7 @@ def look(url: str) -> Source:
 
 
 def _record(entry: Path, name: str) -> Path:
-    return entry.with_name(f"{entry.name}.fetched") / f"{name}.json"
+    return entry.parent / "fetched" / f"{name}.json"
 
 
 def _is_whole(entry: Path, name: str, cache: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import WeightsError
+from pipeline.weights.licence import CARD
 from pipeline.weights.node_cache import fingerprint_of
 from pipeline.weights.options import LoadOptions
 
@@ -55,7 +56,7 @@ def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str
     wanted = [
         name
         for name in found
-        if name in (INDEX, MARK)
+        if name in (INDEX, MARK, CARD)
         or (PurePosixPath(name).parts[0] in parts and name.endswith(SUFFIXES) and not _VARIANT.search(name))
     ]
     for part in parts:
@@ -74,8 +75,15 @@ def refused(pickle: str) -> WeightsError:
     )
 
 
+def model_name(folder: Path) -> str:
+    """What a film calls the model in `folder`: the repository's name in Hugging Face's cache, else the folder's own."""
+    folder = folder.absolute()
+    match = re.fullmatch(r"models--.+--(.+)", folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+    return match[1] if match else folder.name
+
+
 def folder_fingerprint(folder: Path, load: LoadOptions) -> str:
     """What tells the weights in a folder from any others; reads the files once, and their sizes and times later."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    files = [folder / name for name in needed(names, read_index(folder), str(folder))]
+    files = [folder / name for name in needed(names, read_index(folder), str(folder)) if name != CARD]
     return fingerprint_of(files, folder, load.cache_folder)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -18,6 +19,8 @@ from huggingface_hub.errors import (
 
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import INDEX, MARK, SUFFIXES, parts_of, read_index
+from pipeline.weights.licence import CARD
+from pipeline.weights.node_cache import is_damaged_blob
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -27,11 +30,14 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def fetch_hub(name: str, cache: Path | None = None, endpoint: str | None = None) -> Path:
+def fetch_hub(name: str, checksums: Path, cache: Path | None = None, endpoint: str | None = None) -> Path:
     """The model in the repository `name`, as a folder on this node: only the files that its parts are read from.
+
+    Weights that are not what their checksum says are fetched again.
 
     Args:
         name: `owner/name`, or `owner/name@revision`.
+        checksums: this node's cache folder, where they are kept.
         cache: Hugging Face's own, where not given.
         endpoint: huggingface.co, where not given.
 
@@ -45,15 +51,19 @@ def fetch_hub(name: str, cache: Path | None = None, endpoint: str | None = None)
     with _told(name):
         index_file = Path(hf_hub_download(repo, INDEX, revision=revision, cache_dir=cache, endpoint=endpoint))
         commit = index_file.parent.name  # a repository may change between the two calls
-        patterns = [INDEX, MARK]
+        patterns = [INDEX, MARK, CARD]
         for part in parts_of(read_index(index_file.parent)):
             patterns += [f"{part}/*{suffix}" for suffix in SUFFIXES]
-        return Path(
-            snapshot_download(
-                repo, revision=commit, cache_dir=cache, endpoint=endpoint, allow_patterns=patterns,
-                ignore_patterns=["*.fp16.*", "*.bf16.*", "*.non_ema.*", "*.fp16-*"],
-            )
+        fetch = partial(
+            snapshot_download, repo, revision=commit, cache_dir=cache, endpoint=endpoint, allow_patterns=patterns,
+            ignore_patterns=["*.fp16.*", "*.bf16.*", "*.non_ema.*", "*.fp16-*"],
         )  # fmt: skip
+        folder = Path(fetch())
+        damaged = [file for file in folder.rglob("*.safetensors") if is_damaged_blob(file, checksums)]
+        for file in damaged:
+            file.resolve().unlink()
+            file.unlink()
+        return Path(fetch()) if damaged else folder
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def sha256_of(file: Path, cache: Path) -> str:
     Of several who ask on one node, one reads and the others wait.
 
     Raises:
-        WeightsError: it cannot be read, or it is damaged: the Hugging Face cache names large files by their checksums.
+        WeightsError: it cannot be read.
     """
     try:
         file = file.resolve(strict=True)
@@ -70,10 +71,13 @@ def sha256_of(file: Path, cache: Path) -> str:
                     write_whole(record_file, json.dumps(record))
     except OSError as error:
         raise WeightsError(f"the weights {file} cannot be read: {error}") from error
-    checksum = str(record["sha256"])
-    if len(file.name) == len(checksum) and file.parent.name == "blobs" and file.name != checksum:
-        raise WeightsError(f"{file} is damaged: its checksum is {checksum}; remove it, and it is fetched again")
-    return checksum
+    return str(record["sha256"])
+
+
+def is_damaged_blob(file: Path, cache: Path) -> bool:
+    """Whether a file is not what its name says: Hugging Face's cache calls large files by their checksums."""
+    blob = file.resolve()
+    return re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None and sha256_of(blob, cache) != blob.name
 
 
 def remember_sha256(file: Path, cache: Path, checksum: str) -> None:

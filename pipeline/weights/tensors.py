@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import PICKLES, refused
 from pipeline.weights.options import LoadOptions
+from pipeline.weights.quantize import quantize
+
+DENOISER = "transformer"
+"""How the names of parts with denoisers begin."""
 
 NAMED = 4
 """Keys that an error spells out."""
@@ -60,8 +64,10 @@ def fill(
 ) -> Network:
     """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
 
-    None may be missing or left over. Buffers that are no part of a state dict stay as they are. A mapped tensor begins
-    where the file has it, so the same weights in a file cut otherwise may give products another last bit.
+    None may be missing or left over. Buffers that no file holds and that were computed on `meta` become None, since a
+    product with one would be wrong without a word; see `without_weights`. A mapped tensor begins where the file has it,
+    so the same weights in a file cut otherwise may give products another last bit. A denoiser, which diffusers calls
+    `transformer`, is quantized where `load` asks for it.
 
     Args:
         part: see `weight_files`.
@@ -89,7 +95,25 @@ def fill(
             tensor = files[file].get_tensor(key)
             tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
         network.load_state_dict(tensors, strict=False, assign=True)
-    return network.eval().requires_grad_(False)
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name not in shapes:
+            module, _, leaf = name.rpartition(".")
+            network.get_submodule(module).register_buffer(leaf, None)
+    network.eval().requires_grad_(False)
+    if part.name.startswith(DENOISER) and not prefix:
+        quantize(network, load, full=tuple(float32))
+    return network
+
+
+def without_weights(network: Network) -> Network:
+    """A network that was built as usual, with its parameters moved to `meta`, and its computed buffers where they are.
+
+    Large networks are better built under `torch.device("meta")`; what they compute there must be made again.
+    """
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(weight.detach().to("meta"), requires_grad=False))
+    return network
 
 
 def stored_dtype(part: Path) -> torch.dtype:

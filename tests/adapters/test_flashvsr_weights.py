@@ -62,6 +62,8 @@ def test_a_converted_model_upscales_as_before(tmp_path, variant):
     assert convert_flashvsr(folder, file, variant, SIZES, torch.float32) == variant
     loaded = load_flashvsr(file)
     assert loaded.variant == variant
+    # Mapped tensors begin wherever the file has them, which may cost matrix products their last bit.
+    loaded.load_state_dict({key: tensor.clone() for key, tensor in loaded.state_dict().items()}, assign=True)
     assert torch.equal(upscaled(loaded, film(30)), upscaled(model, film(30)))
 
 
@@ -75,7 +77,7 @@ def test_weights_are_written_in_bfloat16_and_run_in_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["FlashVSR", "FlashVSR-v1.1", "FlashVSR_v1_1", "v11", "weights"])
 def test_a_folder_that_may_be_either_variant_is_refused_with_the_cure(tmp_path, name):
-    with pytest.raises(WeightsError, match=r"may be FlashVSR v1 or v1\.1.* give variant='v1' or 'v1\.1'"):
+    with pytest.raises(WeightsError, match=r"may be FlashVSR v1 or v1\.1.* say it: --variant v1 or v1\.1"):
         convert_flashvsr(publish(tmp_path / name), tmp_path / "out.safetensors", sizes=SIZES)
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -128,7 +130,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
 @pytest.mark.parametrize("file", ["LQ_proj_in.ckpt", "posi_prompt.pth"])
 def test_a_pickle_is_not_loaded_but_converted(tmp_path, file):
-    with pytest.raises(WeightsError, match="convert the published folder with `convert_flashvsr` once"):
+    with pytest.raises(WeightsError, match=r"`longtake convert FOLDER .*` makes one of the published folder"):
         load_flashvsr(publish(tmp_path / "weights") / file)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.adapters import open as opening
-from pipeline.adapters.open import FAMILIES, open_model
+from pipeline.adapters.open import FAMILIES, open_model, terms
 from pipeline.errors import WeightsError
 from pipeline.models.embedded import TINY, EmbeddedModel
 from pipeline.weights.load import save_model
@@ -71,7 +71,7 @@ def test_a_folder_behind_a_url_is_opened_from_the_cache(tmp_path, load):
 def test_a_repository_is_opened_from_hugging_faces_cache(tmp_path, load, monkeypatch):
     with FakeHub(save_folder(tmp_path / "served")) as hub:
         fetch_hub = opening.fetch_hub
-        monkeypatch.setattr(opening, "fetch_hub", lambda name: fetch_hub(name, tmp_path / "hub", hub.url))
+        monkeypatch.setattr(opening, "fetch_hub", lambda name, cache: fetch_hub(name, cache, tmp_path / "hub", hub.url))
         opened, _ = open_model("nobody/films@v1", load)
     assert (opened / "transformer/config.json").is_file()
 
@@ -82,6 +82,15 @@ def test_a_folder_that_is_here_wins_over_a_repository_of_its_name(tmp_path, load
     monkeypatch.chdir(tmp_path)
     opened, _ = open_model("nobody/films", load)
     assert str(opened) == "nobody/films"
+
+
+@pytest.mark.usefixtures("family")
+def test_terms_are_told_of_what_forbids_commercial_use_and_of_nothing_else(tmp_path, load):
+    folder = save_folder(tmp_path / "model")
+    assert terms("tiny", load) is None
+    assert terms(str(folder), load) is None, "apache-2.0"
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert terms(str(folder), load) == f"{folder}: its licence, cc-by-nc-4.0, forbids commercial use"
 
 
 def test_an_unknown_family_is_refused_with_those_that_are_rendered(tmp_path, load):

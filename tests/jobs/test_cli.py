@@ -2,11 +2,15 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from time import perf_counter
 
 import pytest
+from rich.console import Console
 
+from jobs.models import print_models
+from jobs.take import RenderOptions, prepare
 from pipeline.journal.event_log import EventLog
 from pipeline.journal.store import Store
 from pipeline.models.embedded import TINY, EmbeddedModel
@@ -128,6 +132,30 @@ def test_the_event_log_of_a_remote_store_is_whole():
         broken()
     events = [json.loads(line) for line in store.get("events.jsonl").splitlines()]
     assert [event["event"] for event in events] == ["one", "two", "road.failed"]
+
+
+def test_models_are_listed_with_licence_and_memory(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    print_models(as_json=True)
+    rows = json.loads(capsys.readouterr().out)["models"]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["tiny"]["rollout"] == "causal"
+    assert by_name["Wan-AI/Wan2.1-T2V-14B-Diffusers"]["parameters"] == 14_288_491_584
+    assert "forbids commercial use" in by_name["tianweiy/CausVid"]["terms"]
+    assert by_name["tiny"]["terms"] is None
+    assert all(row["memory"][0]["gib"] >= row["weights_gib"] > 0 for row in rows)
+    print_models(as_json=False)
+    assert capsys.readouterr().out.count("forbids commercial use") == 1, "once, plainly"
+
+
+def test_the_terms_of_a_model_are_told_before_it_renders(wish, tmp_path, monkeypatch):
+    file = f"{tmp_path}/own.safetensors"
+    save_model(EmbeddedModel.untrained(TINY), file)
+    monkeypatch.setattr("pipeline.weights.licence.LICENCES", {file: "cc-by-nc-4.0"})
+    for model, told in {"tiny": 0, file: 1}.items():
+        console = Console(file=StringIO(), width=200)
+        prepare(str(wish), str(tmp_path / "out"), RenderOptions((f"model={model}",), in_process=True), console)
+        assert console.file.getvalue().count("cc-by-nc-4.0, forbids commercial use") == told
 
 
 def test_benches_are_listed_and_unknown_ones_refused():

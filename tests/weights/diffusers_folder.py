@@ -16,6 +16,7 @@ INDEX = {
 }
 
 FILES = {
+    "README.md",
     "longtake.json",
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -54,7 +55,7 @@ def save_folder(folder: Path, seed=0) -> Path:
         "tokenizer/spiece.model": "words",
         "transformer/config.json": "{}",
         "longtake.json": "{}\n",
-        "README.md": "read me",
+        "README.md": "---\nlicense: apache-2.0\ntags: [film]\n---\nread me",
         "whole-model.safetensors": "all of it again",
         "transformer/diffusion_pytorch_model.fp16.safetensors": "and again",
         "assets/example.json": "{}",

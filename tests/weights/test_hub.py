@@ -4,6 +4,7 @@ import huggingface_hub
 import pytest
 
 from pipeline.errors import WeightsError
+from pipeline.weights.folder import model_name
 from pipeline.weights.hub import fetch_hub, is_hub_id
 from tests.weights.diffusers_folder import FILES, save_folder
 from tests.weights.fake_hub import COMMIT, FakeHub
@@ -22,22 +23,35 @@ def cache(tmp_path):
 
 @pytest.mark.parametrize("name", ["nobody/films", "nobody/films@v1", f"nobody/films@{COMMIT}"])
 def test_only_what_is_needed_is_fetched(hub, cache, name):
-    copy = fetch_hub(name, cache, hub.url)
+    copy = fetch_hub(name, cache / "sums", cache, hub.url)
     found = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
     assert found == FILES
     assert all((copy / file).read_bytes() == (hub.folder / file).read_bytes() for file in FILES)
     assert set(hub.fetched) == FILES
+    assert model_name(copy) == "films"
+    assert model_name(hub.folder) == "served"
     hub.fetched.clear()
-    assert fetch_hub(name, cache, hub.url) == copy
+    assert fetch_hub(name, cache / "sums", cache, hub.url) == copy
     assert hub.fetched == []
 
 
 def test_what_was_fetched_before_is_found_without_a_network(hub, cache, monkeypatch):
-    copy = fetch_hub("nobody/films", cache, hub.url)
+    copy = fetch_hub("nobody/films", cache / "sums", cache, hub.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert fetch_hub("nobody/films", cache) == copy
+    assert fetch_hub("nobody/films", cache / "sums", cache) == copy
     with pytest.raises(WeightsError, match=r"nobody can be asked now.*`hf download nobody/other`"):
-        fetch_hub("nobody/other@main", cache)
+        fetch_hub("nobody/other@main", cache / "sums", cache)
+
+
+def test_damaged_weights_are_found_and_fetched_again_and_nothing_else_is(hub, cache):
+    copy = fetch_hub("nobody/films", cache / "sums", cache, hub.url)
+    broken = copy / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
+    blob = broken.resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
+    hub.fetched.clear()
+    assert fetch_hub("nobody/films", cache / "sums", cache, hub.url) == copy
+    assert hub.fetched == ["transformer/diffusion_pytorch_model-00002-of-00002.safetensors"]
+    assert broken.read_bytes() == (hub.folder / broken.relative_to(copy)).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -50,13 +64,13 @@ def test_what_was_fetched_before_is_found_without_a_network(hub, cache, monkeypa
 )
 def test_what_is_not_there_is_refused_with_the_cure(hub, cache, name, message):
     with pytest.raises(WeightsError, match=f"model is '{name}': no folder of this name is here, .*{message}"):
-        fetch_hub(name, cache, hub.url)
+        fetch_hub(name, cache / "sums", cache, hub.url)
 
 
 def test_a_repository_in_another_format_is_refused_with_the_cure(hub, cache):
     (hub.folder / "model_index.json").unlink()
     with pytest.raises(WeightsError, match=r"holds no model_index.json; use the one in diffusers' format"):
-        fetch_hub("nobody/films", cache, hub.url)
+        fetch_hub("nobody/films", cache / "sums", cache, hub.url)
 
 
 @pytest.mark.parametrize(

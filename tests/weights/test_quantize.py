@@ -11,6 +11,8 @@ from pipeline.models.fingerprint import weights_fingerprint
 from pipeline.weights import quantize as quantizing
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.quantize import check_quantize, quantize
+from pipeline.weights.save import save_shards
+from pipeline.weights.tensors import fill, without_weights
 
 
 def build():
@@ -58,6 +60,20 @@ def test_a_quantized_module_has_a_fingerprint_of_its_own():
         prints.append(weights_fingerprint(module))
     assert len(set(prints)) == 3
     assert prints[1] == prints[3]
+
+
+def test_a_denoiser_is_quantized_as_it_is_loaded_and_other_parts_are_not(tmp_path):
+    pytest.importorskip("torchao")
+    kinds = {}
+    for part in ("transformer", "transformer_2", "text_encoder"):
+        save_shards(build().state_dict(), tmp_path / part)
+        network = fill(without_weights(build()), tmp_path / part, LoadOptions(quantize="int8"), float32=["2"])
+        kinds[part] = [type(network[layer].weight.data).__name__ for layer in (0, 2)]
+    assert kinds == {
+        "transformer": ["Int8Tensor", "Tensor"],
+        "transformer_2": ["Int8Tensor", "Tensor"],
+        "text_encoder": ["Tensor", "Tensor"],
+    }
 
 
 def test_nothing_happens_where_nothing_is_asked_for():

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.weights.options import LoadOptions
-from pipeline.weights.tensors import fill, stored_dtype, weight_files
+from pipeline.weights.tensors import fill, stored_dtype, weight_files, without_weights
 from tests.weights.diffusers_folder import save_shards
 
 MIB = 2**20
@@ -59,6 +59,30 @@ def test_a_part_may_hold_more_networks_lack_tied_keys_and_have_tensors_that_nobo
     assert loaded["3.weight"].is_meta
     with pytest.raises(WeightsError, match=r"1 missing \(3.weight\), 1 left over \(rope.table\)"):
         fill(build(), tmp_path / "one.safetensors", LoadOptions(), prefix="a.")
+
+
+class Scaled(nn.Linear):
+    """A layer with a buffer that it computes, and that no file holds."""
+
+    def __init__(self):
+        super().__init__(4, 8, bias=False)
+        self.register_buffer("scale", torch.arange(8.0), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_what_a_network_computed_on_meta_is_taken_away_and_what_it_computed_here_stays(tmp_path):
+    save_file({"weight": torch.ones(8, 4)}, tmp_path / "one.safetensors")
+    with torch.device("meta"):
+        void = Scaled()
+    fill(void, tmp_path / "one.safetensors", LoadOptions())
+    with pytest.raises(TypeError, match="NoneType"):
+        void(torch.ones(4))
+    empty = without_weights(Scaled())
+    assert empty.weight.is_meta
+    filled = fill(empty, tmp_path / "one.safetensors", LoadOptions())
+    assert torch.equal(filled(torch.ones(4)), 4 * torch.arange(8.0))
 
 
 def test_missing_left_over_and_misshapen_tensors_are_all_named(tmp_path, state):
