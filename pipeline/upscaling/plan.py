@@ -248,8 +248,8 @@ class UpscalePlan:
     @property
     def num_passed_frames(self) -> int:
         """Frames that go through the model, those that warm it up included."""
-        again = 0 if self.wish.is_sequential else self.grid.lookahead_frames  # a state has seen what it looked ahead to
-        return sum(len(span.warm_up) + len(span.frames) + min(again, len(span.ahead)) for span in self.segments)
+        ahead = 0 if self.wish.is_sequential else 1  # a state that is passed on has seen what lies ahead
+        return sum(len(span.warm_up) + len(span.frames) + ahead * len(span.ahead) for span in self.segments)
 
     def before(self, span: SegmentSpan) -> SegmentSpan | None:
         """The segment before `span` in its scene; None where a scene opens."""
