@@ -13,33 +13,33 @@ import ray
 import torch
 
 from actors import logs
+from pipeline.adapters.upscalers import open_upscaler
 from pipeline.errors import JournalError
 from pipeline.footage.values import Footage
 from pipeline.journal.keys import Parts
 from pipeline.journal.store import Store
 from pipeline.journal.writer import lend_hand
 from pipeline.models.devices import settle
-from pipeline.models.upscaler import Upscaler
+from pipeline.models.streaming import StreamingUpscaler
 from pipeline.upscaling.boundary import BoundaryError, boundary_error
 from pipeline.upscaling.plan import UpscalePlan
 from pipeline.upscaling.preflight import check_memory, worker_bytes
 from pipeline.upscaling.segment import Made, SegmentMaker
 from pipeline.upscaling.work import Upscaling, numerics
-from pipeline.weights.load import load_upscaler
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a worker computes with: the model's name, a device, compute threads."""
+    """What a worker computes with: the model's name or file, see `open_upscaler`, a device, compute threads."""
 
     model: str = "upscaler"
     device: str = "cpu"
     threads: int = 1
 
-    def load(self) -> Upscaler:
+    def load(self) -> StreamingUpscaler:
         """Set this process up, and load the model."""
         settle(self.threads, self.device)
-        return load_upscaler(self.model).to(self.device)
+        return open_upscaler(self.model, self.device)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class UpscaleOrder:
         """The order for taking part in `work`."""
         return cls(work.footage, work.plan, work.store.url, work.numerics, tools)
 
-    def open(self, model: Upscaler) -> Upscaling:
+    def open(self, model: StreamingUpscaler) -> Upscaling:
         """The work, as this process sees it. Raises `JournalError` where its bits would differ."""
         here = numerics(model)
         differ = [

@@ -123,7 +123,12 @@ def upscale(
         str | None, typer.Option(help="A Ray cluster to join; without one, a local one is started.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan only.")] = False,
-    model: Annotated[str, typer.Option(help="An upscaler's name, or the path or URL of its weights.")] = "upscaler",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--upscaler", "--model", help="An upscaler's name, or the path of its weights: our own, or FlashVSR's."
+        ),
+    ] = "upscaler",
     threads: Annotated[int, typer.Option(min=1, help="Compute threads of a worker; they are part of the bits.")] = 1,
     segment_deadline_s: Annotated[
         float,

@@ -21,7 +21,7 @@ from pipeline.footage.values import Footage
 from pipeline.journal.segments import SegmentJournal
 from pipeline.journal.store import Store
 from pipeline.journal.writer import sole_writer
-from pipeline.models.upscaler import Upscaler
+from pipeline.models.streaming import StreamingUpscaler
 from pipeline.observe import SILENT, Observer
 from pipeline.upscaling.boundary import BoundaryError, boundary_error
 from pipeline.upscaling.output import SCRATCH, Film, Output, Written
@@ -29,6 +29,7 @@ from pipeline.upscaling.plan import (
     UpscaleWish,
     frames_wished,
 )
+from pipeline.upscaling.preflight import check_model
 from pipeline.upscaling.segment import SegmentMaker
 from pipeline.upscaling.work import Upscaling, grid_of, numerics, open_upscaling
 
@@ -37,7 +38,7 @@ CUTS_NAME = "journal/cuts.json"
 
 
 def upscale(
-    footage: Footage, wish: UpscaleWish, model: Upscaler, output: Output, observer: Observer = SILENT
+    footage: Footage, wish: UpscaleWish, model: StreamingUpscaler, output: Output, observer: Observer = SILENT
 ) -> "Upscaled":
     """Upscale footage, or go on where an earlier call ended.
 
@@ -46,9 +47,10 @@ def upscale(
 
     Raises:
         JournalError: somebody else is writing to the same place.
-        SpecError: the wish does not go with the footage, or the output is not ours.
+        SpecError: the wish does not go with the footage or the model, or the output is not ours.
         MediaError: the footage cannot be decoded, or the output cannot be written.
     """
+    check_model(model, wish)
     with sole_writer(output.journal):
         cuts = cuts_of(footage, wish, output.journal, observer)
         work = open_upscaling(footage, cuts, wish, output.journal, numerics(model), grid_of(model))

@@ -1,5 +1,6 @@
 """`longtake upscale --preview`: a short stretch, upscaled, beside what a bicubic enlargement makes of it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -16,7 +17,7 @@ from pipeline.footage.mux import write_footage
 from pipeline.footage.pictures import read_pictures
 from pipeline.footage.values import Footage
 from pipeline.journal.store import Store
-from pipeline.models.upscaler import Upscaler
+from pipeline.models.streaming import StreamingUpscaler
 from pipeline.upscaling.plan import UpscaleWish
 
 SECONDS = Fraction(2)
@@ -29,7 +30,7 @@ def stretch(footage: Footage, frames: range) -> range:
     return range(start, start + count)
 
 
-def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: Upscaler, output: str) -> str:
+def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: StreamingUpscaler, output: str) -> str:
     """Write `frames`, bicubic at the left and upscaled at the right, into a file beside `output`; its URL.
 
     Sideways footage, which players turn, is put together so that it lies side by side once it is turned.
@@ -39,12 +40,11 @@ def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: Ups
     double, dim = replace(footage, **sides), 2 if is_sideways else 3
     encoding, scale = FootageEncoding(wish.codec, wish.quality, torch.get_num_threads()), wish.scale
     encoder = SegmentEncoder(double, scale, encoding, frames)
-    state = model.start(scale, footage.height, footage.width)
-    device, pictures = next(model.parameters()).device, read_pictures(footage, frames)
-    for _ in frames[:: model.chunk_frames]:
-        small = torch.stack(list(islice(pictures, model.chunk_frames))).to(device)
-        both = (_bicubic(small, scale), model(small, state))
-        encoder.add(torch.cat(both[:: _order(footage)], dim=dim).cpu())
+    plain = read_pictures(footage, frames)
+    for large in _upscaled(footage, frames, scale, model):
+        small = torch.stack(list(islice(plain, len(large))))
+        both = (_bicubic(small, scale), large)
+        encoder.add(torch.cat(both[:: _order(footage)], dim=dim))
     folder, _, name = output.rpartition("/")
     place, path = Store(folder or "."), PurePosixPath(name)
     name = f"{path.stem}.preview{path.suffix}"
@@ -53,6 +53,17 @@ def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: Ups
         write_footage(double, [encoder.finish()], encoding, written)
         place.put_file(name, written)
     return place.url_of(name)
+
+
+def _upscaled(footage: Footage, frames: range, scale: int, model: StreamingUpscaler) -> Iterator[Tensor]:
+    """Pictures [f 3 H W] of `frames` as they become ready, as if there were no others."""
+    state, pictures = model.start(scale, footage.height, footage.width), read_pictures(footage, frames)
+    device = next(model.parameters()).device
+    while read := list(islice(pictures, model.chunk_frames)):
+        if len(ready := model.push(torch.stack(read).to(device), state)):
+            yield ready.cpu()
+    if len(ready := model.finish(state)):
+        yield ready.cpu()
 
 
 def _order(footage: Footage) -> int:

@@ -15,22 +15,30 @@ from actors.upscalers import Tools, free_bytes, numerics_there
 from jobs.upscale.options import UpscaleOptions
 from jobs.upscale.road import Shop
 from pipeline.footage.values import Footage
-from pipeline.models.upscaler import Upscaler
-from pipeline.upscaling.preflight import check_memory, worker_bytes
+from pipeline.models.streaming import StreamingUpscaler
+from pipeline.upscaling.preflight import check_memory, check_model, worker_bytes
 from pipeline.upscaling.work import grid_of, numerics
 
 CPU, GPU = "cpu", "cuda"
 
 
-def load_here(options: UpscaleOptions, console: Console) -> Upscaler:
-    """The model in this process, on its GPU if there is one; says so where its weights are random."""
+def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
+    """The model in this process, on its GPU if there is one; says so where its weights are random.
+
+    Raises:
+        SpecError: it cannot do what is wished.
+        WeightsError: there is no such model.
+    """
     model = Tools(options.model, _device_here(), options.threads).load()
-    if not model.config.trained:
-        console.print(f"{model.config.name} has no trained weights yet: expect a bicubic enlargement.", style="yellow")
+    check_model(model, options.wish)
+    if not model.trained:
+        console.print(f"{model.name} has no trained weights yet: expect a bicubic enlargement.", style="yellow")
     return model
 
 
-def open_shop(stack: ExitStack, options: UpscaleOptions, footage: Footage, num_frames: int, model: Upscaler) -> Shop:
+def open_shop(
+    stack: ExitStack, options: UpscaleOptions, footage: Footage, num_frames: int, model: StreamingUpscaler
+) -> Shop:
     """Everything that the road on Ray needs. A cluster that is there already is joined at once, on `stack`.
 
     Args:
@@ -44,7 +52,7 @@ def open_shop(stack: ExitStack, options: UpscaleOptions, footage: Footage, num_f
     return _shop_here(options, footage, most=-(-num_frames // options.segment_frames), model=model)
 
 
-def _shop_there(stack: ExitStack, options: UpscaleOptions, model: Upscaler) -> Shop:
+def _shop_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUpscaler) -> Shop:
     stack.enter_context(joined(options.address))
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0))
@@ -54,7 +62,7 @@ def _shop_there(stack: ExitStack, options: UpscaleOptions, model: Upscaler) -> S
     return Shop(_hired(nullcontext(), _staff(options, tools, count)), tools, parts, grid_of(model))
 
 
-def _shop_here(options: UpscaleOptions, footage: Footage, most: int, model: Upscaler) -> Shop:
+def _shop_here(options: UpscaleOptions, footage: Footage, most: int, model: StreamingUpscaler) -> Shop:
     tools = Tools(options.model, _device_here(), options.threads)
     need, free = worker_bytes(footage, options.scale, model), free_bytes(tools.device)
     cores = max(1, (os.cpu_count() or 1) // options.threads)

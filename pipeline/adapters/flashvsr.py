@@ -10,6 +10,7 @@ Shapes: f frames, c channels, h w rows and columns of the given frames, H W of t
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from torch.nn import functional
 
 from pipeline.adapters.flashvsr_attention import UNIT_LATENTS, Attend, BlockSparseAttention
 from pipeline.adapters.flashvsr_decoder import LATENT_FRAMES, TinyDecoder
-from pipeline.adapters.flashvsr_dit import KV, Constants, DiTSizes, StreamingDiT
+from pipeline.adapters.flashvsr_dit import KV, PATCH, Constants, DiTSizes, StreamingDiT
 from pipeline.adapters.flashvsr_projector import Projector, Tails, Variant
 from pipeline.errors import SpecError
+from pipeline.models.fingerprint import weights_fingerprint
 from pipeline.sampling.noise import KeyedNoise
 
 SCALE = 4
@@ -27,6 +29,12 @@ MULTIPLE = 128
 FIRST_LATENTS = 6
 LOOKAHEAD_FRAMES = LATENT_FRAMES
 DECODER_LATENTS = 8
+LATENT_PIXELS = 8
+
+# What is alive at once at most, in tokens, features of the decoder's last level, and pictures of a chunk.
+_TOKEN_COPIES = 12
+_FEATURE_COPIES = 4
+_PICTURE_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,9 @@ class FlashVSRState:
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Go back, or on, to where `snapshot` was taken."""
+        device = self.constants.condition.device
         self.held, self.next_latent = saved["held"], int(saved["next_latent"])
+        saved = {name: tensor.to(device) for name, tensor in saved.items()}
         self.decoder, tails, kv = (_listed(saved, name) for name in ("decoder", "tails", "kv"))
         self.tails = Tails(*tails) if tails else None
         self.kv = [KV(*pair) for pair in zip(kv[::2], kv[1::2], strict=True)]
@@ -94,11 +104,9 @@ class FlashVSRState:
 class FlashVSR(nn.Module):
     """Upscales a scene by 4, chunk after chunk, as many frames out as in.
 
-    It cannot stand where `models.upscaler.Upscaler` stands, since it looks ahead: a chunk's pictures need the four
-    frames after the chunk, and the first chunk is longer (25 frames in, 21 out; then 8 for 8). So frames are pushed,
-    pictures come out as they become ready, and `finish` gives the rest. Whoever starts inside a scene begins
-    `history_frames` earlier, on a multiple of 8 frames, discards what comes out before its own frames, and pushes up
-    to 11 frames more than it wants to have: then nothing differs.
+    A `StreamingUpscaler` that looks ahead: a chunk's pictures need the four frames after the chunk, and the first
+    chunk is longer (25 frames in, 21 out; then 8 for 8). Whoever starts inside a scene begins `history_frames`
+    earlier, on a multiple of 8 frames, and discards what comes out before its own frames: then nothing differs.
 
     Args:
         sizes: of the networks.
@@ -106,13 +114,15 @@ class FlashVSR(nn.Module):
         settings: how they are used.
     """
 
-    scales = (SCALE,)
+    scales: tuple[int, ...] = (SCALE,)
+    trained = True
     chunk_frames = UNIT_LATENTS * LATENT_FRAMES
     first_chunk_frames = (FIRST_LATENTS - 1) * LATENT_FRAMES + 1
     lookahead_frames = LOOKAHEAD_FRAMES
 
     def __init__(self, sizes: FlashVSRSizes, variant: Variant, settings: FlashVSRSettings) -> None:
         super().__init__()
+        self.name = f"FlashVSR {variant}"
         self.sizes, self.variant, self.settings = sizes, variant, settings
         self.projector = Projector(sizes.hidden, sizes.dit.width, variant)
         self.dit = StreamingDiT(sizes.dit, settings.attend, settings.kv_units)
@@ -128,6 +138,24 @@ class FlashVSR(nn.Module):
         """
         units = self.settings.kv_units * self.sizes.dit.layers + 1
         return units * self.chunk_frames + DECODER_LATENTS * LATENT_FRAMES
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights by name, of the variant and of the settings."""
+        settings, attend = self.settings, self.settings.attend
+        seen = getattr(attend, "__name__", repr(attend))
+        parts = (self.variant, settings.seed, seen, settings.kv_units, settings.colour_fix, weights_fingerprint(self))
+        return sha256(repr(parts).encode()).hexdigest()
+
+    def working_bytes(self, scale: int, height: int, width: int) -> int:
+        """See `StreamingUpscaler`: keys and values, the first chunk's tokens, the decoder's features, its pictures."""
+        pixels = _padded(scale * height) * _padded(scale * width)
+        item, dit = self.prompt.element_size(), self.sizes.dit
+        tokens = pixels // (LATENT_PIXELS * PATCH) ** 2
+        cache = dit.layers * 2 * self.settings.kv_units * UNIT_LATENTS * tokens * dit.width
+        passed = FIRST_LATENTS * tokens * (dit.ffn_width + _TOKEN_COPIES * dit.width)
+        decoded = LATENT_FRAMES * pixels * _FEATURE_COPIES * max(self.sizes.decoder[2:])
+        given = (self.first_chunk_frames + self.lookahead_frames) * 3 * pixels * _PICTURE_COPIES
+        return (cache + passed + decoded) * item + given * 4
 
     @torch.inference_mode()
     def start(self, scale: int, height: int, width: int, first_frame: int = 0) -> FlashVSRState:

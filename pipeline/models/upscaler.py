@@ -41,6 +41,9 @@ DETAIL_GAIN = 8.0
 
 SITE = Site(0, KIND)  # every layer has a store of its own, since each cuts the picture into other windows
 
+_PROBE = 64  # side of the pictures whose state is measured
+_FEATURE_COPIES = 10  # of a pass's features that are alive at once, at most
+
 _SEEDING = Lock()
 """PyTorch's seed belongs to the process, so one model is made at a time."""
 
@@ -95,15 +98,19 @@ class Upscaler(nn.Module):
 
     Attributes:
         config: what it is made of.
-        scales: by how much it can enlarge.
+        name, scales: see there.
         chunk_frames: frames of one pass, on a grid that begins with the scene.
+        first_chunk_frames, lookahead_frames: the same as every chunk's, and none; see `StreamingUpscaler`.
         history_frames: no output depends on frames older than this many before its chunk's first; whole chunks.
     """
+
+    lookahead_frames = 0
 
     def __init__(self, config: UpscalerConfig) -> None:
         super().__init__()
         self.config = config
-        self.scales, self.chunk_frames = config.scales, config.chunk_frames
+        self.name, self.scales = config.name, config.scales
+        self.chunk_frames = self.first_chunk_frames = config.chunk_frames
         # The decoder's memory is a frame of the chunk before, the projector's lies before whatever is seen.
         chunks = 1 + config.attentions * config.window + ceil(config.past_frames / config.chunk_frames)
         self.history_frames = chunks * config.chunk_frames
@@ -132,23 +139,52 @@ class Upscaler(nn.Module):
         """SHA-256 of all weights by name."""
         return weights_fingerprint(self)
 
-    def start(self, scale: int, height: int, width: int, first_chunk: int = 0) -> "UpscalerState":
+    @property
+    def trained(self) -> bool:
+        """See `UpscalerConfig`."""
+        return self.config.trained
+
+    def working_bytes(self, scale: int, height: int, width: int) -> int:
+        """See `StreamingUpscaler`; the state's bytes are measured on a small one."""
+        pixels = height * width
+        state = self.start(scale, _PROBE, _PROBE).bytes * pixels // _PROBE**2
+        return state + _FEATURE_COPIES * self.chunk_frames * pixels * self.config.width * 4
+
+    def start(self, scale: int, height: int, width: int, first_frame: int = 0) -> "UpscalerState":
         """The state before a scene's first frame, or before a warm-up inside it.
 
         Args:
             scale: by how much to enlarge.
             height: of the low-resolution frames.
             width: of the low-resolution frames.
-            first_chunk: the number in its scene of the chunk that comes first.
+            first_frame: the number in its scene of the frame that comes first; a multiple of `chunk_frames`.
 
         Raises:
-            SpecError: it cannot enlarge by `scale`.
+            SpecError: it cannot enlarge by `scale`, or not begin there.
         """
         if scale not in self.scales:
             raise SpecError(f"scale is {scale}; {self.config.name} enlarges by {' or '.join(map(str, self.scales))}")
-        if min(height, width) < 1 or first_chunk < 0:
-            raise SpecError(f"frames of {width}x{height} from chunk {first_chunk}; use at least 1x1 and chunk 0")
-        return UpscalerState(self, scale, height, width, first_chunk)
+        if min(height, width) < 1 or first_frame < 0 or first_frame % self.chunk_frames:
+            raise SpecError(
+                f"frames of {width}x{height} from number {first_frame}; use at least 1x1 and a multiple of"
+                f" {self.chunk_frames}"
+            )
+        return UpscalerState(self, scale, height, width, first_frame)
+
+    def push(self, frames: Tensor, state: "UpscalerState") -> Tensor:
+        """See `StreamingUpscaler`: whole chunks come out at once, what is left over waits."""
+        device = self.projector.weight.device
+        state.held = torch.cat((state.held, frames.to(device)))
+        whole = len(state.held) // self.chunk_frames * self.chunk_frames
+        chunks = torch.split(state.held[:whole], self.chunk_frames)
+        state.held = state.held[whole:].clone()
+        none = state.held.new_zeros(0, 3, state.scale * state.height, state.scale * state.width)
+        return torch.cat([none, *(self(chunk, state) for chunk in chunks if len(chunk))])
+
+    def finish(self, state: "UpscalerState") -> Tensor:
+        """See `StreamingUpscaler`: the last chunk may be a short one."""
+        last, state.held = state.held, state.held[:0]
+        return self(last, state) if len(last) else self.push(last, state)
 
     @torch.no_grad()
     def forward(self, frames: Tensor, state: "UpscalerState") -> Tensor:
@@ -224,13 +260,17 @@ class UpscalerState:
         scale: by how much it enlarges.
         height: of the low-resolution frames.
         width: of the low-resolution frames.
-        first_chunk: the number in its scene of the chunk that comes first.
+        first_frame: the number in its scene of the frame that comes first.
+
+    Attributes:
+        held: frames [f 3 h w] that were pushed and wait for their chunk to be whole.
     """
 
-    def __init__(self, model: Upscaler, scale: int, height: int, width: int, first_chunk: int) -> None:
+    def __init__(self, model: Upscaler, scale: int, height: int, width: int, first_frame: int) -> None:
         self.scale, self.height, self.width = scale, height, width
         self._config, self._plan = model.config, model.plan
-        self._next_frame = first_chunk * model.chunk_frames
+        self._next_frame = first_frame
+        self.held = model.projector.weight.new_zeros(0, 3, height, width, dtype=torch.float32)
         padded = [side + -side % model.config.token for side in (height, width)]
         self.memory = model.blank(1, *padded)
         self.stores = [self._store(model, num_windows) for num_windows in model.num_windows(*padded)]
@@ -276,7 +316,7 @@ class UpscalerState:
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of everything that is remembered, by name."""
-        saved = {name: tensor.clone() for name, tensor in self.memory._asdict().items()}
+        saved = {name: tensor.clone() for name, tensor in {"held": self.held, **self.memory._asdict()}.items()}
         for layer, store in enumerate(self.stores):
             branch = store.snapshot()[BRANCH]
             saved["place"] = torch.tensor([self._next_frame, *(page.lengths[STREAM] for page in branch.table.window)])
@@ -292,6 +332,7 @@ class UpscalerState:
             store.restore({BRANCH: BranchSnapshot(table, {SITE: pages})})
         for name, tensor in self.memory._asdict().items():
             tensor.copy_(saved[name])
+        self.held = saved["held"].to(self.held, copy=True)
 
     def _table(self, lengths: Sequence[int]) -> PageTable:
         """The store's book-keeping when its last pages hold `lengths` tokens."""

@@ -40,9 +40,7 @@ class UpscaleStage:
         frames_before = first.frames.start - self._plan.span(span.section).frames.start
         video, wish = self._plan.wish.video, self._plan.wish.output
         assert wish.upscale is not None, "a film that is not upscaled has no such stage"
-        state = self._upscaler.start(
-            wish.upscale, video.height, video.width, first_chunk=frames_before // self._upscaler.chunk_frames
-        )
+        state = self._upscaler.start(wish.upscale, video.height, video.width, first_frame=frames_before)
         decode = DecodeStage(self._model, self._plan, self._finished)
         for chunk in history:
             self._enlarged(decode(find(self._finished, chunk))[0], state)

@@ -1,13 +1,13 @@
 """What a warm-up shorter than the model's history costs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.models.upscaler import Upscaler
-from pipeline.upscaling.plan import SegmentSpan
+from pipeline.models.streaming import StreamingUpscaler
+from pipeline.upscaling.plan import Exact, SegmentSpan
 from pipeline.upscaling.segment import enlarged, start
 from pipeline.upscaling.work import Upscaling
 
@@ -27,28 +27,36 @@ class BoundaryError:
     mean: float
 
 
-def boundary_error(work: Upscaling, model: Upscaler) -> BoundaryError | None:
+def boundary_error(work: Upscaling, model: StreamingUpscaler) -> BoundaryError | None:
     """Upscale what lies behind the first border between segments twice: warmed up as planned, and over the history.
 
     None where no segment is entered inside a scene.
     """
-    plan = work.plan
-    span = next((span for span in plan.segments if not span.opens_scene), None)
+    span = next((span for span in work.plan.segments if not span.opens_scene), None)
     if span is None:
         return None
-    history = plan.grid.up(plan.grid.history_frames)
-    entered = max(span.scene_start, span.frames.start - history)
-    frames = span.frames[: history + plan.grid.chunk_frames]
-    both = [_behind(work, model, span, range(first, frames.stop)) for first in (span.warm_up.start, entered)]
+    span = _shortened(work, span)
+    exact = span.scene_start + Exact().entry(work.plan.grid, span.frames.start - span.scene_start)
+    both = [_pictures(work, model, span, first) for first in (span.warm_up.start, exact)]
     most, total, samples = 0.0, 0.0, 0
     for one, other in zip(*both, strict=True):
         difference = 255 * (one - other).abs()
         most = max(most, difference.max().item())
         total, samples = total + difference.sum(dtype=torch.float64).item(), samples + difference.numel()
-    return BoundaryError(frames, most, total / samples)
+    return BoundaryError(span.frames, most, total / samples)
 
 
-def _behind(work: Upscaling, model: Upscaler, span: SegmentSpan, frames: range) -> Iterator[Tensor]:
-    """Enlarged chunks of `span`, where the model begins with the first of `frames`."""
-    state = start(work, model, span, frames.start)
-    return (x for chunk, x in enlarged(work, model, frames, state) if chunk.start >= span.frames.start)
+def _shortened(work: Upscaling, span: SegmentSpan) -> SegmentSpan:
+    """`span`, or that much of it as the model's history reaches, with whole chunks."""
+    grid = work.plan.grid
+    count = grid.up(grid.history_frames) + grid.chunk_frames
+    if count + grid.lookahead_frames >= len(span.frames):
+        return span
+    stop = span.frames.start + count
+    return replace(span, frames=span.frames[:count], ahead=range(stop, stop + grid.lookahead_frames))
+
+
+def _pictures(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, first: int) -> Iterator[Tensor]:
+    """The pictures [3 H W] of `span` one by one, where the model begins with the frame `first`."""
+    for pictures in enlarged(work, model, span, start(work, model, span, first)):
+        yield from pictures

@@ -4,14 +4,14 @@
     segment    frames of one scene that are upscaled, encoded and kept as one: what is handed out and resumed
     chunk      frames of one pass of the model, on a grid that begins with the scene
 
-Every segment begins on its scene's chunk grid. What a model must have seen before its first frame is its warm-up:
-frames that are upscaled and discarded. A warm-up as long as the model's history makes a segment what it would be in
-one uninterrupted pass, bit for bit.
+Every segment begins on its scene's chunk grid, and a model that looks ahead reads on behind it. What a model must have
+seen before its first frame is its warm-up: frames that are upscaled and discarded. A warm-up as long as the model's
+history makes a segment what it would be in one uninterrupted pass, bit for bit.
 """
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -32,9 +32,9 @@ _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,4}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCI
 class Exact:
     """Every segment is warmed up over the model's whole history: equal to one pass, in any order."""
 
-    def warm_up(self, grid: "ChunkGrid") -> int:
-        """Frames before a segment that the model sees first."""
-        return grid.up(grid.history_frames)
+    def entry(self, grid: "ChunkGrid", start: int) -> int:
+        """The frame of a scene with which the model begins, for a segment that begins with frame `start` of it."""
+        return grid.entry(start, grid.history_frames)
 
     def __str__(self) -> str:
         return "exact"
@@ -42,7 +42,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Every segment is warmed up over `frames`, rounded up to whole chunks: an approximation below the history."""
+    """Every segment is warmed up over `frames`, and what the grid lacks: an approximation below the history."""
 
     frames: int
 
@@ -50,9 +50,9 @@ class WarmUp:
         if self.frames < 0:
             raise SpecError(f"--continuity is warmup={self.frames}; use 0 frames or more")
 
-    def warm_up(self, grid: "ChunkGrid") -> int:
-        """Frames before a segment that the model sees first."""
-        return grid.up(self.frames)
+    def entry(self, grid: "ChunkGrid", start: int) -> int:
+        """See `Exact.entry`."""
+        return grid.entry(start, self.frames)
 
     def __str__(self) -> str:
         return f"warmup={self.frames}"
@@ -62,9 +62,9 @@ class WarmUp:
 class Handoff:
     """Every segment takes the model's state from the one before it: no frame twice, but a scene goes in sequence."""
 
-    def warm_up(self, _: "ChunkGrid") -> int:
-        """None: see `Exact.warm_up`."""
-        return 0
+    def entry(self, _: "ChunkGrid", start: int) -> int:
+        """With the segment itself: see `Exact.entry`."""
+        return start
 
     def __str__(self) -> str:
         return "handoff"
@@ -161,14 +161,32 @@ def _parse_moment(text: str) -> tuple[Fraction, int]:
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """How a model goes through a scene: frames of one pass, and how far back it can look; see `Upscaler`."""
+    """How a model goes through a scene: see `StreamingUpscaler`.
+
+    Args:
+        chunk_frames: pictures that become ready together.
+        history_frames: how far back a picture can look.
+        first_chunk_frames: pictures that become ready first in a scene; as many as always where not given.
+        lookahead_frames: frames behind a chunk that its pictures wait for.
+    """
 
     chunk_frames: int
     history_frames: int
+    first_chunk_frames: int | None = None
+    lookahead_frames: int = 0
 
     def up(self, frames: int) -> int:
         """`frames`, rounded up to whole chunks."""
         return -(-frames // self.chunk_frames) * self.chunk_frames
+
+    def border(self, frames: int) -> int:
+        """The first number of pictures, from a scene's start, that become ready as whole chunks; `frames` or more."""
+        first = self.first_chunk_frames or self.chunk_frames
+        return first + self.up(max(0, frames - first))
+
+    def entry(self, start: int, warm_up: int) -> int:
+        """Where in its scene a model can begin, that is to be warmed up over `warm_up` frames before `start`."""
+        return max(0, (start - warm_up) // self.chunk_frames * self.chunk_frames)
 
 
 @dataclass(frozen=True)
@@ -177,14 +195,26 @@ class SegmentSpan:
 
     Args:
         scene: the number of its scene.
-        scene_start: the frame that its chunk grid begins with.
+        scene_frames: all frames of it; the chunk grid begins with them.
+        ahead: the frames behind it that its pictures wait for.
     """
 
     index: int
     scene: int
-    scene_start: int
+    scene_frames: range
     frames: range
     warm_up: range
+    ahead: range
+
+    @property
+    def scene_start(self) -> int:
+        """The frame that its chunk grid begins with."""
+        return self.scene_frames.start
+
+    @property
+    def ends_scene(self) -> bool:
+        """Whether nothing of its scene comes behind it."""
+        return self.frames.stop == self.scene_frames.stop
 
     @property
     def opens_scene(self) -> bool:
@@ -197,6 +227,7 @@ class SegmentSpan:
             "scene_start": self.scene_start,
             "warm_up": [self.warm_up.start, self.warm_up.stop],
             "frames": [self.frames.start, self.frames.stop],
+            "ahead": len(self.ahead),
         }
 
 
@@ -217,7 +248,8 @@ class UpscalePlan:
     @property
     def num_passed_frames(self) -> int:
         """Frames that go through the model, those that warm it up included."""
-        return sum(len(span.warm_up) + len(span.frames) for span in self.segments)
+        ahead = 0 if self.wish.is_sequential else 1  # a state that is passed on has seen what lies ahead
+        return sum(len(span.warm_up) + len(span.frames) + ahead * len(span.ahead) for span in self.segments)
 
     def before(self, span: SegmentSpan) -> SegmentSpan | None:
         """The segment before `span` in its scene; None where a scene opens."""
@@ -234,11 +266,21 @@ def plan_upscale(frames: range, cuts: Sequence[int], wish: UpscaleWish, grid: Ch
     """
     borders = [frames.start, *sorted({cut for cut in cuts if frames.start < cut < frames.stop}), frames.stop]
     scenes = tuple(range(start, stop) for start, stop in pairwise(borders))
-    length, warm_up = grid.up(wish.segment_frames), wish.continuity.warm_up(grid)
     segments: list[SegmentSpan] = []
     for number, scene in enumerate(scenes):
-        for start in scene[::length]:
-            own = range(start, min(start + length, scene.stop))
-            before = range(max(scene.start, start - warm_up), start)
-            segments.append(SegmentSpan(len(segments), number, scene.start, own, before))
+        for own in _split(scene, wish.segment_frames, grid):
+            entry = scene.start + wish.continuity.entry(grid, own.start - scene.start)
+            ahead = range(own.stop, min(own.stop + grid.lookahead_frames, scene.stop))
+            segments.append(SegmentSpan(len(segments), number, scene, own, range(entry, own.start), ahead))
     return UpscalePlan(wish, grid, scenes, tuple(segments))
+
+
+def _split(scene: range, segment_frames: int, grid: ChunkGrid) -> Iterator[range]:
+    """The segments of a scene: each as short as whole chunks allow, and followed by all that it looks ahead to."""
+    first = scene.start
+    while first < scene.stop:
+        stop = scene.start + grid.border(first - scene.start + segment_frames)
+        if stop + max(1, grid.lookahead_frames) > scene.stop:
+            stop = scene.stop
+        yield range(first, stop)
+        first = stop

@@ -7,7 +7,8 @@ half of what is expected, since what a film compresses to is known when it is co
 from pipeline.errors import CapacityError, SpecError
 from pipeline.footage.codecs import FootageEncoding
 from pipeline.footage.values import Footage
-from pipeline.models.upscaler import Upscaler
+from pipeline.models.streaming import StreamingUpscaler
+from pipeline.upscaling.plan import Exact, UpscaleWish
 
 PROCESS_BYTES = 600 * 2**20
 """A worker before its first frame: PyTorch, FFmpeg, Ray."""
@@ -17,7 +18,6 @@ _BITS_PER_PIXEL = {"h264": 0.5, "hevc": 0.35, "av1": 0.35}
 _DEFAULT_QUANTISER = {"h264": 18, "hevc": 20, "av1": 28}
 _HALVES_EVERY = {"h264": 6, "hevc": 6, "av1": 10}
 _LOSSLESS_SHARE = 0.6
-_PROBE = 64
 
 
 def check_size(footage: Footage, scale: int, encoding: FootageEncoding) -> None:
@@ -33,18 +33,30 @@ def check_size(footage: Footage, scale: int, encoding: FootageEncoding) -> None:
         )
 
 
-def worker_bytes(footage: Footage, scale: int, model: Upscaler) -> int:
-    """Memory that a worker needs at its peak, at most: process, features of a chunk, state, pictures, encoder."""
-    pixels, samples = footage.width * footage.height, 3 * footage.width * footage.height * scale**2
-    chunk = model.chunk_frames
-    state = model.start(scale, _PROBE, _PROBE).bytes * pixels // _PROBE**2
-    features = chunk * pixels * model.config.width * 4
-    return (
-        PROCESS_BYTES + state + _FEATURE_COPIES * features + _PICTURE_COPIES * chunk * samples * 4 + _ENCODER * samples
-    )
+def check_model(model: StreamingUpscaler, wish: UpscaleWish) -> None:
+    """Raise `SpecError` where the model has no such scale, or looks back too far for what is wished."""
+    if wish.scale not in model.scales:
+        raise SpecError(f"--scale is {wish.scale}; {model.name} enlarges by {' or '.join(map(str, model.scales))}")
+    if isinstance(wish.continuity, Exact) and model.history_frames > MOST_EXACT_FRAMES:
+        raise SpecError(
+            f"--continuity is exact, which would warm {model.name} up over {model.history_frames} frames before every"
+            f" segment, and {MOST_EXACT_FRAMES} are the most; use --continuity handoff, which is exact too and goes"
+            " through a scene in sequence, or warmup=N, whose error is measured and told"
+        )
 
 
-_FEATURE_COPIES = 10
+def worker_bytes(footage: Footage, scale: int, model: StreamingUpscaler) -> int:
+    """Memory that a worker needs at its peak, at most: process, weights, a pass and its state, pictures, encoder."""
+    samples = 3 * footage.width * footage.height * scale**2
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    pictures = _PICTURE_COPIES * max(model.chunk_frames, model.first_chunk_frames) * samples * 4
+    working = model.working_bytes(scale, footage.height, footage.width)
+    return PROCESS_BYTES + weights + working + pictures + _ENCODER * samples
+
+
+MOST_EXACT_FRAMES = 256
+"""Twice a segment, unless told: with more, most of the work would be warm-up."""
+
 _PICTURE_COPIES = 4
 _ENCODER = 12  # bytes of an encoder for each sample of a picture, references and frames at work together
 

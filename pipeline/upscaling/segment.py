@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.footage.encode import SegmentEncoder
 from pipeline.footage.pictures import read_pictures
-from pipeline.models.upscaler import Upscaler, UpscalerState
+from pipeline.models.streaming import StreamingUpscaler, StreamState
 from pipeline.upscaling.plan import SegmentSpan
 from pipeline.upscaling.work import Upscaling
 
@@ -33,66 +34,85 @@ class Made:
         return dict(vars(self))
 
 
+class Position(NamedTuple):
+    """Where in its footage a model stands: `state`, the frame that it is given next, the one whose picture is next."""
+
+    state: StreamState
+    frame: int
+    picture: int
+
+
 class SegmentMaker:
     """Makes one segment after another: reads its pictures, upscales and encodes them chunk by chunk, keeps it.
 
     It holds one chunk of pictures and the packets of one segment, however long the footage is.
     """
 
-    def __init__(self, work: Upscaling, model: Upscaler) -> None:
+    def __init__(self, work: Upscaling, model: StreamingUpscaler) -> None:
         self._work, self._model = work, model
-        self._behind: tuple[SegmentSpan, UpscalerState] | None = None
+        self._behind: tuple[SegmentSpan, StreamState] | None = None
 
     def __call__(self, span: SegmentSpan) -> Made:
         """Make a segment. Raises `MediaError` if its pictures do not decode."""
         work, started = self._work, perf_counter()
         wish, key = work.plan.wish, work.keys[span.index]
-        first, state = self._entered(span)
+        position = self._entered(span)
         encoder = SegmentEncoder(work.footage, wish.scale, work.encoding, span.frames)
-        for frames, pictures in enlarged(work, self._model, range(first, span.frames.stop), state):
-            if frames.start >= span.frames.start:
-                encoder.add(pictures)
+        for pictures in enlarged(work, self._model, span, position):
+            encoder.add(pictures)
         data = encoder.finish().to_bytes()
         work.journal.keep_segment(key, data)
         if wish.is_sequential:
             before = work.plan.before(span)
             older = None if before is None else work.keys[before.index]
-            work.journal.keep_state(key, state.snapshot(), older)
-            self._behind = (span, state)
-        passed = span.frames.stop - first
+            work.journal.keep_state(key, position.state.snapshot(), older)
+            self._behind = (span, position.state)
+        passed = span.ahead.stop - position.frame
         return Made(span.index, len(span.frames), passed, len(data), perf_counter() - started)
 
-    def _entered(self, span: SegmentSpan) -> tuple[int, UpscalerState]:
-        """The frame to read from, and the model's state before it."""
+    def _entered(self, span: SegmentSpan) -> Position:
+        """Where the model stands before it goes on to this segment."""
         plan = self._work.plan
         if not plan.wish.is_sequential:
-            return span.warm_up.start, start(self._work, self._model, span, span.warm_up.start)
+            return start(self._work, self._model, span, span.warm_up.start)
         before, behind = plan.before(span), self._behind
         self._behind = None  # a state that goes on is no longer behind anything, should this segment fail
-        if behind is not None and behind[0] == before:
-            return span.frames.start, behind[1]
+        if before is not None and behind is not None and behind[0] == before:
+            return Position(behind[1], before.ahead.stop, span.frames.start)
         while before is not None:
             saved = self._work.journal.state(self._work.keys[before.index])
             if saved is not None:
-                state = start(self._work, self._model, span, before.frames.stop)
+                state = start(self._work, self._model, span, span.scene_start).state
                 state.restore(saved)
-                return before.frames.stop, state
+                return Position(state, before.ahead.stop, before.frames.stop)
             before = plan.before(before)
-        return span.scene_start, start(self._work, self._model, span, span.scene_start)
+        return start(self._work, self._model, span, span.scene_start)
 
 
-def start(work: Upscaling, model: Upscaler, span: SegmentSpan, first: int) -> UpscalerState:
-    """The model's state before frame `first` of the scene of `span`, as if nothing had come before."""
+def start(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, first: int) -> Position:
+    """Where the model stands before frame `first` of the scene of `span`, as if nothing had come before."""
     footage = work.footage
-    chunk = (first - span.scene_start) // work.plan.grid.chunk_frames
-    return model.start(work.plan.wish.scale, footage.height, footage.width, chunk)
+    state = model.start(work.plan.wish.scale, footage.height, footage.width, first - span.scene_start)
+    return Position(state, first, first)
 
 
-def enlarged(work: Upscaling, model: Upscaler, frames: range, state: UpscalerState) -> Iterator[tuple[range, Tensor]]:
-    """Chunk after chunk of `frames`, which begin on the grid: its frames, and float32 [f 3 H W] on the CPU."""
+def enlarged(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, position: Position) -> Iterator[Tensor]:
+    """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU; the model goes on from `position`."""
+    state, first, number = position
+    for ready in _ready(work, model, state, range(first, span.ahead.stop), span.ends_scene):
+        own = ready[max(0, span.frames.start - number) : span.frames.stop - number]
+        number += len(ready)
+        if len(own):
+            yield own.cpu()
+
+
+def _ready(
+    work: Upscaling, model: StreamingUpscaler, state: StreamState, frames: range, is_last: bool
+) -> Iterator[Tensor]:
+    """What `frames` make ready, and where they end the scene, what still waits then."""
     device, size = next(model.parameters()).device, work.plan.grid.chunk_frames
     pictures = read_pictures(work.footage, frames)
-    for first in frames[::size]:
-        chunk = range(first, min(first + size, frames.stop))
-        small = torch.stack(list(islice(pictures, len(chunk)))).to(device)
-        yield chunk, model(small, state).cpu()
+    while read := list(islice(pictures, size)):
+        yield model.push(torch.stack(read).to(device), state)
+    if is_last:
+        yield model.finish(state)

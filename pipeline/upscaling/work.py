@@ -14,7 +14,7 @@ from pipeline.footage.values import Footage
 from pipeline.journal.keys import Parts
 from pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
 from pipeline.journal.store import Store
-from pipeline.models.upscaler import Upscaler
+from pipeline.models.streaming import StreamingUpscaler
 from pipeline.upscaling.plan import (
     ChunkGrid,
     SegmentSpan,
@@ -70,7 +70,7 @@ class Upscaling:
     def approximates(self) -> bool:
         """Whether segments are warmed up over less than the model's history."""
         continuity, grid = self.plan.wish.continuity, self.plan.grid
-        return isinstance(continuity, WarmUp) and continuity.warm_up(grid) < grid.up(grid.history_frames)
+        return isinstance(continuity, WarmUp) and grid.up(continuity.frames) < grid.history_frames
 
     def missing(self) -> Iterator[SegmentSpan]:
         """Segments that are to be made, in order; those that are kept are read and checked on the way."""
@@ -118,12 +118,12 @@ def open_upscaling(
     return Upscaling(footage, plan_upscale(frames_wished(footage, wish), cuts, wish, grid), store, numerics)
 
 
-def grid_of(model: Upscaler) -> ChunkGrid:
+def grid_of(model: StreamingUpscaler) -> ChunkGrid:
     """How `model` goes through a scene."""
-    return ChunkGrid(model.chunk_frames, model.history_frames)
+    return ChunkGrid(model.chunk_frames, model.history_frames, model.first_chunk_frames, model.lookahead_frames)
 
 
-def numerics(model: Upscaler) -> Parts:
+def numerics(model: StreamingUpscaler) -> Parts:
     """What decides the output's bits beside footage and wish, in this process as it is set up now."""
     weights = next(model.parameters())
     parts = {

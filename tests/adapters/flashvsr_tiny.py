@@ -1,9 +1,15 @@
 """A FlashVSR of a few thousand weights, and frames for it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
 
 from pipeline.adapters.flashvsr import FlashVSR, FlashVSRSettings, FlashVSRSizes
 from pipeline.adapters.flashvsr_dit import DiTSizes
+from pipeline.adapters.flashvsr_weights import HEADER, Header
 
 DIT = DiTSizes(
     width=24,
@@ -18,9 +24,9 @@ DIT = DiTSizes(
 SIZES = FlashVSRSizes(DIT, hidden=(8, 6), decoder=(8, 8, 4, 4))
 
 
-def tiny_flashvsr(variant="v1.1", settings=None, dtype=torch.float32) -> FlashVSR:
+def tiny_flashvsr(variant="v1.1", settings=None, dtype=torch.float32, sizes=SIZES) -> FlashVSR:
     torch.manual_seed(0)
-    model = FlashVSR(SIZES, variant, settings or FlashVSRSettings())
+    model = FlashVSR(sizes, variant, settings or FlashVSRSettings())
     torch.nn.init.normal_(model.prompt)
     return model.to(dtype).eval()
 
@@ -35,3 +41,12 @@ def upscaled(model: FlashVSR, frames: torch.Tensor, first_frame: int = 0, step: 
     state = model.start(4, *frames.shape[-2:], first_frame)
     pictures = [model.push(some, state) for some in frames.split(step or len(frames))]
     return torch.cat([*pictures, model.finish(state)])
+
+
+def save_tiny_flashvsr(file: Path, layers: int = DIT.layers) -> str:
+    """Write a tiny one as `convert_flashvsr` does; the file's path."""
+    model = tiny_flashvsr(sizes=replace(SIZES, dit=replace(DIT, layers=layers)))
+    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    header = TypeAdapter(Header).dump_json(Header(model.variant, model.sizes)).decode()
+    save_file(tensors, file, {HEADER: header})
+    return str(file)

@@ -25,6 +25,7 @@ from pipeline.footage.index import open_footage
 from pipeline.upscaling.output import Output
 from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish
 from pipeline.weights.load import load_upscaler
+from tests.adapters.flashvsr_tiny import save_tiny_flashvsr
 from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,20 @@ def test_a_segment_that_fails_again_and_again_is_named_and_the_rest_is_kept(clip
     assert packets_of(out) == undisturbed
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_hand_over_a_model_that_looks_ahead_and_make_the_bits_of_one_pass(clip, tmp_path):
+    tools = Tools(save_tiny_flashvsr(tmp_path / "flashvsr.safetensors"))
+    wish = UpscaleWish(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
+    model = tools.load()
+    alone.upscale(clip, replace(wish, segment_frames=1000), model, Output(str(tmp_path / "whole.mkv")))
+    with Upscalers(Staff(2, tools, cpus=0.5, patience=PATIENCE)) as workers:
+        for count in (1, 2):
+            shop = Shop(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
+            out = tmp_path / f"{count}.mkv"
+            upscale(clip, wish, shop, Output(str(out)), Recorder())
+            assert packets_of(out) == packets_of(tmp_path / "whole.mkv")
+
+
 def test_a_worker_that_would_make_other_bits_refuses(clip, workers, tmp_path):
     shop = shop_of(workers, 1)
     other = replace(shop, numerics={**shop.numerics, "torch": "1.0"})
@@ -202,6 +217,24 @@ def test_the_command_upscales_says_when_there_is_nothing_to_do_and_shows_a_previ
     approximate = longtake(*arguments, "--continuity", "warmup=4")
     assert "differs from an exact one by" in " ".join(approximate.stdout.split())
     assert "continuity was exact, is warmup=4" in " ".join(approximate.stdout.split())
+
+
+def test_the_command_takes_a_model_that_looks_ahead_and_refuses_to_repeat_a_long_history(clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    flags = ("--scale", "4", "--segment-frames", "16", "--in-process", "--upscaler")
+    deep = save_tiny_flashvsr(tmp_path / "deep.safetensors", layers=12)
+    refused = longtake(clip.url, "-o", out, *flags, deep)
+    assert refused.returncode == 2
+    assert "over 328 frames before every segment" in " ".join(refused.stderr.split())
+    file = save_tiny_flashvsr(tmp_path / "flashvsr.safetensors")
+    warmed = longtake(clip.url, "-o", out, *flags, file, "--continuity", "warmup=8")
+    assert warmed.returncode == 0
+    assert "Behind the first border, frames 21-32, the short warm-up differs" in " ".join(warmed.stdout.split())
+    preview = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--preview")
+    assert preview.returncode == 0
+    assert open_footage(str(tmp_path / "out.preview.mp4")).num_frames == 50
+    plan = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--dry-run")
+    assert "handoff: 0 frames pass twice" in " ".join(plan.stdout.split())
 
 
 def test_a_preview_lays_both_enlargements_side_by_side(clip, tmp_path):

@@ -62,7 +62,7 @@ def test_a_state_warmed_up_over_its_history_goes_on_bit_for_bit_wherever_it_begi
     frames = footage((2 * history + 5) * model.chunk_frames)
     expected = whole(model, frames)
     for first in range(history + 1, history + 6):  # every phase of the store's ring
-        state = model.start(2, *frames.shape[2:], first_chunk=first - history)
+        state = model.start(2, *frames.shape[2:], first_frame=(first - history) * model.chunk_frames)
         start, stop = ((first + chunks) * model.chunk_frames for chunks in (-history, 5))
         warmed = upscale(model, frames[start:stop], state)[model.history_frames :]
         assert torch.equal(warmed, expected[first * model.chunk_frames : stop])
@@ -72,7 +72,7 @@ def test_a_warm_up_that_is_a_chunk_too_short_is_told_apart():
     model = upscaler()
     history = model.history_frames // model.chunk_frames
     frames = footage(2 * model.history_frames)
-    short = model.start(2, *frames.shape[2:], first_chunk=2)
+    short = model.start(2, *frames.shape[2:], first_frame=2 * model.chunk_frames)
     warmed = upscale(model, frames[2 * model.chunk_frames :], short)
     skip = (history - 1) * model.chunk_frames
     assert not torch.equal(warmed[skip:], whole(model, frames)[skip + 2 * model.chunk_frames :])
