@@ -35,6 +35,11 @@ class WanImage:
             found["image"] = self._image(frames[0])
         return found
 
+    def after(self, latents: Tensor, num_latents: int) -> dict[str, Tensor]:
+        """The same for a pass that begins with latents [k c h w], which are decoded as a section's first."""
+        frames, _ = self._codec.decode(latents.unsqueeze(0), None)
+        return self.beside(frames[0], num_latents)
+
     def _condition(self, frames: Tensor, num_latents: int) -> Tensor:
         """A mask of which frames are given, then the latents of these frames with grey ones behind."""
         total = 1 + LATENT_FRAMES * (num_latents - 1)

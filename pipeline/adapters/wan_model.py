@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
+from pipeline.adapters.wan_continued import WanContinued
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
 from pipeline.adapters.wan_folder import WanFolder
 from pipeline.adapters.wan_image import WanImage
@@ -64,14 +65,14 @@ class WanModel:
         self.name, self.device, mark = folder.path.resolve().name, load.device, folder.mark
         self._fps = Fraction(24 if folder.is_high_compression else 16)
         clip_latents = 31 if folder.is_high_compression else 21
-        self.rollout: Rollout = Causal() if mark else Segment(OVERLAP, clean=folder.per_latent_sigmas)
+        clean = folder.per_latent_sigmas or folder.continues_image
+        self.rollout: Rollout = Causal() if mark else Segment(OVERLAP, clean)
         self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
         self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
         sizes = WanSizes(folder.transformer, float(self._fps / LATENT_FRAMES))
-        self.denoiser = WanExperts(
-            [partial(self._expert, name) for name in folder.experts], sizes, folder.boundary or 0
-        )
+        experts = WanExperts([partial(self._expert, name) for name in folder.experts], sizes, folder.boundary or 0)
+        self.denoiser = WanContinued(experts, self._continued_image) if folder.continues_image else experts
         self.sound_codec = Silence(HOP)
 
     @cached_property
@@ -85,9 +86,7 @@ class WanModel:
     @cached_property
     def image(self) -> WanImage | None:
         """What makes the streams that its denoiser reads beside the video's; None for weights that read none."""
-        if not self._folder.continues_image:
-            return None
-        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
+        return self._continued_image() if self._folder.continues_image else None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -167,6 +166,9 @@ class WanModel:
         fill(encoder, path, self._load, float32=float32, absent=encoder._tied_weights_keys)
         encoder.tie_weights()
         return encoder
+
+    def _continued_image(self) -> WanImage:
+        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
 
     def _clip(self) -> tuple[Any, Any]:
         path = self._folder.path

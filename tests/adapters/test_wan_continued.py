@@ -1,0 +1,77 @@
+"""Weights that continue an image continue what the road gives them, by the streams that they were trained with."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+from pipeline.adapters.wan_continued import NOISE
+from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
+from pipeline.adapters.wan_image import WanImage
+from pipeline.adapters.wan_model import open_folder
+from pipeline.attention.kv_store import KVStore
+from pipeline.errors import SpecError
+from pipeline.models.protocols import Segment, Stream
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.weights.options import LoadOptions
+
+LATENTS, SHAPE, SIGMA = 5, (4, 4, 6), 0.6
+CHUNK, CLOCK = one_chunk(LATENTS)
+TIMES = torch.tensor(CLOCK.video_times(CHUNK), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", params=["i2v 2.1", "i2v a14b"])
+def model(request, tmp_path_factory):
+    return open_folder(save(tiny_pipeline(request.param), tmp_path_factory.mktemp("wan") / "i2v"), LoadOptions())
+
+
+def a_pass(model, streams) -> torch.Tensor:
+    store = KVStore(model.denoiser.sites(*SHAPE[1:], LATENTS, 0), model.plan, model.denoiser.rope)
+    with torch.inference_mode(), store.open(CHUNK, "guided") as context:
+        return model.denoiser(streams, model.text.embed("a red circle").unsqueeze(0), context)["video"]
+
+
+def given_first(count: int) -> dict[str, Stream]:
+    """Noisy latents after `count` clean ones, as the road shows them."""
+    x = KeyedNoise(4).draw("video", range(LATENTS), SHAPE).unsqueeze(0)
+    sigma = torch.full((1, LATENTS), SIGMA)
+    sigma[:, :count] = 0.0
+    return {"video": Stream(x, sigma, TIMES)}
+
+
+def test_such_weights_are_shown_their_overlap_clean(model):
+    assert model.rollout == Segment(overlap=5, clean=True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_given_latents_become_mask_frames_and_clip_tokens_and_are_noised_themselves(model, count):
+    streams = given_first(count)
+    x = streams["video"].latents
+    with torch.inference_mode():
+        frames, _ = model.video_codec.decode(x[:, :count], None)
+        beside = model.image.beside(frames[0], LATENTS)
+    noised = (1 - SIGMA) * x[:, :count] + SIGMA * NOISE.draw("given", range(count), SHAPE)
+    spelled_out = {
+        name: Stream(values.unsqueeze(0), torch.zeros(1, len(values)), torch.zeros(len(values)))
+        for name, values in beside.items()
+    }
+    shown = torch.cat([noised, x[:, count:]], dim=1)
+    spelled_out["video"] = Stream(shown, torch.full((1, LATENTS), SIGMA), TIMES)
+    got = a_pass(model, streams)
+    assert (got - a_pass(model, spelled_out)).abs().max() <= 1e-5
+    assert (got - a_pass(model, given_first(3 - count))).abs().max() > 0.01
+
+
+def test_what_is_given_is_encoded_once_for_all_steps_of_a_chunk(model):
+    with mock.patch.object(WanImage, "after", autospec=True, side_effect=WanImage.after) as after:
+        for count in (4, 4, 3, 3):
+            a_pass(model, given_first(count))
+    assert after.call_count == 2
+
+
+@pytest.mark.parametrize(("places", "told"), [((), r"those at \[\]"), ((0, 3), r"those at \[0, 3\]")])
+def test_a_pass_must_begin_with_what_is_given(model, places, told):
+    streams = given_first(0)
+    streams["video"].sigma[:, list(places)] = 0.0
+    with pytest.raises(SpecError, match=told):
+        a_pass(model, streams)
