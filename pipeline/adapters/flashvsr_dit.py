@@ -109,9 +109,7 @@ class StreamingDiT(nn.Module):
         starts = (first_latent, 0, 0)
         lines = (torch.arange(a, a + n, dtype=torch.float64) for a, n in zip(starts, tokens.shape[:3], strict=True))
         positions = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1)
-        computed = _rope(self._sizes.width // self._sizes.heads).rotation(to_windows(positions))
-        where = (tokens.device, torch.promote_types(tokens.dtype, torch.float32))  # once, not in every layer
-        return Rotation(computed.cos.to(*where), computed.sin.to(*where))
+        return _rope(self._sizes.width // self._sizes.heads).rotation(to_windows(positions))
 
 
 @dataclass(frozen=True)
@@ -214,4 +212,4 @@ def _rope(head_dim: int) -> Rope:
     """Wan's: a third of the head's channels for each axis, what remains for time, in latent frames and patches."""
     space = head_dim // 3
     widths = (head_dim - 2 * space, space, space)
-    return Rope([[THETA ** (-channel / width) for channel in range(0, width, 2)] for width in widths])
+    return Rope.of_axes([[THETA ** (-channel / width) for channel in range(0, width, 2)] for width in widths])

@@ -43,7 +43,7 @@ class WanDenoiser(nn.Module):
         head_dim = config.attention_head_dim
         space = 2 * (head_dim // 6)
         time = [frequency * latents_per_s for frequency in _frequencies(head_dim - 2 * space)]
-        self.rope = Rope([time, _frequencies(space), _frequencies(space)])
+        self.rope = Rope.of_axes([time, _frequencies(space), _frequencies(space)])
         self.blocks = [WanBlock(block) for block in transformer.blocks]
 
     def project(self, text: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.attention.kernels import attend_all
 from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.rope import Rope, Rotation
+from pipeline.attention.rope import Rope, Ropes, Rotation, rope_of
 
 
 class Site(NamedTuple):
@@ -68,49 +68,68 @@ class ChunkCausalContext:
         rope: positions to rotations.
     """
 
-    def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Rope) -> None:
-        self._chunks, self._plan, self._rope = chunks, plan, rope
-        self._rotations: dict[str, Rotation] = {}
+    def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Ropes) -> None:
+        self._chunks, self._plan, self._ropes = chunks, plan, rope
+        self._rotations: dict[tuple[str, str], Rotation] = {}
 
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `AttentionContext.attend`."""
-        for name in positions.keys() - self._rotations.keys():
-            self._rotations[name] = self._rope.rotation(positions[name])
+        if not positions:  # nobody has a place in time, so all chunks see the same
+            every = [
+                torch.cat(parts, dim=2) for parts in zip(*((qkv.k, qkv.v) for qkv in streams.values()), strict=True)
+            ]
+            return {name: attend_all(qkv.q, *every) for name, qkv in streams.items() if qkv.q is not None}
+        rope = rope_of(self._ropes, site.kind)
         texts = [qkv for name, qkv in streams.items() if name not in positions]
-        cut = {name: self._cut(name, qkv) for name, qkv in streams.items() if name in positions}
-        out: dict[str, list[Tensor]] = {name: [] for name in cut}
+        cut = {
+            name: self._cut(name, qkv, self._rotation(site.kind, name, positions[name]))
+            for name, qkv in streams.items()
+            if name in positions
+        }
+        asking = {name: stream.q for name, stream in cut.items() if stream.q is not None}
+        out: dict[str, list[Tensor]] = {name: [] for name in asking}
         for index, chunk in enumerate(self._chunks):
-            begin = [self._rope.rotation(self._rope.origin(text.k.shape[2]), chunk.start_s) for text in texts]
+            begin = [rope.rotation(rope.origin(text.k.shape[2]), chunk.start_s) for text in texts]
             keys = [rotate(text.k) for rotate, text in zip(begin, texts, strict=True)]
             values = [text.v for text in texts]
             for name, stream in cut.items():
-                seen_keys, seen_values = self._visible(index, stream, positions[name])
+                seen_keys, seen_values = self._visible(index, stream, positions[name], rope)
                 keys += seen_keys
                 values += seen_values
-            q = torch.cat([stream.q[index] for stream in cut.values()], dim=2)
+            q = torch.cat([queries[index] for queries in asking.values()], dim=2)
             result = attend_all(q, torch.cat(keys, dim=2), torch.cat(values, dim=2))
-            sizes = [chunk.tokens[name] for name in cut]
-            for name, piece in zip(cut, torch.split(result, sizes, dim=2), strict=True):
+            sizes = [chunk.tokens[name] for name in asking]
+            for name, piece in zip(asking, torch.split(result, sizes, dim=2), strict=True):
                 out[name].append(piece)
         return {name: torch.cat(pieces, dim=2) for name, pieces in out.items()}
 
-    def _cut(self, name: str, qkv: QKV) -> "_Cut":
-        sizes, rotate = [chunk.tokens[name] for chunk in self._chunks], self._rotations[name]
-        assert qkv.q is not None, f"{name} has positions, so it asks too"
-        q, k, v = (torch.split(x, sizes, dim=2) for x in (rotate(qkv.q), rotate(qkv.k), qkv.v))
+    def _rotation(self, kind: str, name: str, positions: Tensor) -> Rotation:
+        """The rotation of a whole stream at sites of that kind, computed at the first layer."""
+        if (kind, name) not in self._rotations:
+            self._rotations[kind, name] = rope_of(self._ropes, kind).rotation(positions)
+        return self._rotations[kind, name]
+
+    def _cut(self, name: str, qkv: QKV, rotate: Rotation) -> "_Cut":
+        sizes = [chunk.tokens[name] for chunk in self._chunks]
+        q = None if qkv.q is None else torch.split(rotate(qkv.q), sizes, dim=2)
+        if not qkv.k.shape[2]:  # it only asks
+            nothing = [qkv.k] * len(sizes)
+            return _Cut(q, nothing, nothing, nothing, nothing, nothing)
+        k, v = (torch.split(x, sizes, dim=2) for x in (rotate(qkv.k), qkv.v))
         sink_keys = torch.split(qkv.k, sizes, dim=2)[: self._plan.sink]
         return _Cut(q, k, v, *([self._past(x) for x in pieces] for pieces in (k, v, sink_keys)))
 
-    def _visible(self, index: int, stream: "_Cut", positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _visible(self, index: int, stream: "_Cut", positions: Tensor, rope: Rope) -> tuple[list[Tensor], list[Tensor]]:
         """One stream's keys and values that chunk `index` sees, the sink moved to just before the window."""
         visible = self._plan.visible(0, index)
         sinks = [chunk for chunk in visible if chunk < self._plan.sink]
         window = [*visible[len(sinks) :], index]
         shift_s = self._chunks[window[0]].start_s - self._chunks[sinks[-1]].stop_s if sinks else Fraction(0)
-        places = torch.split(positions, [k.shape[2] for k in stream.k])
-        moved = [self._rope.rotation(places[chunk], shift_s)(stream.sink_keys[chunk]) for chunk in sinks]
-        keys = [*moved, *(stream.past_keys[chunk] for chunk in window[:-1]), stream.k[index]]
-        return keys, [*(stream.past_values[chunk] for chunk in visible), stream.v[index]]
+        keys = [stream.past_keys[chunk] for chunk in window[:-1]]
+        if sinks and stream.k[0].shape[2]:
+            places = torch.split(positions, [k.shape[2] for k in stream.k])
+            keys = [*(rope.rotation(places[chunk], shift_s)(stream.sink_keys[chunk]) for chunk in sinks), *keys]
+        return [*keys, stream.k[index]], [*(stream.past_values[chunk] for chunk in visible), stream.v[index]]
 
     def _past(self, tokens: Tensor) -> Tensor:
         """What later chunks see of a chunk's keys or values [b h l d]."""
@@ -123,7 +142,7 @@ class _Cut(NamedTuple):
     The sink's keys are raw. Each is cut once, since a slice for every use costs training a full-sized gradient.
     """
 
-    q: Sequence[Tensor]
+    q: Sequence[Tensor] | None
     k: Sequence[Tensor]
     v: Sequence[Tensor]
     past_keys: Sequence[Tensor]

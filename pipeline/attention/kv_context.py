@@ -7,10 +7,11 @@ Shapes: b batch, h heads, l tokens of one stream, f latent frames, s tokens of e
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from pipeline.attention.context import QKV, Site
 from pipeline.attention.exchange import Exchange, Parallel
 from pipeline.attention.kernels import Partial, attend, merge
 from pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
-from pipeline.attention.rope import Rope, Rotation
+from pipeline.attention.rope import Ropes, Rotation, rope_of
 from pipeline.clock import ChunkSpan
 from pipeline.errors import CapacityError
 
@@ -59,10 +60,27 @@ class Room:
         exchanges: how ranks share a site.
     """
 
-    rope: Rope
+    ropes: Ropes
     parallel: Parallel
     layouts: Mapping[str, SiteLayout]
     exchanges: Mapping[str, Exchange]
+    _rotations: dict[tuple[str, str], tuple[Tensor, Rotation]] = field(default_factory=dict)
+
+    def rotation(self, layout: SiteLayout, name: str, positions: Tensor) -> Rotation:
+        """The rotation of this rank's rows of a whole stream; kept while positions stay, for all steps of a chunk."""
+        known, rotation = self._rotations.get((layout.kind, name), (None, None))
+        if rotation is None or known is None or not torch.equal(known, positions):
+            grid = layout.stream(name).grid(len(positions))
+            columns = self.parallel.columns(name, grid.size)
+            own = rearrange(positions, "(f s) a -> f s a", f=grid.frames)[:, columns]
+            rotation = rope_of(self.ropes, layout.kind).rotation(rearrange(own, "f s a -> (f s) a"))
+            self._rotations[layout.kind, name] = (positions, rotation)
+        return rotation
+
+    def shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
+        """The rotation by so many seconds, for tokens at the origin or keys that lie rotated, with all heads."""
+        rope = rope_of(self.ropes, layout.kind)
+        return rope.rotation(rope.origin(1), shift_s)
 
 
 class StoreContext:
@@ -76,10 +94,8 @@ class StoreContext:
         self._page = branch.table.page_for(chunk)
         self._is_sink = branch.table.is_sink(chunk)
         self._sink_shift_s = branch.table.sink_shift_s(chunk)
-        self._begin = room.rope.rotation(room.rope.origin(1), chunk.start_s)
-        self._sink_rotation = room.rope.rotation(room.rope.origin(1), self._sink_shift_s)
+        self._shifts: dict[tuple[str, Fraction], Rotation] = {}
         self._lengths: dict[str, int] = {}
-        self._rotations: dict[str, Rotation] = {}
         self._runs: dict[str, list[tuple[int, int]]] = {}
         self._seen = seen or {}
         self._masks: dict[str, Tensor | None] = {}
@@ -174,12 +190,13 @@ class StoreContext:
         """Turn the sink's keys to the place they have for this chunk: once per chunk and site, not per pass."""
         if buffer.sink_shift_s == self._sink_shift_s:
             return
+        rotate = self._shift(layout, self._sink_shift_s).of(layout.heads)
         for page in self._branch.table.sinks:
             for name, keys in buffer.sink.items():
                 stream = layout.stream(name)
                 length, sink_start = stream.tokens(page.lengths[name]), page.number * stream.page_tokens
                 start = layout.slot(self._plan, name, page.number)
-                moved = self._sink_rotation(keys[:, :, sink_start : sink_start + length])
+                moved = rotate(keys[:, :, sink_start : sink_start + length])
                 buffer.keys[:, :, start : start + length] = moved
         buffer.sink_shift_s = self._sink_shift_s
 
@@ -187,13 +204,15 @@ class StoreContext:
         """This rank's rows of a stream, rotated to where they are; text lies where the chunk begins, see
         docs/decisions."""
         if name not in positions:
-            rotate = self._begin
+            rotate = self._shift(layout, self._chunk.start_s)
         else:
-            if name not in self._rotations:
-                grid = layout.stream(name).grid(len(positions[name]))
-                columns = self._room.parallel.columns(name, grid.size)
-                own = rearrange(positions[name], "(f s) a -> f s a", f=grid.frames)[:, columns]
-                self._rotations[name] = self._room.rope.rotation(rearrange(own, "f s a -> (f s) a"))
-            rotate = self._rotations[name]
+            rotate = self._room.rotation(layout, name, positions[name])
         has_keys = layout.stream(name).page_tokens > 0
         return QKV(None if qkv.q is None else rotate(qkv.q), rotate(qkv.k) if has_keys else qkv.k, qkv.v)
+
+    def _shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
+        """See `Room.shift`; computed once a pass, the same at all layers."""
+        key = (layout.kind, shift_s)
+        if key not in self._shifts:
+            self._shifts[key] = self._room.shift(layout, shift_s)
+        return self._shifts[key]

@@ -106,13 +106,18 @@ class StreamLayout:
 
 @dataclass(frozen=True)
 class SiteLayout:
-    """All layers' sites of one kind: which streams meet there, and the shape of their heads."""
+    """All layers' sites of one kind: which streams meet there, and the shape of their heads.
+
+    Args:
+        heads: which of the model's heads are kept on this rank; `num_heads` counts those.
+    """
 
     kind: str
     num_layers: int
     num_heads: int
     head_dim: int
     streams: tuple[StreamLayout, ...]
+    heads: Share = ALL
 
     def num_slots(self, plan: KVPlan) -> int:
         """Token slots of one buffer: all pages of all streams, one behind the other."""

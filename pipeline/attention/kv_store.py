@@ -28,7 +28,7 @@ from pipeline.attention.context import Site
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_context import Branch, Room, SiteBuffer, StoreContext
 from pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
-from pipeline.attention.rope import Rope
+from pipeline.attention.rope import Ropes
 from pipeline.clock import ChunkSpan
 
 
@@ -56,7 +56,7 @@ class KVStore:
     Args:
         sites: the model's attention sites.
         plan: window, sink and refresh.
-        rope: the model's positions to rotations.
+        rope: the model's positions to rotations, for all sites or by kind of site.
         branches: names of the guidance passes that this rank runs, each with pages of its own.
         dtype: of keys and values.
         batch: takes rendered in step.
@@ -67,7 +67,7 @@ class KVStore:
         self,
         sites: Sequence[SiteLayout],
         plan: KVPlan,
-        rope: Rope,
+        rope: Ropes,
         *,
         branches: Sequence[str] = ("guided",),
         dtype: torch.dtype = torch.float32,

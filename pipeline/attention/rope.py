@@ -6,12 +6,15 @@ Source: Su et al., RoFormer (arXiv 2104.09864); axes share the head width as in 
 Shapes: b batch, h heads, l tokens, d head width, a axes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
+from einops import rearrange
 from torch import Tensor
+
+from pipeline.attention.shares import Share
 
 
 def geometric(fastest: float, slowest: float, count: int) -> tuple[float, ...]:
@@ -21,39 +24,68 @@ def geometric(fastest: float, slowest: float, count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of one stream's angles, float64, each [l, d/2]."""
+    """Cosines and sines of one stream's angles, float64, each [h l d/2]; h is 1 where all heads are turned alike."""
 
     cos: Tensor
     sin: Tensor
+    _as: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate `x` [b h l d]: channel i together with channel i + d/2; bfloat16 is rotated in float32."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        cos, sin = self.cos.to(x.device, dtype), self.sin.to(x.device, dtype)
+        if (x.device, dtype) not in self._as:  # once, since every layer asks for the same
+            self._as[x.device, dtype] = (self.cos.to(x.device, dtype), self.sin.to(x.device, dtype))
+        cos, sin = self._as[x.device, dtype]
         first, second = x.to(dtype).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
+    def of(self, heads: Share) -> "Rotation":
+        """The rotation for some of the heads."""
+        if len(self.cos) == 1:
+            return self
+        own = heads.of(len(self.cos))
+        return Rotation(self.cos[own.start : own.stop], self.sin[own.start : own.stop])
+
 
 class Rope:
-    """Turns positions into rotations.
+    """Turns positions into rotations. Every pair of channels turns along one axis.
 
     Args:
-        frequencies: per axis, its angular frequencies in radians per unit (seconds on axis 0);
-            twice their total number is the head width.
+        frequencies: angular frequency of every pair of channels in radians per unit (seconds on axis 0), float64
+            [h d/2]; h is 1 where all heads are turned alike.
+        axes: along which axis each of them turns, [h d/2].
+        num_axes: of a position.
     """
 
-    def __init__(self, frequencies: Sequence[Sequence[float]]) -> None:
-        self._axes = [torch.tensor(axis, dtype=torch.float64) for axis in frequencies]
-        self.head_dim = 2 * sum(len(axis) for axis in frequencies)
+    def __init__(self, frequencies: Tensor, axes: Tensor, num_axes: int) -> None:
+        assert frequencies.dtype == torch.float64, "angles lose hours in anything shorter than float64"
+        self._frequencies, self._axes, self._num_axes = frequencies, axes, num_axes
+        self.head_dim = 2 * frequencies.shape[-1]
+
+    @classmethod
+    def of_axes(cls, frequencies: Sequence[Sequence[float]]) -> "Rope":
+        """All heads alike, the head width shared out to the axes: per axis, the frequencies of its channels."""
+        flat = [frequency for axis in frequencies for frequency in axis]
+        axes = [number for number, axis in enumerate(frequencies) for _ in axis]
+        return cls(torch.tensor([flat], dtype=torch.float64), torch.tensor([axes]), len(frequencies))
 
     def origin(self, num_tokens: int) -> Tensor:
-        """Positions [l, a] of tokens that have none of their own."""
-        return torch.zeros(num_tokens, len(self._axes), dtype=torch.float64)
+        """Positions [l a] of tokens that have none of their own."""
+        return torch.zeros(num_tokens, self._num_axes, dtype=torch.float64)
 
     def rotation(self, positions: Tensor, shift_s: Fraction = Fraction(0)) -> Rotation:
-        """The rotation for `positions` (float64 [l, a]), moved by `shift_s` seconds along the time axis."""
+        """The rotation for `positions` (float64 [l a]), moved by `shift_s` seconds along the time axis."""
         assert positions.dtype == torch.float64, "positions lose hours in anything shorter than float64"
-        columns = list(positions.cpu().unbind(dim=-1))
-        columns[0] = columns[0] + float(shift_s)
-        angles = torch.cat([torch.outer(c, axis) for c, axis in zip(columns, self._axes, strict=True)], dim=-1)
+        moved = positions.cpu().clone()
+        moved[:, 0] += float(shift_s)
+        angles = rearrange(moved[:, self._axes], "l h d -> h l d") * self._frequencies.unsqueeze(1)
         return Rotation(angles.cos(), angles.sin())
+
+
+Ropes = Rope | Mapping[str, Rope]
+"""One for all sites, or one for each kind of site."""
+
+
+def rope_of(ropes: Ropes, kind: str) -> Rope:
+    """The rope of sites of that kind."""
+    return ropes if isinstance(ropes, Rope) else ropes[kind]

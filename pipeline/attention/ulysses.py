@@ -38,7 +38,8 @@ class Ulysses:
 
     def layout(self, site: SiteLayout) -> SiteLayout:
         """See `Exchange.layout`."""
-        return self._inner.layout(replace(site, num_heads=len(self._heads[self._group.index])))
+        own = self._group.index
+        return self._inner.layout(replace(site, num_heads=len(self._heads[own]), heads=self._parts[own]))
 
     def scatter(self, streams: Mapping[str, QKV], lengths: Mapping[str, int]) -> dict[str, QKV]:
         """See `Exchange.scatter`."""

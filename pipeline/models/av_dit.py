@@ -69,7 +69,7 @@ class AVDiT(nn.Module):
         quarter = config.head_dim // 2 // 4
         time = geometric(fastest=tau / 0.2, slowest=tau / 60, count=2 * quarter)
         space = geometric(fastest=tau / 4, slowest=tau / 64, count=quarter)
-        self.rope = Rope([time, space, space])
+        self.rope = Rope.of_axes([time, space, space])
         video_size = config.video_channels * config.patch**2
         self.embeds = nn.ModuleDict(
             {

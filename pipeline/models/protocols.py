@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.attention.context import AttentionContext, Site
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
-from pipeline.attention.rope import Rope
+from pipeline.attention.rope import Ropes
 from pipeline.clock import MediaClock
 from pipeline.spec import ModelLimits
 
@@ -40,7 +40,10 @@ class Stream:
 class Denoiser(Protocol):
     """A flow-matching model: predicts the velocity (noise minus clean) of every stream at its noise level."""
 
-    rope: Rope
+    @property
+    def rope(self) -> Ropes:
+        """Its positions to rotations."""
+        ...
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """The attention sites, with room for chunks of that size."""

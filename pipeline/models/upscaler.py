@@ -108,7 +108,7 @@ class Upscaler(nn.Module):
         chunks = 1 + config.attentions * config.window + ceil(config.past_frames / config.chunk_frames)
         self.history_frames = chunks * config.chunk_frames
         self.plan = KVPlan(config.window)
-        self.rope = Rope((geometric(0.5, 0.1, 2), geometric(1.2, 0.2, 3), geometric(1.2, 0.2, 3)))
+        self.rope = Rope.of_axes((geometric(0.5, 0.1, 2), geometric(1.2, 0.2, 3), geometric(1.2, 0.2, 3)))
         width = config.width
         self.projector = nn.Conv2d(6 * (config.past_frames + 1), width, 3, padding=1)
         self.stages = nn.ModuleList(

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.attention.context import AttentionContext, Site
 from pipeline.attention.exchange import Parallel
 from pipeline.attention.kv_plan import SiteLayout
-from pipeline.attention.rope import Rope
+from pipeline.attention.rope import Ropes
 from pipeline.models.protocols import BlockDenoiser, Stream, Tokens
 
 
@@ -26,7 +26,7 @@ class ShardedDenoiser:
     """
 
     def __init__(self, denoiser: BlockDenoiser, parallel: Parallel) -> None:
-        self.rope: Rope = denoiser.rope
+        self.rope: Ropes = denoiser.rope
         self._denoiser, self._parallel = denoiser, parallel
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:

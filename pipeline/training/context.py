@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.rope import Rope
+from pipeline.attention.rope import Ropes
 
 
 class TeacherForcedContext(ChunkCausalContext):
@@ -24,7 +24,7 @@ class TeacherForcedContext(ChunkCausalContext):
         num_clean: clean clips; row r of the batch is a copy of clip r % num_clean.
     """
 
-    def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Rope, num_clean: int) -> None:
+    def __init__(self, chunks: Sequence[ChunkLengths], plan: KVPlan, rope: Ropes, num_clean: int) -> None:
         super().__init__(chunks, plan, rope)
         self._num_clean = num_clean
 

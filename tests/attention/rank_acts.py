@@ -123,7 +123,7 @@ def site_store(parallel: Parallel) -> KVStore:
             for name, role in streams.items()
         )
         layouts.append(SiteLayout(kind, 1, HEADS, HEAD_DIM, tuple(pages)))
-    rope = Rope([(1.0, 0.1), (0.5, 0.3)])
+    rope = Rope.of_axes([(1.0, 0.1), (0.5, 0.3)])
     return KVStore(layouts, KVPlan(2, 1), rope, dtype=torch.float64, parallel=parallel)
 
 
@@ -208,7 +208,7 @@ def second_opinion(parallel: ContextParallel) -> float:
     tokens = torch.randn(3, 1, heads, frames, size, HEAD_DIM, generator=generator, dtype=torch.float64)
     q, k, v = tokens[..., parallel.columns("video", size), :].flatten(3, 4)
     positions = torch.rand(frames, size, 2, generator=generator, dtype=torch.float64)
-    rope = Rope([(1.0, 0.1), (0.5, 0.3)])
+    rope = Rope.of_axes([(1.0, 0.1), (0.5, 0.3)])
     layout = SiteLayout("video_self", 1, heads, HEAD_DIM, (StreamLayout("video", frames * size, frame_tokens=size),))
     store = KVStore([layout], KVPlan(1), rope, dtype=torch.float64, parallel=parallel)
     with store.open(span(0), "guided") as context:
