@@ -5,6 +5,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.attention.kv_plan import SiteLayout
 from pipeline.attention.parallel import SHARDED
 from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
@@ -66,14 +67,10 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
 
 def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
     """Degrees, what they send, and a warning where they do not pay."""
-    site, span = plan.sites[0], plan.seen(chunk)
-    per_latent = site.stream("video").page_tokens // plan.longest_pass
-    asking = {"video": Grid(len(span.latents), per_latent), "audio": Grid(len(span.audio_latents), 1)}
-    keys = {**asking, "text": Grid(site.stream("text").page_tokens, 1)}
-    traffic = SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
+    sent = sum(_traffic(site, plan, plan.seen(chunk)).sent_bytes(degrees) for site in plan.sites)
     told = (
         f"{degrees.ranks} ranks: ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg};"
-        f" {traffic.sent_bytes(degrees) / 2**10:.0f} KiB sent in each layer of each pass"
+        f" {sent / 2**10:.0f} KiB sent in each layer of each pass"
     )
     tokens = plan.tokens(chunk) // (degrees.ulysses * degrees.ring)
     if tokens < FEWEST_TOKENS and degrees.ulysses * degrees.ring > 1:
@@ -82,6 +79,22 @@ def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
             " costs more than it saves: use fewer ranks, or several takes side by side"
         )
     return told
+
+
+def _traffic(site: SiteLayout, plan: FilmPlan, span: ChunkSpan) -> SiteTraffic:
+    """What travels for one site of a pass over `span`. Text never asks; a stream without pages only asks."""
+    grids = {}
+    for stream in site.streams:
+        match stream.name:
+            case "video":
+                grids["video"] = Grid(len(span.latents), stream.frame_tokens)
+            case "audio":
+                grids["audio"] = Grid(len(span.audio_latents), 1)
+            case name:
+                grids[name] = Grid(1, stream.page_tokens)
+    asking = {name: grid for name, grid in grids.items() if name in plan.latent_shapes}
+    keys = {stream.name: grids[stream.name] for stream in site.streams if stream.page_tokens}
+    return SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
 
 
 def _context(plan: FilmPlan) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import acts, film, spec
+from pipeline import acts, film
 from pipeline.acts import open_take
 from pipeline.adapters import open as opening
 from pipeline.journal.store import Store
@@ -19,8 +19,6 @@ from pipeline.observe import SILENT
 from pipeline.spec import parse_storyboard
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.save import save_shards
-
-pytestmark = pytest.mark.skipif(not hasattr(spec, "ModelDefaults"), reason="models have no defaults yet")
 
 PARTS = ("text", "denoiser", "video_codec", "sound_codec")
 WISH = """

@@ -27,7 +27,7 @@ from pipeline.clock import MediaClock
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.models.silence import Silence
 from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
-from pipeline.weights.folder import folder_fingerprint
+from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.tensors import fill, stored_dtype
 
@@ -62,7 +62,7 @@ class WanModel:
 
     def __init__(self, folder: WanFolder, load: LoadOptions) -> None:
         self._folder, self._load = folder, load
-        self.name, self.device, mark = folder.path.resolve().name, load.device, folder.mark
+        self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
         self._fps = Fraction(24 if folder.is_high_compression else 16)
         clip_latents = 31 if folder.is_high_compression else 21
         clean = folder.per_latent_sigmas or folder.continues_image
@@ -127,8 +127,11 @@ class WanModel:
         """What a storyboard must keep to; Wan knows one frame rate."""
         multiple = self._stride * self._folder.transformer["patch_size"][1]
         side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
-        words = self.text.max_tokens
-        return ModelLimits(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps, max_prompt_words=words)
+        return ModelLimits(
+            *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
+            max_prompt_words=self.text.max_tokens,
+            given=frozenset({"image", "film"}),
+        )
 
     def clock(self, fps: Fraction) -> MediaClock:
         """See `FilmModel.clock`."""
