@@ -7,8 +7,9 @@ from pipeline.attention.kv_plan import SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.models.protocols import FilmModel
+from pipeline.sampling.guidance import ClassifierFree, Guidance, PerStream, StreamScales
 from pipeline.sampling.schedule import Levels, noise_levels
-from pipeline.spec import SamplingSpec, Storyboard, check_against
+from pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard, check_against
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class FilmPlan:
     """Everything about a film that is known before its first chunk.
 
     Args:
-        branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
+        branches: guidance passes, "guided" first; see `sampling.guidance`.
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
         sites: room that the KV store needs.
@@ -77,7 +78,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         clock=clock,
         scenes=scenes,
         chunks=chunks,
-        branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
+        branches=guidance(wish.sampling).branches,
         sigmas=sigmas(wish.sampling, model.audio_lag),
         latent_shapes=shapes,
         sites=tuple(model.denoiser.sites(height, width, most_video, most_audio)),
@@ -99,6 +100,18 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
             mistakes.append(f"scenes[{index}].prompt: {error}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
+
+
+def guidance(sampling: SamplingSpec) -> Guidance:
+    """The guidance that a wish means: one scale for the prompt, or scales for each stream and kind."""
+    wish = sampling.guidance
+    if not isinstance(wish, GuidanceSpec):
+        return ClassifierFree(wish)
+    scales = {
+        name: StreamScales(prompt, wish.modality, wish.stg, wish.rescale)
+        for name, prompt in (("video", wish.video), ("audio", wish.audio))
+    }
+    return PerStream(scales, wish.stg_blocks)
 
 
 def sigmas(sampling: SamplingSpec, audio_lag: float) -> Levels:

@@ -7,7 +7,7 @@ from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan
 from pipeline.errors import JournalError
 from pipeline.models.protocols import FilmModel
-from pipeline.plan import FilmPlan
+from pipeline.plan import FilmPlan, guidance
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Prompts, Sampling
 from pipeline.sampling.solver import Euler, Renoise, Solver
@@ -44,7 +44,7 @@ class DenoiseStage:
             parallel=parallel,
         )
         wish = plan.wish.sampling
-        sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
+        sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), guidance(wish), KeyedNoise(plan.wish.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
         self.rollout = CausalRollout(denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
         self._model, self._plan, self._finished = model, plan, finished

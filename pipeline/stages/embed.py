@@ -21,7 +21,7 @@ class EmbedStage:
     def __call__(self, chunk: ChunkSpan) -> Prompts:
         """The prompt's tokens, by branch."""
         prompt = self.plan.wish.scenes[chunk.scene].prompt
-        return {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
+        return {branch: self._embed("" if branch == "unguided" else prompt) for branch in self.plan.branches}
 
     @torch.inference_mode()
     def _embed_now(self, prompt: str) -> PromptEmbedding:
