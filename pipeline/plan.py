@@ -8,9 +8,18 @@ from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_b
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
+from pipeline.sampling.guidance import ByNoiseLevel, ClassifierFree, Guidance, PerStream, StreamScales
 from pipeline.sampling.schedule import Levels, noise_levels, stretched
 from pipeline.sampling.segment import holding, widened
-from pipeline.spec import DynamicShift, SamplingSpec, Storyboard, check_against, with_defaults
+from pipeline.spec import (
+    DynamicShift,
+    GuidanceSpec,
+    ModelDefaults,
+    SamplingSpec,
+    Storyboard,
+    check_against,
+    with_defaults,
+)
 
 LOWEST_TRAINED = 1 / 1000
 """The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""
@@ -22,7 +31,7 @@ class FilmPlan:
 
     Args:
         before: what the film goes on from, as chunks that are finished already, numbered from below 0.
-        branches: guidance passes: "guided", and "unguided" where the guidance scale is not 1.
+        guidance: passes of a step, and how they become one.
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
         rollout: how chunks follow each other.
@@ -35,12 +44,17 @@ class FilmPlan:
     scenes: tuple[SceneSpan, ...]
     chunks: tuple[ChunkSpan, ...]
     before: tuple[ChunkSpan, ...]
-    branches: tuple[str, ...]
+    guidance: Guidance
     sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
     rollout: Rollout
     context: KVPlan
     sites: tuple[SiteLayout, ...]
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Guidance passes, "guided" first."""
+        return self.guidance.branches
 
     @property
     def num_frames(self) -> int:
@@ -157,7 +171,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
         scenes=scenes,
         chunks=chunks,
         before=before,
-        branches=("guided",) if wish.sampling.guidance == 1 else ("guided", "unguided"),
+        guidance=guidance(wish.sampling, model.defaults),
         sigmas=sigmas(wish.sampling, lag, model.defaults.dynamic, video_tokens=whole),
         latent_shapes=shapes,
         rollout=model.rollout,
@@ -181,6 +195,20 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
             mistakes.append(f"scenes[{index}].prompt: {error}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
+
+
+def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:
+    """The guidance that a wish means: one scale for the prompt, or scales for each stream and kind."""
+    wish = sampling.guidance
+    if not isinstance(wish, GuidanceSpec):
+        if defaults.boundary is None or sampling.guidance_2 is None:
+            return ClassifierFree(wish)
+        return ByNoiseLevel(wish, sampling.guidance_2, defaults.boundary)
+    scales = {
+        name: StreamScales(prompt, wish.modality, wish.stg, wish.rescale)
+        for name, prompt in (("video", wish.video), ("audio", wish.audio))
+    }
+    return PerStream(scales, wish.stg_blocks)
 
 
 def sigmas(

@@ -13,9 +13,17 @@ from importlib import resources
 from itertools import pairwise
 from math import exp
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -141,12 +149,50 @@ class Scene(_Wish):
         return seconds + frames / fps
 
 
+class GuidanceSpec(_Wish):
+    """Guidance of each stream by itself: the scales of its prompt, then what holds for both: `modality` pushes them
+    away from each on its own, `stg` from passes whose self-attention is broken in `stg_blocks`, `rescale` draws the
+    spread of the result back. At 1, 1, 1, 0 and 0 each is off."""
+
+    video: Annotated[float, number(0, 100)] = 3.0
+    audio: Annotated[float, number(0, 100)] = 7.0
+    modality: Annotated[float, number(0, 100)] = 1.0
+    stg: Annotated[float, number(0, 100)] = 0.0
+    stg_blocks: tuple[Annotated[int, whole(0, 1000)], ...] = ()
+    rescale: Annotated[float, number(0, 1)] = 0.0
+
+    @model_validator(mode="after")
+    def _breaks_blocks(self) -> Self:
+        if self.stg and not self.stg_blocks:
+            raise SpecError(
+                f"stg is {self.stg:g} and stg_blocks names no block; name some, such as [28], or leave out stg"
+            )
+        return self
+
+
+def _guidance(value: object) -> object:
+    if isinstance(value, GuidanceSpec):
+        return value
+    if isinstance(value, dict):
+        try:
+            return GuidanceSpec.model_validate(value)
+        except ValidationError as error:
+            known = ", ".join(GuidanceSpec.model_fields)
+            faults = [told(each, lambda _: f"known here: {known}") for each in error.errors(include_url=False)]
+            raise SpecError("; ".join(faults)) from None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise SpecError("use a number from 0 to 100, or scales for each stream such as {video: 3, audio: 7}")
+    return float(value)
+
+
 class SamplingSpec(_Wish):
     """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one; the dynamic
-    one is bent by the size of the picture, for models that were trained so."""
+    one is bent by the size of the picture, for models that were trained so. `guidance_2` is the guidance at low noise,
+    for models with two experts."""
 
     steps: Annotated[int, whole(1, 1000)] = 12
-    guidance: Annotated[float, number(0, 100)] = 2.5
+    guidance: Annotated[float | GuidanceSpec, BeforeValidator(_guidance)] = 2.5
+    guidance_2: Annotated[float, number(0, 100)] | None = None
     schedule: Annotated[Literal["shifted", "linear", "dynamic"] | tuple[float, ...], BeforeValidator(_schedule)] = (
         "shifted"
     )
@@ -251,11 +297,14 @@ class ModelDefaults:
     """What a storyboard means for a model where it says nothing; the embedded models', where they are not told.
 
     Args:
+        guidance_2: the guidance below `boundary`, for models with an expert for each side of it.
+        boundary: a noise level; None for models without experts.
         dynamic: what the dynamic schedule is for this model; None where it has none.
     """
 
     steps: int = SamplingSpec().steps
-    guidance: float = SamplingSpec().guidance
+    guidance: float | GuidanceSpec = SamplingSpec().guidance
+    guidance_2: float | None = None
     schedule: Literal["shifted", "linear", "dynamic"] | tuple[float, ...] = SamplingSpec().schedule
     shift: float = SamplingSpec().shift
     solver: Literal["euler", "renoise", "unipc"] = SamplingSpec().solver
@@ -263,6 +312,7 @@ class ModelDefaults:
     height: int = VideoSpec().height
     fps: Fraction = VideoSpec().fps
     sample_rate: int = AudioSpec().sample_rate
+    boundary: float | None = None
     dynamic: DynamicShift | None = None
 
 

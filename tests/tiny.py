@@ -9,6 +9,7 @@ from pipeline.attention.kv_plan import KVPlan
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from pipeline.models.embedded import TINY, EmbeddedModel
+from pipeline.sampling.guidance import ClassifierFree
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
 from pipeline.sampling.schedule import noise_levels
@@ -41,7 +42,7 @@ def tiny_store(model: EmbeddedModel, plan: KVPlan, chunks: Sequence[ChunkSpan], 
 def tiny_rollout(
     model: EmbeddedModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5
 ) -> CausalRollout:
-    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), 2.0, KeyedNoise(seed))
+    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), ClassifierFree(2.0), KeyedNoise(seed))
     return CausalRollout(model.denoiser, store, clock, sampling, SHAPES)
 
 

@@ -32,6 +32,7 @@ from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.attention.kv_store import KVStore
 from pipeline.models.protocols import Denoiser, Stream
+from pipeline.sampling.guidance import ClassifierFree, Guidance
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
 from pipeline.sampling.solver import Euler
@@ -44,6 +45,7 @@ LATENTS, SIZE, TEXT, IMAGE = 5, (4, 6), 512, 7
 
 CHUNK, CLOCK = one_chunk(LATENTS)
 NOISE, PROMPT, STEPS, GUIDANCE = KeyedNoise(9), "a red circle", 4, 2.5
+ONE_SCALE = ClassifierFree(GUIDANCE)
 CLIPS: Mapping[Kind, tuple[int, int]] = {"2.1": (48, 32), "5b": (96, 64), "a14b": (48, 32)}
 """Width and height of a clip by kind of weights."""
 
@@ -141,13 +143,18 @@ class Clip:
     frames: Tensor
 
 
-def their_clip(kind: Kind, folder: Path) -> Clip:
-    """A clip of a tiny random model, whose weights are saved to `folder`."""
+def their_clip(kind: Kind, folder: Path, low_noise_guidance: float | None = None) -> Clip:
+    """A clip of a tiny random model, whose weights are saved to `folder`.
+
+    Args:
+        low_noise_guidance: of the second expert; that of the first, where not given.
+    """
     pipeline, (width, height) = tiny_pipeline(kind), CLIPS[kind]
     model = open_folder(save(pipeline, folder), LoadOptions())
     noise = NOISE.draw("video", range(LATENTS), model.latent_shapes(width, height)["video"])
     asked = {"prompt": PROMPT, "width": width, "height": height, "num_frames": 1 + 4 * (LATENTS - 1)}
     asked |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "return_dict": False}
+    asked["guidance_scale_2"] = low_noise_guidance
     asked["latents"] = noise.transpose(0, 1).unsqueeze(0)
     latents = pipeline(**asked, output_type="latent")[0]
     frames = pipeline(**asked, output_type="pt")[0]
@@ -155,7 +162,7 @@ def their_clip(kind: Kind, folder: Path) -> Clip:
 
 
 @torch.inference_mode()
-def our_clip(clip: Clip, parallel: Parallel = ONE_RANK) -> tuple[WanModel, LatentChunk]:
+def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE_SCALE) -> tuple[WanModel, LatentChunk]:
     """The same clip as one chunk of a causal rollout, on each of several ranks, and the model that made it."""
     model = open_folder(clip.folder, LoadOptions())
     assert isinstance(model, WanModel), "it was saved as one"
@@ -165,7 +172,7 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK) -> tuple[WanModel, Laten
     texts = {"guided": PROMPT, "unguided": ""}
     branches = parallel.branches(texts)
     store = KVStore(sites, model.plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
-    sampling = Sampling(dict.fromkeys(shapes, clip.levels), Euler(), GUIDANCE, NOISE)
+    sampling = Sampling(dict.fromkeys(shapes, clip.levels), Euler(), guidance, NOISE)
     rollout = CausalRollout(ShardedDenoiser(model.denoiser, parallel), store, clock, sampling, shapes, parallel)
     prompts = {branch: PromptEmbedding(text, model.text.embed(text)) for branch, text in texts.items()}
     return model, rollout.denoise(chunk, prompts)

@@ -7,7 +7,15 @@ from threading import Lock
 from typing import Any, Literal
 
 import torch
-from diffusers import LTX2VideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    FlowMatchEulerDiscreteScheduler,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
+)
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from torch import nn
 
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
@@ -18,7 +26,8 @@ FORMS: tuple[Form, ...] = ("2.0", "2.3")
 LATENT_CHANNELS = 4
 AUDIO_CHANNELS, AUDIO_MEL = 2, 2
 """Of an audio latent: channels, and mel bands of each."""
-CAPTION_WIDTH = 8
+CAPTION_WIDTH, TEXT_LAYERS = 8, 2
+"""Of the text encoder."""
 
 _SEEDING = Lock()
 
@@ -60,6 +69,96 @@ def tiny_transformer(
         for parameter in transformer.parameters():  # diffusers' own start leaves biases at 0 and norms at 1
             nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     return transformer
+
+
+def tiny_connectors(form: Form = "2.0", *, heads: int = 2, head_dim: int = 8) -> LTX2TextConnectors:
+    """What makes the prompts of both streams of a small Gemma's hidden states."""
+    video, audio = head_dim, head_dim // 2
+    if form == "2.0":  # one projection, and the transformer has its own
+        video = audio = CAPTION_WIDTH // heads
+    with seeded(2):
+        return LTX2TextConnectors(
+            caption_channels=CAPTION_WIDTH,
+            text_proj_in_factor=TEXT_LAYERS + 1,
+            video_connector_num_attention_heads=heads,
+            video_connector_attention_head_dim=video,
+            video_connector_num_layers=1,
+            video_connector_num_learnable_registers=4,
+            audio_connector_num_attention_heads=heads,
+            audio_connector_attention_head_dim=audio,
+            audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=4,
+            rope_type="split",
+            per_modality_projections=form == "2.3",
+            video_hidden_dim=heads * video,
+            audio_hidden_dim=heads * audio,
+        ).eval()
+
+
+def tiny_video_vae(causal: bool = True) -> AutoencoderKLLTX2Video:
+    """A small video autoencoder with the strides of the real one in time: 8k + 1 frames."""
+    with seeded(3):
+        vae = AutoencoderKLLTX2Video(
+            latent_channels=LATENT_CHANNELS,
+            block_out_channels=(8, 16, 32, 64),
+            decoder_block_out_channels=(8, 16, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            patch_size=1,
+            spatio_temporal_scaling=(False, True, True, True),
+            downsample_type=("spatial", "spatiotemporal", "spatiotemporal", "spatiotemporal"),
+            decoder_spatial_padding_mode="zeros",
+            decoder_causal=causal,
+        ).eval()
+        vae.latents_mean.normal_()
+        vae.latents_std.uniform_(0.5, 2.0)
+    return vae
+
+
+def tiny_audio_vae() -> AutoencoderKLLTX2Audio:
+    """A small sound autoencoder: four mel frames to a latent, 8 mel bands to 2."""
+    with seeded(4):
+        vae = AutoencoderKLLTX2Audio(
+            base_channels=AUDIO_CHANNELS * AUDIO_MEL,
+            latent_channels=AUDIO_CHANNELS,
+            ch_mult=(1, 1, 1),
+            num_res_blocks=1,
+            resolution=32,
+            mel_bins=4 * AUDIO_MEL,
+        ).eval()
+        vae.latents_mean.normal_()
+        vae.latents_std.uniform_(0.5, 2.0)
+    return vae
+
+
+def tiny_vocoder() -> LTX2Vocoder:
+    """A small vocoder: stereo at 8 kHz, 80 samples to a mel frame."""
+    with seeded(5):
+        return LTX2Vocoder(
+            in_channels=2 * 4 * AUDIO_MEL,
+            hidden_channels=16,
+            upsample_kernel_sizes=[15, 8, 4],
+            upsample_factors=[5, 8, 2],
+            resnet_kernel_sizes=[3, 7],
+            resnet_dilations=[[1, 3, 5], [1, 3, 5]],
+            output_sampling_rate=8000,
+        ).eval()
+
+
+def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -> Any:
+    """diffusers' pipeline of a tiny LTX-2, without a text encoder unless `more` has one."""
+    parts = {"text_encoder": None, "tokenizer": None, **more}
+    pipeline = LTX2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_video_vae(),
+        audio_vae=tiny_audio_vae(),
+        connectors=tiny_connectors(form),
+        transformer=tiny_transformer(form, theta=theta),
+        vocoder=tiny_vocoder(),
+        **parts,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def one_chunk(num_latents: int, fps: int = 24) -> tuple[ChunkSpan, MediaClock]:

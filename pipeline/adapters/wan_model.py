@@ -102,6 +102,8 @@ class WanModel:
         usual = {
             "steps": 40 if two else 50,
             "guidance": (3.5 if folder.continues_image else 4.0) if two else 5.0,
+            "guidance_2": (3.5 if folder.continues_image else 3.0) if two else None,
+            "boundary": folder.boundary,
             "shift": float(folder.scheduler.get("flow_shift", folder.scheduler.get("shift", 1.0))),
             "solver": "unipc" if folder.scheduler.get("_class_name") == "UniPCMultistepScheduler" else "euler",
             "width": 1280 if large else 832,
@@ -110,12 +112,6 @@ class WanModel:
             "sample_rate": SAMPLE_RATE,
         }
         return ModelDefaults(**{**usual, **(folder.mark.sampling if folder.mark else {})})
-
-    @property
-    def low_noise_guidance(self) -> tuple[float, float] | None:
-        """Below which noise level guidance has a scale of its own, and which; None where there is one expert."""
-        boundary = self._folder.boundary
-        return None if boundary is None else (boundary, 3.5 if self._folder.continues_image else 3.0)
 
     @property
     def credit(self) -> str:

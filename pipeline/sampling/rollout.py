@@ -25,13 +25,14 @@ from pipeline.attention.exchange import ONE_RANK, Passes
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock
 from pipeline.models.protocols import Denoiser, Stream
+from pipeline.sampling.guidance import Guidance
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.schedule import Levels
 from pipeline.sampling.solver import Solver
 from pipeline.values import Given, GivenLatents, LatentChunk, PromptEmbedding
 
 Prompts = Mapping[str, PromptEmbedding]
-"""The prompt of each guidance branch: "guided", and "unguided" where guidance is used."""
+"""The prompt of each guidance branch; see `sampling.guidance`."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class Sampling:
     Args:
         sigmas: noise levels of each stream, from 1 down to 0; streams may go at their own pace.
         solver: begun anew for every stream of every chunk.
-        guidance: classifier-free guidance scale (Ho and Salimans, arXiv 2207.12598); used where the prompts have
-            an "unguided" branch.
+        guidance: the passes of a step, and how their velocities become one.
         noise: where the first latents, and fresh noise, come from.
     """
 
     sigmas: Levels
     solver: Solver
-    guidance: float
+    guidance: Guidance
     noise: KeyedNoise
 
 
@@ -114,13 +114,9 @@ class Rollout:
         own = {}
         for branch in self._passes.branches(prompts):
             with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
-                own[branch] = self.denoiser(streams, self._text(prompts[branch]), context)
-        velocities = self._passes.all_branches(own, prompts)
-        guided, unguided = velocities["guided"], velocities.get("unguided")
-        if unguided is None:
-            return dict(guided)
-        scale = self.sampling.guidance
-        return {name: unguided[name] + scale * (guided[name] - unguided[name]) for name in guided}
+                seen = self.sampling.guidance.context(branch, context)
+                own[branch] = self.denoiser(streams, self._text(prompts[branch]), seen)
+        return self.sampling.guidance.combine(self._passes.all_branches(own, prompts), streams)
 
     def _streams(self, scope: Scope, values: Mapping[str, Tensor], sigmas: Mapping[str, float]) -> dict[str, Stream]:
         return {
@@ -196,7 +192,8 @@ class CausalRollout(Rollout):
                 for branch in own
             }
             for branch, context in contexts.items():
-                self.denoiser(streams, self._text(prompts[branch]), context)
+                seen = self.sampling.guidance.context(branch, context)
+                self.denoiser(streams, self._text(prompts[branch]), seen)
             for context in contexts.values():
                 context.commit()
 

@@ -46,7 +46,7 @@ class DenoiseStage:
             parallel=parallel,
         )
         wish = plan.wish.sampling
-        sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), wish.guidance, KeyedNoise(plan.wish.seed))
+        sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), plan.guidance, KeyedNoise(plan.wish.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
         parts = (denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
         self.rollout: CausalRollout | SegmentRollout

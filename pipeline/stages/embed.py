@@ -27,7 +27,7 @@ class EmbedStage:
     def __call__(self, chunk: ChunkSpan) -> Cue:
         """The prompt's tokens, by branch, and what is given."""
         prompt = self.plan.wish.scenes[chunk.scene].prompt
-        prompts = {branch: self._embed(prompt if branch == "guided" else "") for branch in self.plan.branches}
+        prompts = {branch: self._embed("" if branch == "unguided" else prompt) for branch in self.plan.branches}
         return Cue(prompts, self.given(chunk))
 
     @torch.inference_mode()

@@ -1,28 +1,20 @@
 """A whole clip on our road is the clip of diffusers' pipeline: the same noise, levels, guidance, latents and frames."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 from jobs.bench.wan_parity import (
     CLIPS,
     GUIDANCE,
-    LATENTS,
-    NOISE,
-    PROMPT,
-    STEPS,
     decoded_difference,
     our_clip,
     their_clip,
 )
-from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
-from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.fake import run_threads
-from pipeline.attention.kv_store import KVStore
 from pipeline.attention.shares import Degrees
-from pipeline.models.protocols import Stream
-from pipeline.weights.options import LoadOptions
+from pipeline.plan import plan_film
+from pipeline.sampling.guidance import ByNoiseLevel
+from pipeline.spec import parse_storyboard
 
 GANGS = {"ulysses 2": Degrees(ulysses=2), "ring 3": Degrees(ring=3), "cfg 2": Degrees(cfg=2)}
 
@@ -36,7 +28,7 @@ def test_latents_and_frames_are_those_of_diffusers(clip):
     model, latents = our_clip(clip)
     levels = clip.levels
     assert levels[0] == 1
-    assert clip.kind != "a14b" or levels[0] > model.low_noise_guidance[0] > levels[2], "both experts have their turn"
+    assert clip.kind != "a14b" or levels[0] > model.defaults.boundary > levels[2], "both experts have their turn"
     assert (latents.video - clip.latents).abs().max() <= 1e-5
     assert clip.latents.std() > 0.5
     assert decoded_difference(clip, model, latents) <= 1e-5
@@ -53,25 +45,12 @@ def test_a_gang_makes_the_same_clip_and_the_same_bits_on_all_ranks(clip, gang):
 
 
 def test_each_expert_has_a_guidance_of_its_own(tmp_path):
-    width, height = CLIPS["a14b"]
-    pipeline = tiny_pipeline("a14b")
-    model = open_folder(save(pipeline, tmp_path / "a14b"), LoadOptions())
-    boundary, low_scale = model.low_noise_guidance
-    shape = model.latent_shapes(width, height)["video"]
-    x = NOISE.draw("video", range(LATENTS), shape).unsqueeze(0)
-    asked = {"prompt": PROMPT, "width": width, "height": height, "num_frames": 1 + 4 * (LATENTS - 1)}
-    asked |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "guidance_scale_2": low_scale}
-    expected = pipeline(**asked, latents=x.transpose(1, 2), output_type="latent", return_dict=False)[0]
-
-    chunk, clock = one_chunk(LATENTS)
-    store = KVStore(model.denoiser.sites(*shape[1:], LATENTS, 0), model.plan, model.denoiser.rope)
-    times = torch.tensor(clock.video_times(chunk), dtype=torch.float64)
-    with torch.inference_mode():
-        texts = [model.text.embed(text).unsqueeze(0) for text in (PROMPT, "")]
-        for sigma, lower in pairwise(pipeline.scheduler.sigmas.tolist()):
-            streams = {"video": Stream(x, torch.full((1, LATENTS), sigma), times)}
-            with store.open(chunk, "guided") as context:
-                guided, unguided = (model.denoiser(streams, text, context)["video"] for text in texts)
-            scale = low_scale if sigma < boundary else GUIDANCE
-            x = x + (lower - sigma) * (unguided + scale * (guided - unguided))
-    assert (x - expected.transpose(1, 2)).abs().max() <= 1e-5
+    clip = their_clip("a14b", tmp_path / "a14b", low_noise_guidance=3.0)
+    model, latents = our_clip(clip, guidance=ByNoiseLevel(GUIDANCE, 3.0, 0.875))
+    assert (latents.video - clip.latents).abs().max() <= 1e-5
+    one_scale = our_clip(clip)[1]
+    assert (one_scale.video - clip.latents).abs().max() > 1e-3
+    wish = parse_storyboard("{model: a14b, scenes: [{prompt: a red circle, duration: 1s}]}")
+    plan = plan_film(wish, model)
+    assert plan.guidance == ByNoiseLevel(4.0, 3.0, 0.875)
+    assert plan.wish.sampling.guidance_2 == 3.0

@@ -101,9 +101,9 @@ def test_a_clip_from_an_image_is_that_of_diffusers(clip):
     pipeline, model, picture, frame = clip
     x = KeyedNoise(9).draw("video", range(LATENTS), model.latent_shapes(*SIZE)["video"]).unsqueeze(0)
     asked = {"prompt": PROMPT, "width": SIZE[0], "height": SIZE[1], "num_frames": FRAMES, "guidance_scale": SCALE}
-    asked |= {"num_inference_steps": STEPS, "guidance_scale_2": LOW_SCALE if model.low_noise_guidance else None}
+    asked |= {"num_inference_steps": STEPS, "guidance_scale_2": LOW_SCALE if model.defaults.boundary else None}
     expected = pipeline(picture, **asked, latents=x.transpose(1, 2), output_type="latent", return_dict=False)[0]
-    boundary, low_scale = model.low_noise_guidance or (0.0, SCALE)
+    boundary, low_scale = model.defaults.boundary or 0.0, model.defaults.guidance_2 or SCALE
     beside = model.image.beside(frame, LATENTS)
     got = euler(model, x, pipeline.scheduler.sigmas.tolist(), beside, boundary=boundary, low_scale=low_scale)
     assert (got - expected.transpose(1, 2)).abs().max() <= 1e-5

@@ -102,8 +102,8 @@ def test_a_folder_says_how_it_is_sampled(load, folders):
     causal, wan_5b, a14b = (open_folder(folders[name], load()) for name in ("causal", "5b", "a14b"))
     assert (causal.defaults.steps, causal.defaults.shift, causal.defaults.solver) == (4, 3.0, "euler")
     assert (wan_5b.defaults.width, wan_5b.defaults.height, wan_5b.defaults.fps) == (1280, 704, 24)
-    assert (wan_5b.defaults.steps, wan_5b.defaults.guidance, wan_5b.low_noise_guidance) == (50, 5.0, None)
-    assert (a14b.defaults.guidance, a14b.low_noise_guidance) == (4.0, (0.875, 3.0))
+    assert (wan_5b.defaults.steps, wan_5b.defaults.guidance, wan_5b.defaults.boundary) == (50, 5.0, None)
+    assert (a14b.defaults.guidance, a14b.defaults.guidance_2, a14b.defaults.boundary) == (4.0, 3.0, 0.875)
 
 
 def test_sizes_and_rates_are_those_of_the_networks(load, folders):

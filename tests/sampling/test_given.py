@@ -12,6 +12,7 @@ from pipeline.attention.kv_store import KVStore
 from pipeline.attention.shares import Degrees
 from pipeline.errors import ShapeError
 from pipeline.models.protocols import Segment, Stream
+from pipeline.sampling.guidance import ClassifierFree
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
 from pipeline.sampling.schedule import noise_levels
@@ -34,7 +35,7 @@ def given_of(chunk, places, dtype=torch.float64):
 
 def rollout_of(kind, model, chunks, clock, denoiser=None, solver=None, steps=2):
     store = tiny_store(model, KVPlan(2, 1), chunks) if kind == "causal" else segment_store(model, clock, chunks, 3)
-    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), solver or Euler(), 2.0, KeyedNoise(5))
+    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), solver or Euler(), ClassifierFree(2.0), KeyedNoise(5))
     parts = (denoiser or model.denoiser, store, clock, sampling, SHAPES)
     return CausalRollout(*parts) if kind == "causal" else SegmentRollout(Segment(3), *parts)
 

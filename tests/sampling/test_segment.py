@@ -19,6 +19,7 @@ from pipeline.journal.store import Store
 from pipeline.models.protocols import Segment, Stream
 from pipeline.numerics import numerics
 from pipeline.plan import kv_bytes, plan_film
+from pipeline.sampling.guidance import ClassifierFree
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import Sampling
 from pipeline.sampling.schedule import noise_levels
@@ -53,7 +54,7 @@ def segment_store(model, clock, chunks, overlap):
 
 def rollout_of(model, chunks, clock, segment, steps=2, denoiser=None):
     store = segment_store(model, clock, chunks, segment.overlap)
-    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), 2.0, KeyedNoise(5))
+    sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), ClassifierFree(2.0), KeyedNoise(5))
     return SegmentRollout(segment, denoiser or model.denoiser, store, clock, sampling, SHAPES)
 
 
