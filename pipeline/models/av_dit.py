@@ -127,14 +127,14 @@ class AVDiT(nn.Module):
 
     def _flatten(self, name: str, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of latents [b f s c], the noise level of each latent frame [b f], and the rows' positions [f s 3]."""
-        times_s = stream.times_s.to(torch.float64)
+        times_s, latents = stream.times_s.to(torch.float64), stream.latents.to(self.places.weight.dtype)
         if name == "audio":
             zeros = torch.zeros_like(times_s)
             positions = rearrange([times_s, zeros, zeros], "a f -> f 1 a")
-            return rearrange(stream.latents, "b f c -> b f 1 c"), stream.sigma, positions
+            return rearrange(latents, "b f c -> b f 1 c"), stream.sigma, positions
         p = self.config.patch
-        _, _, _, h, w = stream.latents.shape
-        rows = rearrange(stream.latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
+        _, _, _, h, w = latents.shape
+        rows = rearrange(latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
         lines = (torch.arange(size // p, dtype=torch.float64) for size in (h, w))
         positions = rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
         return rows, stream.sigma, positions

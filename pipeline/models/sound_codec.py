@@ -54,7 +54,7 @@ class SoundCodec(nn.Module):
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
         """Samples [b n] that are complete, and the half frame that waits; see the module for what a section loses."""
-        frames = (latents * self.scale) @ self.basis @ self.mdct.T
+        frames = (latents.to(self.scale.dtype) * self.scale) @ self.basis @ self.mdct.T
         rising, falling = rearrange(frames, "b l (two hop) -> two b l hop", two=2)
         if state is not None:
             falling = torch.cat((state, falling), dim=1)

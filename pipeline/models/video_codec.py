@@ -65,7 +65,7 @@ class VideoCodec(nn.Module):
     def decode(self, latents: Tensor, state: DecoderState, final: bool = True) -> tuple[Tensor, DecoderState]:
         """Frames [b f*4 3 h w] of latents [b f c h w], and the state that the next latents continue from."""
         coarse_state, fine_state = state or (None, None)
-        x, coarse_state = self.coarse(latents, coarse_state)
+        x, coarse_state = self.coarse(latents.to(self.coarse.conv.weight.dtype), coarse_state)
         b = latents.shape[0]
         x = self.upscale(self.coarse_blocks(rearrange(x, "b f c h w -> (b f) c h w")))
         x, fine_state = self.fine(rearrange(x, "(b f) c h w -> b f c h w", b=b), fine_state)

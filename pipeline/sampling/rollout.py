@@ -137,7 +137,7 @@ class Rollout:
     def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
         latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]
         noise = self.sampling.noise.draw(name, latents, self.latent_shapes[name], draw)
-        return noise.unsqueeze(0).to(self.store.device, self.store.dtype)
+        return noise.unsqueeze(0).to(self.store.device, latent_dtype(self.store.dtype))
 
 
 class CausalRollout(Rollout):
@@ -215,6 +215,11 @@ def _levels(scope: Scope, name: str, x: Tensor, sigma: float) -> Tensor:
     if scope.clean and name in scope.given:
         levels[:, list(scope.given[name].places)] = 0.0
     return levels
+
+
+def latent_dtype(weights: torch.dtype) -> torch.dtype:
+    """Of latents that weights of that dtype move: float32 or finer, so that steps do not round away."""
+    return torch.promote_types(weights, torch.float32)
 
 
 def _held(scope: Scope, name: str, x: Tensor, noise: Tensor, sigma: float) -> Tensor:

@@ -21,7 +21,7 @@ from pipeline.attention.exchange import ONE_RANK, Passes
 from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock
 from pipeline.models.protocols import Denoiser, Segment
-from pipeline.sampling.rollout import Prompts, Rollout, Sampling, Scope
+from pipeline.sampling.rollout import Prompts, Rollout, Sampling, Scope, latent_dtype
 from pipeline.values import Given, GivenLatents, LatentChunk
 
 
@@ -151,4 +151,4 @@ def _latents(span: ChunkSpan, name: str) -> range:
 
 
 def _joined(parts: Sequence[Tensor], store: KVStore) -> Tensor:
-    return torch.cat([part.to(store.device, store.dtype) for part in parts])
+    return torch.cat([part.to(store.device, latent_dtype(store.dtype)) for part in parts])
