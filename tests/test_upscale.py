@@ -261,7 +261,7 @@ def test_the_journal_holds_the_plan_and_no_worker_in_it(out):
     card = json.loads(Store(f"{out}.longtake").get("journal/upscale.json"))
     assert card["scenes"] == [[0, CUT], [CUT, FRAMES]]
     assert [segment["frames"] for segment in card["segments"]][:2] == [[0, 12], [12, 24]]
-    assert card["segments"][1]["warm_up"] == [0, 12]
+    assert card["segments"][1]["warm_up"] == [4, 12]
     assert card["wish"]["continuity"] == "exact"
     assert "workers" not in str(card)
 

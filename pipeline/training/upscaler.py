@@ -23,7 +23,8 @@ from torch.nn import functional
 from pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
 from pipeline.errors import SpecError
 from pipeline.media.picture import write_png
-from pipeline.models.upscaler import STREAM, Upscaler
+from pipeline.models.upscaler import Upscaler
+from pipeline.models.window_matching import STREAM
 from pipeline.training.lesson import Batch
 from pipeline.training.spec import TrainSpec
 from pipeline.training.textures import Clip, MotionOptions, MovingPictures
@@ -43,7 +44,8 @@ class UpscalerOptions:
         patch: side of the low-resolution frames.
         hidden: share of the steps in which chunks do not see each other.
         worn: share of the clips that are a little blurred and noisy before they are enlarged.
-        change_weight: of what changes in the error along the motion, beside the error's own 1.
+        change_weight: of what changes in the error along the motion, beside the error's own 1: at x2; half of it at
+            x4, where more of the error is detail that only older frames can tell.
     """
 
     chunks: int = 7
@@ -62,8 +64,6 @@ class UpscalerLesson:
 
     def __init__(self, spec: TrainSpec, model: Upscaler) -> None:
         self._options, motion = read_options(spec.options)
-        if self._options.patch % model.config.token:
-            raise SpecError(f"options.patch is {self._options.patch}; use a multiple of {model.config.token}")
         self._model, self._seed = model, spec.seed
         self._pictures = MovingPictures(motion, spec.seed)
         self.objective: nn.Module = Enlarging(model, self._options)
@@ -126,19 +126,19 @@ class Enlarging(nn.Module):
         self.model = model
         self._change_weight = options.change_weight
         config = model.config
-        self._tokens = config.chunk_frames * config.window_tokens**2
+        self._tokens = config.chunk_frames * config.window_pixels**2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, and the PSNR in dB, of a batch as `UpscalerLesson.draw` makes it."""
         small, truth = batch["small"], batch["truth"]
-        b, f, _, height, width = small.shape
+        f, width = small.shape[1], small.shape[-1]
         context = self._context(f // self.model.chunk_frames, bool(batch["hidden"]))
         contexts = [context] * self.model.config.attentions
         scale = truth.shape[-1] // width
-        large, _ = self.model.enlarge(small, scale, self.model.blank(b, height, width), range(f), contexts)
+        large = self.model.enlarge(small, scale, range(f), contexts)
         error = large - truth
         change = change_along(error, batch["steps"]) * batch["alone"][:, None, None, None, None]
-        loss = _charbonnier(error) + self._change_weight * _charbonnier(change)
+        loss = _charbonnier(error) + self._change_weight * 2 / scale * _charbonnier(change)
         return {"loss": loss, "psnr_db": -10 * error.detach().square().mean().log10()}
 
     def _context(self, chunks: int, hidden: bool) -> AttentionContext:
