@@ -15,7 +15,7 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from torch import nn
 
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
@@ -143,6 +143,33 @@ def tiny_vocoder() -> LTX2Vocoder:
             resnet_dilations=[[1, 3, 5], [1, 3, 5]],
             output_sampling_rate=8000,
         ).eval()
+
+
+def tiny_wide_vocoder() -> LTX2VocoderWithBWE:
+    """A small vocoder whose sound is made finer by another one: from 8 kHz to 16."""
+    small: dict[str, Any] = {"resnet_kernel_sizes": [3], "resnet_dilations": [[1, 3]]}
+    with seeded(6):
+        vocoder = LTX2VocoderWithBWE(
+            in_channels=2 * 4 * AUDIO_MEL,
+            hidden_channels=8,
+            upsample_kernel_sizes=[11, 16],
+            upsample_factors=[5, 16],
+            bwe_in_channels=2 * 4,
+            bwe_hidden_channels=8,
+            bwe_upsample_kernel_sizes=[12, 11],
+            bwe_upsample_factors=[4, 5],
+            filter_length=32,
+            hop_length=10,
+            window_length=32,
+            num_mel_channels=4,
+            input_sampling_rate=8000,
+            output_sampling_rate=16_000,
+            **small,
+            **{f"bwe_{key}": value for key, value in small.items()},
+        ).eval()
+        for buffer in (vocoder.mel_stft.mel_basis, vocoder.mel_stft.stft_fn.forward_basis):
+            buffer.uniform_(0, 1)
+    return vocoder
 
 
 def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -> Any:

@@ -1,0 +1,201 @@
+"""LTX-2's codecs chunk by chunk: diffusers' networks over a window of latents, of which only what is final is kept.
+
+What a latent reaches is followed through the networks, convolution by convolution. A window begins so far before the
+first new output that nothing before it is missed, and its own border, which the networks fill with zeros or copies, is
+thrown away. So the chunks together equal one decode of all latents.
+
+Shapes: b batch, f latent frames, l audio latents, c channels, m mel bands, n frames or samples, h w height and width.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalConv3d, LTX2VideoUpsampler3d
+from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import LTX2AudioResnetBlock
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.errors import WeightsError
+from pipeline.models.protocols import DecoderState
+
+FRAMES, MELS = 8, 4
+"""Video frames and mel frames of a latent; a section's first latent holds one of each."""
+FAR = 10_000
+"""A latent far enough from a section's start that nothing of it is felt."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last latents of a section so far, as many as later outputs reach back to.
+
+    Args:
+        latents: [b f ...].
+        whole: whether these are all latents of the section.
+    """
+
+    latents: Tensor
+    whole: bool
+
+
+def _joined(latents: Tensor, state: DecoderState) -> Tail:
+    if state is None:
+        return Tail(latents, whole=True)
+    return Tail(torch.cat((state.latents, latents), dim=1), state.whole)
+
+
+def _kept(window: Tail, most: int) -> Tail:
+    return Tail(window.latents[:, -most:], window.whole and window.latents.shape[1] <= most)
+
+
+class LTX2VideoCodec:
+    """Latents [b f c h w] of zero mean and unit variance -> RGB frames in -1..1 [b n 3 h*stride w*stride].
+
+    A decoder that is causal is decoded exactly. One that is not sees a chunk's last frames as it sees a clip's: as if
+    the picture stood still after them.
+
+    Args:
+        vae: of either kind.
+    """
+
+    lookahead = 0
+
+    def __init__(self, vae: AutoencoderKLLTX2Video) -> None:
+        if vae.config.timestep_conditioning or any(vae.config.decoder_inject_noise):
+            raise WeightsError("the video decoder adds noise, so no two decodes of it agree; use one that does not")
+        self.vae, self.left_context = vae, video_reach(vae)
+
+    def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
+        """Frames [b n 3 h w] of new latents: eight each, and one of a section's first; nothing waits for `final`."""
+        del final
+        window = _joined(latents, state)
+        vae, x = self.vae, rearrange(window.latents, "b f c h w -> b c f h w")
+        mean, std = (rearrange(values, "c -> c 1 1 1") for values in (vae.latents_mean, vae.latents_std))
+        frames = vae.decoder(x.to(mean) * std / vae.config.scaling_factor + mean)
+        new = FRAMES * latents.shape[1] - (FRAMES - 1 if state is None else 0)
+        return rearrange(frames[:, :, -new:], "b c n h w -> b n c h w"), _kept(window, self.left_context)
+
+
+def video_reach(vae: AutoencoderKLLTX2Video) -> int:
+    """Latents before the one that is decoded which reach into its frames."""
+    past, earliest = 2 if vae.config.decoder_causal else 1, FRAMES * FAR - (FRAMES - 1)
+    modules = list(vae.decoder.modules())
+    doubling = {id(module.conv): module.stride[0] for module in modules if isinstance(module, LTX2VideoUpsampler3d)}
+    for module in reversed(modules):
+        if isinstance(module, LTX2VideoCausalConv3d):
+            stride = doubling.get(id(module), 1)  # whose channels become frames, the first of which are dropped
+            earliest = (earliest + stride - 1) // stride - past
+    return FAR - earliest
+
+
+class LTX2SoundCodec:
+    """Latents [b l c*m] of zero mean and unit variance -> sound in -1..1 [c n].
+
+    The autoencoder is causal; the vocoder hears both ways, so the last latents of a chunk wait for the next ones. At a
+    section's end there are none; and a section's latents hold three mel frames less than their time, since the first
+    holds one alone, so the last 30 ms are silent.
+
+    Args:
+        vae: latents to mel frames.
+        vocoder: mel frames to samples.
+    """
+
+    def __init__(self, vae: AutoencoderKLLTX2Audio, vocoder: LTX2Vocoder | LTX2VocoderWithBWE) -> None:
+        config = vae.config
+        if config.mid_block_add_attention or config.attn_resolutions or config.norm_type != "pixel":
+            raise WeightsError(
+                "the sound decoder sees the whole film at once and cannot decode chunks; use LTX-2's own"
+            )
+        if config.causality_axis != "height":
+            raise WeightsError(
+                f"the sound decoder is causal along {config.causality_axis!r}; LTX-2's is along 'height'"
+            )
+        self.vae, self.vocoder = vae, vocoder
+        self.stride = MELS * mel_samples(vocoder, config)
+        self._around = vocoder_reach(vocoder, config)
+        # Of n latents, MELS * n - 3 mel frames are known; all samples before frame MELS * (n - lookahead) are final.
+        self.lookahead = ceil((self._around + MELS - 1) / MELS)
+        first_new = MELS * (FAR - self.lookahead)
+        self.left_context = FAR - audio_reach(vae, first_new - self._around)
+
+    def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
+        """Samples [c n] that are final, and the latents that the next ones need."""
+        window = _joined(latents, state)
+        before = 0 if state is None else state.latents.shape[1]
+        done = max(0, before - self.lookahead) if window.whole else self.left_context - self.lookahead
+        known = window.latents.shape[1]
+        stop = known if final else max(done, known - self.lookahead)
+        if stop == done:
+            return latents.new_zeros(self.channels, 0), _kept(window, self.left_context)
+        samples = self._samples(window.latents, done)[:, : (stop - done) * self.stride]
+        missing = (stop - done) * self.stride - samples.shape[1]
+        return functional.pad(samples, (0, missing)), _kept(window, self.left_context)
+
+    @property
+    def channels(self) -> int:
+        """Of the sound."""
+        return int(self.vocoder.config.out_channels)
+
+    def _samples(self, latents: Tensor, done: int) -> Tensor:
+        """Samples [c n] of latents [1 l c*m] from the latent `done` of the window on, as far as they are known."""
+        mean, std = self.vae.latents_mean, self.vae.latents_std
+        x = rearrange(latents.to(mean) * std + mean, "b l (c m) -> b c l m", c=self.vae.config.latent_channels)
+        mels = self.vae.decoder(x)
+        first = max(0, MELS * done - self._aligned)
+        sound: Tensor = self.vocoder(mels[:, :, first:])[0]
+        return sound[:, (MELS * done - first) * self.stride // MELS :]
+
+    @property
+    def _aligned(self) -> int:
+        """Mel frames before the first new one that the vocoder is given; a multiple of what it resamples by."""
+        return MELS * ceil(self._around / MELS)
+
+
+def mel_samples(vocoder: nn.Module, config: Any) -> int:
+    """Samples of a mel frame: its duration, at the vocoder's rate."""
+    return int(vocoder.config.output_sampling_rate) * int(config.mel_hop_length) // int(config.sample_rate)
+
+
+def audio_reach(vae: AutoencoderKLLTX2Audio, mel: int) -> int:
+    """The earliest latent that reaches into a mel frame, counted like it; followed backwards, convolution by
+    convolution, each of which sees two frames of the past."""
+    decoder = vae.decoder
+    earliest = mel - 2
+    for level in range(decoder.num_resolutions):  # the last one that runs is level 0
+        stage = decoder.up[level]
+        if level:  # doubled, convolved, and the first frame dropped
+            earliest = (earliest + 1 - 2) // 2
+        earliest -= 4 * len(stage.block)
+    blocks = [block for block in decoder.mid.modules() if isinstance(block, LTX2AudioResnetBlock)]
+    return earliest - 4 * len(blocks) - 2
+
+
+def vocoder_reach(vocoder: nn.Module, config: Any) -> int:
+    """Mel frames before and after one that reach into its samples, at most."""
+    if isinstance(vocoder, LTX2VocoderWithBWE):
+        bands = vocoder.config
+        widened = (_reach(vocoder.bwe_generator) * bands.hop_length + bands.window_length + vocoder.resampler.pad) + 1
+        per_mel = bands.input_sampling_rate * config.mel_hop_length // config.sample_rate
+        return _reach(vocoder.vocoder) + ceil(widened / per_mel)
+    assert isinstance(vocoder, LTX2Vocoder)
+    return _reach(vocoder)
+
+
+def _reach(vocoder: LTX2Vocoder) -> int:
+    """The same of one generator, in its own frames; followed backwards from a sample."""
+    config, reach = vocoder.config, vocoder.conv_out.kernel_size[0] // 2
+    smooth = config.antialias_kernel_size if config.act_fn.startswith("snake") or config.antialias else 0
+    reach += smooth
+    sizes = zip(config.upsample_factors, config.upsample_kernel_sizes, strict=True)
+    for factor, kernel in reversed(list(sizes)):
+        # Per dilation: a dilated convolution and a plain one, each behind an activation.
+        reach += max(
+            sum((size // 2) * (dilation + 1) + 2 * smooth for dilation in dilations)
+            for size, dilations in zip(config.resnet_kernel_sizes, config.resnet_dilations, strict=True)
+        )
+        reach = ceil((reach + kernel - 1) / factor)
+    return reach + int(vocoder.conv_in.kernel_size[0]) // 2

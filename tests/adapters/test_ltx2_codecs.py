@@ -1,0 +1,120 @@
+"""Chunks decoded one after the other are one decode of everything, for picture and sound, to the last digits."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from einops import rearrange
+
+from pipeline.adapters.ltx2_codecs import LTX2SoundCodec, LTX2VideoCodec, video_reach, vocoder_reach
+from pipeline.adapters.ltx2_fake import (
+    AUDIO_CHANNELS,
+    AUDIO_MEL,
+    LATENT_CHANNELS,
+    tiny_audio_vae,
+    tiny_video_vae,
+    tiny_vocoder,
+    tiny_wide_vocoder,
+)
+from pipeline.errors import WeightsError
+
+LATENTS, AUDIO = 40, 130
+
+
+def decode(codec, latents, borders):
+    """What the chunks between `borders` give, joined along `dim`."""
+    parts, state = [], None
+    for start, stop in pairwise(borders):
+        part, state = codec.decode(latents[:, start:stop], state, final=stop == borders[-1])
+        parts.append(part)
+    return parts
+
+
+@pytest.fixture(scope="module", params=[tiny_vocoder, tiny_wide_vocoder], ids=["2.0", "bandwidth extended"])
+def sound(request):
+    codec = LTX2SoundCodec(tiny_audio_vae().double(), request.param().double())
+    torch.manual_seed(1)
+    return codec, torch.randn(1, AUDIO, AUDIO_CHANNELS * AUDIO_MEL, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def video():
+    codec = LTX2VideoCodec(tiny_video_vae().double())
+    torch.manual_seed(2)
+    return codec, torch.randn(1, LATENTS, LATENT_CHANNELS, 1, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("borders", [(0, 1, 2, 5, 30, 40), (0, 13, 26, 40)])
+@torch.inference_mode()
+def test_frames_of_chunks_are_those_of_the_whole(video, borders):
+    codec, latents = video
+    mean, std = (rearrange(x, "c -> c 1 1") for x in (codec.vae.latents_mean, codec.vae.latents_std))
+    whole = codec.vae.decode(rearrange(latents * std + mean, "b f c h w -> b c f h w")).sample
+    parts = decode(codec, latents, borders)
+    assert [part.shape[1] for part in parts] == [
+        8 * (stop - start) - 7 * (start == 0) for start, stop in pairwise(borders)
+    ]
+    difference = torch.cat(parts, dim=1) - rearrange(whole, "b c n h w -> b n c h w")
+    assert float(difference.abs().max()) <= 1e-10
+
+
+def of_diffusers(codec, latents):
+    x = latents * codec.vae.latents_std + codec.vae.latents_mean
+    mels = codec.vae.decode(rearrange(x, "b l (c m) -> b c l m", c=AUDIO_CHANNELS)).sample
+    return codec.vocoder(mels)[0]
+
+
+@pytest.mark.parametrize("borders", [(0, 1, 2, 8, 60, 110, 130), (0, 50, 75, 100, 125, 130), (0, 129, 130)])
+@torch.inference_mode()
+def test_samples_of_chunks_are_those_of_the_whole(sound, borders):
+    codec, latents = sound
+    whole = of_diffusers(codec, latents)
+    parts = decode(codec, latents, borders)
+    done = [max(0, stop - codec.lookahead) for stop in (0, *borders[1:-1])] + [AUDIO]
+    assert [part.shape[1] for part in parts] == [codec.stride * (b - a) for a, b in pairwise(done)]
+    ours = torch.cat(parts, dim=1)
+    assert float((ours[:, : whole.shape[1]] - whole).abs().max()) <= 1e-10
+    assert ours.shape[1] - whole.shape[1] == 3 * codec.stride // 4
+    assert not ours[:, whole.shape[1] :].any()
+
+
+@torch.inference_mode()
+def test_whoever_starts_in_the_middle_with_the_declared_context_goes_on_bit_for_bit(sound, video):
+    for (codec, latents), dim in ((sound, 1), (video, 1)):
+        start = latents.shape[1] - 20
+        begin = start - codec.left_context
+        assert begin > 0
+        whole = decode(codec, latents, (0, begin, start, start + 10, start + 20))
+        resumed = decode(codec, latents[:, begin:], (0, start - begin, start + 10 - begin, start + 20 - begin))
+        assert torch.equal(torch.cat(whole[2:], dim=dim), torch.cat(resumed[1:], dim=dim))
+
+
+@torch.inference_mode()
+def test_hardly_more_context_is_declared_than_is_felt(sound, video):
+    for (codec, latents), slack in ((sound, 4), (video, 0)):
+        start = latents.shape[1] - 20
+        changed = latents.clone()
+        changed[:, start - codec.left_context + slack] += 1000
+        after = [decode(codec, x, (0, start, latents.shape[1]))[1] for x in (latents, changed)]
+        assert not torch.equal(*after)
+
+
+def test_the_published_networks_reach_as_far_as_was_measured():
+    with torch.device("meta"):
+        vocoder, wide, audio = LTX2Vocoder(), LTX2VocoderWithBWE(), AutoencoderKLLTX2Audio()
+        codec = LTX2SoundCodec(audio, vocoder)
+        assert vocoder_reach(vocoder, audio.config) == 20  # 16 were measured, beyond which float32 sees nothing
+        assert vocoder_reach(wide, audio.config) > 20
+        assert (codec.stride, codec.lookahead) == (960, 6)
+        assert codec.left_context - codec.lookahead >= 34
+        assert video_reach(AutoencoderKLLTX2Video()) > 10
+
+
+def test_a_decoder_that_adds_noise_or_sees_everything_at_once_is_refused():
+    with torch.device("meta"):
+        with pytest.raises(WeightsError, match="adds noise"):
+            LTX2VideoCodec(AutoencoderKLLTX2Video(decoder_inject_noise=(True, False, False, False)))
+        with pytest.raises(WeightsError, match="the whole film at once"):
+            LTX2SoundCodec(AutoencoderKLLTX2Audio(mid_block_add_attention=True), LTX2Vocoder())
