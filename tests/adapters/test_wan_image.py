@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
@@ -63,12 +62,6 @@ def test_weights_that_render_from_text_read_no_image(tmp_path):
     assert open_folder(save(tiny_pipeline("2.1"), tmp_path / "t2v"), LoadOptions()).image is None
 
 
-@pytest.fixture
-def cleaned_without_ftfy(monkeypatch):
-    """diffusers' image-to-video pipeline cannot clean a prompt without ftfy; its text-to-video pipeline can."""
-    monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan_i2v.prompt_clean", prompt_clean)
-
-
 def euler(model, x, levels, beside=None, given=None, boundary=0.0, low_scale=SCALE):
     """Latents [1 f c h w] taken from noise to clean: our denoiser, diffusers' steps and guidance.
 
@@ -96,7 +89,6 @@ def euler(model, x, levels, beside=None, given=None, boundary=0.0, low_scale=SCA
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("cleaned_without_ftfy")
 def test_a_clip_from_an_image_is_that_of_diffusers(clip):
     pipeline, model, picture, frame = clip
     x = KeyedNoise(9).draw("video", range(LATENTS), model.latent_shapes(*SIZE)["video"]).unsqueeze(0)
@@ -110,7 +102,6 @@ def test_a_clip_from_an_image_is_that_of_diffusers(clip):
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("cleaned_without_ftfy")
 def test_the_5b_continues_an_image_that_is_given_as_its_first_latent(tmp_path):
     pipeline, size = tiny_pipeline("i2v 5b"), (96, 64)
     model = open_folder(save(pipeline, tmp_path / "5b"), LoadOptions())
