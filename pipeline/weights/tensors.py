@@ -1,0 +1,198 @@
+"""Tensors of one part of a model, in one or several safetensors files, mapped into memory rather than read.
+
+Who loads the same files in several processes of a node shares their pages: only what is converted to another dtype or
+moved to a device is a copy of its own, tensor by tensor.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.errors import WeightsError
+from pipeline.weights.folder import PICKLES, refused
+from pipeline.weights.options import LoadOptions
+from pipeline.weights.quantize import quantize
+
+DENOISER = "transformer"
+"""How the names of parts with denoisers begin."""
+
+NAMED = 4
+"""Keys that an error spells out."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def weight_files(part: Path) -> dict[str, Path]:
+    """Where every tensor of a part lies, by key.
+
+    Args:
+        part: a .safetensors file, or a folder with one, or with shards and their `*.safetensors.index.json`.
+
+    Raises:
+        WeightsError: there are none, or only pickles; the index or a shard is missing or damaged.
+    """
+    if part.suffix in PICKLES:
+        raise refused(str(part))
+    if part.is_file():
+        return dict.fromkeys(_keys(part), part)
+    indexes, files = sorted(part.glob("*.safetensors.index.json")), sorted(part.glob("*.safetensors"))
+    if indexes:
+        return _of_index(indexes[0])
+    if len(files) == 1:
+        return dict.fromkeys(_keys(files[0]), files[0])
+    if files:
+        raise WeightsError(f"{part} holds {len(files)} .safetensors files and no index that says what they are")
+    pickles = sorted(file for file in part.glob("*") if file.suffix in PICKLES) if part.is_dir() else []
+    raise refused(str(pickles[0])) if pickles else WeightsError(f"{part} holds no .safetensors file; fetch it again")
+
+
+def fill(
+    network: Network,
+    part: Path,
+    load: LoadOptions,
+    *,
+    prefix: str = "",
+    float32: Collection[str] = (),
+    absent: Collection[str] = (),
+    unused: Collection[str] = (),
+) -> Network:
+    """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
+
+    None may be missing or left over. Buffers that no file holds and that were computed on `meta` become None, since a
+    product with one would be wrong without a word; see `without_weights`. A mapped tensor begins where the file has it,
+    so the same weights in a file cut otherwise may give products another last bit. A denoiser, which diffusers calls
+    `transformer`, is quantized where `load` asks for it.
+
+    Args:
+        part: see `weight_files`.
+        prefix: of the tensors in the part that are this network's, where it holds others too.
+        float32: names of submodules or parameters that are never converted to less than float32.
+        absent: keys that the part may lack, such as those of tied weights.
+        unused: what the names of tensors contain that the network may lack.
+
+    Raises:
+        WeightsError: names what is missing, left over or of another shape, or which file is damaged.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    where = {
+        key: file
+        for key, file in weight_files(part).items()
+        if key.startswith(prefix) and (key.removeprefix(prefix) in shapes or not any(name in key for name in unused))
+    }
+    with _opened(where) as files:
+        found = {key.removeprefix(prefix): files[file].get_slice(key).get_shape() for key, file in where.items()}
+        needed = {key: shape for key, shape in shapes.items() if key in found or key not in absent}
+        check_fit(network, needed, found, str(part))
+        tensors = {}
+        for key, file in where.items():
+            name = key.removeprefix(prefix)
+            tensor = files[file].get_tensor(key)
+            tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
+        network.load_state_dict(tensors, strict=False, assign=True)
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name not in shapes:
+            module, _, leaf = name.rpartition(".")
+            network.get_submodule(module).register_buffer(leaf, None)
+    network.eval().requires_grad_(False)
+    if part.name.startswith(DENOISER) and not prefix:
+        quantize(network, load, full=tuple(float32))
+    return network
+
+
+def without_weights(network: Network) -> Network:
+    """A network that was built as usual, with its parameters moved to `meta`, and its computed buffers where they are.
+
+    Large networks are better built under `torch.device("meta")`; what they compute there must be made again.
+    """
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(weight.detach().to("meta"), requires_grad=False))
+    return network
+
+
+def stored_dtype(part: Path) -> torch.dtype:
+    """The dtype that most tensors of a part are stored in; only headers are read."""
+    where = weight_files(part)
+    names: dict[str, int] = {}
+    with _opened(where) as files:
+        for key, file in where.items():
+            name = files[file].get_slice(key).get_dtype()
+            names[name] = names.get(name, 0) + 1
+    most = max(names, key=lambda name: names[name])
+    return {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}[most]
+
+
+def _of_index(index: Path) -> dict[str, Path]:
+    try:
+        named = json.loads(index.read_bytes())["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index} is no index of shards ({error!r}); fetch the model again") from error
+    where = {key: index.parent / str(name) for key, name in named.items()}
+    missing = sorted({file.name for file in where.values() if not file.is_file()})
+    if missing:
+        total = len(set(where.values()))
+        raise WeightsError(f"{len(missing)} of {total} shards are not in {index.parent}: {_some(missing)}; fetch them")
+    for file in sorted(set(where.values())):
+        claimed, held = {key for key in where if where[key] == file}, _keys(file)
+        if claimed != held:
+            raise WeightsError(
+                f"{file} and {index.name} differ in {len(claimed ^ held)} tensors ({_some(sorted(claimed ^ held))});"
+                " fetch the model again"
+            )
+    return where
+
+
+def _keys(file: Path) -> set[str]:
+    with _opened({"": file}) as files:
+        return set(files[file].keys())
+
+
+@contextmanager
+def _opened(where: Mapping[str, Path]) -> Iterator[dict[Path, Any]]:
+    with ExitStack() as stack:
+        files = {}
+        for file in sorted(set(where.values())):
+            try:
+                files[file] = stack.enter_context(safe_open(file, "pt"))
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+        yield files
+
+
+def check_fit(
+    network: nn.Module, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], source: str
+) -> None:
+    """Raise `WeightsError` that names which tensors of `source` are missing, left over or of another shape."""
+    faults = {
+        "missing": sorted(shapes.keys() - found.keys()),
+        "left over": sorted(found.keys() - shapes.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(found[key])} in place of {shape}"
+            for key, shape in shapes.items()
+            if key in found and tuple(found[key]) != shape
+        ),
+    }
+    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in faults.items() if keys]
+    if told:
+        raise WeightsError(
+            f"the tensors of {source} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(told)}; its"
+            " configuration and its weights must be of one model"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _dtype(key: str, tensor: Tensor, load: LoadOptions, float32: Collection[str]) -> torch.dtype:
+    if load.dtype is None or not tensor.is_floating_point():
+        return tensor.dtype
+    kept = not set(float32).isdisjoint(key.split("."))
+    return torch.promote_types(load.dtype, torch.float32) if kept else load.dtype
