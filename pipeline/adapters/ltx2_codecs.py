@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalCon
 from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import LTX2AudioResnetBlock
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import WeightsError
@@ -155,7 +155,7 @@ class LTX2SoundCodec:
         return MELS * ceil(self._around / MELS)
 
 
-def mel_samples(vocoder: nn.Module, config: Any) -> int:
+def mel_samples(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int:
     """Samples of a mel frame: its duration, at the vocoder's rate."""
     return int(vocoder.config.output_sampling_rate) * int(config.mel_hop_length) // int(config.sample_rate)
 
@@ -163,31 +163,29 @@ def mel_samples(vocoder: nn.Module, config: Any) -> int:
 def audio_reach(vae: AutoencoderKLLTX2Audio, mel: int) -> int:
     """The earliest latent that reaches into a mel frame, counted like it; followed backwards, convolution by
     convolution, each of which sees two frames of the past."""
-    decoder = vae.decoder
-    earliest = mel - 2
+    decoder, earliest = vae.decoder, mel - 2
     for level in range(decoder.num_resolutions):  # the last one that runs is level 0
-        stage = decoder.up[level]
+        stage: Any = decoder.up[level]
         if level:  # doubled, convolved, and the first frame dropped
             earliest = (earliest + 1 - 2) // 2
         earliest -= 4 * len(stage.block)
     blocks = [block for block in decoder.mid.modules() if isinstance(block, LTX2AudioResnetBlock)]
-    return earliest - 4 * len(blocks) - 2
+    return int(earliest) - 4 * len(blocks) - 2
 
 
-def vocoder_reach(vocoder: nn.Module, config: Any) -> int:
+def vocoder_reach(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int:
     """Mel frames before and after one that reach into its samples, at most."""
     if isinstance(vocoder, LTX2VocoderWithBWE):
         bands = vocoder.config
         widened = (_reach(vocoder.bwe_generator) * bands.hop_length + bands.window_length + vocoder.resampler.pad) + 1
-        per_mel = bands.input_sampling_rate * config.mel_hop_length // config.sample_rate
-        return _reach(vocoder.vocoder) + ceil(widened / per_mel)
-    assert isinstance(vocoder, LTX2Vocoder)
+        per_mel = int(bands.input_sampling_rate * config.mel_hop_length // config.sample_rate)
+        return _reach(vocoder.vocoder) + ceil(int(widened) / per_mel)
     return _reach(vocoder)
 
 
 def _reach(vocoder: LTX2Vocoder) -> int:
     """The same of one generator, in its own frames; followed backwards from a sample."""
-    config, reach = vocoder.config, vocoder.conv_out.kernel_size[0] // 2
+    config, reach = vocoder.config, int(vocoder.conv_out.kernel_size[0]) // 2
     smooth = config.antialias_kernel_size if config.act_fn.startswith("snake") or config.antialias else 0
     reach += smooth
     sizes = zip(config.upsample_factors, config.upsample_kernel_sizes, strict=True)

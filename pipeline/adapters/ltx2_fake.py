@@ -1,8 +1,10 @@
 """Tiny random LTX-2 networks of both forms, for tests and benches: the same architecture, no weights."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
@@ -16,9 +18,12 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from pipeline.weights.folder import MARK
 
 Form = Literal["2.0", "2.3"]
 FORMS: tuple[Form, ...] = ("2.0", "2.3")
@@ -28,6 +33,7 @@ AUDIO_CHANNELS, AUDIO_MEL = 2, 2
 """Of an audio latent: channels, and mel bands of each."""
 CAPTION_WIDTH, TEXT_LAYERS = 8, 2
 """Of the text encoder."""
+WORDS = ("<pad>", "<bos>", "<unk>", "a", "red", "blue", "circle", "rests")
 
 _SEEDING = Lock()
 
@@ -170,6 +176,39 @@ def tiny_wide_vocoder() -> LTX2VocoderWithBWE:
         for buffer in (vocoder.mel_stft.mel_basis, vocoder.mel_stft.stft_fn.forward_basis):
             buffer.uniform_(0, 1)
     return vocoder
+
+
+def tiny_tokenizer() -> Any:
+    """A few words to numbers, with a beginning."""
+    numbers = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", unk_token="<unk>")
+
+
+def tiny_text_encoder() -> Any:
+    """A small Gemma."""
+    text: dict[str, Any] = {"hidden_size": CAPTION_WIDTH, "intermediate_size": 16, "num_hidden_layers": TEXT_LAYERS}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
+    eyes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with seeded(8):
+        config: Any = Gemma3Config(
+            text_config={**text, **heads, "vocab_size": len(WORDS), "sliding_window": 16},
+            vision_config={**eyes, "image_size": 16, "patch_size": 8},
+            mm_tokens_per_image=4,
+        )
+        encoder: Any = Gemma3ForConditionalGeneration(config)
+    return encoder.eval()
+
+
+def save(folder: Path, form: Form = "2.3", **mark: object) -> Path:
+    """A tiny LTX-2 in diffusers' format; marked as causal where chunk_latents, window and sink are given."""
+    tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer()).save_pretrained(folder)
+    if mark:
+        (folder / MARK).write_text(json.dumps({"rollout": "causal", **mark}))
+    return folder
 
 
 def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -> Any:
