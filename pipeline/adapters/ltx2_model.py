@@ -25,8 +25,8 @@ from pipeline.attention.context import AttentionContext
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.clock import MediaClock
 from pipeline.models.protocols import Block, Causal, FilmModel, Rollout, Segment, Stream, Tokens
-from pipeline.spec import GuidanceSpec, ModelLimits, SizeLimits
-from pipeline.weights.folder import folder_fingerprint
+from pipeline.spec import DynamicShift, GuidanceSpec, ModelDefaults, ModelLimits, SizeLimits
+from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.tensors import fill, stored_dtype
 
@@ -58,7 +58,7 @@ class LTX2Model:
 
     def __init__(self, folder: LTX2Folder, load: LoadOptions) -> None:
         self._folder, self._load = folder, load
-        self.name, self.device, mark = folder.path.resolve().name, load.device, folder.mark
+        self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
         self.rollout: Rollout = Causal() if mark else Segment(OVERLAP)
         self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else CLIP_LATENTS - OVERLAP
@@ -91,29 +91,29 @@ class LTX2Model:
         return self._load.dtype or stored_dtype(self._folder.path / "transformer")
 
     @property
-    def defaults(self) -> Mapping[str, Any]:
+    def defaults(self) -> ModelDefaults:
         """What a storyboard means where it says nothing, as diffusers' pipeline has it, or the mark of causal
         weights."""
         scheduler, mark = self._folder.scheduler, self._folder.mark
         guidance = GuidanceSpec(video=3, audio=7, modality=3, stg=1, stg_blocks=(28,), rescale=0.7)
-        return {
+        usual = {
             "steps": 30,
             "guidance": 1.0 if mark else guidance,
             "schedule": "dynamic" if scheduler.get("use_dynamic_shifting") else "shifted",
             "shift": float(scheduler.get("shift") or 1.0),
-            "dynamic": {
-                "base_tokens": scheduler.get("base_image_seq_len", 1024),
-                "max_tokens": scheduler.get("max_image_seq_len", 4096),
-                "base_shift": scheduler.get("base_shift", 0.95),
-                "max_shift": scheduler.get("max_shift", 2.05),
-                "terminal": scheduler.get("shift_terminal"),
-            },
+            "dynamic": DynamicShift(
+                base_tokens=scheduler.get("base_image_seq_len", 1024),
+                max_tokens=scheduler.get("max_image_seq_len", 4096),
+                base_shift=scheduler.get("base_shift", 0.95),
+                max_shift=scheduler.get("max_shift", 2.05),
+                terminal=scheduler.get("shift_terminal"),
+            ),
             "width": 768,
             "height": 512,
             "fps": Fraction(24),
             "sample_rate": self._folder.sample_rate,
-            **(mark.sampling if mark else {}),
         }
+        return ModelDefaults(**{**usual, **(mark.sampling if mark else {})})
 
     @property
     def credit(self) -> str:

@@ -80,7 +80,7 @@ def test_a_folder_says_how_its_chunks_follow_each_other(load, folders):
     causal, clips = (open_folder(folders[name], load) for name in ("2.3", "clips"))
     assert (causal.rollout, causal.chunk_latents, causal.plan.window, causal.plan.sink) == (Causal(), 2, 2, 1)
     assert (clips.rollout, clips.chunk_latents) == (Segment(3), 13)
-    assert (causal.defaults["guidance"], clips.defaults["guidance"].audio) == (1.0, 7)
+    assert (causal.defaults.guidance, clips.defaults.guidance.audio) == (1.0, 7)
 
 
 def test_sizes_and_rates_are_those_of_the_networks(load, folders):
