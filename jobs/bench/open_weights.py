@@ -20,7 +20,7 @@ import torch
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.bench.resume import same_takes
 from pipeline.acts import Take, open_take
-from pipeline.adapters import wan_fake
+from pipeline.adapters import ltx2_fake, wan_fake
 from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.journal.store import Store
@@ -47,7 +47,12 @@ def tiny_wan(folder: Path) -> Path:
     return wan_fake.save(wan_fake.tiny_pipeline("2.1"), folder, chunk_latents=3, window=2, sink=1)
 
 
-FAMILIES: Mapping[str, Callable[[Path], Path]] = {"wan": tiny_wan}
+def tiny_ltx2(folder: Path) -> Path:
+    """A causal LTX-2."""
+    return ltx2_fake.save(folder, chunk_latents=2, window=2, sink=1)
+
+
+FAMILIES: Mapping[str, Callable[[Path], Path]] = {"wan": tiny_wan, "ltx2": tiny_ltx2}
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:

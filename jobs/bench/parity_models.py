@@ -3,17 +3,21 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from jobs.bench import Bench, BenchOptions, Figure
+from jobs.bench import ltx2_parity as ltx2
 from jobs.bench import wan_parity as wan
 from jobs.bench.ranks import run_ranks
+from pipeline.adapters.ltx2_fake import FORMS as LTX2_FORMS
 from pipeline.adapters.wan_fake import FORMS
 from pipeline.attention.parallel import context_parallel
 from pipeline.attention.shares import Degrees
 
+LTX2_KINDS = tuple(product(LTX2_FORMS, ("split", "interleaved")))
 GANGS = (Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2), Degrees(ring=2), Degrees(ulysses=3))
 
 
@@ -23,9 +27,13 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     passes = {f"a pass of {name}": wan.pass_difference(case) for name, case in wan.PASSES.items()}
     levels = torch.tensor([[0.0, 0.2, 0.9, 0.9, 0.5]])
     passes["a pass of Wan 2.2 5B, a level for each latent"] = wan.pass_difference(wan.PassCase("2.2"), levels)
+    for form, rope_type in LTX2_KINDS:
+        passes[f"a pass of LTX-2 {form}, {rope_type} positions"] = ltx2.pass_difference(form, rope_type)
     with tempfile.TemporaryDirectory(prefix="longtake-parity-") as folder:
         clips = [wan.their_clip(kind, Path(folder) / kind) for kind in wan.CLIPS]
-        alone: dict[str, float] = {}
+        alone = {
+            f"a clip of LTX-2, guidance {kind}": ltx2.clip_difference(ltx2.GUIDANCE[kind]) for kind in ltx2.GUIDANCE
+        }
         for clip in clips:
             model, latents = wan.our_clip(clip)
             alone[f"latents of a clip of Wan {clip.kind}"] = float((latents.video - clip.latents).abs().max())
@@ -46,20 +54,25 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 def _on_rank(clips: Sequence[wan.Clip], gangs: Sequence[Degrees], rank: int) -> dict[str, float]:
     """How far this rank's latents are from diffusers', for every clip and gang that it is in."""
     found = {}
-    for clip in clips:
-        for degrees in gangs:
-            if rank < degrees.ranks:
-                _, latents = wan.our_clip(clip, context_parallel(degrees, range(degrees.ranks)))
-                away = float((latents.video - clip.latents).abs().max())
-                found[f"latents of a clip of Wan {clip.kind}, {degrees}"] = away
+    for degrees in (degrees for degrees in gangs if rank < degrees.ranks):
+        parallel = context_parallel(degrees, range(degrees.ranks))
+        for clip in clips:
+            away = (wan.our_clip(clip, parallel)[1].video - clip.latents).abs().max()
+            found[f"latents of a clip of Wan {clip.kind}, {degrees}"] = float(away)
+        for form, rope_type in LTX2_KINDS if degrees.cfg == 1 else ():
+            away_of_pass = ltx2.pass_difference(form, rope_type, parallel=parallel)
+            found[f"a pass of LTX-2 {form}, {rope_type} positions, {degrees}"] = away_of_pass
     return found
 
 
 BENCH = Bench(
     {
         "cases": Figure("passes, clips, gangs and codecs that were compared with diffusers' own"),
-        "max_abs_float32": Figure("largest difference of a pass, or of a whole clip's latents or frames", at_most=1e-5),
-        "max_abs_ranks_float32": Figure("the same of clips that 2 and 3 ranks render", at_most=1e-5),
+        "max_abs_float32": Figure(
+            "largest difference of a pass, or of a clip's latents or frames; LTX-2's clips over the largest value",
+            at_most=1e-5,
+        ),
+        "max_abs_ranks_float32": Figure("the same of clips and passes that 2 and 3 ranks share", at_most=1e-5),
         "decode_abs_float64": Figure("largest difference of a decode in chunks from diffusers' at once", at_most=1e-10),
     },
     measure,

@@ -1,0 +1,193 @@
+"""LTX-2 on our road beside diffusers' own code: single passes, whole clips, picture and sound.
+
+diffusers rounds seconds to float32, which turns its fastest channels by a thousandth of a radian. A pass is given the
+same positions in float64; a clip, whose pipeline cannot be, has low frequencies (a theta of 100), so that all the rest
+is compared.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from pipeline.adapters.ltx2 import LTX2Denoiser, text_widths
+from pipeline.adapters.ltx2_fake import (
+    AUDIO_CHANNELS,
+    AUDIO_MEL,
+    CAPTION_WIDTH,
+    LATENT_CHANNELS,
+    TEXT_LAYERS,
+    Form,
+    one_chunk,
+    tiny_pipeline,
+    tiny_transformer,
+)
+from pipeline.attention.exchange import ONE_RANK, Parallel
+from pipeline.attention.kv_plan import KVPlan
+from pipeline.attention.kv_store import KVStore
+from pipeline.models.protocols import Stream
+from pipeline.sampling.guidance import PerStream, StreamScales
+from pipeline.sampling.noise import KeyedNoise
+from pipeline.sampling.rollout import CausalRollout, Sampling
+from pipeline.sampling.solver import Euler
+from pipeline.stages.sharded_denoiser import ShardedDenoiser
+from pipeline.values import PromptEmbedding
+
+SIZE, LATENTS, TEXT_TOKENS, CLIP_TEXT_TOKENS, THETA = (2, 3), 3, 5, 8, 100.0
+CHUNK, CLOCK = one_chunk(LATENTS)
+AUDIO = len(CHUNK.audio_latents)
+SHAPES = {"video": (LATENT_CHANNELS, *SIZE), "audio": (AUDIO_CHANNELS * AUDIO_MEL,)}
+
+Levels = Mapping[str, Sequence[float]]
+UNIFORM: Levels = {"video": [0.7] * LATENTS, "audio": [0.4] * AUDIO}
+MIXED: Levels = {"video": [0.0, 0.7, 0.7], "audio": [0.0, 0.0] + [0.4] * (AUDIO - 2)}
+"""Clean latents among noisy ones."""
+
+SIGMAS = (1.0, 0.7, 0.4, 0.2)
+NO_STREAM = StreamScales()
+GUIDANCE: Mapping[str, Mapping[str, StreamScales]] = {
+    "none": {"video": NO_STREAM, "audio": NO_STREAM},
+    "prompt": {"video": StreamScales(prompt=3.0), "audio": StreamScales(prompt=7.0)},
+    "modality": {"video": StreamScales(modality=3.0), "audio": StreamScales(modality=2.0)},
+    "stg": {"video": StreamScales(stg=1.0), "audio": StreamScales(stg=0.5)},
+    "all, rescaled": {"video": StreamScales(3.0, 3.0, 1.0, 0.7), "audio": StreamScales(7.0, 2.0, 0.5, 0.6)},
+}
+
+
+def streams(levels: Levels) -> dict[str, Stream]:
+    """Random latents of one chunk at the given noise levels."""
+    generator = torch.Generator().manual_seed(3)
+    times_s = {"video": CLOCK.video_times(CHUNK), "audio": CLOCK.audio_times(CHUNK)}
+    lengths = {"video": LATENTS, "audio": AUDIO}
+    return {
+        name: Stream(
+            torch.randn(1, lengths[name], *shape, generator=generator),
+            torch.tensor([levels[name]]),
+            torch.tensor(times_s[name], dtype=torch.float64),
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def prompt(transformer: torch.nn.Module) -> Tensor:
+    """Random prompts of both streams, side by side [1 t d]."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(1, TEXT_TOKENS, sum(text_widths(transformer.config)), generator=generator)
+
+
+def their_pass(
+    transformer: torch.nn.Module, given: Mapping[str, Stream], text: Tensor, cross_timestep: bool
+) -> dict[str, Tensor]:
+    """diffusers' forward, a noise level per token where they differ."""
+    video, audio = given["video"], given["audio"]
+    own, heard = torch.split(text, text_widths(transformer.config), dim=-1)
+    coords = transformer.rope.prepare_video_coords(1, LATENTS, *SIZE, video.latents.device, fps=24.0).double()
+    coords[:, 0] = (coords[:, 0] * 24).round() / 24
+    sound = transformer.audio_rope.prepare_audio_coords(1, AUDIO, video.latents.device).double()
+    picture, sounding = transformer(
+        rearrange(video.latents, "b f c h w -> b (f h w) c"),
+        audio.latents,
+        own,
+        heard,
+        timestep=1000 * video.sigma.repeat_interleave(SIZE[0] * SIZE[1], dim=1),
+        audio_timestep=1000 * audio.sigma,
+        sigma=1000 * video.sigma.amax(dim=1),
+        audio_sigma=1000 * audio.sigma.amax(dim=1),
+        video_coords=coords,
+        audio_coords=(sound * 100).round() / 100,
+        use_cross_timestep=cross_timestep,
+        return_dict=False,
+    )
+    return {"video": rearrange(picture, "b (f h w) c -> b f c h w", f=LATENTS, h=SIZE[0]), "audio": sounding}
+
+
+@torch.inference_mode()
+def pass_difference(
+    form: Form,
+    rope_type: str,
+    levels: Levels = MIXED,
+    cross_timestep: bool = True,
+    parallel: Parallel = ONE_RANK,
+    heads: int = 2,
+) -> float:
+    """The largest difference of this rank's velocities, of both streams, from diffusers' own."""
+    given, transformer = streams(levels), tiny_transformer(form, rope_type, heads=heads)
+    text = prompt(transformer)
+    expected = their_pass(transformer, given, text, cross_timestep)
+    denoiser = LTX2Denoiser(tiny_transformer(form, rope_type, heads=heads), TEXT_TOKENS, cross_timestep)
+    store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, parallel=parallel)
+    with store.open(CHUNK, "guided") as context:
+        found = ShardedDenoiser(denoiser, parallel)(given, text, context)
+    return max(float((found[name] - expected[name]).abs().max()) for name in expected)
+
+
+def embeddings() -> tuple[Tensor, Tensor]:
+    """What a text encoder gives of a prompt and of the shorter empty one, padded on the left; which tokens count."""
+    read = torch.randn(
+        2, CLIP_TEXT_TOKENS, CAPTION_WIDTH * (TEXT_LAYERS + 1), generator=torch.Generator().manual_seed(6)
+    )
+    seen = torch.ones(2, CLIP_TEXT_TOKENS, dtype=torch.int64)
+    seen[0, :3] = seen[1, :6] = 0
+    return read, seen
+
+
+def their_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
+    """Picture [f c h w] and sound [l c] of diffusers' pipeline, in latents."""
+    (read, seen), keyed = embeddings(), KeyedNoise(7)
+    picture = keyed.draw("video", CHUNK.latents, SHAPES["video"]).unsqueeze(0)
+    sound = keyed.draw("audio", CHUNK.audio_latents, SHAPES["audio"]).unsqueeze(0)
+    pipeline = tiny_pipeline(theta=THETA)
+    for vae in (pipeline.vae, pipeline.audio_vae):  # given and returned latents are as the transformer has them
+        vae.latents_mean.zero_()
+        vae.latents_std.fill_(1)
+    video, audio = scales["video"], scales["audio"]
+    picture, sound = pipeline(
+        prompt_embeds=read[:1],
+        prompt_attention_mask=seen[:1],
+        negative_prompt_embeds=read[1:],
+        negative_prompt_attention_mask=seen[1:],
+        latents=rearrange(picture, "b f c h w -> b c f h w"),
+        audio_latents=rearrange(sound, "b l (c m) -> b c l m", c=AUDIO_CHANNELS),
+        height=32,  # the size is that of the latents
+        width=32,
+        num_frames=CLOCK.frames(LATENTS),
+        sigmas=list(SIGMAS),
+        num_inference_steps=len(SIGMAS),
+        guidance_scale=video.prompt,
+        modality_scale=video.modality,
+        stg_scale=video.stg,
+        guidance_rescale=video.rescale,
+        audio_guidance_scale=audio.prompt,
+        audio_modality_scale=audio.modality,
+        audio_stg_scale=audio.stg,
+        audio_guidance_rescale=audio.rescale,
+        spatio_temporal_guidance_blocks=[1],
+        output_type="latent",
+        return_dict=False,
+    )
+    return rearrange(picture, "1 c f h w -> f c h w"), rearrange(sound, "1 c l m -> l (c m)")
+
+
+def our_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
+    """The same clip as one chunk of a causal rollout."""
+    guidance = PerStream(scales, stg_layers=[1])
+    with torch.inference_mode():
+        video, audio, _ = tiny_pipeline(theta=THETA).connectors(*embeddings())
+    prompts = {
+        branch: PromptEmbedding(branch, torch.cat((video, audio), dim=-1)[int(branch == "unguided")])
+        for branch in guidance.branches
+    }
+    denoiser = LTX2Denoiser(tiny_transformer("2.3", theta=THETA), CLIP_TEXT_TOKENS)
+    store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, branches=guidance.branches)
+    sigmas = dict.fromkeys(SHAPES, (*SIGMAS, 0.0))
+    rollout = CausalRollout(denoiser, store, CLOCK, Sampling(sigmas, Euler(), guidance, KeyedNoise(7)), SHAPES)
+    latents = rollout.denoise(CHUNK, prompts)
+    return latents.video, latents.audio
+
+
+def clip_difference(scales: Mapping[str, StreamScales]) -> float:
+    """The largest difference of a clip's latents, of both streams, over the largest value where that is above 1, since
+    guidance of many kinds makes these weights' latents large."""
+    pairs = zip(our_clip(scales), their_clip(scales), strict=True)
+    return max(float((ours - theirs).abs().max()) / max(1.0, float(theirs.abs().max())) for ours, theirs in pairs)
