@@ -19,7 +19,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check ins
 AGAIN := $(addprefix --set ,start=out/train/rollout/model.safetensors steps=1500 lr=6e-4 warmup_steps=100 \
     decay_fraction=0.85 seed=4)
 LONG := $(addprefix --set ,start=out/train/upscaler/model.safetensors seed=2 steps=5000 batch_size=2 options.chunks=7 \
-    options.change_weight=1.5 options.hidden=0.1 options.worn=0.3 decay_fraction=0.9 decay=cosine ema=0.998)
+    options.change_weight=1.0 options.hidden=0.1 options.worn=0.3 decay_fraction=0.9 decay=cosine ema=0.998)
 
 .PHONY: demo test check weights setup clean
 

@@ -44,8 +44,7 @@ class UpscalerOptions:
         patch: side of the low-resolution frames.
         hidden: share of the steps in which chunks do not see each other.
         worn: share of the clips that are a little blurred and noisy before they are enlarged.
-        change_weight: of what changes in the error along the motion, beside the error's own 1: at x2; half of it at
-            x4, where more of the error is detail that only older frames can tell.
+        change_weight: of what changes in the error along the motion, beside the error's own 1.
     """
 
     chunks: int = 7
@@ -138,7 +137,7 @@ class Enlarging(nn.Module):
         large = self.model.enlarge(small, scale, range(f), contexts)
         error = large - truth
         change = change_along(error, batch["steps"]) * batch["alone"][:, None, None, None, None]
-        loss = _charbonnier(error) + self._change_weight * 2 / scale * _charbonnier(change)
+        loss = _charbonnier(error) + self._change_weight * _charbonnier(change)
         return {"loss": loss, "psnr_db": -10 * error.detach().square().mean().log10()}
 
     def _context(self, chunks: int, hidden: bool) -> AttentionContext:
