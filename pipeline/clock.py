@@ -176,16 +176,21 @@ def _nearest_border(clock: MediaClock, frames: Fraction) -> int:
 
 
 def plan_chunks(
-    clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int, before: Sequence[ChunkSpan] = ()
+    clock: MediaClock,
+    scenes: Sequence[SceneSpan],
+    chunk_latents: int,
+    before: Sequence[ChunkSpan] = (),
+    overlap: int = 0,
 ) -> tuple[ChunkSpan, ...]:
     """Cut scenes into chunks of at most `chunk_latents` video latents; spans tile the film without gap or overlap.
 
     Args:
         before: what the first scene goes on from; see `plan_before`.
+        overlap: latents that a chunk is shown before its own; a section's first has none, so it is longer by these.
     """
     if chunk_latents < 1:
         raise SpecError(f"chunk_latents is {chunk_latents}; a chunk holds at least 1 video latent")
-    return tuple(_chunks(clock, scenes, chunk_latents, before))
+    return tuple(_chunks(clock, scenes, chunk_latents, before, overlap))
 
 
 def plan_before(clock: MediaClock, latents: int, chunk_latents: int) -> tuple[ChunkSpan, ...]:
@@ -213,7 +218,7 @@ def plan_before(clock: MediaClock, latents: int, chunk_latents: int) -> tuple[Ch
 
 
 def _chunks(
-    clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int, before: Sequence[ChunkSpan]
+    clock: MediaClock, scenes: Sequence[SceneSpan], chunk_latents: int, before: Sequence[ChunkSpan], overlap: int
 ) -> Iterator[ChunkSpan]:
     film_stop = scenes[-1].frames.stop
     index = latent = audio_latent = 0
@@ -227,7 +232,7 @@ def _chunks(
         section_closes = number + 1 == len(scenes) or scenes[number + 1].cut
         last_latent = section_latent + clock.latents(scene.frames.stop - section_frame)
         while latent < last_latent:
-            stop = min(latent + chunk_latents, last_latent)
+            stop = min(latent + chunk_latents + (overlap if latent == section_latent else 0), last_latent)
             border = section_frame + clock.frames(stop - section_latent)
             frames = range(section_frame + clock.frames(latent - section_latent), min(border, scene.frames.stop))
             samples = range(clock.samples(frames.start), clock.samples(frames.stop))

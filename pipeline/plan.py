@@ -155,14 +155,14 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     num_before = latents_before(wish, model)
     before = plan_before(clock, num_before, model.chunk_latents)
     scenes = plan_scenes(clock, wish.durations_s(), wish.cuts(), num_before)
-    chunks = plan_chunks(clock, scenes, model.chunk_latents, before)
+    overlap = model.rollout.overlap if isinstance(model.rollout, Segment) else 0
+    chunks = plan_chunks(clock, scenes, model.chunk_latents, before, overlap)
     shapes = model.latent_shapes(wish.video.width, wish.video.height)
     _, height, width = shapes["video"]
     passes = all_passes(clock, model.rollout, before, chunks)
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
-    overlap = model.rollout.overlap if isinstance(model.rollout, Segment) else 0
     whole = next(page for page in pages if page) // most_video * (model.chunk_latents + overlap)
     lag = model.audio_lag if wish.audio.file is None else 0.0
     return FilmPlan(

@@ -15,8 +15,8 @@ from rich.table import Table
 from pipeline.errors import SpecError
 
 BENCHES = (
-    *("batch", "chaos", "endless", "fidelity", "leaks", "open-weights", "parity", "parity-models", "resume", "road"),
-    *("scaling", "upscale"),
+    *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "leaks", "open-weights", "parity"),
+    *("parity-models", "resume", "road", "scaling", "upscale"),
 )
 
 

@@ -5,16 +5,18 @@ each with the same overlap, regenerated. The weights are tiny and random, prompt
 pass a step, as distilled weights have it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from jobs.bench import Bench, BenchOptions, Figure
 from pipeline.adapters.ltx2_fake import CAPTION_WIDTH, TEXT_LAYERS, save, tiny_pipeline
 from pipeline.adapters.ltx2_model import CLIP_LATENTS, OVERLAP, open_folder
 from pipeline.models.protocols import FilmModel
@@ -105,3 +107,21 @@ def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
             decode(denoise(chunk, cue))
 
     return render
+
+
+def measure(options: BenchOptions) -> Mapping[str, float]:
+    """One thread; three rounds, or five where it is not quick."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory(prefix="longtake-beside-") as folder:
+        return ratios(Path(folder), rounds=3 if options.quick else 5)
+
+
+BENCH = Bench(
+    {
+        "vs_diffusers_clip": Figure("seconds of diffusers' LTX-2 pipeline over ours, for one clip", at_least=1.0),
+        "vs_diffusers_long": Figure("of its windows over our segments, for four clips' length", at_least=1.0),
+        "vs_diffusers_causal": Figure("of its windows over our causal film of the same length"),
+    },
+    measure,
+    once=True,
+)

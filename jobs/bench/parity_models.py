@@ -69,7 +69,7 @@ BENCH = Bench(
     {
         "cases": Figure("passes, clips, gangs and codecs that were compared with diffusers' own"),
         "max_abs_float32": Figure(
-            "largest difference of a pass, or of a clip's latents or frames; LTX-2's clips over the largest value",
+            "largest difference of a pass, or of a clip's latents or frames",
             at_most=1e-5,
         ),
         "max_abs_ranks_float32": Figure("the same of clips and passes that 2 and 3 ranks share", at_most=1e-5),

@@ -186,7 +186,9 @@ def vocoder_reach(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int
 def _reach(vocoder: LTX2Vocoder) -> int:
     """The same of one generator, in its own frames; followed backwards from a sample."""
     config, reach = vocoder.config, int(vocoder.conv_out.kernel_size[0]) // 2
-    smooth = config.antialias_kernel_size if config.act_fn.startswith("snake") or config.antialias else 0
+    # A smoothed activation filters half of it on the way up to a finer rate, and half on the way down.
+    smoothed = config.act_fn.startswith("snake") or config.antialias
+    smooth = config.antialias_kernel_size // config.antialias_ratio + 1 if smoothed else 0
     reach += smooth
     sizes = zip(config.upsample_factors, config.upsample_kernel_sizes, strict=True)
     for factor, kernel in reversed(list(sizes)):
