@@ -1,36 +1,16 @@
 """What a folder in diffusers' format says about the LTX-2 in it, before any weights are read."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import MARK, read_index
+from pipeline.weights.folder import read_index
+from pipeline.weights.settings import CausalMark, read_mark, read_settings
 
 PIPELINES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
-
-
-class CausalMark(BaseModel):
-    """`longtake.json`, beside model_index.json: the weights were trained to follow a cache of clean chunks.
-
-    Args:
-        chunk_latents: video latents of a chunk.
-        window, sink: of the KV plan, in chunks.
-        sampling: what the storyboard's sampling is where it does not say.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rollout: Literal["causal"]
-    chunk_latents: int
-    window: int
-    sink: int = 0
-    sampling: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -62,9 +42,9 @@ class LTX2Folder:
             known = " or ".join(PIPELINES)
             raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
         names = ("transformer", "vae", "audio_vae", "vocoder", "connectors")
-        parts = {name: _read(path / name / "config.json") for name in names}
-        scheduler = _read(path / "scheduler" / "scheduler_config.json")
-        found = cls(path=path, index=index, **parts, scheduler=scheduler, mark=_mark(path))
+        parts = {name: read_settings(path / name / "config.json") for name in names}
+        scheduler = read_settings(path / "scheduler" / "scheduler_config.json")
+        found = cls(path=path, index=index, **parts, scheduler=scheduler, mark=read_mark(path))
         if found.transformer["patch_size_t"] != 1 or found.frames != 8 or found.sound_stride.denominator != 1:
             raise WeightsError(
                 f"{path} has latents of {found.frames} frames, patches of {found.transformer['patch_size_t']} latents"
@@ -96,25 +76,3 @@ class LTX2Folder:
     def _halvings(self) -> int:
         scaling = self.vae["spatio_temporal_scaling"]
         return sum(scaling) if isinstance(scaling, list) else len(self.vae["layers_per_block"]) - 1
-
-
-def _mark(path: Path) -> CausalMark | None:
-    file = path / MARK
-    if not file.is_file():
-        return None
-    try:
-        return CausalMark.model_validate(_read(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{file}: {where}: {first['msg']}; write it with `longtake convert`") from error
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read as JSON ({error}); fetch the model again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{file} holds {type(found).__name__}, not an object; fetch the model again")
-    return found

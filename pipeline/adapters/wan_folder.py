@@ -1,35 +1,15 @@
 """What a folder in diffusers' format says about the Wan in it, before any weights are read."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import MARK, read_index
+from pipeline.weights.folder import read_index
+from pipeline.weights.settings import CausalMark, read_mark, read_settings
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
-
-
-class CausalMark(BaseModel):
-    """`longtake.json`, beside model_index.json: the weights were trained to follow a cache of clean chunks.
-
-    Args:
-        chunk_latents: video latents of a chunk.
-        window, sink: of the KV plan, in chunks.
-        sampling: what the storyboard's sampling is where it does not say.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rollout: Literal["causal"]
-    chunk_latents: int
-    window: int
-    sink: int = 0
-    sampling: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -59,11 +39,11 @@ class WanFolder:
         if index["_class_name"] not in PIPELINES:
             known = " or ".join(PIPELINES)
             raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
-        transformer = _read(path / "transformer" / "config.json")
+        transformer = read_settings(path / "transformer" / "config.json")
         if transformer.get("pos_embed_seq_len") is not None:
             raise WeightsError(f"{path} continues a first and a last image; use a Wan that renders from one image")
-        vae, scheduler = (_read(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
-        return cls(path, index, transformer, vae, scheduler, _mark(path))
+        vae, scheduler = (read_settings(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
+        return cls(path, index, transformer, vae, scheduler, read_mark(path))
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -90,25 +70,3 @@ class WanFolder:
     def is_high_compression(self) -> bool:
         """Whether it renders in the latents of Wan 2.2's own autoencoder, as TI2V-5B does."""
         return bool(self.vae.get("is_residual"))
-
-
-def _mark(path: Path) -> CausalMark | None:
-    file = path / MARK
-    if not file.is_file():
-        return None
-    try:
-        return CausalMark.model_validate(_read(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{file}: {where}: {first['msg']}; write it with `longtake convert`") from error
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read as JSON ({error}); fetch the model again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{file} holds {type(found).__name__}, not an object; fetch the model again")
-    return found

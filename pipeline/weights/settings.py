@@ -1,0 +1,52 @@
+"""What a model's folder says of itself in JSON: the configurations of its parts, and our mark of causal weights."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import WeightsError
+from pipeline.weights.folder import MARK
+
+
+class CausalMark(BaseModel):
+    """`longtake.json`, beside model_index.json: the weights were trained to follow a cache of clean chunks.
+
+    Args:
+        chunk_latents: video latents of a chunk.
+        window, sink: of the KV plan, in chunks.
+        sampling: what the storyboard's sampling is where it does not say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rollout: Literal["causal"]
+    chunk_latents: int
+    window: int
+    sink: int = 0
+    sampling: dict[str, Any] = {}
+
+
+def read_mark(path: Path) -> CausalMark | None:
+    """The mark of a folder, if it has one. Raises `WeightsError` for one that means nothing."""
+    file = path / MARK
+    if not file.is_file():
+        return None
+    try:
+        return CausalMark.model_validate(read_settings(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{file}: {where}: {first['msg']}; write it with `longtake convert`") from error
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `WeightsError` where it is missing or damaged."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file} cannot be read as JSON ({error}); fetch the model again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{file} holds {type(found).__name__}, not an object; fetch the model again")
+    return found
