@@ -61,10 +61,11 @@ class Order:
     def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
         here = numerics(model, self.degrees, self.load)
+        promised = {name: part for name, part in self.numerics.items() if name != "given"}  # `open_take` looks at those
         differ = [
-            f"{name} is {here.get(name)}, not {self.numerics.get(name)}"
-            for name in {**here, **self.numerics}
-            if here.get(name) != self.numerics.get(name)
+            f"{name} is {here.get(name)}, not {promised.get(name)}"
+            for name in {**here, **promised}
+            if here.get(name) != promised.get(name)
         ]
         if differ:
             raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")

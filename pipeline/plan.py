@@ -163,7 +163,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
-    whole = next(page for page in pages if page) // most_video * (model.chunk_latents + overlap)
+    whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + overlap)
     lag = model.audio_lag if wish.audio.file is None else 0.0
     return FilmPlan(
         wish=wish,

@@ -1,9 +1,10 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.acts import Take, mend
+from pipeline.acts import mend
 from pipeline.journal.store import Store
 from tests.tiny_take import KilledError, Recorder, render, take_in
 
@@ -113,5 +114,5 @@ def test_a_fresh_take_is_looked_over_in_a_moment(tmp_path):
     looked = []
     journal = take.journal
     journal.holds = lambda kind, index: looked.append((kind, index))
-    mend(Take(take.model, take.plan, take.store, journal, take.numerics), Recorder())
+    mend(replace(take, journal=journal), Recorder())
     assert looked == [("segments", 0), ("latents", 0)]
