@@ -20,7 +20,7 @@ from pipeline.models.upscaler import Upscaler
 from pipeline.observe import SILENT, Observer
 from pipeline.plan import FilmPlan, plan_film
 from pipeline.spec import Storyboard
-from pipeline.stages.decode import DecodeStage, decode_history
+from pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
 from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.encode import EncodeStage
@@ -54,6 +54,10 @@ class Take:
         """A chunk's finished latents, of the film or of what it goes on from; None where they are to be rendered."""
         return self.given.before(chunk) if chunk.index < 0 else self.journal.latents(chunk)
 
+    def decoded_with(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunk, and those after it that its picture looks ahead to."""
+        return [chunk, *decode_ahead(self.model, self.plan, chunk)]
+
     def summary(self) -> dict[str, float]:
         """The film in numbers, and how much of it is finished already, counted from its start."""
         plan, journal = self.plan, self.journal
@@ -85,9 +89,8 @@ def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts)
         upscaler = load_upscaler(wish.output.upscaler).to(model.device)
         check_chunks(upscaler, plan.chunks)
         parts = {**numerics, "upscaler": upscaler.fingerprint()}
-    return Take(
-        model, plan, store, Journal(store, film_keys(plan.wish, plan.chunks, parts)), numerics, given, upscaler, notes
-    )
+    keys = film_keys(plan.wish, plan.chunks, parts, model.video_codec.lookahead)
+    return Take(model, plan, store, Journal(store, keys), numerics, given, upscaler, notes)
 
 
 def _given(model: FilmModel, plan: FilmPlan, numerics: Parts) -> tuple[GivenStage, tuple[str, ...], Parts]:
@@ -127,8 +130,9 @@ def mend(take: Take, observer: Observer) -> None:
         needed.update(span.index for span in decode_history(model, plan, chunk))
         if take.upscaler is not None:
             needed.update(span.index for span in upscale_history(model, take.upscaler, plan, chunk))
-        if not denoised:
-            needed.update(span.index for span in plan.history(chunk))
+        for part in take.decoded_with(chunk):
+            if not journal.holds("latents", part.index):
+                needed.update(span.index for span in plan.history(part))
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])
@@ -169,7 +173,7 @@ def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
 
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
-    """Latents -> frames, sound."""
+    """Latents, and those that their picture looks ahead to -> frames, sound."""
     given_sound = None if take.plan.wish.audio.file is None else take.given.sound
     return Act("decode", DecodeStage(take.model, take.plan, take.finished, given_sound), observer)
 

@@ -4,7 +4,7 @@ A *section* is what lies between two cuts. Codecs start anew at a cut, so latent
 a section and frames within the film. Every border is the floor of an exact time; nothing is rounded per chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
@@ -191,6 +191,19 @@ def plan_chunks(
     if chunk_latents < 1:
         raise SpecError(f"chunk_latents is {chunk_latents}; a chunk holds at least 1 video latent")
     return tuple(_chunks(clock, scenes, chunk_latents, before, overlap))
+
+
+def looked_ahead(span: Callable[[int], ChunkSpan], chunk: ChunkSpan, latents: int) -> list[ChunkSpan]:
+    """The chunks right after `chunk` that hold the next `latents` video latents of its section, in order.
+
+    Args:
+        span: gives the chunk of a number.
+    """
+    found, last = [], chunk
+    while sum(len(later.latents) for later in found) < latents and not last.ends_section:
+        last = span(last.index + 1)
+        found.append(last)
+    return found
 
 
 def plan_before(clock: MediaClock, latents: int, chunk_latents: int) -> tuple[ChunkSpan, ...]:

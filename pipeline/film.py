@@ -43,10 +43,8 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
         for chunk in plan.chunks:
             segment = journal.segment(chunk)
             if segment is None:
-                latents = journal.latents(chunk)
-                if latents is None:
-                    latents = denoise(chunk, embed(chunk))
-                frames, sound = decode(latents)
+                latents = [journal.latents(part) or denoise(part, embed(part)) for part in take.decoded_with(chunk)]
+                frames, sound = decode(*latents)
                 segment = encode(upscale(frames), sound)
             publish(segment)
 

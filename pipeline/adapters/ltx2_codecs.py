@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
-from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalConv3d, LTX2VideoUpsampler3d
 from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import LTX2AudioResnetBlock
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.adapters.ltx2_decoder import Tails, decode_latent, reach
 from pipeline.errors import WeightsError
 from pipeline.models.protocols import DecoderState
 
@@ -52,44 +52,54 @@ def _kept(window: Tail, most: int) -> Tail:
     return Tail(window.latents[:, -most:], window.whole and window.latents.shape[1] <= most)
 
 
+@dataclass(frozen=True)
+class VideoTail:
+    """Where a section's decoder stands.
+
+    Args:
+        places: what each place in it keeps.
+        latents: decoded so far.
+        early: frames [b 3 n h w] that are final before all of their latent's are.
+    """
+
+    places: Tails | None
+    latents: int
+    early: Tensor
+
+
 class LTX2VideoCodec:
     """Latents [b f c h w] of zero mean and unit variance -> RGB frames in -1..1 [b n 3 h*stride w*stride].
 
-    A decoder that is causal is decoded exactly. One that is not sees a chunk's last frames as it sees a clip's: as if
-    the picture stood still after them.
-
     Args:
-        vae: of either kind.
+        vae: of either kind; the frames of one that is not causal wait for the latents that they see ahead.
     """
-
-    lookahead = 0
 
     def __init__(self, vae: AutoencoderKLLTX2Video) -> None:
         if vae.config.timestep_conditioning or any(vae.config.decoder_inject_noise):
             raise WeightsError("the video decoder adds noise, so no two decodes of it agree; use one that does not")
-        self.vae, self.left_context = vae, video_reach(vae)
+        self.vae = vae
+        past, self.lookahead = reach(vae.decoder)
+        self.left_context = past + self.lookahead
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
-        """Frames [b n 3 h w] of new latents: eight each, and one of a section's first; nothing waits for `final`."""
-        del final
-        window = _joined(latents, state)
-        vae, x = self.vae, rearrange(window.latents, "b f c h w -> b c f h w")
-        mean, std = (rearrange(values, "c -> c 1 1 1") for values in (vae.latents_mean, vae.latents_std))
-        frames = vae.decoder(x.to(mean) * std / vae.config.scaling_factor + mean)
-        new = FRAMES * latents.shape[1] - (FRAMES - 1 if state is None else 0)
-        return rearrange(frames[:, :, -new:], "b c n h w -> b n c h w"), _kept(window, self.left_context)
+        """Frames [b n 3 h w] of the latents that nothing more reaches: eight each, and one of a section's first."""
+        vae, (b, _, _, *size) = self.vae, latents.shape
+        height, width = (int(vae.spatial_compression_ratio) * side for side in size)
+        tail = state or VideoTail(None, 0, latents.new_zeros(b, 3, 0, height, width))
+        mean, std = (rearrange(values, "c -> c 1 1") for values in (vae.latents_mean, vae.latents_std))
+        x = rearrange(latents.to(mean) * std / vae.config.scaling_factor + mean, "b f c h w -> f b c 1 h w")
+        frames, places = [tail.early], tail.places
+        for number, latent in enumerate(x, start=1):
+            new, places = decode_latent(vae.decoder, latent, places, final and number == len(x))
+            frames += [] if new is None else [new]
+        known, stop = torch.cat(frames, dim=2), tail.latents + len(x)
+        ready = known.shape[2] if final else self._num_frames(stop) - self._num_frames(tail.latents)
+        state = VideoTail(places, stop, known[:, :, ready:].clone())
+        return rearrange(known[:, :, :ready], "b c n h w -> b n c h w"), state
 
-
-def video_reach(vae: AutoencoderKLLTX2Video) -> int:
-    """Latents before the one that is decoded which reach into its frames."""
-    past, earliest = 2 if vae.config.decoder_causal else 1, FRAMES * FAR - (FRAMES - 1)
-    modules = list(vae.decoder.modules())
-    doubling = {id(module.conv): module.stride[0] for module in modules if isinstance(module, LTX2VideoUpsampler3d)}
-    for module in reversed(modules):
-        if isinstance(module, LTX2VideoCausalConv3d):
-            stride = doubling.get(id(module), 1)  # whose channels become frames, the first of which are dropped
-            earliest = (earliest + stride - 1) // stride - past
-    return FAR - earliest
+    def _num_frames(self, latents: int) -> int:
+        """Frames that are final once so many latents of a section are known."""
+        return max(0, FRAMES * (latents - self.lookahead) - (FRAMES - 1))
 
 
 class LTX2SoundCodec:

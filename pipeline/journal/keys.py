@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from pipeline.clock import ChunkSpan
+from pipeline.clock import ChunkSpan, looked_ahead
 from pipeline.spec import Storyboard
 
 Parts = Mapping[str, Any]
@@ -40,12 +40,13 @@ class FilmKeys:
     segments: tuple[ChunkKey, ...]
 
 
-def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) -> FilmKeys:
+def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lookahead: int = 0) -> FilmKeys:
     """The keys of a planned film.
 
     Args:
         numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish; an "upscaler"
             among it touches segments only, and "given" holds the SHA-256 of the files that the wish names, by key.
+        lookahead: video latents behind a chunk that its frames depend on.
     """
     latents, segments = [], []
     apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
@@ -69,10 +70,13 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts) ->
             latent_parts["image"] = image
         latents_key = _hash(latents_key, latent_parts)
         latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
+    for chunk in chunks:
+        seen = (chunk, *looked_ahead(chunks.__getitem__, chunk, lookahead))[-1]
+        latents_key = latents[seen.index].key
         segment_parts = {
             "frames": [chunk.frames.start, chunk.frames.stop],
             "samples": [chunk.samples.start, chunk.samples.stop],
-            "ends_section": chunk.ends_section,
+            "ends_section": seen.ends_section,
         }
         segments_key = _hash(segments_key + latents_key, segment_parts)
         segments.append(ChunkKey(segments_key, {"latents": latents_key, **shown_parts, **segment_parts}))

@@ -110,7 +110,7 @@ class StreamDecoder(Protocol):
     """Decodes latents chunk by chunk; the chunks together equal one decode of all latents.
 
     Attributes:
-        left_context: latents before the first one that reach into its output.
+        left_context: latents before new ones that reach into what becomes final with them.
         lookahead: latents after the last one that its output waits for.
     """
 

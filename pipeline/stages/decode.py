@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.clock import ChunkSpan
+from pipeline.clock import ChunkSpan, looked_ahead
 from pipeline.models.protocols import DecoderState, FilmModel
 from pipeline.plan import FilmPlan
 from pipeline.stages.denoise import FinishedLatents, find
@@ -15,7 +15,8 @@ from pipeline.values import FrameChunk, LatentChunk, SoundChunk
 
 class DecodeStage:
     """Decodes chunks, carrying each decoder's tail from one to the next and dropping it at a cut. After a gap it
-    first decodes as many finished latents again as the decoders look back.
+    first decodes as many finished latents again as the decoders look back. A chunk comes with those that its picture
+    looks ahead to; its sound is given as far as it is final, and the rest with the next chunk.
 
     Args:
         model: whose codecs are used.
@@ -35,18 +36,26 @@ class DecodeStage:
         self._model, self._plan, self._finished, self._given_sound = model, plan, finished, given_sound
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
-        self._sample = 0
+        self._frames: Tensor | None = None
+        self._frame = self._sample = 0
         self._next: int | None = None
+        self._to_see = 0
 
     @torch.inference_mode()
-    def __call__(self, latents: LatentChunk) -> tuple[FrameChunk, SoundChunk]:
-        """The chunk's frames, and the sound that has become final with it."""
+    def __call__(self, latents: LatentChunk, *ahead: LatentChunk) -> tuple[FrameChunk, SoundChunk]:
+        """The chunk's frames, and the sound that has become final with it.
+
+        Args:
+            ahead: the chunks of `decode_ahead`, in order.
+        """
         span = latents.span
         if span.index == span.section or span.index != self._next:
             self._stand_before(span)
-        video, sound = self._decode(latents)
+        for chunk in (latents, *ahead):
+            self._see(chunk)
+        frames = FrameChunk(span, self._shown(span.frames))
+        sound = self._heard(latents)
         self._next = span.index + 1
-        frames = FrameChunk(span, to_uint8(video[0])[: len(span.frames)])
         if self._given_sound is not None:
             pcm = self._given_sound(span.samples).float()
             return frames, SoundChunk(span.samples.start, self._plan.clock.sample_rate, pcm.contiguous())
@@ -54,19 +63,42 @@ class DecodeStage:
 
     def _stand_before(self, span: ChunkSpan) -> None:
         """Have the tails that an undisturbed run has before this chunk: none where its section begins."""
+        clock, opening = self._plan.clock, self._plan.span(span.section)
         self._video_tail = self._sound_tail = None
-        for chunk in decode_history(self._model, self._plan, span):
-            self._decode(find(self._finished, chunk))
-        begins = self._plan.span(span.section).audio_latents.start
-        complete = max(begins, span.audio_latents.start - self.sound_decoder.lookahead)
-        self._sample = complete * self._plan.clock.audio_stride
+        history = decode_history(self._model, self._plan, span)
+        self._to_see = (history or [span])[0].index
+        for chunk in history:
+            latents = find(self._finished, chunk)
+            self._see(latents)
+            self._heard(latents)
+        self._frames = None
+        final = max(0, span.latents.start - self.video_decoder.lookahead - opening.latents.start)
+        self._frame = opening.frames.start + clock.frames(final)
+        complete = max(opening.audio_latents.start, span.audio_latents.start - self.sound_decoder.lookahead)
+        self._sample = complete * clock.audio_stride
 
-    def _decode(self, latents: LatentChunk) -> tuple[Tensor, Tensor]:
-        final = latents.span.ends_section
-        picture, audio = (x.unsqueeze(0).to(self._model.device) for x in (latents.video, latents.audio))
-        video, self._video_tail = self.video_decoder.decode(picture, self._video_tail, final)
-        sound, self._sound_tail = self.sound_decoder.decode(audio, self._sound_tail, final)
-        return video, sound
+    def _see(self, latents: LatentChunk) -> None:
+        """Decode a chunk's picture, unless that was done when it was looked ahead to."""
+        span = latents.span
+        if span.index < self._to_see:
+            return
+        video = latents.video.unsqueeze(0).to(self._model.device)
+        new, self._video_tail = self.video_decoder.decode(video, self._video_tail, span.ends_section)
+        self._frames = new[0] if self._frames is None else torch.cat((self._frames, new[0]))
+        self._to_see = span.index + 1
+
+    def _shown(self, frames: range) -> Tensor:
+        """These frames, in uint8, of those that are final; none before their end is kept."""
+        assert self._frames is not None, "something was seen"
+        shown = self._frames[frames.start - self._frame :][: len(frames)]
+        self._frames, self._frame = self._frames[frames.stop - self._frame :], frames.stop
+        return to_uint8(shown)
+
+    def _heard(self, latents: LatentChunk) -> Tensor:
+        """The sound [c n] that becomes final with a chunk."""
+        audio = latents.audio.unsqueeze(0).to(self._model.device)
+        sound, self._sound_tail = self.sound_decoder.decode(audio, self._sound_tail, latents.span.ends_section)
+        return sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:
         """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`, and what sounds
@@ -86,6 +118,11 @@ def decode_history(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[Ch
         if video >= model.video_codec.left_context and audio >= model.sound_codec.left_context:
             break
     return chunks
+
+
+def decode_ahead(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
+    """The chunks right after this one that reach as far as its picture looks ahead, within the section."""
+    return looked_ahead(plan.span, span, model.video_codec.lookahead)
 
 
 def to_uint8(video: Tensor) -> Tensor:

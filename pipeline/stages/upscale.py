@@ -11,7 +11,7 @@ from pipeline.errors import SpecError
 from pipeline.models.protocols import FilmModel
 from pipeline.models.upscaler import Upscaler, UpscalerState
 from pipeline.plan import FilmPlan
-from pipeline.stages.decode import DecodeStage, decode_history
+from pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
 from pipeline.stages.denoise import FinishedLatents, find
 from pipeline.values import FrameChunk
 
@@ -43,7 +43,8 @@ class UpscaleStage:
         state = self._upscaler.start(wish.upscale, video.height, video.width, first_frame=frames_before)
         decode = DecodeStage(self._model, self._plan, self._finished)
         for chunk in history:
-            self._enlarged(decode(find(self._finished, chunk))[0], state)
+            seen = (chunk, *decode_ahead(self._model, self._plan, chunk))
+            self._enlarged(decode(*(find(self._finished, part) for part in seen))[0], state)
         return state
 
     def _enlarged(self, frames: FrameChunk, state: UpscalerState) -> Tensor:
