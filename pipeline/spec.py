@@ -358,6 +358,7 @@ class ModelLimits:
     Args:
         given: what it can be given beside a prompt, since its codecs encode and its weights take it: "image" for a
             scene's first latent, "film" to go on from, "sound" to make a picture to.
+        needs_picture: whether every section must begin with one that is given, as weights that only continue do.
     """
 
     name: str
@@ -369,6 +370,7 @@ class ModelLimits:
     max_prompt_words: int
     max_duration_s: Fraction | None = None
     given: frozenset[Literal["image", "film", "sound"]] = frozenset()
+    needs_picture: bool = False
 
 
 def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
@@ -380,6 +382,8 @@ def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
 
 def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
     yield from _not_to_be_given(storyboard, limits)
+    if limits.needs_picture:
+        yield from _without_picture(storyboard, limits)
     for side, size, allowed in (
         ("width", storyboard.video.width, limits.width),
         ("height", storyboard.video.height, limits.height),
@@ -423,6 +427,13 @@ def _not_to_be_given(storyboard: Storyboard, limits: ModelLimits) -> Iterator[st
     if storyboard.continue_from is not None and (first.image is not None or first.transition == "cut"):
         has = "an image" if first.image is not None else "transition: cut"
         yield f"continue_from is {storyboard.continue_from!r}, but scenes[0] has {has}; leave one of the two out"
+
+
+def _without_picture(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    for index, (scene, cut) in enumerate(zip(storyboard.scenes, storyboard.cuts(), strict=True)):
+        if cut and scene.image is None and (index or storyboard.continue_from is None):
+            other = "transition: continue" if index else "continue_from to the film"
+            yield f"scenes[{index}].image is missing; {limits.name} only continues pictures, add one, or {other}"
 
 
 # ------------------------------------------------------------------ reading

@@ -127,6 +127,7 @@ class WanModel:
             *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
             max_prompt_words=self.text.max_tokens,
             given=frozenset({"image", "film"}),
+            needs_picture=self._folder.continues_image,
         )
 
     def clock(self, fps: Fraction) -> MediaClock:

@@ -12,12 +12,22 @@ from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
 from pipeline.errors import SpecError
 from pipeline.models.protocols import Segment, Stream
+from pipeline.plan import plan_film
 from pipeline.sampling.noise import KeyedNoise
+from pipeline.spec import parse_storyboard
 from pipeline.weights.options import LoadOptions
 
 LATENTS, SHAPE, SIGMA = 5, (4, 4, 6), 0.6
 CHUNK, CLOCK = one_chunk(LATENTS)
 TIMES = torch.tensor(CLOCK.video_times(CHUNK), dtype=torch.float64)
+STORYBOARD = """
+model: tiny-wan
+video: {width: 48, height: 32}
+scenes:
+  - {prompt: a red circle, duration: 1s}
+  - {prompt: a blue circle, duration: 1s}
+  - {prompt: a red circle, duration: 1s, transition: cut}
+"""
 
 
 @pytest.fixture(scope="module", params=["i2v 2.1", "i2v a14b"])
@@ -75,3 +85,18 @@ def test_a_pass_must_begin_with_what_is_given(model, places, told):
     streams["video"].sigma[:, list(places)] = 0.0
     with pytest.raises(SpecError, match=told):
         a_pass(model, streams)
+
+
+def test_a_film_whose_sections_begin_without_a_picture_is_refused_where_it_is_planned(model):
+    with pytest.raises(SpecError) as told:
+        plan_film(parse_storyboard(STORYBOARD), model)
+    assert str(told.value).split("\n") == [
+        f"scenes[{index}].image is missing; i2v only continues pictures, add one, or {other}"
+        for index, other in ((0, "continue_from to the film"), (2, "transition: continue"))
+    ]
+
+
+@pytest.mark.parametrize("begins", ["scenes[0].image=still.png", "continue_from=before.mp4"])
+@pytest.mark.parametrize("goes_on", ["scenes[2].image=still.png", "scenes[2].transition=continue"])
+def test_a_film_whose_sections_begin_with_a_picture_is_planned(model, begins, goes_on):
+    assert plan_film(parse_storyboard(STORYBOARD, [begins, goes_on]), model).num_frames == 48
