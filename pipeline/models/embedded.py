@@ -11,11 +11,11 @@ from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
 from pipeline.models.av_dit import AVDiT, AVDiTConfig
 from pipeline.models.fingerprint import weights_fingerprint
+from pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from pipeline.models.protocols import Causal
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
-from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
