@@ -139,6 +139,22 @@ def test_the_fingerprint_is_that_of_the_content(load, folders, broken):
     assert open_folder(broken, load()).fingerprint() != before
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [{"window": 1}, {"sink": 0}, {"chunk_latents": 2}, {"sampling": {"shift": 5.0}}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_a_film_whose_models_mark_was_edited_is_rendered_anew(load, folders, broken, tmp_path, edit):
+    render(open_folder(folders["causal"], load()), tmp_path / "out")
+    file, store = broken / "longtake.json", Store(str(tmp_path / "out"))
+    kept = []
+    for mark in ({}, edit):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **mark}))
+        model = open_folder(broken, load())
+        kept.append(open_take(WISH, model, store, numerics(model)).journal.num_kept("latents"))
+    assert kept == [CHUNKS, 0]
+
+
 def test_a_folder_of_another_family_is_refused(load, broken):
     (broken / "model_index.json").write_text(json.dumps({"_class_name": "LTXPipeline"}))
     with pytest.raises(WeightsError, match=r"is a LTXPipeline; this family renders folders of WanPipeline"):
