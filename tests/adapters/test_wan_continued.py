@@ -5,8 +5,9 @@ from unittest import mock
 import pytest
 import torch
 
+from pipeline.adapters.fake import save
 from pipeline.adapters.wan_continued import NOISE
-from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
+from pipeline.adapters.wan_fake import one_chunk, tiny_pipeline
 from pipeline.adapters.wan_image import WanImage
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import film
 from pipeline.acts import open_take
-from pipeline.adapters.wan_fake import save, tiny_pipeline
+from pipeline.adapters.fake import save
+from pipeline.adapters.wan_fake import tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.errors import SpecError, WeightsError
 from pipeline.journal.store import Store
