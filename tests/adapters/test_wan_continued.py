@@ -2,9 +2,11 @@
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
+from jobs.dry_run import expected_seconds
 from pipeline.adapters.fake import save
 from pipeline.adapters.wan_continued import NOISE
 from pipeline.adapters.wan_fake import one_chunk, tiny_pipeline
@@ -12,11 +14,13 @@ from pipeline.adapters.wan_image import WanImage
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
 from pipeline.errors import SpecError
+from pipeline.media.picture import write_png
 from pipeline.models.protocols import Segment, Stream
 from pipeline.plan import plan_film
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.spec import parse_storyboard
 from pipeline.weights.options import LoadOptions
+from tests.inspect.shapes_film import write_mp4
 
 LATENTS, SHAPE, SIGMA = 5, (4, 4, 6), 0.6
 CHUNK, CLOCK = one_chunk(LATENTS)
@@ -101,3 +105,13 @@ def test_a_film_whose_sections_begin_without_a_picture_is_refused_where_it_is_pl
 @pytest.mark.parametrize("goes_on", ["scenes[2].image=still.png", "scenes[2].transition=continue"])
 def test_a_film_whose_sections_begin_with_a_picture_is_planned(model, begins, goes_on):
     assert plan_film(parse_storyboard(STORYBOARD, [begins, goes_on]), model).num_frames == 48
+
+
+@pytest.mark.parametrize("key", ["scenes[0].image", "continue_from"])
+def test_a_dry_run_times_a_pass_that_begins_with_what_is_given(model, tmp_path, key):
+    frames = np.zeros((32, 32, 48, 3), np.uint8)
+    write_png(torch.from_numpy(frames[0]), tmp_path / "still.png")
+    write_mp4(tmp_path / "before.mp4", frames)
+    file = tmp_path / ("before.mp4" if key == "continue_from" else "still.png")
+    plan = plan_film(parse_storyboard(STORYBOARD, [f"{key}={file}", "scenes[2].transition=continue"]), model)
+    assert expected_seconds(plan, model) > 0
