@@ -13,7 +13,7 @@ from pipeline.adapters.wan_fake import one_chunk, tiny_pipeline
 from pipeline.adapters.wan_image import WanImage
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, WeightsError
 from pipeline.media.picture import write_png
 from pipeline.models.protocols import Segment, Stream
 from pipeline.plan import plan_film
@@ -115,3 +115,9 @@ def test_a_dry_run_times_a_pass_that_begins_with_what_is_given(model, tmp_path, 
     file = tmp_path / ("before.mp4" if key == "continue_from" else "still.png")
     plan = plan_film(parse_storyboard(STORYBOARD, [f"{key}={file}", "scenes[2].transition=continue"]), model)
     assert expected_seconds(plan, model) > 0
+
+
+def test_such_weights_are_refused_where_they_are_marked_as_causal(tmp_path):
+    folder = save(tiny_pipeline("i2v a14b"), tmp_path / "i2v", chunk_latents=3, window=2)
+    with pytest.raises(WeightsError, match=r"i2v continues an image, .*in segments; take longtake\.json out of it"):
+        open_folder(folder, LoadOptions())
