@@ -9,7 +9,7 @@ from pipeline.attention.kv_plan import SiteLayout
 from pipeline.attention.parallel import SHARDED
 from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
-from pipeline.models.protocols import Causal, FilmModel
+from pipeline.models.protocols import Causal, FilmModel, Segment
 from pipeline.plan import FilmPlan, kv_bytes
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.denoise import DenoiseStage
@@ -46,9 +46,10 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
-    before = GivenStage(model, plan).before
-    denoise, decode = DenoiseStage(model, plan, before), DecodeStage(model, plan, before)
-    prompts = EmbedStage(model.text, plan)(plan.chunks[0]).prompts
+    given = GivenStage(model, plan)
+    denoise, decode = DenoiseStage(model, plan, given.before), DecodeStage(model, plan, given.before)
+    # A causal model is timed in its clean pass, to which nothing is given.
+    embed = EmbedStage(model.text, plan, given if isinstance(plan.rollout, Segment) else lambda _: None)
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
     pass_s = decode_s = 0.0
     for chunk in plan.chunks[: plan.context.num_pages + 1]:
@@ -56,11 +57,12 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
             break
         video = noise.draw("video", chunk.latents, shapes["video"])
         latents = LatentChunk(chunk, video, noise.draw("audio", chunk.audio_latents, shapes["audio"]))
+        cue = embed(chunk)
         started = perf_counter()
-        denoise.rollout.rehearse(latents, prompts)
-        passed = perf_counter()
         decode(latents)
-        pass_s, decode_s = passed - started, perf_counter() - passed
+        decoded = perf_counter()
+        denoise.rehearse(latents, cue)
+        decode_s, pass_s = decoded - started, perf_counter() - decoded
     passes = plan.num_passes // len(plan.branches)
     return len(plan.chunks) * (passes * pass_s + decode_s)
 

@@ -23,6 +23,7 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
         "dtype": str(model.dtype),
         "device": load.device.type,
         "threads": torch.get_num_threads(),
+        "audio_lag": model.audio_lag,
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
@@ -31,4 +32,7 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     if isinstance(model.rollout, Segment):
         shown = "clean" if model.rollout.clean else "noised"
         parts["rollout"] = f"segments, each after {model.rollout.overlap} latents shown {shown}"
+    else:
+        plan = model.plan
+        parts["rollout"] = f"causal, window {plan.window}, sink {plan.sink}, rebuilt every {plan.refresh_every}"
     return parts

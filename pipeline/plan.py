@@ -7,19 +7,12 @@ from math import prod
 from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
 from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from pipeline.errors import SpecError
+from pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.sampling.guidance import ByNoiseLevel, ClassifierFree, Guidance, PerStream, StreamScales
 from pipeline.sampling.schedule import Levels, noise_levels, stretched
 from pipeline.sampling.segment import holding, widened
-from pipeline.spec import (
-    DynamicShift,
-    GuidanceSpec,
-    ModelDefaults,
-    SamplingSpec,
-    Storyboard,
-    check_against,
-    with_defaults,
-)
+from pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
 
 LOWEST_TRAINED = 1 / 1000
 """The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""

@@ -14,9 +14,10 @@ from pipeline.errors import SpecError
 from pipeline.journal.store import Store
 from pipeline.journal.take import read_take
 from pipeline.models.embedded import TINY, EmbeddedModel
+from pipeline.models.limits import DynamicShift, ModelDefaults, with_defaults
 from pipeline.numerics import numerics
 from pipeline.plan import plan_film
-from pipeline.spec import DynamicShift, ModelDefaults, parse_storyboard, with_defaults
+from pipeline.spec import parse_storyboard
 
 OTHER = ModelDefaults(steps=1, guidance=1.0, shift=5.0, solver="unipc", width=32, height=48, fps=Fraction(24))
 SCENES = "{model: tiny, scenes: [{prompt: a red circle, duration: 1s}]}"

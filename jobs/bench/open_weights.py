@@ -20,7 +20,7 @@ import torch
 from jobs.bench import Bench, BenchOptions, Figure
 from jobs.bench.resume import same_takes
 from pipeline.acts import Take, open_take
-from pipeline.adapters import ltx2_fake, wan_fake
+from pipeline.adapters import fake, ltx2_fake, wan_fake
 from pipeline.adapters.open import open_model
 from pipeline.attention.shares import Degrees
 from pipeline.journal.store import Store
@@ -44,7 +44,7 @@ scenes:
 
 def tiny_wan(folder: Path) -> Path:
     """A causal Wan."""
-    return wan_fake.save(wan_fake.tiny_pipeline("2.1"), folder, chunk_latents=3, window=2, sink=1)
+    return fake.save(wan_fake.tiny_pipeline("2.1"), folder, chunk_latents=3, window=2, sink=1)
 
 
 def tiny_ltx2(folder: Path) -> Path:

@@ -12,7 +12,6 @@ from fractions import Fraction
 from functools import cache, partial
 from hashlib import sha256
 from itertools import chain, product
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from pipeline.attention.shares import Degrees
 from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from pipeline.models.av_dit import AVDiT, AVDiTConfig
 from pipeline.models.protocols import Stream
+from pipeline.models.seeding import seeded
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.stages.sharded_denoiser import BlockDenoiser, ShardedDenoiser
 
@@ -37,9 +37,6 @@ TEXT_TOKENS, TEXT_WIDTH = 5, 16
 AUDIO_CHANNELS, VIDEO_CHANNELS = 6, 4
 CHUNK_LATENTS = 3
 SIGMA = 0.6
-
-SEEDING = Lock()
-"""PyTorch's seed belongs to the process, and ranks may be threads."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,7 @@ def film(case: Case, seed: int = 0) -> Film:
     chunks = plan_chunks(clock, plan_scenes(clock, durations_s, [True, False, True]), CHUNK_LATENTS)
     shapes: dict[str, tuple[int, ...]] = {"video": (VIDEO_CHANNELS, *case.size)}
     branches = BRANCHES if case.degrees.cfg > 1 else BRANCHES[:1]
-    with SEEDING, torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        torch.manual_seed(seed)
+    with seeded(seed), torch.inference_mode(False):
         if case.client == "wan":
             from pipeline.adapters.diffusers_ulysses import tiny_wan
             from pipeline.adapters.wan import WanDenoiser

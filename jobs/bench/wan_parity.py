@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.adapters.fake import save
 from pipeline.adapters.wan import WanDenoiser
 from pipeline.adapters.wan_fake import (
     BESIDE,
@@ -21,7 +22,6 @@ from pipeline.adapters.wan_fake import (
     Form,
     Kind,
     one_chunk,
-    save,
     tiny_pipeline,
     tiny_transformer,
     tiny_vae,

@@ -23,7 +23,7 @@ from pipeline.adapters.flashvsr_projector import Variant
 from pipeline.adapters.flashvsr_weights import convert_flashvsr
 from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, MARK, needed, read_index
+from pipeline.weights.folder import INDEX, MARK, files_of, read_index
 from pipeline.weights.licence import CARD, LICENCES
 from pipeline.weights.save import save_shards, write_tensors
 
@@ -197,8 +197,7 @@ def _recipe(state: str, lora: Lora | None, options: ConvertOptions) -> str | Non
 
 def _complete(base: Path, out: Path) -> None:
     """The other parts of a model beside the denoiser: linked where the file system can, else copied; index last."""
-    names = [file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file()]
-    for name in needed(names, read_index(base), str(base)):
+    for name in files_of(base):
         if name in (INDEX, MARK, CARD) or name.startswith("transformer/"):
             continue
         place = out / name

@@ -1,14 +1,9 @@
 """Tiny random LTX-2 networks of both forms, for tests and benches: the same architecture, no weights."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
-import torch
 from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
@@ -18,12 +13,11 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.weights.folder import MARK
+from pipeline.adapters import fake
+from pipeline.clock import ChunkSpan, MediaClock
+from pipeline.models.seeding import seeded
 
 Form = Literal["2.0", "2.3"]
 FORMS: tuple[Form, ...] = ("2.0", "2.3")
@@ -34,16 +28,6 @@ AUDIO_CHANNELS, AUDIO_MEL = 2, 2
 CAPTION_WIDTH, TEXT_LAYERS = 8, 2
 """Of the text encoder."""
 WORDS = ("<pad>", "<bos>", "<unk>", "a", "red", "blue", "circle", "rests")
-
-_SEEDING = Lock()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random weights that depend on `seed` alone; PyTorch's seed belongs to the process."""
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def tiny_transformer(
@@ -71,10 +55,8 @@ def tiny_transformer(
             rope_type=rope_type,
             rope_theta=theta,
             **added,
-        ).eval()
-        for parameter in transformer.parameters():  # diffusers' own start leaves biases at 0 and norms at 1
-            nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    return transformer
+        )
+        return fake.all_random(transformer)
 
 
 def tiny_connectors(form: Form = "2.0", *, heads: int = 2, head_dim: int = 8) -> LTX2TextConnectors:
@@ -180,12 +162,7 @@ def tiny_wide_vocoder() -> LTX2VocoderWithBWE:
 
 def tiny_tokenizer() -> Any:
     """A few words to numbers, with a beginning."""
-    numbers = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    fast: Any = PreTrainedTokenizerFast
-    return fast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", unk_token="<unk>")
+    return fake.tokenizer_of(WORDS, "<bos> $A", bos_token="<bos>")
 
 
 def tiny_text_encoder() -> Any:
@@ -205,10 +182,8 @@ def tiny_text_encoder() -> Any:
 
 def save(folder: Path, form: Form = "2.3", **mark: object) -> Path:
     """A tiny LTX-2 in diffusers' format; marked as causal where chunk_latents, window and sink are given."""
-    tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer()).save_pretrained(folder)
-    if mark:
-        (folder / MARK).write_text(json.dumps({"rollout": "causal", **mark}))
-    return folder
+    pipeline = tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer())
+    return fake.save(pipeline, folder, **mark)
 
 
 def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -> Any:
@@ -230,6 +205,4 @@ def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -
 def one_chunk(num_latents: int, fps: int = 24) -> tuple[ChunkSpan, MediaClock]:
     """A film that is one chunk of a section, and its clock: 8k + 1 frames, 25 audio latents a second."""
     clock = MediaClock(Fraction(fps), 24_000, 8, 960, first_latent_frames=1, audio_centre=Fraction(-1, 4))
-    scenes = plan_scenes(clock, [Fraction(clock.frames(num_latents), fps)], [True])
-    (chunk,) = plan_chunks(clock, scenes, num_latents)
-    return chunk, clock
+    return fake.only_chunk(clock, num_latents), clock

@@ -24,8 +24,9 @@ from pipeline.adapters.ltx2_text import LTX2Text
 from pipeline.attention.context import AttentionContext
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.clock import MediaClock
+from pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
 from pipeline.models.protocols import Block, Causal, FilmModel, Rollout, Segment, Stream, Tokens
-from pipeline.spec import DynamicShift, GuidanceSpec, ModelDefaults, ModelLimits, SizeLimits
+from pipeline.spec import GuidanceSpec
 from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.tensors import fill, stored_dtype

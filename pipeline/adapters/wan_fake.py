@@ -1,11 +1,6 @@
 """Tiny random Wans of every kind in diffusers' format, for tests and benches: the same architecture, no weights."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -16,19 +11,18 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
-    PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
 )
 
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.weights.folder import MARK
+from pipeline.adapters.fake import all_random, only_chunk, tokenizer_of
+from pipeline.clock import ChunkSpan, MediaClock
+from pipeline.models.seeding import seeded
 
 Form = Literal["2.1", "2.2"]
 """Of the video autoencoder: 2.2 is that of TI2V-5B."""
@@ -42,16 +36,6 @@ BESIDE = 4 + LATENT_CHANNELS["2.1"]
 """Channels beside the latents of weights that continue an image: its mask, and its latents."""
 WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "&")
 
-_SEEDING = Lock()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Random weights that depend on `seed` alone; PyTorch's seed belongs to the process."""
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
 
 def tiny_vae(form: Form, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
     """A small video autoencoder: 2.1 with four latent channels, or 2.2 with six, patches and residual shortcuts."""
@@ -62,7 +46,7 @@ def tiny_vae(form: Form, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan
         sizes |= {"patch_size": 2, "scale_factor_spatial": 16}
     mean = [0.1 * channel - 0.2 for channel in range(channels)]
     std = [0.5 + 0.3 * channel for channel in range(channels)]
-    with _seeded(7):
+    with seeded(7):
         vae = AutoencoderKLWan(**sizes, temperal_downsample=[False, True, True], latents_mean=mean, latents_std=std)
     nn.Module.to(vae.eval(), dtype)  # diffusers' own warns
     return vae
@@ -78,7 +62,7 @@ def tiny_transformer(
         image: whether it looks at an image, too.
     """
     channels, width = LATENT_CHANNELS[form], 12 * heads
-    with _seeded(seed):
+    with seeded(seed):
         transformer = WanTransformer3DModel(
             patch_size=(1, 2, 2),
             num_attention_heads=heads,
@@ -93,26 +77,19 @@ def tiny_transformer(
             image_dim=IMAGE_WIDTH if image else None,
             added_kv_proj_dim=width if image else None,
             rope_max_seq_len=32,
-        ).eval()
-        for parameter in transformer.parameters():  # diffusers' own start leaves biases at 0 and norms at 1
-            nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    return transformer
+        )
+        return all_random(transformer)
 
 
 def tiny_tokenizer() -> Any:
     """A few words to numbers, with an end."""
-    numbers = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast: Any = PreTrainedTokenizerFast
-    return fast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return tokenizer_of(WORDS, "$A </s>", eos_token="</s>")
 
 
 def tiny_text_encoder() -> Any:
     """A small UMT5."""
     sizes: dict[str, Any] = {"d_model": TEXT_WIDTH, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 3}
-    with _seeded(11):
+    with seeded(11):
         encoder: Any = UMT5EncoderModel(UMT5Config(vocab_size=len(WORDS), **sizes))
     return encoder.eval()
 
@@ -120,7 +97,7 @@ def tiny_text_encoder() -> Any:
 def tiny_clip() -> tuple[Any, Any]:
     """A small CLIP that makes five tokens of an image."""
     sizes: dict[str, Any] = {"hidden_size": IMAGE_WIDTH, "intermediate_size": 12, "num_attention_heads": 2}
-    with _seeded(13):
+    with seeded(13):
         encoder: Any = CLIPVisionModel(CLIPVisionConfig(**sizes, num_hidden_layers=3, image_size=28, patch_size=14))
     return CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}), encoder.eval()
 
@@ -146,17 +123,7 @@ def tiny_pipeline(kind: Kind, shift: float = 3.0) -> Any:
     return pipeline
 
 
-def save(pipeline: Any, folder: Path, **mark: object) -> Path:
-    """A folder in diffusers' format; marked as causal where chunk_latents, window and sink are given."""
-    pipeline.save_pretrained(folder)
-    if mark:
-        (folder / MARK).write_text(json.dumps({"rollout": "causal", **mark}))
-    return folder
-
-
 def one_chunk(num_latents: int, fps: int = 16) -> tuple[ChunkSpan, MediaClock]:
     """A film that is one chunk of a section whose first latent holds one frame, and its clock."""
     clock = MediaClock(Fraction(fps), 16_000, 4, 800, first_latent_frames=1, audio_centre=Fraction(0))
-    scenes = plan_scenes(clock, [Fraction(clock.frames(num_latents), fps)], [True])
-    (chunk,) = plan_chunks(clock, scenes, num_latents)
-    return chunk, clock
+    return only_chunk(clock, num_latents), clock

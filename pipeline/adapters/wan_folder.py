@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import read_index
+from pipeline.weights.folder import MARK, read_index
 from pipeline.weights.settings import CausalMark, read_mark, read_settings
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
@@ -43,7 +43,10 @@ class WanFolder:
         if transformer.get("pos_embed_seq_len") is not None:
             raise WeightsError(f"{path} continues a first and a last image; use a Wan that renders from one image")
         vae, scheduler = (read_settings(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
-        return cls(path, index, transformer, vae, scheduler, read_mark(path))
+        found = cls(path, index, transformer, vae, scheduler, read_mark(path))
+        if found.continues_image and found.mark is not None:
+            raise WeightsError(f"{path} continues an image, which is done in segments; take {MARK} out of it")
+        return found
 
     @property
     def experts(self) -> tuple[str, ...]:

@@ -24,9 +24,9 @@ from pipeline.adapters.wan_text import WanText
 from pipeline.adapters.wan_video import WanVideoCodec
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
+from pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.models.silence import Silence
-from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
 from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.tensors import fill, stored_dtype
@@ -127,6 +127,7 @@ class WanModel:
             *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
             max_prompt_words=self.text.max_tokens,
             given=frozenset({"image", "film"}),
+            needs_picture=self._folder.continues_image,
         )
 
     def clock(self, fps: Fraction) -> MediaClock:

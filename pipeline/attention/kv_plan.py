@@ -47,6 +47,11 @@ class KVPlan:
         """Pages of one stream: the sink, the window, and one for the chunk in flight."""
         return self.sink + self.window + 1
 
+    @property
+    def refresh_every(self) -> int:
+        """Chunks between two canonical points inside a scene."""
+        return self.refresh_chunks or 8 * self.window or 1
+
     def visible(self, section: int, chunk: int) -> list[int]:
         """The chunks that `chunk` sees besides itself, oldest first; its section began with chunk `section`."""
         sink = range(section, min(section + self.sink, chunk))
@@ -64,7 +69,7 @@ class KVPlan:
 
     def last_canonical(self, scene_start: int, chunk: int) -> int:
         """The canonical point at or before `chunk`: where a resumed run begins to replay."""
-        return chunk - (chunk - scene_start) % (self.refresh_chunks or 8 * self.window or 1)
+        return chunk - (chunk - scene_start) % self.refresh_every
 
 
 NOTHING_KEPT = KVPlan(window=0)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from threading import Lock
 
 import torch
 from torch import nn
@@ -11,11 +10,12 @@ from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
 from pipeline.models.av_dit import AVDiT, AVDiTConfig
 from pipeline.models.fingerprint import weights_fingerprint
+from pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from pipeline.models.protocols import Causal
+from pipeline.models.seeding import seeded
 from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from pipeline.models.text_encoder import ClosedVocabularyEncoder
 from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
-from pipeline.spec import ModelDefaults, ModelLimits, SizeLimits
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
@@ -26,10 +26,6 @@ SHAPES_VOCABULARY = (
     *("dark", "light"),
 )
 """The words of the closed grammar in `pipeline/training/world.py`."""
-
-
-_SEEDING = Lock()
-"""PyTorch's seed belongs to the process, so one model is made at a time."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,7 @@ class EmbeddedModel(nn.Module):
     @classmethod
     def untrained(cls, config: EmbeddedModelConfig, seed: int = 0) -> "EmbeddedModel":
         """Random weights that depend on `seed` alone, whichever thread asks."""
-        with _SEEDING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return cls(config).eval()
 
     def clock(self, fps: Fraction) -> MediaClock:

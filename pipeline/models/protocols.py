@@ -17,7 +17,7 @@ from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.attention.rope import Ropes
 from pipeline.clock import MediaClock
 from pipeline.errors import SpecError
-from pipeline.spec import ModelDefaults, ModelLimits
+from pipeline.models.limits import ModelDefaults, ModelLimits
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""

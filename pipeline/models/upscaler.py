@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from threading import Lock
 from typing import cast
 
 import torch
@@ -31,6 +30,7 @@ from pipeline.attention.kv_store import BranchSnapshot, KVStore
 from pipeline.clock import ChunkSpan
 from pipeline.errors import ShapeError, SpecError
 from pipeline.models.fingerprint import weights_fingerprint
+from pipeline.models.seeding import seeded
 from pipeline.models.window_matching import KIND, SITE, STREAM, Matching, Seen, WindowMatching
 
 BRANCH = "frames"
@@ -39,9 +39,6 @@ DETAIL_GAIN = 8.0
 
 _PROBE = 64  # side of the pictures whose state is measured
 _FEATURE_COPIES = 10  # of a pass's features that are alive at once, at most
-
-_SEEDING = Lock()
-"""PyTorch's seed belongs to the process, so one model is made at a time."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,7 @@ class Upscaler(nn.Module):
     @classmethod
     def untrained(cls, config: UpscalerConfig, seed: int = 0) -> "Upscaler":
         """Random weights that depend on `seed` alone, whichever thread asks."""
-        with _SEEDING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return cls(config).eval()
 
     def fingerprint(self) -> str:

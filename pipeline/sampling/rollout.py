@@ -29,7 +29,7 @@ from pipeline.sampling.guidance import Guidance
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.schedule import Levels
 from pipeline.sampling.solver import Solver
-from pipeline.values import Given, GivenLatents, LatentChunk, PromptEmbedding
+from pipeline.values import Cue, Given, GivenLatents, LatentChunk, PromptEmbedding
 
 Prompts = Mapping[str, PromptEmbedding]
 """The prompt of each guidance branch; see `sampling.guidance`."""
@@ -197,9 +197,9 @@ class CausalRollout(Rollout):
             for context in contexts.values():
                 context.commit()
 
-    def rehearse(self, latents: LatentChunk, prompts: Prompts) -> None:
+    def rehearse(self, latents: LatentChunk, cue: Cue) -> None:
         """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
-        self.clean_pass(latents, prompts)
+        self.clean_pass(latents, cue.prompts)
 
     def _remember(self, latents: LatentChunk) -> None:
         """Keep what a later rebuild may need: the sink and the window."""

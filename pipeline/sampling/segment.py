@@ -22,7 +22,7 @@ from pipeline.attention.kv_store import KVStore
 from pipeline.clock import ChunkSpan, MediaClock
 from pipeline.models.protocols import Denoiser, Segment
 from pipeline.sampling.rollout import Prompts, Rollout, Sampling, Scope, latent_dtype
-from pipeline.values import Given, GivenLatents, LatentChunk
+from pipeline.values import Cue, Given, GivenLatents, LatentChunk
 
 
 class SegmentRollout(Rollout):
@@ -66,11 +66,11 @@ class SegmentRollout(Rollout):
         self._finished = {latents.span.index: latents for latents in finished}
 
     @torch.inference_mode()
-    def rehearse(self, latents: LatentChunk, prompts: Prompts) -> None:
+    def rehearse(self, latents: LatentChunk, cue: Cue) -> None:
         """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
-        scope = self._scope(latents.span, None)
+        scope = self._scope(latents.span, cue.given)
         values = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
-        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, prompts)
+        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, cue.prompts)
         self._remember(latents)
 
     def _scope(self, chunk: ChunkSpan, given: Given | None) -> Scope:

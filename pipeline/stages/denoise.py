@@ -59,12 +59,21 @@ class DenoiseStage:
 
     def __call__(self, chunk: ChunkSpan, cue: Cue) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
-        if chunk.index != self._next:
-            history = [find(self._finished, span) for span in self._plan.history(chunk)]
-            self.rollout.resume(history, chunk, cue.prompts)
+        self._stand_before(chunk, cue)
         latents = self.rollout.denoise(chunk, cue.prompts, cue.given)
         self._next = chunk.index + 1
         return latents
+
+    def rehearse(self, latents: LatentChunk, cue: Cue) -> None:
+        """One pass as that over the chunk of finished `latents` is, in all branches: to be timed."""
+        self._stand_before(latents.span, cue)
+        self.rollout.rehearse(latents, cue)
+        self._next = latents.span.index + 1
+
+    def _stand_before(self, chunk: ChunkSpan, cue: Cue) -> None:
+        if chunk.index != self._next:
+            history = [find(self._finished, span) for span in self._plan.history(chunk)]
+            self.rollout.resume(history, chunk, cue.prompts)
 
 
 def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:

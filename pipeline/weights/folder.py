@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WeightsError
@@ -19,7 +19,7 @@ SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """What a part consists of: tensors, settings and tokenizers; nothing that runs code."""
 
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|fp8\w*|non_ema)[.-]")
-"""A second copy of the same weights, in another precision."""
+"""A second copy of the same weights, in another precision; the only one of some parts."""
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -52,18 +52,16 @@ def parts_of(index: dict[str, Any]) -> tuple[str, ...]:
 
 def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str]:
     """Of all files of a model, those that its parts are read from. Raises `WeightsError` for a part of pickles only."""
-    parts, found = parts_of(index), sorted(names)
-    wanted = [
-        name
-        for name in found
-        if name in (INDEX, MARK, CARD)
-        or (PurePosixPath(name).parts[0] in parts and name.endswith(SUFFIXES) and not _VARIANT.search(name))
-    ]
-    for part in parts:
+    found = sorted(names)
+    wanted = [name for name in found if name in (INDEX, MARK, CARD)]
+    for part in parts_of(index):
         files = [name for name in found if name.startswith(f"{part}/")]
         pickles = [name for name in files if name.endswith(PICKLES)]
         if pickles and not any(name.endswith(".safetensors") for name in files):
             raise refused(f"{source.rstrip('/')}/{pickles[0]}")
+        read = [name for name in files if name.endswith(SUFFIXES)]
+        plain = [name for name in read if not _VARIANT.search(name)]
+        wanted += plain if any(name.endswith(".safetensors") for name in plain) else read
     return wanted
 
 
@@ -82,8 +80,13 @@ def model_name(folder: Path) -> str:
     return match[1] if match else folder.name
 
 
+def files_of(folder: Path) -> list[str]:
+    """Names of the files that the model in a folder is read from; a part may be a link to another folder."""
+    index = read_index(folder)
+    found = [*folder.glob("*"), *(file for part in parts_of(index) for file in (folder / part).rglob("*"))]
+    return needed([file.relative_to(folder).as_posix() for file in found if file.is_file()], index, str(folder))
+
+
 def folder_fingerprint(folder: Path, load: LoadOptions) -> str:
     """What tells the weights in a folder from any others; reads the files once, and their sizes and times later."""
-    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    files = [folder / name for name in needed(names, read_index(folder), str(folder)) if name != CARD]
-    return fingerprint_of(files, folder, load.cache_folder)
+    return fingerprint_of([folder / name for name in files_of(folder) if name != CARD], folder, load.cache_folder)

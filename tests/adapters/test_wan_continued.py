@@ -2,22 +2,37 @@
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
+from jobs.dry_run import expected_seconds
+from pipeline.adapters.fake import save
 from pipeline.adapters.wan_continued import NOISE
-from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
+from pipeline.adapters.wan_fake import one_chunk, tiny_pipeline
 from pipeline.adapters.wan_image import WanImage
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, WeightsError
+from pipeline.media.picture import write_png
 from pipeline.models.protocols import Segment, Stream
+from pipeline.plan import plan_film
 from pipeline.sampling.noise import KeyedNoise
+from pipeline.spec import parse_storyboard
 from pipeline.weights.options import LoadOptions
+from tests.inspect.shapes_film import write_mp4
 
 LATENTS, SHAPE, SIGMA = 5, (4, 4, 6), 0.6
 CHUNK, CLOCK = one_chunk(LATENTS)
 TIMES = torch.tensor(CLOCK.video_times(CHUNK), dtype=torch.float64)
+STORYBOARD = """
+model: tiny-wan
+video: {width: 48, height: 32}
+scenes:
+  - {prompt: a red circle, duration: 1s}
+  - {prompt: a blue circle, duration: 1s}
+  - {prompt: a red circle, duration: 1s, transition: cut}
+"""
 
 
 @pytest.fixture(scope="module", params=["i2v 2.1", "i2v a14b"])
@@ -75,3 +90,34 @@ def test_a_pass_must_begin_with_what_is_given(model, places, told):
     streams["video"].sigma[:, list(places)] = 0.0
     with pytest.raises(SpecError, match=told):
         a_pass(model, streams)
+
+
+def test_a_film_whose_sections_begin_without_a_picture_is_refused_where_it_is_planned(model):
+    with pytest.raises(SpecError) as told:
+        plan_film(parse_storyboard(STORYBOARD), model)
+    assert str(told.value).split("\n") == [
+        f"scenes[{index}].image is missing; i2v only continues pictures, add one, or {other}"
+        for index, other in ((0, "continue_from to the film"), (2, "transition: continue"))
+    ]
+
+
+@pytest.mark.parametrize("begins", ["scenes[0].image=still.png", "continue_from=before.mp4"])
+@pytest.mark.parametrize("goes_on", ["scenes[2].image=still.png", "scenes[2].transition=continue"])
+def test_a_film_whose_sections_begin_with_a_picture_is_planned(model, begins, goes_on):
+    assert plan_film(parse_storyboard(STORYBOARD, [begins, goes_on]), model).num_frames == 48
+
+
+@pytest.mark.parametrize("key", ["scenes[0].image", "continue_from"])
+def test_a_dry_run_times_a_pass_that_begins_with_what_is_given(model, tmp_path, key):
+    frames = np.zeros((32, 32, 48, 3), np.uint8)
+    write_png(torch.from_numpy(frames[0]), tmp_path / "still.png")
+    write_mp4(tmp_path / "before.mp4", frames)
+    file = tmp_path / ("before.mp4" if key == "continue_from" else "still.png")
+    plan = plan_film(parse_storyboard(STORYBOARD, [f"{key}={file}", "scenes[2].transition=continue"]), model)
+    assert expected_seconds(plan, model) > 0
+
+
+def test_such_weights_are_refused_where_they_are_marked_as_causal(tmp_path):
+    folder = save(tiny_pipeline("i2v a14b"), tmp_path / "i2v", chunk_latents=3, window=2)
+    with pytest.raises(WeightsError, match=r"i2v continues an image, .*in segments; take longtake\.json out of it"):
+        open_folder(folder, LoadOptions())

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.adapters.wan_fake import one_chunk, save, tiny_pipeline
+from pipeline.adapters.fake import save
+from pipeline.adapters.wan_fake import one_chunk, tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.attention.kv_store import KVStore
 from pipeline.models.protocols import Stream

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import film
 from pipeline.acts import open_take
-from pipeline.adapters.wan_fake import save, tiny_pipeline
+from pipeline.adapters.fake import save
+from pipeline.adapters.wan_fake import tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.errors import SpecError, WeightsError
 from pipeline.journal.store import Store
@@ -137,6 +138,22 @@ def test_the_fingerprint_is_that_of_the_content(load, folders, broken):
     tensors = load_file(file)
     save_file({**tensors, "decoder.conv_in.bias": tensors["decoder.conv_in.bias"] + 1}, file)
     assert open_folder(broken, load()).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"window": 1}, {"sink": 0}, {"chunk_latents": 2}, {"sampling": {"shift": 5.0}}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_a_film_whose_models_mark_was_edited_is_rendered_anew(load, folders, broken, tmp_path, edit):
+    render(open_folder(folders["causal"], load()), tmp_path / "out")
+    file, store = broken / "longtake.json", Store(str(tmp_path / "out"))
+    kept = []
+    for mark in ({}, edit):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **mark}))
+        model = open_folder(broken, load())
+        kept.append(open_take(WISH, model, store, numerics(model)).journal.num_kept("latents"))
+    assert kept == [CHUNKS, 0]
 
 
 def test_a_folder_of_another_family_is_refused(load, broken):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.adapters.wan_fake import save, tiny_pipeline
+from pipeline.adapters.fake import save
+from pipeline.adapters.wan_fake import tiny_pipeline
 from pipeline.adapters.wan_model import open_folder
 from pipeline.weights.options import LoadOptions
 

@@ -8,10 +8,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from pipeline.adapters.unipc import UniPC
+from pipeline.models.limits import DynamicShift
 from pipeline.plan import sigmas
 from pipeline.sampling.schedule import noise_levels, stretched
 from pipeline.sampling.solver import Euler
-from pipeline.spec import DynamicShift, SamplingSpec
+from pipeline.spec import SamplingSpec
 
 LTX2 = DynamicShift()
 

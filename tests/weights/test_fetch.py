@@ -1,5 +1,6 @@
 """Models behind URLs are on a node once, whole, and as their source is."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -125,6 +126,31 @@ def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tm
     config = folder / "transformer/config.json"
     config.write_text('{"changed": 1}')
     assert folder_fingerprint(folder, load) != first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["longtake.json", "model_index.json", "scheduler/scheduler_config.json", "transformer/config.json"],
+)
+def test_the_fingerprint_tells_every_setting_of_a_folder(folder, tmp_path, changed):
+    load = LoadOptions(cache=tmp_path / "cache")
+    before, file = folder_fingerprint(folder, load), folder / changed
+    file.write_text(json.dumps({**json.loads(file.read_text()), "window": 9}))
+    assert folder_fingerprint(folder, load) != before
+
+
+def test_the_fingerprint_tells_a_part_that_lies_elsewhere_and_one_in_a_single_precision(folder, tmp_path):
+    load, part = LoadOptions(cache=tmp_path / "cache"), tmp_path / "elsewhere"
+    before = folder_fingerprint(folder, load)
+    (folder / "transformer").rename(part)
+    (folder / "transformer").symlink_to(part)
+    assert folder_fingerprint(folder, load) == before
+    for file in part.glob("*"):
+        if ".fp16." not in file.name:
+            file.unlink()
+    only = folder_fingerprint(folder, load)
+    (part / "diffusion_pytorch_model.fp16.safetensors").write_text("other weights")
+    assert folder_fingerprint(folder, load) not in {before, only}
 
 
 FETCH = """

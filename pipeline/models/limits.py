@@ -1,0 +1,177 @@
+"""What a model makes of a storyboard: what it means where it says nothing, and what it must keep to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from math import exp
+from typing import Literal
+
+from pydantic import ValidationError
+
+from pipeline.errors import SpecError
+from pipeline.spec import AudioSpec, GuidanceSpec, SamplingSpec, Storyboard, VideoSpec, mistake
+
+
+@dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the tokens of a pass: exp of a line through two points, as LTX-Video and FLUX sample.
+
+    Args:
+        base_tokens, max_tokens: video tokens at which the shift is exp of `base_shift` and of `max_shift`.
+        terminal: what the last level above 0 is stretched to; None leaves it.
+    """
+
+    base_tokens: int = 1024
+    max_tokens: int = 4096
+    base_shift: float = 0.95
+    max_shift: float = 2.05
+    terminal: float | None = 0.1
+
+    def shift(self, tokens: int) -> float:
+        """The shift for a pass of so many video tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return exp(self.base_shift + slope * (tokens - self.base_tokens))
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a storyboard means for a model where it says nothing; the embedded models', where they are not told.
+
+    Args:
+        guidance_2: the guidance below `boundary`, for models with an expert for each side of it.
+        boundary: a noise level; None for models without experts.
+        dynamic: what the dynamic schedule is for this model; None where it has none.
+    """
+
+    steps: int = SamplingSpec().steps
+    guidance: float | GuidanceSpec = SamplingSpec().guidance
+    guidance_2: float | None = None
+    schedule: Literal["shifted", "linear", "dynamic"] | tuple[float, ...] = SamplingSpec().schedule
+    shift: float = SamplingSpec().shift
+    solver: Literal["euler", "renoise", "unipc"] = SamplingSpec().solver
+    width: int = VideoSpec().width
+    height: int = VideoSpec().height
+    fps: Fraction = VideoSpec().fps
+    sample_rate: int = AudioSpec().sample_rate
+    boundary: float | None = None
+    dynamic: DynamicShift | None = None
+
+
+def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard:
+    """`storyboard`, saying everything: what it leaves out of picture, sound and sampling is as the model has it.
+
+    Raises:
+        SpecError: what it says does not go with what the model has for the rest.
+    """
+    resolved = {name: getattr(storyboard, name) for name in Storyboard.model_fields}
+    for name in ("video", "audio", "sampling"):
+        section = resolved[name]
+        kept = {key: getattr(section, key) for key in type(section).model_fields}
+        left_out = {field.name for field in fields(defaults)} & (kept.keys() - section.model_fields_set)
+        resolved[name] = kept | {key: getattr(defaults, key) for key in left_out}
+    if resolved["sampling"]["schedule"] == "dynamic" and defaults.dynamic is None:
+        raise SpecError(f"sampling.schedule is 'dynamic'; {storyboard.model} has none, use shifted or linear")
+    try:
+        return Storyboard.model_validate(resolved)
+    except ValidationError as error:
+        raise SpecError("\n".join(mistake(details) for details in error.errors(include_url=False))) from None
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """One side of the picture, in pixels: a multiple of `multiple` in `minimum..maximum`."""
+
+    multiple: int
+    minimum: int
+    maximum: int
+
+    def nearest(self, size: int) -> tuple[int, ...]:
+        """The allowed sizes next to `size`, below and above."""
+        below = size // self.multiple * self.multiple
+        above = below if below == size else below + self.multiple
+        return tuple(sorted({min(max(near, self.minimum), self.maximum) for near in (below, above)}))
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can render; the model's own room builds it.
+
+    Args:
+        given: what it can be given beside a prompt, since its codecs encode and its weights take it: "image" for a
+            scene's first latent, "film" to go on from, "sound" to make a picture to.
+        needs_picture: whether every section must begin with one that is given, as weights that only continue do.
+    """
+
+    name: str
+    width: SizeLimits
+    height: SizeLimits
+    sample_rates: tuple[int, ...]
+    min_fps: Fraction
+    max_fps: Fraction
+    max_prompt_words: int
+    max_duration_s: Fraction | None = None
+    given: frozenset[Literal["image", "film", "sound"]] = frozenset()
+    needs_picture: bool = False
+
+
+def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
+    """Raise one SpecError that lists everything in `storyboard` that the model cannot render."""
+    mistakes = list(_beyond(storyboard, limits))
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+
+
+def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    yield from _not_to_be_given(storyboard, limits)
+    if limits.needs_picture:
+        yield from _without_picture(storyboard, limits)
+    for side, size, allowed in (
+        ("width", storyboard.video.width, limits.width),
+        ("height", storyboard.video.height, limits.height),
+    ):
+        if size not in allowed.nearest(size):
+            yield (
+                f"video.{side} is {size}; {limits.name} renders multiples of {allowed.multiple} from {allowed.minimum}"
+                f" to {allowed.maximum}, use {' or '.join(map(str, allowed.nearest(size)))}"
+            )
+    if not limits.min_fps <= storyboard.video.fps <= limits.max_fps:
+        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {limits.min_fps} to {limits.max_fps}"
+    if storyboard.audio.sample_rate not in limits.sample_rates:
+        rates = " or ".join(map(str, limits.sample_rates))
+        yield f"audio.sample_rate is {storyboard.audio.sample_rate}; {limits.name} renders {rates}, use that"
+    for index, scene in enumerate(storyboard.scenes):
+        num_words = len(scene.prompt.split())
+        if num_words > limits.max_prompt_words:
+            yield (
+                f"scenes[{index}].prompt has {num_words} words; {limits.name} reads {limits.max_prompt_words},"
+                f" shorten it or split the scene"
+            )
+    seconds = sum(storyboard.durations_s())
+    if limits.max_duration_s is not None and seconds > limits.max_duration_s:
+        yield (
+            f"scenes last {float(seconds):g} s together; {limits.name} renders {float(limits.max_duration_s):g} s,"
+            f" shorten them"
+        )
+
+
+def _not_to_be_given(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    kinds: dict[str, Literal["image", "film", "sound"]] = {"continue_from": "film", "audio.file": "sound"}
+    for key, file in storyboard.given().items():
+        kind = kinds.get(key, "image")
+        if kind not in limits.given:
+            others = f"can be given {' and '.join(sorted(limits.given))} only" if limits.given else "reads prompts only"
+            yield f"{key} is {file!r}; {limits.name} {others}, leave it out or use another model"
+    for index, scene in enumerate(storyboard.scenes):
+        if scene.image is not None and index and scene.transition != "cut":
+            yield f"scenes[{index}].image is {scene.image!r}; a picture opens a scene, add transition: cut to it"
+    first = storyboard.scenes[0]
+    if storyboard.continue_from is not None and (first.image is not None or first.transition == "cut"):
+        has = "an image" if first.image is not None else "transition: cut"
+        yield f"continue_from is {storyboard.continue_from!r}, but scenes[0] has {has}; leave one of the two out"
+
+
+def _without_picture(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+    for index, (scene, cut) in enumerate(zip(storyboard.scenes, storyboard.cuts(), strict=True)):
+        if cut and scene.image is None and (index or storyboard.continue_from is None):
+            other = "transition: continue" if index else "continue_from to the film"
+            yield f"scenes[{index}].image is missing; {limits.name} only continues pictures, add one, or {other}"
