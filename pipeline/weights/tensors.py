@@ -148,6 +148,8 @@ def _of_index(index: Path) -> dict[str, Path]:
         named = dict(json.loads(index.read_bytes())["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{index} is no index of shards ({error!r}); fetch the model again") from error
+    if not named:
+        raise WeightsError(f"{index} names no tensors; fetch the model again")
     where = {key: index.parent / str(name) for key, name in named.items()}
     missing = sorted({file.name for file in where.values() if not file.is_file()})
     if missing:

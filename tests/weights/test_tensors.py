@@ -119,6 +119,9 @@ def test_an_index_that_disagrees_with_its_shards_is_named(shards):
         index.write_text(text)
         with pytest.raises(WeightsError, match="is no index of shards"):
             weight_files(shards)
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(WeightsError, match="names no tensors"):
+        weight_files(shards)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.ckpt", "model.pth"])
