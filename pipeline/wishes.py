@@ -62,7 +62,7 @@ def read_text(url: str, cure: str) -> str:
             text: str = file.read()
     except FileNotFoundError:
         raise SpecError(f"{url} does not exist; {cure}") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{url} cannot be read: {error}") from error
     return text
 
