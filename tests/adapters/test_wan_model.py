@@ -18,7 +18,7 @@ from pipeline.models.protocols import Causal, Segment
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
-from pipeline.spec import parse_storyboard
+from pipeline.spec import GuidanceSpec, parse_storyboard
 from pipeline.weights.options import LoadOptions
 from tests.tiny_take import KilledError, Recorder
 
@@ -211,6 +211,22 @@ def test_weights_in_shards_are_found_by_their_index(load, broken, folders):
     expected = open_folder(folders["causal"], load()).denoiser.expert(0).state_dict()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("scales", "told"),
+    [
+        ({"modality": 3}, "modality is 3; causal has no attention from one stream to the other that could be left out"),
+        (
+            {"stg": 1, "stg_blocks": [1, 28]},
+            r"stg_blocks names \[28\]; causal has 2 such blocks, use blocks from 0 to 1",
+        ),
+    ],
+)
+def test_guidance_that_would_change_nothing_is_refused(load, folders, scales, told):
+    sampling = WISH.sampling.model_copy(update={"guidance": GuidanceSpec(**scales)})
+    with pytest.raises(SpecError, match=rf"sampling\.guidance\.{told}"):
+        plan_film(WISH.model_copy(update={"sampling": sampling}), open_folder(folders["causal"], load()))
 
 
 def test_prompts_are_refused_before_anything_is_rendered_if_they_would_be_cut(load, folders):
