@@ -194,7 +194,7 @@ def told(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str
             cure = str(context["error"])
         case kind:
             cure = _CURES.get(kind, error["msg"]).format_map(context)
-    return f"{key} is {_shown(error['input'])}; {cure}"
+    return f"{key} is {_shown(error['input'])}; {cure}" if key else cure
 
 
 def dotted(loc: tuple[str | int, ...]) -> str:
