@@ -7,7 +7,6 @@ any other pickle or safetensors file of tensors by name  -> one .safetensors fil
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pipeline.adapters.flashvsr_projector import Variant
 from pipeline.adapters.flashvsr_weights import convert_flashvsr
 from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, MARK, needed, read_index
+from pipeline.weights.folder import INDEX, MARK, needed, read_index, unreadable
 from pipeline.weights.licence import CARD, LICENCES
 from pipeline.weights.save import save_shards, write_tensors
 from pipeline.weights.settings import read_settings
@@ -112,13 +111,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             read = torch.load(file, "cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{file} is not there; name a checkpoint") from error
-    except pickle.UnpicklingError as error:  # torch's own words tell how to run what it holds
-        raise WeightsError(
-            f"{file} does not hold tensors only, and what else it holds may run code; fetch it again from the source"
-        ) from error
     except Exception as error:  # a pickle may fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{file} does not hold tensors only ({reason}); fetch it again from the source") from error
+        raise unreadable(file, error) from error
     if not isinstance(read, dict):
         raise WeightsError(f"{file} holds a {type(read).__name__}, no tensors by name; name a checkpoint")
     return read
