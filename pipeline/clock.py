@@ -199,7 +199,8 @@ def looked_ahead(span: Callable[[int], ChunkSpan], chunk: ChunkSpan, latents: in
     Args:
         span: gives the chunk of a number.
     """
-    found, last = [], chunk
+    found: list[ChunkSpan] = []
+    last = chunk
     while sum(len(later.latents) for later in found) < latents and not last.ends_section:
         last = span(last.index + 1)
         found.append(last)

@@ -9,7 +9,15 @@ from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_c
 from pipeline.errors import SpecError
 from pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
-from pipeline.sampling.guidance import ByNoiseLevel, ClassifierFree, Guidance, PerStream, StreamScales
+from pipeline.sampling.guidance import (
+    CROSS_KINDS,
+    SELF_KINDS,
+    ByNoiseLevel,
+    ClassifierFree,
+    Guidance,
+    PerStream,
+    StreamScales,
+)
 from pipeline.sampling.schedule import Levels, noise_levels, stretched
 from pipeline.sampling.segment import holding, widened
 from pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
@@ -157,6 +165,7 @@ def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
     whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + overlap)
+    check_guidance(wish.sampling.guidance, model, sites)
     lag = model.audio_lag if wish.audio.file is None else 0.0
     return FilmPlan(
         wish=wish,
@@ -188,6 +197,22 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
             mistakes.append(f"scenes[{index}].prompt: {error}")
     if mistakes:
         raise SpecError("\n".join(mistakes))
+
+
+def check_guidance(wish: float | GuidanceSpec, model: FilmModel, sites: Sequence[SiteLayout]) -> None:
+    """Raise `SpecError` for a pass that would cost its time and change nothing, unless the model itself asks for it."""
+    if not isinstance(wish, GuidanceSpec) or wish == model.defaults.guidance:
+        return
+    layers = {site.kind: site.num_layers for site in sites}
+    blocks = max(layers.get(kind, 0) for kind in SELF_KINDS)
+    if wish.modality != 1 and layers.keys().isdisjoint(CROSS_KINDS):
+        raise SpecError(
+            f"sampling.guidance.modality is {wish.modality:g}; {model.name} has no attention from one stream to the"
+            " other that could be left out, use 1"
+        )
+    if wish.stg and (beyond := [block for block in wish.stg_blocks if block >= blocks]):
+        cure = f"use blocks from 0 to {blocks - 1}" if blocks else "leave out stg"
+        raise SpecError(f"sampling.guidance.stg_blocks names {beyond}; {model.name} has {blocks} such blocks, {cure}")
 
 
 def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:

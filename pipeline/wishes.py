@@ -62,7 +62,7 @@ def read_text(url: str, cure: str) -> str:
             text: str = file.read()
     except FileNotFoundError:
         raise SpecError(f"{url} does not exist; {cure}") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{url} cannot be read: {error}") from error
     return text
 
@@ -194,7 +194,7 @@ def told(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str
             cure = str(context["error"])
         case kind:
             cure = _CURES.get(kind, error["msg"]).format_map(context)
-    return f"{key} is {_shown(error['input'])}; {cure}"
+    return f"{key} is {_shown(error['input'])}; {cure}" if key else cure
 
 
 def dotted(loc: tuple[str | int, ...]) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.clock import MediaClock, plan_scenes
 from pipeline.errors import SpecError
 from pipeline.spec import STORYBOARD_TEMPLATE, Storyboard, load_storyboard, parse_duration, parse_fps, parse_storyboard
+from pipeline.stages.given import digests
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.yaml"
 SCENES = "scenes: [{prompt: a red circle, duration: 2s}, {prompt: a blue square, duration: 36f, transition: cut}]\n"
@@ -340,6 +341,21 @@ def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path):
 def test_an_unreadable_file_is_a_mistake(url):
     with pytest.raises(SpecError, match="cannot be read"):
         load_storyboard(url)
+
+
+def test_a_file_system_that_fails_in_its_own_way_is_a_mistake(monkeypatch):
+    def refuse(*_, **__):
+        raise Unauthorized("no credentials")
+
+    monkeypatch.setattr("pipeline.wishes.fsspec.open", refuse)
+    with pytest.raises(SpecError, match=r"film\.yaml cannot be read: no credentials"):
+        load_storyboard("s3://films/film.yaml")
+    with pytest.raises(SpecError, match=r"continue_from is .*one\.mp4'; it cannot be used: no credentials"):
+        digests(parse_storyboard(SCENES + "continue_from: s3://films/one.mp4"))
+
+
+class Unauthorized(Exception):  # noqa: N818 (as the clients of object stores call theirs)
+    """An error that is no `OSError`."""
 
 
 def test_a_file_that_is_no_text_is_a_mistake(tmp_path: Path):

@@ -7,7 +7,6 @@ any other pickle or safetensors file of tensors by name  -> one .safetensors fil
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,9 +21,10 @@ from pipeline.adapters.flashvsr_projector import Variant
 from pipeline.adapters.flashvsr_weights import convert_flashvsr
 from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, MARK, files_of, read_index
+from pipeline.weights.folder import INDEX, MARK, files_of, read_index, unreadable
 from pipeline.weights.licence import CARD, LICENCES
 from pipeline.weights.save import save_shards, write_tensors
+from pipeline.weights.settings import read_settings
 
 STATES = ("generator_ema", "generator", "state_dict", "model", "module")
 """Where training keeps a model's tensors within a checkpoint, the averaged ones first."""
@@ -110,9 +109,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             read = torch.load(file, "cpu", weights_only=True, mmap=True)
         except RuntimeError:  # written by a torch before 1.6
             read = torch.load(file, "cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file} does not hold tensors only ({reason}); fetch it again from the source") from error
+    except FileNotFoundError as error:
+        raise WeightsError(f"{file} is not there; name a checkpoint") from error
+    except Exception as error:  # a pickle may fail in any way
+        raise unreadable(file, error) from error
     if not isinstance(read, dict):
         raise WeightsError(f"{file} holds a {type(read).__name__}, no tensors by name; name a checkpoint")
     return read
@@ -149,11 +149,29 @@ def _wan(
 ) -> str:
     lora = _lora(checkpoint, options)
     recipe = _recipe(state, lora, options)
-    base, config = options.base, None
-    if base is not None:
-        read_index(base)
-        config = json.loads((base / "transformer" / "config.json").read_bytes())
+    config = None if options.base is None else _base_config(options.base)
     config, converted = convert_wan(tensors, config, lora, options.dtype)
+    try:
+        _write_wan(config, converted, recipe, out, options.base)
+    except OSError as error:
+        raise WeightsError(f"{out} cannot be written: {error}; name a place that can") from error
+    return f"{recipe or 'Wan'}, {len(converted)} tensors{f' of {state}' if state else ''}"
+
+
+def _base_config(base: Path) -> dict[str, Any]:
+    """The configuration of the Wan's denoiser in `base`."""
+    read_index(base)
+    config = read_settings(base / "transformer" / "config.json")
+    if config.get("_class_name") != "WanTransformer3DModel":
+        raise WeightsError(
+            f"--base {base} holds a {config.get('_class_name')}, the checkpoint a Wan; name a Wan's folder"
+        )
+    return config
+
+
+def _write_wan(
+    config: dict[str, Any], converted: Mapping[str, Tensor], recipe: str | None, out: Path, base: Path | None
+) -> None:
     part = out.with_name(f"{out.name}.part")  # who is killed leaves nothing that looks whole
     shutil.rmtree(part, ignore_errors=True)
     save_shards(converted, part / "transformer")
@@ -167,7 +185,6 @@ def _wan(
     if base is not None:
         _complete(base, part)
     part.replace(out)
-    return f"{recipe or 'Wan'}, {len(converted)} tensors{f' of {state}' if state else ''}"
 
 
 def _lora(checkpoint: Mapping[str, Any], options: ConvertOptions) -> Lora | None:
@@ -175,6 +192,8 @@ def _lora(checkpoint: Mapping[str, Any], options: ConvertOptions) -> Lora | None
     if options.lora is not None:
         read = read_checkpoint(options.lora)
         within = read.get("generator_lora", read)
+        if not isinstance(within, dict) or not _tensors(within):
+            raise WeightsError(f"--lora {options.lora} holds no tensors by name; give another file")
     return Lora(_tensors(within), options.lora_alpha) if isinstance(within, dict) else None
 
 

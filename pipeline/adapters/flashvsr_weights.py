@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.adapters.flashvsr import FlashVSR, FlashVSRSettings, FlashVSRSizes
 from pipeline.adapters.flashvsr_projector import Variant
 from pipeline.errors import WeightsError
+from pipeline.weights.folder import unreadable
 
 PARTS = {
     "diffusion_pytorch_model_streaming_dmd": "dit.",
@@ -127,8 +128,7 @@ def _read(file: Path, bare: str | None) -> dict[str, Tensor]:
     try:
         read = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # a pickle may fail in any way
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file} does not hold tensors only ({reason}); fetch it again from the source") from error
+        raise unreadable(file, error) from error
     if bare is not None:
         tensors = [read] if isinstance(read, Tensor) else list(read.values())
         read = dict(zip([bare], tensors, strict=True)) if len(tensors) == 1 else {}

@@ -6,11 +6,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import transformers
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import read_index
-from pipeline.weights.settings import CausalMark, read_mark, read_settings
+from pipeline.weights.settings import CausalMark, read_configuration, read_mark, read_settings
 
 PIPELINES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
+VOCODERS: Mapping[str, Any] = {"LTX2Vocoder": LTX2Vocoder, "LTX2VocoderWithBWE": LTX2VocoderWithBWE}
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,20 @@ class LTX2Folder:
         if index["_class_name"] not in PIPELINES:
             known = " or ".join(PIPELINES)
             raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
-        names = ("transformer", "vae", "audio_vae", "vocoder", "connectors")
-        parts = {name: read_settings(path / name / "config.json") for name in names}
+        vocoder, encoder = (str((index.get(part) or (None, None))[1]) for part in ("vocoder", "text_encoder"))
+        if vocoder not in VOCODERS or not hasattr(transformers, encoder):
+            raise WeightsError(
+                f"{path} has the vocoder {vocoder} and the text encoder {encoder}; use a vocoder of"
+                f" {' or '.join(VOCODERS)} and an encoder that transformers {transformers.__version__} knows"
+            )
+        networks = {
+            "transformer": LTX2VideoTransformer3DModel,
+            "vae": AutoencoderKLLTX2Video,
+            "audio_vae": AutoencoderKLLTX2Audio,
+            "vocoder": VOCODERS[vocoder],
+            "connectors": LTX2TextConnectors,
+        }
+        parts = {name: read_configuration(path / name / "config.json", kind) for name, kind in networks.items()}
         scheduler = read_settings(path / "scheduler" / "scheduler_config.json")
         found = cls(path=path, index=index, **parts, scheduler=scheduler, mark=read_mark(path))
         if found.transformer["patch_size_t"] != 1 or found.frames != 8 or found.sound_stride.denominator != 1:
@@ -75,4 +93,4 @@ class LTX2Folder:
     @property
     def _halvings(self) -> int:
         scaling = self.vae["spatio_temporal_scaling"]
-        return sum(scaling) if isinstance(scaling, list) else len(self.vae["layers_per_block"]) - 1
+        return sum(scaling) if isinstance(scaling, list | tuple) else len(self.vae["layers_per_block"]) - 1

@@ -14,13 +14,13 @@ import torch
 import transformers
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from torch import Tensor
 
 from pipeline.adapters.ltx2 import LTX2Denoiser, ropes, sites
 from pipeline.adapters.ltx2_codecs import FRAMES, LTX2SoundCodec, LTX2VideoCodec
-from pipeline.adapters.ltx2_folder import LTX2Folder
+from pipeline.adapters.ltx2_folder import VOCODERS, LTX2Folder
 from pipeline.adapters.ltx2_text import LTX2Text
+from pipeline.adapters.tokenizer import read_tokenizer
 from pipeline.attention.context import AttentionContext
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.clock import MediaClock
@@ -79,9 +79,8 @@ class LTX2Model:
         path = self._folder.path
         with torch.device("meta"):
             vae = AutoencoderKLLTX2Audio.from_config(self._folder.audio_vae)
-        kinds = {"LTX2Vocoder": LTX2Vocoder, "LTX2VocoderWithBWE": LTX2VocoderWithBWE}
         # Built for real: it computes a filter that is not stored.
-        vocoder = kinds[self._folder.index["vocoder"][1]].from_config(self._folder.vocoder).to(self.device)
+        vocoder = VOCODERS[self._folder.index["vocoder"][1]].from_config(self._folder.vocoder).to(self.device)
         return LTX2SoundCodec(
             fill(vae, path / "audio_vae", self._as_stored), fill(vocoder, path / "vocoder", self._as_stored)
         )
@@ -114,7 +113,7 @@ class LTX2Model:
             "fps": Fraction(24),
             "sample_rate": self._folder.sample_rate,
         }
-        return ModelDefaults(**{**usual, **(mark.sampling if mark else {})})
+        return ModelDefaults(**{**usual, **(mark.defaults if mark else {})})
 
     @property
     def credit(self) -> str:
@@ -154,7 +153,7 @@ class LTX2Model:
         return replace(self._load, dtype=None)
 
     def _tokenizer(self) -> Any:
-        return transformers.AutoTokenizer.from_pretrained(self._folder.path / "tokenizer", local_files_only=True)
+        return read_tokenizer(self._folder.path / "tokenizer")
 
     def _text_encoder(self) -> Any:
         kind, path = getattr(transformers, self._folder.index["text_encoder"][1]), self._folder.path / "text_encoder"

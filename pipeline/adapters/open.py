@@ -10,12 +10,13 @@ from pipeline.errors import WeightsError
 from pipeline.models.embedded import EmbeddedModel
 from pipeline.models.protocols import FilmModel
 from pipeline.weights.fetch import fetch
-from pipeline.weights.folder import PICKLES, read_index, refused
+from pipeline.weights.folder import PICKLES, parts_of, read_index, refused
 from pipeline.weights.hub import fetch_hub, is_hub_id
 from pipeline.weights.licence import licence_of, terms_of
 from pipeline.weights.load import EMBEDDED, load_model
 from pipeline.weights.options import AS_STORED, LoadOptions
 from pipeline.weights.quantize import check_quantize, quantize
+from pipeline.weights.tensors import check_parts
 
 FAMILIES: Mapping[str, str] = {
     "WanPipeline": "pipeline.adapters.wan_model",
@@ -84,13 +85,19 @@ def terms(name: str, load: LoadOptions = AS_STORED) -> str | None:
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The model in a folder of diffusers' format. Raises `WeightsError` for a family that we do not render."""
-    kind = str(read_index(folder)["_class_name"])
+    """The model in a folder of diffusers' format.
+
+    Raises:
+        WeightsError: it is of a family that we do not render, or a part of it is missing or damaged.
+    """
+    index = read_index(folder)
+    kind = str(index["_class_name"])
     if kind not in FAMILIES:
         raise WeightsError(f"{folder} is of {kind}, which is not rendered here; supported: {', '.join(FAMILIES)}")
     module = FAMILIES[kind]
     if find_spec(module) is None:
         raise WeightsError(f"{folder} is of {kind}; this version of longtake came without {module}, use a newer one")
+    check_parts(folder, parts_of(index))
     opener = cast(Callable[[Path, LoadOptions], FilmModel], import_module(module).open_folder)
     return opener(folder, load)
 

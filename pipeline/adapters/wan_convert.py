@@ -126,6 +126,10 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The configuration of a denoiser with these tensors. Raises `WeightsError` where they are none."""
     try:
         patch = tensors["patch_embedding.weight"].shape
+        if patch[0] % HEAD_DIM:
+            raise WeightsError(
+                f"the checkpoint is {patch[0]} wide, no multiple of {HEAD_DIM}; say whose it is: --base MODEL"
+            )
         image = tensors.get("condition_embedder.image_embedder.norm1.weight")
         return {
             "_class_name": "WanTransformer3DModel",

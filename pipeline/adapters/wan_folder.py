@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import MARK, read_index
-from pipeline.weights.settings import CausalMark, read_mark, read_settings
+from pipeline.weights.folder import MARK, parts_of, read_index
+from pipeline.weights.settings import CausalMark, read_configuration, read_mark, read_settings
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 
@@ -39,10 +41,15 @@ class WanFolder:
         if index["_class_name"] not in PIPELINES:
             known = " or ".join(PIPELINES)
             raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
-        transformer = read_settings(path / "transformer" / "config.json")
+        if index.get("boundary_ratio") is not None and "transformer_2" not in parts_of(index):
+            raise WeightsError(
+                f"{path} has boundary_ratio {index['boundary_ratio']} and no transformer_2; fetch the model again"
+            )
+        transformer = read_configuration(path / "transformer" / "config.json", WanTransformer3DModel)
         if transformer.get("pos_embed_seq_len") is not None:
             raise WeightsError(f"{path} continues a first and a last image; use a Wan that renders from one image")
-        vae, scheduler = (read_settings(path / name) for name in ("vae/config.json", "scheduler/scheduler_config.json"))
+        vae = read_configuration(path / "vae" / "config.json", AutoencoderKLWan)
+        scheduler = read_settings(path / "scheduler" / "scheduler_config.json")
         found = cls(path, index, transformer, vae, scheduler, read_mark(path))
         if found.continues_image and found.mark is not None:
             raise WeightsError(f"{path} continues an image, which is done in segments; take {MARK} out of it")

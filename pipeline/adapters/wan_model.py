@@ -13,8 +13,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessorPil, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from pipeline.adapters.tokenizer import read_tokenizer
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
 from pipeline.adapters.wan_continued import WanContinued
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
@@ -111,7 +112,7 @@ class WanModel:
             "fps": self._fps,
             "sample_rate": SAMPLE_RATE,
         }
-        return ModelDefaults(**{**usual, **(folder.mark.sampling if folder.mark else {})})
+        return ModelDefaults(**{**usual, **(folder.mark.defaults if folder.mark else {})})
 
     @property
     def credit(self) -> str:
@@ -156,7 +157,7 @@ class WanModel:
         return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
 
     def _tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(self._folder.path / "tokenizer", local_files_only=True)
+        return read_tokenizer(self._folder.path / "tokenizer")
 
     def _text_encoder(self) -> Any:
         path = self._folder.path / "text_encoder"

@@ -52,6 +52,11 @@ class KVPlan:
         """Chunks between two canonical points inside a scene."""
         return self.refresh_chunks or 8 * self.window or 1
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether no chunk is seen by later ones, so that all layers and branches take turns in the same room."""
+        return not (self.window or self.sink)
+
     def visible(self, section: int, chunk: int) -> list[int]:
         """The chunks that `chunk` sees besides itself, oldest first; its section began with chunk `section`."""
         sink = range(section, min(section + self.sink, chunk))
@@ -152,10 +157,11 @@ def store_bytes(
     """Bytes that a KV store of this shape holds, from a film's first chunk to its last."""
     total = 0
     for site in sites:
+        buffers = 1 if plan.keeps_nothing else site.num_layers * num_branches
         sink = plan.sink * sum(stream.page_tokens for stream in site.streams if stream.kept)
         slots = 2 * site.num_slots(plan) + sink
-        total += site.num_layers * site.num_heads * site.head_dim * slots
-    return total * num_branches * item_bytes * batch
+        total += buffers * site.num_heads * site.head_dim * slots
+    return total * item_bytes * batch
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ chunk 10 sees.
 Shapes: b batch, h heads, t token slots of a buffer, d head width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -80,10 +81,15 @@ class KVStore:
         self.layouts = {site.kind: self._exchanges[site.kind].layout(site) for site in sites}
         self._room = Room(rope, parallel, self.layouts, self._exchanges)
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
+        build: Callable[[SiteLayout], SiteBuffer] = partial(
+            _allocate, plan=plan, batch=batch, dtype=dtype, device=device
+        )
+        if plan.keeps_nothing:
+            build = cache(build)  # what a site writes is read before the next one's turn
         for branch in self._branches.values():
             for layout in self.layouts.values():
                 for layer in range(layout.num_layers):
-                    branch.buffers[Site(layer, layout.kind)] = _allocate(layout, plan, batch, dtype, device)
+                    branch.buffers[Site(layer, layout.kind)] = build(layout)
 
     def open(
         self, chunk: ChunkSpan, branch: str, write: bool = False, seen: Mapping[str, Tensor] | None = None
@@ -113,12 +119,9 @@ class KVStore:
     @property
     def bytes(self) -> int:
         """Bytes of all pages; equal to `store_bytes` of the same shape."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for branch in self._branches.values()
-            for buffer in branch.buffers.values()
-            for tensor in (buffer.keys, buffer.values, *buffer.sink.values())
-        )
+        buffers = [buffer for branch in self._branches.values() for buffer in branch.buffers.values()]
+        tensors = {id(t): t for buffer in buffers for t in (buffer.keys, buffer.values, *buffer.sink.values())}
+        return sum(tensor.nbytes for tensor in tensors.values())
 
     def fork(self) -> "KVStore":
         """An independent store with the same content, shared with the same ranks."""

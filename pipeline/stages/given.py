@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.clock import ChunkSpan
-from pipeline.errors import MediaError, ShapeError, SpecError
+from pipeline.errors import ShapeError, SpecError
 from pipeline.media.given import film_length_s, read_last_frames, read_last_sound, read_picture, read_sound
 from pipeline.models.protocols import FilmModel, SoundEncoder, VideoEncoder
 from pipeline.plan import FilmPlan
@@ -189,7 +189,7 @@ def _read(key: str, file: str, reader: Callable[[], Value]) -> Value:
         return reader()
     except FileNotFoundError:
         raise SpecError(f"{key} is {file!r}; nothing is there, use a path beside the storyboard or a URL") from None
-    except (MediaError, OSError, ValueError, ImportError) as error:
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{key} is {file!r}; it cannot be used: {error}") from error
 
 

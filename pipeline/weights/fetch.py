@@ -81,14 +81,20 @@ def look(url: str) -> Source:
             start = len(root.rstrip("/")) + 1
             found = {path[start:]: info for path, info in fs.find(root, detail=True).items()}
             if INDEX not in found:
-                raise WeightsError(f"{url} holds no {INDEX}; name a model's folder, or a .safetensors file of ours")
+                raise WeightsError(
+                    f"{url} holds no {INDEX}, or does not answer; name a model's folder, or a .safetensors file of ours"
+                )
             index = parse_index(fs.cat_file(found[INDEX]["name"]), f"{url.rstrip('/')}/{INDEX}")
             found = {name: found[name] for name in needed(found, index, url)}
         for name, info in found.items():
             if info.get("size") is None:  # a listing over HTTP has names only
                 found[name] = fs.info(info["name"])
-    except (OSError, ValueError, ImportError) as error:
-        raise WeightsError(f"the weights {url} cannot be read: {error}") from error
+    except WeightsError:
+        raise
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
+        raise WeightsError(
+            f"the weights {url} cannot be read: {error}; see that this machine may read there"
+        ) from error
     paths = {name: str(info["name"]) for name, info in found.items()}
     sizes = {name: int(info["size"]) for name, info in found.items()}
     tags = {name: str([info[tag] for tag in _TAGS if tag in info]) for name, info in found.items()}
@@ -122,7 +128,7 @@ def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
                 size += out.write(block)
             out.flush()
             os.fsync(out.fileno())
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in `look`
         raise WeightsError(
             f"{name} of {source.url} cannot be fetched into {entry}: {error}; the same command goes on there"
         ) from error

@@ -1,6 +1,7 @@
 """A model in diffusers' format: a folder with `model_index.json`, and a folder for each part that it names."""
 
 import json
+import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,6 +72,14 @@ def refused(pickle: str) -> WeightsError:
         f"{pickle} is a pickle, which may run code when it is read; `longtake convert {pickle} OUT` makes safetensors"
         " of it"
     )
+
+
+def unreadable(checkpoint: Path, error: Exception) -> WeightsError:
+    """What to say of a checkpoint that cannot be read as tensors and plain values."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, pickle.UnpicklingError):  # whose own words tell how to run what it holds
+        reason = "what else it holds may run code"
+    return WeightsError(f"{checkpoint} does not hold tensors only ({reason}); fetch it again from the source")
 
 
 def model_name(folder: Path) -> str:

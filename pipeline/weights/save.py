@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,7 +28,6 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = 
     names = [f"{STEM}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
     if count == 1:
         names = [f"{STEM}.safetensors"]
-    folder.mkdir(parents=True, exist_ok=True)
     for name, shard in zip(names, shards, strict=True):
         write_tensors(shard, folder / name)
     if count > 1:
@@ -41,7 +41,8 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write one safetensors file, under another name until it is whole."""
     part = file.with_name(f"{file.name}.part")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
         part.replace(file)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WeightsError(f"{file} cannot be written: {error}") from error

@@ -1,13 +1,16 @@
 """What a model's folder says of itself in JSON: the configurations of its parts, and our mark of causal weights."""
 
 import json
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import WeightsError
+from pipeline.spec import SamplingSpec
 from pipeline.weights.folder import MARK
+from pipeline.wishes import whole
 
 
 class CausalMark(BaseModel):
@@ -22,10 +25,15 @@ class CausalMark(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rollout: Literal["causal"]
-    chunk_latents: int
-    window: int
-    sink: int = 0
-    sampling: dict[str, Any] = {}
+    chunk_latents: Annotated[int, whole(1, 1000)]
+    window: Annotated[int, whole(0, 1000)]
+    sink: Annotated[int, whole(0, 1000)] = 0
+    sampling: SamplingSpec = SamplingSpec()
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What `sampling` says, by key."""
+        return {key: getattr(self.sampling, key) for key in self.sampling.model_fields_set}
 
 
 def read_mark(path: Path) -> CausalMark | None:
@@ -38,7 +46,27 @@ def read_mark(path: Path) -> CausalMark | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{file}: {where}: {first['msg']}; write it with `longtake convert`") from error
+        raise WeightsError(
+            f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}; write it with `longtake convert`"
+        ) from error
+
+
+def read_configuration(file: Path, network: type) -> dict[str, Any]:
+    """The configuration of a network; what the file leaves out is as the network has it.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or holds text where a number belongs.
+    """
+    usual = {
+        name: each.default for name, each in signature(network).parameters.items() if each.default is not each.empty
+    }
+    found = {**usual, **read_settings(file)}
+    for key, value in usual.items():
+        if isinstance(value, int | float) and isinstance(found[key], str):
+            raise WeightsError(
+                f"{file}: {key} is {found[key]!r}; use a number such as {value}, or fetch the model again"
+            )
+    return found
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ moved to a device is a copy of its own, tensor by tensor.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import WeightsError
-from pipeline.weights.folder import PICKLES, refused
+from pipeline.weights.folder import INDEX, PICKLES, refused
 from pipeline.weights.options import LoadOptions
 from pipeline.weights.quantize import quantize
+from pipeline.weights.settings import read_settings
 
 DENOISER = "transformer"
 """How the names of parts with denoisers begin."""
@@ -50,6 +51,20 @@ def weight_files(part: Path) -> dict[str, Path]:
         raise WeightsError(f"{part} holds {len(files)} .safetensors files and no index that says what they are")
     pickles = sorted(file for file in part.glob("*") if file.suffix in PICKLES) if part.is_dir() else []
     raise refused(str(pickles[0])) if pickles else WeightsError(f"{part} holds no .safetensors file; fetch it again")
+
+
+def check_parts(folder: Path, parts: Iterable[str]) -> None:
+    """Look at all parts of a model before the first one is read: a network has a `config.json` and weights.
+
+    Raises:
+        WeightsError: a part is missing, or what `weight_files` says of its weights.
+    """
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise WeightsError(f"{folder} has no {part}, which its {INDEX} names; fetch the model again")
+        if (folder / part / "config.json").is_file():
+            read_settings(folder / part / "config.json")
+            weight_files(folder / part)
 
 
 def fill(
@@ -130,9 +145,11 @@ def stored_dtype(part: Path) -> torch.dtype:
 
 def _of_index(index: Path) -> dict[str, Path]:
     try:
-        named = json.loads(index.read_bytes())["weight_map"]
+        named = dict(json.loads(index.read_bytes())["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{index} is no index of shards ({error!r}); fetch the model again") from error
+    if not named:
+        raise WeightsError(f"{index} names no tensors; fetch the model again")
     where = {key: index.parent / str(name) for key, name in named.items()}
     missing = sorted({file.name for file in where.values() if not file.is_file()})
     if missing:

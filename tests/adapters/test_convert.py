@@ -236,7 +236,7 @@ def test_the_base_brings_its_other_parts_and_its_configuration(tmp_path):
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"generator_ema": {"model.a": Evil(tmp_path / "evil")}}, tmp_path / "in.pt")
-    with pytest.raises(WeightsError, match=r"in\.pt does not hold tensors only"):
+    with pytest.raises(WeightsError, match=r"in\.pt does not hold tensors only \(what else it holds may run code\)"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
     assert not (tmp_path / "evil").exists()
 
@@ -284,8 +284,44 @@ def test_what_cannot_be_converted_is_refused_with_the_cure(tmp_path, content, op
 def test_nothing_is_overwritten_and_nothing_missing_is_read(tmp_path):
     with pytest.raises(WeightsError, match="is there already"):
         convert(tmp_path / "in.pt", tmp_path.parent, ConvertOptions())
-    with pytest.raises(WeightsError, match="does not hold tensors only"):
+    with pytest.raises(WeightsError, match=r"in\.pt is not there; name a checkpoint"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
+def test_a_file_that_is_no_checkpoint_is_refused_with_the_cure(tmp_path, content):
+    (tmp_path / "in.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"does not hold tensors only.+; fetch it again"):
+        convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
+
+
+def test_a_base_or_a_lora_that_does_not_belong_to_it_is_refused_before_anything_is_written(tmp_path):
+    torch.save({"generator_ema": published(tiny())}, tmp_path / "in.pt")
+    torch.save({"generator_lora": {}}, tmp_path / "lora.pt")
+    base = save_folder(tmp_path / "base")
+    for options, message in (
+        ({"lora": tmp_path / "lora.pt"}, r"lora\.pt holds no tensors by name"),
+        ({"base": base}, "base holds a None, the checkpoint a Wan; name a Wan's folder"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions(**options))
+    (base / "transformer/config.json").unlink()
+    with pytest.raises(WeightsError, match=r"transformer/config\.json cannot be read"):
+        convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions(base=base))
+    assert {place.name for place in tmp_path.iterdir()} == {"in.pt", "lora.pt", "base"}
+
+
+def test_a_checkpoint_of_unknown_heads_asks_for_its_base(tmp_path):
+    torch.save({"generator_ema": published(tiny(attention_head_dim=24))}, tmp_path / "in.pt")
+    with pytest.raises(WeightsError, match=r"is 24 wide, no multiple of 128; say whose it is: --base MODEL"):
+        convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
+
+
+@pytest.mark.parametrize("tensors", [{"a": torch.ones(1)}, {"generator_ema": published(tiny())}])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, tensors):
+    torch.save(tensors, tmp_path / "in.pt")
+    with pytest.raises(WeightsError, match=r"in\.pt/.*cannot be written"):
+        convert(tmp_path / "in.pt", tmp_path / "in.pt/out.safetensors", ConvertOptions())
 
 
 def test_large_parts_are_written_in_shards_that_are_read_as_one(tmp_path):

@@ -112,3 +112,11 @@ def test_a_folder_of_another_family_is_refused(load, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
     with pytest.raises(WeightsError, match="is a WanPipeline; this family renders folders of LTX2Pipeline"):
         open_folder(tmp_path, load)
+
+
+@pytest.mark.parametrize(("part", "other"), [("vocoder", "NobodysVocoder"), ("text_encoder", "NobodysEncoder")])
+def test_a_part_of_an_unknown_kind_is_refused_before_anything_is_rendered(load, tmp_path, part, other):
+    index = save(tmp_path) / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), part: ["nobody", other]}))
+    with pytest.raises(WeightsError, match=f"has the .*{other}.*; use a vocoder of LTX2Vocoder or"):
+        open_folder(tmp_path, load)

@@ -98,6 +98,23 @@ def test_an_unknown_family_is_refused_with_those_that_are_rendered(tmp_path, loa
         open_model(str(save_folder(tmp_path / "model")), load)
 
 
+@pytest.mark.usefixtures("family")
+def test_a_folder_is_refused_before_it_is_opened_if_any_part_of_it_is_missing_or_damaged(tmp_path, load):
+    folder = save_folder(tmp_path / "model")
+    shard = folder / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=r"00002-of-00002\.safetensors is damaged or cut short"):
+        open_model(str(folder), load)
+    (folder / "transformer/config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"transformer/config\.json cannot be read as JSON"):
+        open_model(str(folder), load)
+    (folder / "tokenizer/spiece.model").unlink()
+    (folder / "tokenizer").rmdir()
+    (folder / "transformer").rename(folder / "elsewhere")
+    with pytest.raises(WeightsError, match=r"has no tokenizer, which its model_index\.json names; fetch the model"):
+        open_model(str(folder), load)
+
+
 def test_a_family_that_is_not_in_this_version_is_told_apart(tmp_path, load, monkeypatch):
     monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "pipeline.adapters.nobodys_model"})
     with pytest.raises(WeightsError, match=r"came without pipeline\.adapters\.nobodys_model"):

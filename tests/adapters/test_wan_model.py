@@ -19,7 +19,7 @@ from pipeline.models.protocols import Causal, Segment
 from pipeline.numerics import numerics
 from pipeline.observe import SILENT
 from pipeline.plan import plan_film
-from pipeline.spec import parse_storyboard
+from pipeline.spec import GuidanceSpec, parse_storyboard
 from pipeline.weights.options import LoadOptions
 from tests.tiny_take import KilledError, Recorder
 
@@ -168,11 +168,39 @@ def test_a_folder_of_another_family_is_refused(load, broken):
         ({"rollout": "diagonal", "chunk_latents": 3, "window": 2}, "rollout"),
         ({"rollout": "causal", "window": 2}, "chunk_latents"),
         ({"rollout": "causal", "chunk_latents": 3, "window": 2, "sinks": 1}, "sinks"),
+        ({"rollout": "causal", "chunk_latents": 0, "window": 2}, "chunk_latents: use a whole number from 1"),
+        ({"rollout": "causal", "chunk_latents": 3, "window": -1}, "window: use a whole number from 0"),
+        ({"rollout": "causal", "chunk_latents": 3, "window": 2, "sampling": {"stepz": 4}}, "sampling.stepz"),
+        ({"rollout": "causal", "chunk_latents": 3, "window": 2, "sampling": {"steps": "x"}}, "sampling.steps: use a"),
     ],
 )
 def test_a_mark_that_means_nothing_is_refused(load, broken, mark, told):
     (broken / "longtake.json").write_text(json.dumps(mark))
-    with pytest.raises(WeightsError, match=rf"longtake.json: {told}: .*longtake convert"):
+    with pytest.raises(WeightsError, match=rf"longtake.json: {told}.*longtake convert"):
+        open_folder(broken, load())
+
+
+def change(file, **changes):
+    """Settings with other values; None leaves the key out."""
+    settings = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+
+
+def test_what_a_configuration_leaves_out_is_as_diffusers_has_it(load, broken, folders):
+    change(broken / "transformer/config.json", patch_size=None)
+    change(broken / "vae/config.json", scale_factor_spatial=None)
+    assert open_folder(broken, load()).limits.width == open_folder(folders["causal"], load()).limits.width
+
+
+def test_settings_that_mean_nothing_are_named(load, broken):
+    (broken / "tokenizer/tokenizer.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"tokenizer holds no tokenizer that can be read"):
+        open_folder(broken, load()).text.check("a")
+    change(broken / "transformer/config.json", num_attention_heads="two")
+    with pytest.raises(WeightsError, match=r"transformer/config\.json: num_attention_heads is 'two'; use a number"):
+        open_folder(broken, load())
+    change(broken / "model_index.json", boundary_ratio=0.9)
+    with pytest.raises(WeightsError, match=r"boundary_ratio 0\.9 and no transformer_2"):
         open_folder(broken, load())
 
 
@@ -200,6 +228,22 @@ def test_weights_in_shards_are_found_by_their_index(load, broken, folders):
     expected = open_folder(folders["causal"], load()).denoiser.expert(0).state_dict()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("scales", "told"),
+    [
+        ({"modality": 3}, "modality is 3; causal has no attention from one stream to the other that could be left out"),
+        (
+            {"stg": 1, "stg_blocks": [1, 28]},
+            r"stg_blocks names \[28\]; causal has 2 such blocks, use blocks from 0 to 1",
+        ),
+    ],
+)
+def test_guidance_that_would_change_nothing_is_refused(load, folders, scales, told):
+    sampling = WISH.sampling.model_copy(update={"guidance": GuidanceSpec(**scales)})
+    with pytest.raises(SpecError, match=rf"sampling\.guidance\.{told}"):
+        plan_film(WISH.model_copy(update={"sampling": sampling}), open_folder(folders["causal"], load()))
 
 
 def test_prompts_are_refused_before_anything_is_rendered_if_they_would_be_cut(load, folders):

@@ -84,7 +84,7 @@ def test_a_storyboard_has_as_many_passes_as_it_guides_by(form, branches):
         ("{video: 500}", "video is 500; use a number from 0 to 100"),
         ("{picture: 3}", "picture .* is not a known key; known here: video, audio"),
         ("much", "use a number from 0 to 100, or scales for each stream"),
-        ("{stg: 1}", "stg_blocks"),
+        ("{stg: 1}", r"\{'stg': 1\}; stg is 1 and stg_blocks names no block"),
     ],
 )
 def test_guidance_that_means_nothing_is_refused(form, told):

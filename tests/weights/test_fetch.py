@@ -230,6 +230,18 @@ def test_what_is_no_model_is_refused_with_the_cure(url, message, tmp_path):
         fetch(url, tmp_path / "cache")
 
 
+def test_a_file_system_that_fails_in_its_own_way_is_told_with_the_url(tmp_path, monkeypatch):
+    class CredentialsError(Exception):
+        """As those of S3's client, which are no `OSError`."""
+
+    def find(*_, **__):
+        raise CredentialsError("unable to locate credentials")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", find)
+    with pytest.raises(WeightsError, match=r"memory://one/model cannot be read: unable to locate.* may read there"):
+        fetch("memory://one/model", tmp_path / "cache")
+
+
 def test_a_source_that_ends_early_leaves_nothing(url, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "look", lambda url, look=fetching.look: _longer(look(url)))
     with pytest.raises(WeightsError, match=r"ended after 5 of 6 bytes"):

@@ -115,8 +115,12 @@ def test_an_index_that_disagrees_with_its_shards_is_named(shards):
     index.write_text(json.dumps(where))
     with pytest.raises(WeightsError, match=r"differ in 1 tensors \(0.bias\)"):
         weight_files(shards)
-    index.write_text("{}")
-    with pytest.raises(WeightsError, match="is no index of shards"):
+    for text in ("{}", '{"weight_map": [1]}'):
+        index.write_text(text)
+        with pytest.raises(WeightsError, match="is no index of shards"):
+            weight_files(shards)
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(WeightsError, match="names no tensors"):
         weight_files(shards)
 
 
