@@ -1,4 +1,4 @@
-"""LTX-2's codecs chunk by chunk: diffusers' networks over a window of latents, of which only what is final is kept.
+"""LTX-2's codecs chunk by chunk: the picture latent by latent, the sound over a window of which what is final is kept.
 
 What a latent reaches is followed through the networks, convolution by convolution. A window begins so far before the
 first new output that nothing before it is missed, and its own border, which the networks fill with zeros or copies, is

@@ -1,0 +1,78 @@
+"""A film is shown as if it were decoded at once, also where the picture sees the latents of later chunks."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.adapters.ltx2_codecs import LTX2VideoCodec
+from pipeline.adapters.ltx2_fake import LATENT_CHANNELS, one_chunk, tiny_video_vae
+from pipeline.clock import plan_chunks, plan_scenes
+from pipeline.journal.keys import film_keys
+from pipeline.models.silence import Silence
+from pipeline.spec import parse_storyboard
+from pipeline.stages.decode import DecodeStage, decode_ahead, to_uint8
+from pipeline.values import LatentChunk
+
+CHUNK = 9
+
+
+@pytest.fixture(scope="module")
+def film():
+    """A model whose picture sees 22 latents ahead, a plan of two sections, and latents by chunk."""
+    _, clock = one_chunk(1)
+    scenes = plan_scenes(clock, [Fraction(clock.frames(n), 24) for n in (70, 20)], [True, True])
+    chunks = plan_chunks(clock, scenes, CHUNK)
+    codec = LTX2VideoCodec(tiny_video_vae(causal=False))
+    model = SimpleNamespace(video_codec=codec, sound_codec=Silence(960), device=torch.device("cpu"))
+    plan = SimpleNamespace(clock=clock, chunks=chunks, span=chunks.__getitem__)
+    torch.manual_seed(3)
+    latents = [
+        LatentChunk(c, torch.randn(len(c.latents), LATENT_CHANNELS, 1, 2), torch.zeros(len(c.audio_latents), 0))
+        for c in chunks
+    ]
+    return model, plan, latents
+
+
+def stage_of(film):
+    model, plan, latents = film
+    return DecodeStage(model, plan, lambda span: latents[span.index])
+
+
+def shown(stage, film, indices):
+    model, plan, latents = film
+    frames = []
+    for index in indices:
+        seen = [plan.span(index), *decode_ahead(model, plan, plan.span(index))]
+        frames.append(stage(*(latents[span.index] for span in seen))[0].frames)
+    return frames
+
+
+def test_frames_of_chunks_are_those_of_their_whole_section(film):
+    model, plan, latents = film
+    frames = shown(stage_of(film), film, range(len(latents)))
+    for section in sorted({chunk.section for chunk in plan.chunks}):
+        mine = [chunk.index for chunk in plan.chunks if chunk.section == section]
+        video = torch.cat([latents[index].video for index in mine])
+        with torch.inference_mode():
+            whole, _ = model.video_codec.decode(video.unsqueeze(0), None, True)
+        assert torch.equal(torch.cat([frames[index] for index in mine]), to_uint8(whole[0]))
+
+
+@pytest.mark.parametrize("start", [1, 5, 7, 9])
+def test_a_stage_that_begins_in_the_middle_shows_the_same_bits(film, start):
+    _, _, latents = film
+    undisturbed = shown(stage_of(film), film, range(len(latents)))
+    resumed = shown(stage_of(film), film, range(start, len(latents)))
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed[start:], resumed, strict=True))
+
+
+def test_a_segment_depends_on_the_latents_that_its_picture_sees(film):
+    _, plan, _ = film
+    wish = parse_storyboard("scenes: [{prompt: a, duration: 2s}, {prompt: b, duration: 2s, transition: cut}]")
+    seeing, causal = (film_keys(wish, plan.chunks, {}, lookahead) for lookahead in (22, 0))
+    assert seeing.latents == causal.latents
+    assert seeing.segments[0].parts["latents"] == seeing.latents[3].key
+    assert seeing.segments[6].parts["ends_section"]
+    assert not causal.segments[6].parts["ends_section"]
