@@ -130,9 +130,9 @@ def mend(take: Take, observer: Observer) -> None:
         needed.update(span.index for span in decode_history(model, plan, chunk))
         if take.upscaler is not None:
             needed.update(span.index for span in upscale_history(model, take.upscaler, plan, chunk))
-        for part in take.decoded_with(chunk):
-            if not journal.holds("latents", part.index):
-                needed.update(span.index for span in plan.history(part))
+        lacking = [] if denoised else [chunk]
+        lacking += [part for part in decode_ahead(model, plan, chunk) if not journal.holds("latents", part.index)]
+        needed.update(span.index for part in lacking for span in plan.history(part))
 
 
 StageT = TypeVar("StageT", bound=Callable[..., Any])
