@@ -6,7 +6,6 @@ the same bits. They wait in the journal until the road comes by.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ray
 from ray import ObjectRef
@@ -35,10 +34,18 @@ class Ahead:
         for chunk in chunks:
             self._todo[self._gang_of[chunk.section]].append(chunk)
         self._early: list[tuple[ChunkSpan, ObjectRef] | None] = [None] * len(gangs)
+        self._asked: dict[int, ObjectRef] = {}
         self._now = 0
 
-    def remote(self, chunk: ChunkSpan, prompts: ObjectRef) -> Any:
-        """A reference to the chunk's latents, from its section's gang, which may be at it already."""
+    def remote(self, chunk: ChunkSpan) -> ObjectRef:
+        """A reference to the chunk's latents, from its section's gang, which may be at it already. Once they are there,
+        whoever wants them again finds them in the journal."""
+        self._asked = {index: ref for index, ref in self._asked.items() if index == chunk.index or not _there(ref)}
+        if chunk.index not in self._asked:
+            self._asked[chunk.index] = self._ask(chunk)
+        return self._asked[chunk.index]
+
+    def _ask(self, chunk: ChunkSpan) -> ObjectRef:
         number = self._now = self._gang_of[chunk.section]
         early = self._early[number]
         if early is not None and early[0].index == chunk.index:
@@ -46,22 +53,29 @@ class Ahead:
         todo = self._todo[number]
         while todo and todo[0].index <= chunk.index:
             todo.popleft()
-        return self._gangs[number].remote(chunk, prompts)
+        return self._denoise(number, chunk)
 
     def look(self) -> None:
         """Give every gang that waits for the road its next chunk. Raises what an early chunk raised."""
-        for number, gang in enumerate(self._gangs):
-            early = self._early[number]
+        for number, early in enumerate(self._early):
             if early is not None:
-                if not ray.wait([early[1]], timeout=0)[0]:
+                if not _there(early[1]):
                     continue
                 ray.get(early[1])
                 self._early[number] = None
             if number != self._now and (chunk := self._next(number)) is not None:
-                self._early[number] = (chunk, gang.remote(chunk, self._embed.remote(chunk)))
+                self._early[number] = (chunk, self._denoise(number, chunk))
 
     def _next(self, number: int) -> ChunkSpan | None:
         todo = self._todo[number]
         while todo and self._kept(todo[0].index):
             todo.popleft()
         return todo.popleft() if todo else None
+
+    def _denoise(self, number: int, chunk: ChunkSpan) -> ObjectRef:
+        latents: ObjectRef = self._gangs[number].remote(chunk, self._embed.remote(chunk))
+        return latents
+
+
+def _there(ref: ObjectRef) -> bool:
+    return bool(ray.wait([ref], timeout=0)[0])

@@ -11,7 +11,7 @@ from pipeline.attention.shares import Degrees, Grid, SiteTraffic
 from pipeline.clock import ChunkSpan
 from pipeline.models.protocols import Causal, FilmModel, Segment
 from pipeline.plan import FilmPlan, kv_bytes
-from pipeline.stages.decode import DecodeStage
+from pipeline.stages.decode import DecodeStage, decode_ahead
 from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.stages.given import GivenStage
@@ -51,17 +51,21 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     # A causal model is timed in its clean pass, to which nothing is given.
     embed = EmbedStage(model.text, plan, given if isinstance(plan.rollout, Segment) else lambda _: None)
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
+
+    def drawn(span: ChunkSpan) -> LatentChunk:
+        video = noise.draw("video", span.latents, shapes["video"])
+        return LatentChunk(span, video, noise.draw("audio", span.audio_latents, shapes["audio"]))
+
     pass_s = decode_s = 0.0
     for chunk in plan.chunks[: plan.context.num_pages + 1]:
         if chunk.section > 0:
             break
-        video = noise.draw("video", chunk.latents, shapes["video"])
-        latents = LatentChunk(chunk, video, noise.draw("audio", chunk.audio_latents, shapes["audio"]))
+        latents = [drawn(part) for part in (chunk, *decode_ahead(model, plan, chunk))]
         cue = embed(chunk)
         started = perf_counter()
-        decode(latents)
+        decode(*latents)
         decoded = perf_counter()
-        denoise.rehearse(latents, cue)
+        denoise.rehearse(latents[0], cue)
         decode_s, pass_s = decoded - started, perf_counter() - decoded
     passes = plan.num_passes // len(plan.branches)
     return len(plan.chunks) * (passes * pass_s + decode_s)

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -52,22 +51,17 @@ def render(take: Take, company: Company, conductor: Conductor) -> Film:
 def drive(take: Take, company: Company, conductor: Conductor) -> Film:
     """The road, once, from the first chunk that the publisher lacks."""
     journal, unpublished = take.journal, take.plan.chunks[company.position() :]
-    embed, decode, upscale = company.embed, company.decode, company.upscale
+    decode, upscale = company.decode, company.upscale
     encode, publish = company.encode, company.publish
-    denoise = Ahead(company.gangs, embed, take.plan.chunks, lambda index: journal.holds("latents", index))
-    at_work: dict[int, Any] = {}
+    denoise = Ahead(company.gangs, company.embed, take.plan.chunks, lambda index: journal.holds("latents", index))
 
     with conductor.beating(denoise.look):
         for chunk in conductor.paced(unpublished):
             segment = journal.segment(chunk)
             if segment is None:
-                for part in take.decoded_with(chunk):
-                    if part.index not in at_work:
-                        at_work[part.index] = journal.latents(part) or denoise.remote(part, embed.remote(part))
-                latents = [at_work[part.index] for part in take.decoded_with(chunk)]
+                latents = [journal.latents(part) or denoise.remote(part) for part in take.decoded_with(chunk)]
                 frames, sound = decode.remote(*latents)
                 segment = encode.remote(upscale.remote(frames), sound)
-            at_work.pop(chunk.index, None)
             conductor.follow(chunk, publish.remote(segment))
 
         rendered: Film = conductor.result(company.finish())

@@ -22,7 +22,7 @@ from pipeline.adapters.ltx2_model import CLIP_LATENTS, OVERLAP, open_folder
 from pipeline.models.protocols import FilmModel
 from pipeline.plan import plan_film
 from pipeline.spec import parse_storyboard
-from pipeline.stages.decode import DecodeStage
+from pipeline.stages.decode import DecodeStage, decode_ahead
 from pipeline.stages.denoise import DenoiseStage
 from pipeline.stages.embed import EmbedStage
 from pipeline.values import Cue
@@ -103,8 +103,9 @@ def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
 
     def render() -> None:
         denoise, decode = DenoiseStage(model, plan, lambda _: None), DecodeStage(model, plan, lambda _: None)
+        latents = [denoise(chunk, cue) for chunk in plan.chunks]
         for chunk in plan.chunks:
-            decode(denoise(chunk, cue))
+            decode(*(latents[span.index] for span in (chunk, *decode_ahead(model, plan, chunk))))
 
     return render
 

@@ -83,8 +83,9 @@ def tiny_connectors(form: Form = "2.0", *, heads: int = 2, head_dim: int = 8) ->
         ).eval()
 
 
-def tiny_video_vae(causal: bool = True) -> AutoencoderKLLTX2Video:
-    """A small video autoencoder with the strides of the real one in time: 8k + 1 frames."""
+def tiny_video_vae(causal: bool = False) -> AutoencoderKLLTX2Video:
+    """A small video autoencoder with the strides of the real one in time: 8k + 1 frames. Its decoder looks ahead, as
+    the published one does, unless it is to be causal."""
     with seeded(3):
         vae = AutoencoderKLLTX2Video(
             latent_channels=LATENT_CHANNELS,

@@ -90,8 +90,9 @@ class DecodeStage:
     def _shown(self, frames: range) -> Tensor:
         """These frames, in uint8, of those that are final; none before their end is kept."""
         assert self._frames is not None, "something was seen"
-        shown = self._frames[frames.start - self._frame :][: len(frames)]
-        self._frames, self._frame = self._frames[frames.stop - self._frame :], frames.stop
+        skipped, stop = frames.start - self._frame, frames.stop - self._frame
+        shown, rest = self._frames[skipped:stop], self._frames[stop:]
+        self._frames, self._frame = rest.clone() if len(rest) else None, frames.stop
         return to_uint8(shown)
 
     def _heard(self, latents: LatentChunk) -> Tensor:

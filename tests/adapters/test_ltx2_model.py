@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from jobs.dry_run import expected_seconds
 from pipeline import film
 from pipeline.acts import open_take
 from pipeline.adapters.ltx2_fake import FORMS, save, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
@@ -64,6 +65,25 @@ def test_a_film_with_sound_is_rendered_and_one_that_was_killed_goes_on_bit_for_b
     assert heard.acted("denoise") == [3, 4, 5]
     undisturbed, resumed = (tmp_path / name / "film.mp4" for name in ("whole", "killed"))
     assert undisturbed.read_bytes() == resumed.read_bytes()
+
+
+def test_what_a_picture_looks_ahead_to_is_made_anew_where_it_was_lost(load, folders, tmp_path):
+    model = open_folder(folders["2.3"], load)
+    assert model.video_codec.lookahead == 7
+    render(model, tmp_path)
+    undisturbed = (tmp_path / "film.mp4").read_bytes()
+    for data in (*tmp_path.glob("journal/segments/00001*"), *tmp_path.glob("journal/latents/00003-*")):
+        data.write_bytes(b"")
+    heard = Recorder()
+    render(model, tmp_path, heard)
+    assert (heard.acted("denoise"), heard.acted("encode")) == ([3], [1])
+    assert (tmp_path / "film.mp4").read_bytes() == undisturbed
+
+
+def test_what_a_film_takes_is_told_without_rendering_it(load, folders):
+    for name in ("2.3", "clips"):
+        model = open_folder(folders[name], load)
+        assert expected_seconds(plan_film(WISH, model), model) > 0
 
 
 def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
