@@ -1,4 +1,5 @@
-"""LTX-2's codecs chunk by chunk: the picture latent by latent, the sound over a window of which what is final is kept.
+"""LTX-2's codecs chunk by chunk. The picture goes on from what its decoder keeps (`ltx2_decoder.py`); the sound is
+decoded over a window of latents, of which what is final is kept.
 
 What a latent reaches is followed through the networks, convolution by convolution. A window begins so far before the
 first new output that nothing before it is missed, and its own border, which the networks fill with zeros or copies, is
@@ -19,12 +20,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.adapters.ltx2_decoder import Tails, decode_latent, reach
+from pipeline.adapters.ltx2_decoder import Tails, decode_more, reach
 from pipeline.errors import WeightsError
 from pipeline.models.protocols import DecoderState
 
 FRAMES, MELS = 8, 4
 """Video frames and mel frames of a latent; a section's first latent holds one of each."""
+MOST_AT_ONCE = 8
+"""Video latents in one pass of the decoder: few bound its memory, and fewer are slow on a CPU."""
 FAR = 10_000
 """A latent far enough from a section's start that nothing of it is felt."""
 
@@ -79,20 +82,22 @@ class LTX2VideoCodec:
             raise WeightsError("the video decoder adds noise, so no two decodes of it agree; use one that does not")
         self.vae = vae
         past, self.lookahead = reach(vae.decoder)
-        self.left_context = past + self.lookahead
+        # Until a resumed decoder is full its passes are shorter, which may change the last bit of what they see.
+        self.left_context = past + self.lookahead + self.lookahead + MOST_AT_ONCE
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
         """Frames [b n 3 h w] of the latents that nothing more reaches: eight each, and one of a section's first."""
         vae, (b, _, _, *size) = self.vae, latents.shape
         height, width = (int(vae.spatial_compression_ratio) * side for side in size)
         tail = state or VideoTail(None, 0, latents.new_zeros(b, 3, 0, height, width))
-        mean, std = (rearrange(values, "c -> c 1 1") for values in (vae.latents_mean, vae.latents_std))
-        x = rearrange(latents.to(mean) * std / vae.config.scaling_factor + mean, "b f c h w -> f b c 1 h w")
+        mean, std = (rearrange(values, "c -> c 1 1 1") for values in (vae.latents_mean, vae.latents_std))
+        x = rearrange(latents, "b f c h w -> b c f h w").to(mean) * std / vae.config.scaling_factor + mean
+        parts = x.tensor_split(ceil(x.shape[2] / MOST_AT_ONCE), dim=2)
         frames, places = [tail.early], tail.places
-        for number, latent in enumerate(x, start=1):
-            new, places = decode_latent(vae.decoder, latent, places, final and number == len(x))
+        for part in parts:
+            new, places = decode_more(vae.decoder, part, places, final and part is parts[-1])
             frames += [] if new is None else [new]
-        known, stop = torch.cat(frames, dim=2), tail.latents + len(x)
+        known, stop = torch.cat(frames, dim=2), tail.latents + x.shape[2]
         ready = known.shape[2] if final else self._num_frames(stop) - self._num_frames(tail.latents)
         state = VideoTail(places, stop, known[:, :, ready:].clone())
         return rearrange(known[:, :, :ready], "b c n h w -> b n c h w"), state

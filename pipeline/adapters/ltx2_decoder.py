@@ -1,10 +1,9 @@
-"""LTX-2's video decoder one latent after another: diffusers' networks, and between latents what they still need.
+"""LTX-2's video decoder, a few latents after the others: diffusers' networks, and between passes what they still need.
 
 Each convolution over time keeps the last frames that it saw, so nothing is computed twice. One that also sees what
-follows gives a frame once that is there, and whatever is added to its frames waits with it. Passes have the same shapes
-however latents are cut into chunks, and so have the same bits.
+follows gives a frame once that is there, and whatever is added to its frames waits with it.
 
-Shapes: b batch, c channels, n frames at the rate of the layer, h w height and width.
+Shapes: b batch, f latent frames, c channels, n frames at the rate of the layer, h w height and width.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,20 +22,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Tails = Mapping[int, Tensor]
-"""What each place in the decoder keeps for the next latent, by its number along the way."""
+"""What each place in the decoder keeps for the next latents, by its number along the way."""
 
 
-def decode_latent(
-    decoder: LTX2VideoDecoder3d, latent: Tensor, tails: Tails | None, final: bool
+def decode_more(
+    decoder: LTX2VideoDecoder3d, latents: Tensor, tails: Tails | None, final: bool
 ) -> tuple[Tensor | None, Tails]:
-    """Frames [b 3 n h*stride w*stride] that one more latent [b c 1 h w] makes final, and what the next one needs.
+    """Frames [b 3 n h*stride w*stride] that more latents [b c f h w] make final, and what the next ones need.
 
     Args:
         tails: None where a section begins.
-        final: whether the section ends with this latent.
+        final: whether the section ends with them.
     """
     way = _Way(decoder.is_causal, tails or {}, final)
-    x = latent
+    x = latents
     for step in (*steps(decoder), decoder.norm_out, decoder.conv_act, decoder.conv_out):
         x = way(step, x)
         if not x.shape[2]:
@@ -46,7 +45,7 @@ def decode_latent(
 
 
 def steps(decoder: LTX2VideoDecoder3d) -> Iterator[nn.Module]:
-    """What a latent passes before the head, in order."""
+    """What latents pass before the head, in order."""
     yield decoder.conv_in
     yield from decoder.mid_block.resnets
     for block in decoder.up_blocks:
@@ -68,7 +67,7 @@ def reach(decoder: LTX2VideoDecoder3d) -> tuple[int, int]:
 
 
 class _Way:
-    """One latent's way through a decoder, from the tails of the latent before it to its own."""
+    """The way of some latents through a decoder, from the tails of those before them to their own."""
 
     def __init__(self, causal: bool, tails: Tails, final: bool) -> None:
         self._ahead, self._before, self._final = 0 if causal else 1, tails, final

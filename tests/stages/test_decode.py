@@ -18,13 +18,12 @@ from pipeline.values import LatentChunk
 CHUNK = 3
 
 
-@pytest.fixture(scope="module")
-def film():
+def a_film(dtype):
     """A model whose picture sees 7 latents ahead, a plan of two sections, and latents by chunk."""
     _, clock = one_chunk(1)
     scenes = plan_scenes(clock, [Fraction(clock.frames(n), 24) for n in (70, 20)], [True, True])
     chunks = plan_chunks(clock, scenes, CHUNK)
-    codec = LTX2VideoCodec(tiny_video_vae())
+    codec = LTX2VideoCodec(tiny_video_vae().to(dtype))
     model = SimpleNamespace(video_codec=codec, sound_codec=Silence(960), device=torch.device("cpu"))
     plan = SimpleNamespace(clock=clock, chunks=chunks, span=chunks.__getitem__)
     torch.manual_seed(3)
@@ -33,6 +32,11 @@ def film():
         for c in chunks
     ]
     return model, plan, latents
+
+
+@pytest.fixture(scope="module")
+def film():
+    return a_film(torch.float32)
 
 
 def stage_of(film):
@@ -49,8 +53,8 @@ def shown(stage, film, indices):
     return frames
 
 
-def test_frames_of_chunks_are_those_of_their_whole_section(film):
-    model, plan, latents = film
+def test_frames_of_chunks_are_those_of_their_whole_section():
+    film = model, plan, latents = a_film(torch.float64)
     frames = shown(stage_of(film), film, range(len(latents)))
     for section in sorted({chunk.section for chunk in plan.chunks}):
         mine = [chunk.index for chunk in plan.chunks if chunk.section == section]
