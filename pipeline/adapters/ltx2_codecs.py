@@ -26,8 +26,8 @@ from pipeline.models.protocols import DecoderState
 
 FRAMES, MELS = 8, 4
 """Video frames and mel frames of a latent; a section's first latent holds one of each."""
-MOST_AT_ONCE = 8
-"""Video latents in one pass of the decoder: few bound its memory, and fewer are slow on a CPU."""
+MOST_AT_ONCE = 16
+"""Video latents in one pass of the decoder: those of a clip bound its memory; few at a time are slow on a CPU."""
 FAR = 10_000
 """A latent far enough from a section's start that nothing of it is felt."""
 

@@ -21,7 +21,7 @@ from pipeline.adapters.ltx2_fake import (
 )
 from pipeline.errors import WeightsError
 
-LATENTS, AUDIO = 60, 130
+LATENTS, AUDIO = 64, 130
 
 
 def decode(codec, latents, borders):
@@ -47,7 +47,7 @@ def video(request):
     return codec, torch.randn(1, LATENTS, LATENT_CHANNELS, 1, 2, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("borders", [(0, 1, 2, 5, 30, 60), (0, 16, 29, 42, 55, 60)])
+@pytest.mark.parametrize("borders", [(0, 1, 2, 5, 30, 64), (0, 16, 29, 42, 55, 64)])
 @torch.inference_mode()
 def test_frames_of_chunks_are_those_of_the_whole(video, borders):
     codec, latents = video
