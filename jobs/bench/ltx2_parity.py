@@ -11,7 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from jobs.bench.wan_parity import decoded_in_chunks
 from pipeline.adapters.ltx2 import LTX2Denoiser, text_widths
+from pipeline.adapters.ltx2_codecs import LTX2SoundCodec, LTX2VideoCodec
 from pipeline.adapters.ltx2_fake import (
     AUDIO_CHANNELS,
     AUDIO_MEL,
@@ -20,8 +22,12 @@ from pipeline.adapters.ltx2_fake import (
     TEXT_LAYERS,
     Form,
     one_chunk,
+    tiny_audio_vae,
     tiny_pipeline,
     tiny_transformer,
+    tiny_video_vae,
+    tiny_vocoder,
+    tiny_wide_vocoder,
 )
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_plan import KVPlan
@@ -189,3 +195,36 @@ def our_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
 def clip_difference(scales: Mapping[str, StreamScales]) -> float:
     """The largest difference of a clip's latents, of both streams, from diffusers'."""
     return max(float((a - b).abs().max()) for a, b in zip(our_clip(scales), their_clip(scales), strict=True))
+
+
+def pictures_at_once(codec: LTX2VideoCodec, latents: Tensor) -> Tensor:
+    """Frames [1 n 3 H W] of latents [1 f c h w], as diffusers' pipeline decodes a clip."""
+    mean, std = (rearrange(x, "c -> c 1 1") for x in (codec.vae.latents_mean, codec.vae.latents_std))
+    frames = codec.vae.decode(rearrange(latents * std + mean, "b f c h w -> b c f h w")).sample
+    return rearrange(frames, "b c n h w -> b n c h w")
+
+
+def sound_at_once(codec: LTX2SoundCodec, latents: Tensor) -> Tensor:
+    """Sound [c n] of latents [1 l c], as diffusers' pipeline decodes a clip."""
+    x = latents * codec.vae.latents_std + codec.vae.latents_mean
+    mels = codec.vae.decode(rearrange(x, "b l (c m) -> b c l m", c=AUDIO_CHANNELS)).sample
+    sound: Tensor = codec.vocoder(mels)[0]
+    return sound
+
+
+@torch.inference_mode()
+def chunked_differences() -> dict[str, float]:
+    """The largest difference, in float64, of a decode in uneven chunks from diffusers' of the whole, by codec."""
+    generator, found = torch.Generator().manual_seed(4), {}
+    for name, causal in (("looks ahead", False), ("is causal", True)):
+        pictures = LTX2VideoCodec(tiny_video_vae(causal).double())
+        latents = torch.randn(1, 30, LATENT_CHANNELS, 1, 2, generator=generator, dtype=torch.float64)
+        away = decoded_in_chunks(pictures, latents, [1, 3, 20]) - pictures_at_once(pictures, latents)
+        found[f"LTX-2's picture codec that {name}"] = float(away.abs().max())
+    for form, vocoder in (("2.0", tiny_vocoder()), ("2.3", tiny_wide_vocoder())):
+        sounds = LTX2SoundCodec(tiny_audio_vae().double(), vocoder.double())
+        heard = torch.randn(1, 130, AUDIO_CHANNELS * AUDIO_MEL, generator=generator, dtype=torch.float64)
+        whole = sound_at_once(sounds, heard)
+        away = decoded_in_chunks(sounds, heard, [1, 2, 8, 60])[:, : whole.shape[1]] - whole
+        found[f"LTX-2's sound codec and vocoder, {form}"] = float(away.abs().max())
+    return found

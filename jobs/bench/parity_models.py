@@ -40,7 +40,8 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             alone[f"frames of a clip of Wan {clip.kind}"] = wan.decoded_difference(clip, model, latents)
         ranks = run_ranks(partial(_on_rank, clips, GANGS[: 3 if options.quick else None]), 3)
     shared = {what: max(rank[what] for rank in ranks if what in rank) for what in ranks[0]}
-    decoded = {f"a chunked decode of Wan's {form} codec": wan.chunked_difference(form) for form in FORMS}
+    codecs = {f"Wan's {form} codec": wan.chunked_difference(form) for form in FORMS} | ltx2.chunked_differences()
+    decoded = {f"a chunked decode of {codec}": away for codec, away in codecs.items()}
     for what, away in {**passes, **alone, **shared, **decoded}.items():
         print(f"{what}: {away:.1e}")
     return {

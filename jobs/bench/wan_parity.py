@@ -31,7 +31,7 @@ from pipeline.adapters.wan_video import WanVideoCodec
 from pipeline.attention.exchange import ONE_RANK, Parallel
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.attention.kv_store import KVStore
-from pipeline.models.protocols import Denoiser, Stream
+from pipeline.models.protocols import Denoiser, Stream, StreamDecoder
 from pipeline.sampling.guidance import ClassifierFree, Guidance
 from pipeline.sampling.noise import KeyedNoise
 from pipeline.sampling.rollout import CausalRollout, Sampling
@@ -178,8 +178,8 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE
     return model, rollout.denoise(chunk, prompts)
 
 
-def decoded_in_chunks(codec: WanVideoCodec, latents: Tensor, borders: list[int]) -> Tensor:
-    """Frames [1 n 3 H W] of latents [1 f c h w] that are cut at `borders`."""
+def decoded_in_chunks(codec: StreamDecoder, latents: Tensor, borders: list[int]) -> Tensor:
+    """Frames [1 n 3 H W] of latents [1 f c h w], or sound [c n] of latents [1 l c], that are cut at `borders`."""
     frames, state = [], None
     for start, stop in pairwise([0, *borders, latents.shape[1]]):
         chunk, state = codec.decode(latents[:, start:stop], state, stop == latents.shape[1])
