@@ -7,15 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    FlowMatchEulerDiscreteScheduler,
+    LTX2VideoTransformer3DModel,
+)
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import read_index
-from pipeline.weights.settings import CausalMark, read_configuration, read_mark, read_settings
+from pipeline.weights.options import LoadOptions
+from pipeline.weights.settings import CausalMark, read_configuration, read_mark
+from pipeline.weights.tensors import fill, on_meta
 
 PIPELINES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
+NETWORKS: Mapping[str, Any] = {
+    "transformer": LTX2VideoTransformer3DModel,
+    "vae": AutoencoderKLLTX2Video,
+    "audio_vae": AutoencoderKLLTX2Audio,
+    "connectors": LTX2TextConnectors,
+}
 VOCODERS: Mapping[str, Any] = {"LTX2Vocoder": LTX2Vocoder, "LTX2VocoderWithBWE": LTX2VocoderWithBWE}
 
 
@@ -53,22 +66,35 @@ class LTX2Folder:
                 f"{path} has the vocoder {vocoder} and the text encoder {encoder}; use a vocoder of"
                 f" {' or '.join(VOCODERS)} and an encoder that transformers {transformers.__version__} knows"
             )
-        networks = {
-            "transformer": LTX2VideoTransformer3DModel,
-            "vae": AutoencoderKLLTX2Video,
-            "audio_vae": AutoencoderKLLTX2Audio,
-            "vocoder": VOCODERS[vocoder],
-            "connectors": LTX2TextConnectors,
-        }
+        networks = {**NETWORKS, "vocoder": VOCODERS[vocoder]}
         parts = {name: read_configuration(path / name / "config.json", kind) for name, kind in networks.items()}
-        scheduler = read_settings(path / "scheduler" / "scheduler_config.json")
+        scheduler = read_configuration(path / "scheduler" / "scheduler_config.json", FlowMatchEulerDiscreteScheduler)
         found = cls(path=path, index=index, **parts, scheduler=scheduler, mark=read_mark(path))
+        rates = found.sample_rate, found.audio_vae["sample_rate"], found.audio_vae["mel_hop_length"]
+        if min(rates) <= 0:
+            raise WeightsError(
+                f"{path} has vocoder.output_sampling_rate {rates[0]}, audio_vae.sample_rate {rates[1]} and"
+                f" audio_vae.mel_hop_length {rates[2]}; none may be below 1, fetch the model again"
+            )
         if found.transformer["patch_size_t"] != 1 or found.frames != 8 or found.sound_stride.denominator != 1:
             raise WeightsError(
                 f"{path} has latents of {found.frames} frames, patches of {found.transformer['patch_size_t']} latents"
                 f" and {found.sound_stride} samples to a latent; use weights with 8, 1 and a whole number"
             )
         return found
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The class of each part that is a network of diffusers."""
+        return {**NETWORKS, "vocoder": VOCODERS[self.index["vocoder"][1]]}
+
+    def on_meta(self, part: str) -> Any:
+        """The network of a part, without weights. Raises `WeightsError` where its configuration makes none."""
+        return on_meta(self.networks[part], getattr(self, part), self.path / part)
+
+    def filled(self, part: str, load: LoadOptions) -> Any:
+        """The network of a part with its weights, ready to run. Raises as `fill` does."""
+        return fill(self.on_meta(part), self.path / part, load)
 
     @property
     def stride(self) -> int:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor
 
 from pipeline.adapters.ltx2 import LTX2Denoiser, ropes, sites
 from pipeline.adapters.ltx2_codecs import FRAMES, LTX2SoundCodec, LTX2VideoCodec
-from pipeline.adapters.ltx2_folder import VOCODERS, LTX2Folder
+from pipeline.adapters.ltx2_folder import LTX2Folder
 from pipeline.adapters.ltx2_text import LTX2Text
-from pipeline.adapters.tokenizer import read_tokenizer
+from pipeline.adapters.pretrained import read_encoder, read_tokenizer
 from pipeline.attention.context import AttentionContext
 from pipeline.attention.kv_plan import KVPlan, SiteLayout
 from pipeline.clock import MediaClock
@@ -29,7 +27,7 @@ from pipeline.models.protocols import Block, Causal, FilmModel, Rollout, Segment
 from pipeline.spec import GuidanceSpec
 from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
-from pipeline.weights.tensors import fill, stored_dtype
+from pipeline.weights.tensors import check_tensors, fill, stored_dtype
 
 LARGEST_SIDE = 2048
 CLIP_LATENTS, OVERLAP = 16, 3
@@ -37,12 +35,15 @@ CLIP_LATENTS, OVERLAP = 16, 3
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The LTX-2 in a folder of diffusers' format. Only configurations are read now.
+    """The LTX-2 in a folder of diffusers' format. Only configurations and the headers of weights are read now.
 
     Raises:
         WeightsError: it is another family, damaged, or not whole.
     """
-    return LTX2Model(LTX2Folder.read(folder), load)
+    found = LTX2Folder.read(folder)
+    for part in found.networks:
+        check_tensors(found.on_meta(part), folder / part)
+    return LTX2Model(found, load)
 
 
 class LTX2Model:
@@ -69,21 +70,15 @@ class LTX2Model:
     @cached_property
     def video_codec(self) -> LTX2VideoCodec:
         """The video autoencoder, read now."""
-        with torch.device("meta"):
-            vae = AutoencoderKLLTX2Video.from_config(self._folder.vae)
-        return LTX2VideoCodec(fill(vae, self._folder.path / "vae", self._as_stored))
+        return LTX2VideoCodec(self._folder.filled("vae", self._as_stored))
 
     @cached_property
     def sound_codec(self) -> LTX2SoundCodec:
         """The sound autoencoder and the vocoder, read now."""
-        path = self._folder.path
-        with torch.device("meta"):
-            vae = AutoencoderKLLTX2Audio.from_config(self._folder.audio_vae)
         # Built for real: it computes a filter that is not stored.
-        vocoder = VOCODERS[self._folder.index["vocoder"][1]].from_config(self._folder.vocoder).to(self.device)
-        return LTX2SoundCodec(
-            fill(vae, path / "audio_vae", self._as_stored), fill(vocoder, path / "vocoder", self._as_stored)
-        )
+        vocoder = self._folder.networks["vocoder"].from_config(self._folder.vocoder).to(self.device)
+        fill(vocoder, self._folder.path / "vocoder", self._as_stored)
+        return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -156,16 +151,12 @@ class LTX2Model:
         return read_tokenizer(self._folder.path / "tokenizer")
 
     def _text_encoder(self) -> Any:
-        kind, path = getattr(transformers, self._folder.index["text_encoder"][1]), self._folder.path / "text_encoder"
-        encoder = kind.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=self._load.dtype or "auto"
-        )
-        return encoder.eval().to(self.device)
+        kind = self._folder.index["text_encoder"][1]
+        return read_encoder(kind, self._folder.path / "text_encoder", self._load)
 
     def _connectors(self) -> LTX2TextConnectors:
-        with torch.device("meta"):
-            connectors = LTX2TextConnectors.from_config(self._folder.connectors)
-        return fill(connectors, self._folder.path / "connectors", self._load)
+        connectors: LTX2TextConnectors = self._folder.filled("connectors", self._load)
+        return connectors
 
 
 class LazyDenoiser:
@@ -204,7 +195,4 @@ class LazyDenoiser:
 
     @cached_property
     def _network(self) -> LTX2Denoiser:
-        path = self._folder.path / "transformer"
-        with torch.device("meta"):
-            transformer = LTX2VideoTransformer3DModel.from_config(self._folder.transformer)
-        return LTX2Denoiser(fill(transformer, path, self._load), self._text_tokens)
+        return LTX2Denoiser(self._folder.filled("transformer", self._load), self._text_tokens)

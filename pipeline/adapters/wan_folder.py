@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+import diffusers
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from pipeline.errors import WeightsError
 from pipeline.weights.folder import MARK, parts_of, read_index
@@ -49,7 +50,7 @@ class WanFolder:
         if transformer.get("pos_embed_seq_len") is not None:
             raise WeightsError(f"{path} continues a first and a last image; use a Wan that renders from one image")
         vae = read_configuration(path / "vae" / "config.json", AutoencoderKLWan)
-        scheduler = read_settings(path / "scheduler" / "scheduler_config.json")
+        scheduler = _scheduler(path / "scheduler" / "scheduler_config.json")
         found = cls(path, index, transformer, vae, scheduler, read_mark(path))
         if found.continues_image and found.mark is not None:
             raise WeightsError(f"{path} continues an image, which is done in segments; take {MARK} out of it")
@@ -80,3 +81,8 @@ class WanFolder:
     def is_high_compression(self) -> bool:
         """Whether it renders in the latents of Wan 2.2's own autoencoder, as TI2V-5B does."""
         return bool(self.vae.get("is_residual"))
+
+
+def _scheduler(file: Path) -> dict[str, Any]:
+    kind = getattr(diffusers, str(read_settings(file).get("_class_name")), FlowMatchEulerDiscreteScheduler)
+    return read_configuration(file, kind)

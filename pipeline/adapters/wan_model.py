@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
-from transformers import CLIPImageProcessorPil, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from pipeline.adapters.tokenizer import read_tokenizer
+from pipeline.adapters.pretrained import read_encoder, read_image_processor, read_tokenizer
 from pipeline.adapters.wan import LATENT_FRAMES, WanDenoiser
 from pipeline.adapters.wan_continued import WanContinued
 from pipeline.adapters.wan_experts import WanExperts, WanSizes
@@ -25,12 +25,14 @@ from pipeline.adapters.wan_text import WanText
 from pipeline.adapters.wan_video import WanVideoCodec
 from pipeline.attention.kv_plan import KVPlan
 from pipeline.clock import MediaClock
+from pipeline.errors import WeightsError
 from pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
 from pipeline.models.silence import Silence
 from pipeline.weights.folder import folder_fingerprint, model_name
 from pipeline.weights.options import LoadOptions
-from pipeline.weights.tensors import fill, stored_dtype
+from pipeline.weights.settings import read_configuration
+from pipeline.weights.tensors import check_tensors, fill, on_meta, stored_dtype
 
 SAMPLE_RATE, HOP = 16_000, 800
 """Of the silence; Wan makes no sound."""
@@ -42,12 +44,14 @@ OVERLAP = 5
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The Wan in a folder of diffusers' format. Only configurations are read now.
+    """The Wan in a folder of diffusers' format. Only configurations and the headers of weights are read now.
 
     Raises:
         WeightsError: it is another family, damaged, or not whole.
     """
-    return WanModel(WanFolder.read(folder), load)
+    model = WanModel(WanFolder.read(folder), load)
+    model.check_weights()
+    return model
 
 
 class WanModel:
@@ -79,10 +83,8 @@ class WanModel:
     @cached_property
     def video_codec(self) -> WanVideoCodec:
         """The video autoencoder, read now."""
-        path = self._folder.path / "vae"
-        with torch.device("meta"):
-            vae = AutoencoderKLWan.from_config(self._folder.vae)
-        return WanVideoCodec(fill(vae, path, replace(self._load, dtype=None)))
+        vae = fill(self._vae(), self._folder.path / "vae", replace(self._load, dtype=None))
+        return WanVideoCodec(vae)
 
     @cached_property
     def image(self) -> WanImage | None:
@@ -140,6 +142,13 @@ class WanModel:
         video = (self._folder.vae["z_dim"], height // self._stride, width // self._stride)
         return {"video": video, "audio": (0,)}
 
+    def check_weights(self) -> None:
+        """Raise `WeightsError` where a part's configuration and the tensors in it are not of one model."""
+        for name in self._folder.experts:
+            check_tensors(self._transformer(name), self._folder.path / name)
+        check_tensors(self._umt5(), self._folder.path / "text_encoder")
+        check_tensors(self._vae(), self._folder.path / "vae")
+
     def fingerprint(self) -> str:
         """What tells the folder from any other; its files are read once."""
         return folder_fingerprint(self._folder.path, self._load)
@@ -148,11 +157,25 @@ class WanModel:
     def _stride(self) -> int:
         return int(self._folder.vae.get("scale_factor_spatial", 8))
 
-    def _expert(self, name: str) -> WanDenoiser:
+    def _vae(self) -> AutoencoderKLWan:
+        return on_meta(AutoencoderKLWan, self._folder.vae, self._folder.path / "vae")
+
+    def _transformer(self, name: str) -> WanTransformer3DModel:
         path = self._folder.path / name
-        with torch.device("meta"):
-            wan = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(path))
-        fill(wan, path, self._load, float32=wan._keep_in_fp32_modules, unused=wan._keys_to_ignore_on_load_unexpected)
+        config = read_configuration(path / "config.json", WanTransformer3DModel)
+        return on_meta(WanTransformer3DModel, config, path)
+
+    def _umt5(self) -> Any:
+        path = self._folder.path / "text_encoder"
+        try:
+            with torch.device("meta"):
+                return UMT5EncoderModel(UMT5Config.from_pretrained(path, local_files_only=True))
+        except (OSError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path / 'config.json'} makes no UMT5 ({error}); fetch the model again") from error
+
+    def _expert(self, name: str) -> WanDenoiser:
+        wan = self._transformer(name)
+        fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules)
         wan.rope = nn.Identity()  # its table is on `meta`, and positions are computed
         return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
 
@@ -160,11 +183,9 @@ class WanModel:
         return read_tokenizer(self._folder.path / "tokenizer")
 
     def _text_encoder(self) -> Any:
-        path = self._folder.path / "text_encoder"
-        with torch.device("meta"):
-            encoder = UMT5EncoderModel(UMT5Config.from_pretrained(path, local_files_only=True))
+        encoder = self._umt5()
         float32 = encoder._keep_in_fp32_modules or () if self._load.dtype == torch.float16 else ()
-        fill(encoder, path, self._load, float32=float32, absent=encoder._tied_weights_keys)
+        fill(encoder, self._folder.path / "text_encoder", self._load, float32=float32)
         encoder.tie_weights()
         return encoder
 
@@ -172,12 +193,8 @@ class WanModel:
         return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
 
     def _clip(self) -> tuple[Any, Any]:
-        path = self._folder.path
-        processor: Any = CLIPImageProcessorPil.from_pretrained(path / "image_processor", local_files_only=True)
-        encoder: Any = CLIPVisionModel.from_pretrained(
-            path / "image_encoder", local_files_only=True, use_safetensors=True, dtype="auto"
-        )
-        return processor, encoder.eval().to(self.device)
+        encoder = read_encoder("CLIPVisionModel", self._folder.path / "image_encoder", replace(self._load, dtype=None))
+        return read_image_processor(self._folder.path / "image_processor"), encoder
 
     def _text_embedders(self) -> list[nn.Module]:
         return [self._text_embedder(name) for name in self._folder.experts]

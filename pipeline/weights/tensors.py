@@ -67,43 +67,72 @@ def check_parts(folder: Path, parts: Iterable[str]) -> None:
             weight_files(folder / part)
 
 
-def fill(
-    network: Network,
-    part: Path,
-    load: LoadOptions,
-    *,
-    prefix: str = "",
-    float32: Collection[str] = (),
-    absent: Collection[str] = (),
-    unused: Collection[str] = (),
-) -> Network:
-    """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
+def on_meta(kind: type[Network], config: Mapping[str, Any], part: Path) -> Network:
+    """The network of diffusers' class `kind` that a part's configuration describes, on the `meta` device.
 
-    None may be missing or left over. Buffers that no file holds and that were computed on `meta` become None, since a
-    product with one would be wrong without a word; see `without_weights`. A mapped tensor begins where the file has it,
-    so the same weights in a file cut otherwise may give products another last bit. A denoiser, which diffusers calls
-    `transformer`, is quantized where `load` asks for it.
+    Raises:
+        WeightsError: the configuration describes none.
+    """
+    try:
+        with torch.device("meta"):
+            network: Network = kind.from_config(config)  # type: ignore[attr-defined]
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{part / 'config.json'} makes no {kind.__name__} ({type(error).__name__}: {error}); fetch the model again"
+        ) from error
+    return network
+
+
+def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str, Path]:
+    """Hold the tensors of a part against the network that they are for; only headers are read.
+
+    None may be missing or left over, but for the tied weights that the part may lack, and for those that the network's
+    class says it ignores (diffusers' and transformers' `_tied_weights_keys`, `_keys_to_ignore_on_load_unexpected`).
 
     Args:
+        network: on any device.
         part: see `weight_files`.
         prefix: of the tensors in the part that are this network's, where it holds others too.
-        float32: names of submodules or parameters that are never converted to less than float32.
-        absent: keys that the part may lack, such as those of tied weights.
-        unused: what the names of tensors contain that the network may lack.
+
+    Returns:
+        The files of the network's tensors, by their keys in the part.
 
     Raises:
         WeightsError: names what is missing, left over or of another shape, or which file is damaged.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    tied = getattr(network, "_tied_weights_keys", None) or ()
+    ignored = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or ()
     where = {
         key: file
         for key, file in weight_files(part).items()
-        if key.startswith(prefix) and (key.removeprefix(prefix) in shapes or not any(name in key for name in unused))
+        if key.startswith(prefix) and (key.removeprefix(prefix) in shapes or not any(name in key for name in ignored))
     }
     with _opened(where) as files:
         found = {key.removeprefix(prefix): files[file].get_slice(key).get_shape() for key, file in where.items()}
-        needed = {key: shape for key, shape in shapes.items() if key in found or key not in absent}
-        check_fit(network, needed, found, str(part))
+    needed = {key: shape for key, shape in shapes.items() if key in found or key not in tied}
+    check_fit(network, needed, found, str(part))
+    return where
+
+
+def fill(
+    network: Network, part: Path, load: LoadOptions, *, prefix: str = "", float32: Collection[str] = ()
+) -> Network:
+    """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
+
+    Buffers that no file holds and that were computed on `meta` become None, since a product with one would be wrong
+    without a word; see `without_weights`. A mapped tensor begins where the file has it, so the same weights in a file
+    cut otherwise may give products another last bit. A denoiser, which diffusers calls `transformer`, is quantized
+    where `load` asks for it.
+
+    Args:
+        part: see `weight_files`.
+        prefix: see `check_tensors`, whose errors are raised.
+        float32: names of submodules or parameters that are never converted to less than float32.
+    """
+    kept = set(network.state_dict())
+    where = check_tensors(network, part, prefix)
+    with _opened(where) as files:
         tensors = {}
         for key, file in where.items():
             name = key.removeprefix(prefix)
@@ -111,7 +140,7 @@ def fill(
             tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
         network.load_state_dict(tensors, strict=False, assign=True)
     for name, buffer in list(network.named_buffers()):
-        if buffer.is_meta and name not in shapes:
+        if buffer.is_meta and name not in kept:
             module, _, leaf = name.rpartition(".")
             network.get_submodule(module).register_buffer(leaf, None)
     network.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jobs.dry_run import expected_seconds
 from pipeline import film
@@ -140,3 +141,31 @@ def test_a_part_of_an_unknown_kind_is_refused_before_anything_is_rendered(load, 
     index.write_text(json.dumps({**json.loads(index.read_text()), part: ["nobody", other]}))
     with pytest.raises(WeightsError, match=f"has the .*{other}.*; use a vocoder of LTX2Vocoder or"):
         open_folder(tmp_path, load)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        ("transformer", {"num_layers": 3}, r"transformer do not fit LTX2VideoTransformer3DModel, of \d+: \d+ missing"),
+        ("vocoder", {"hidden_channels": 32}, r"vocoder do not fit LTX2Vocoder, of \d+: .* of another shape"),
+        ("audio_vae", {"sample_rate": 0}, r"audio_vae\.sample_rate 0 .*; none may be below 1"),
+        ("connectors", {"caption_channels": [1]}, r"connectors/config\.json makes no LTX2TextConnectors"),
+        ("scheduler", {"shift": "x"}, r"scheduler_config\.json: shift is 'x'; use a number such as 1\.0"),
+    ],
+)
+def test_settings_of_other_weights_are_refused_before_any_is_read(load, tmp_path, part, changes, told):
+    folder = save(tmp_path / "ltx2")
+    file = next((folder / part).glob("*config.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(WeightsError, match=told):
+        open_folder(folder, load)
+
+
+def test_weights_that_a_text_encoder_lacks_are_not_made_up(load, tmp_path):
+    folder = save(tmp_path / "ltx2")
+    file = folder / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    lost = next(key for key in tensors if key.endswith("mlp.up_proj.weight"))
+    save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"do not fit Gemma3ForConditionalGeneration: 1 missing \(.*up_proj"):
+        open_folder(folder, load).text.embed("a red circle")

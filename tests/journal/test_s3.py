@@ -31,7 +31,7 @@ def bucket(server, monkeypatch, request):
         "key": "test",
         "secret": "test",
         "endpoint_url": server.url,
-        "config_kwargs": {"read_timeout": 2, "connect_timeout": 2, "retries": {"max_attempts": 4}},
+        "config_kwargs": {"read_timeout": 2, "connect_timeout": 2, "retries": {"max_attempts": 1}},
     }
     monkeypatch.setitem(fsspec.config.conf, "s3", config)
     name = f"bucket-{abs(hash(request.node.name))}"
