@@ -15,6 +15,7 @@ from actors.crew import Crew
 from actors.gang import Gang
 from actors.notices import leaving_nodes
 from actors.post import Post, hire
+from actors.pulse import take_pulses_apart
 from actors.scribe import RemoteObserver, Scribe
 from actors.stage import Order, PublisherActor, StageActor
 from pipeline.errors import ActorLost, CapacityError, LongtakeError
@@ -134,8 +135,8 @@ class Company:
         if not overdue and not leaving:
             return lost
         patience = self.crew.patience
-        for act in self._posts.keys() - lost.keys():
-            pulses = self._posts[act].pulses(patience.pulse)
+        asked = {act: post.actors for act, post in self._posts.items() if act not in lost}
+        for act, pulses in take_pulses_apart(asked, patience.pulse, patience.start).items():
             if pulses is None:
                 lost[act] = f"gave no answer for {patience.pulse:g} s"
             elif (busy_s := max(pulse.busy_s for pulse in pulses)) > self.deadline_s:
@@ -246,9 +247,11 @@ class Company:
 
     def _let_go(self) -> None:
         """Everybody lets go of the take; whoever does not, within a pulse, is dismissed."""
-        for act, post in list(self._posts.items()):
+        closing = {act: post.close() for act, post in self._posts.items()}
+        until = time.monotonic() + self.crew.patience.pulse
+        for act, refs in closing.items():
             try:
-                ray.get(post.close(), timeout=self.crew.patience.pulse)
+                ray.get(refs, timeout=max(0.0, until - time.monotonic()))
             except (RayError, LongtakeError, OSError):
                 self._posts.pop(act).dismiss()
         self._scribe(self.scribe.close.remote)

@@ -7,7 +7,8 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from actors.stage import CONTROL, Order, Pulse, StageActor
+from actors.pulse import Pulse, take_pulses
+from actors.stage import CONTROL, Order, StageActor
 
 CONTROL_CALLS = 2
 """Calls that an actor answers at once while its act is at work: `stand`, and one `pulse`."""
@@ -59,12 +60,8 @@ class Post:
         return bool(ray.wait(self._sentinels, num_returns=1, timeout=0)[0])
 
     def pulses(self, timeout_s: float) -> list[Pulse] | None:
-        """How everybody is; None where somebody does not answer in time, or ever."""
-        try:
-            pulses: list[Pulse] = ray.get([actor.pulse.remote() for actor in self.actors], timeout=timeout_s)
-        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            return None
-        return pulses
+        """How everybody is, who must have nothing to do; None where somebody does not answer in time, or ever."""
+        return take_pulses({self.name: self.actors}, timeout_s)[self.name]
 
     def dismiss(self) -> None:
         """End everybody at once."""

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Event
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
 from actors import logs
+from actors.pulse import Pulse
 from actors.scribe import RemoteObserver
 from actors.weights import on_this_node
 from pipeline.acts import ACTS, Act, Take, open_take
@@ -70,15 +71,6 @@ class Order:
         if differ:
             raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
         return open_take(self.wish, model, Store(self.url), self.numerics)
-
-
-class Pulse(NamedTuple):
-    """How an actor is: seconds in its present call, 0 without one; whether its latest call raised; where it runs."""
-
-    busy_s: float
-    failed: bool
-    node: str
-    pid: int
 
 
 class StageActor:

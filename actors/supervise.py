@@ -63,6 +63,7 @@ class Vigil:
     def __init__(self, company: Company, conductor: Conductor) -> None:
         self._company, self._conductor = company, conductor
         self._chunk, self._since = -1, monotonic()
+        self._lost: dict[str, str] = {}
 
     def look(self) -> None:
         """Raise `ActorLost` if somebody is gone, wedged or about to go."""
@@ -72,17 +73,18 @@ class Vigil:
         overdue = monotonic() - self._since > self._company.deadline_s
         if overdue:
             self._since = monotonic()
-        lost = self._company.lost(overdue=overdue)
-        if lost:
-            raise ActorLost("; ".join(f"{act} {reason}" for act, reason in lost.items()))
+        self._lost = self._company.lost(overdue=overdue)
+        if self._lost:
+            raise ActorLost("; ".join(f"{act} {reason}" for act, reason in self._lost.items()))
 
     def mend(self) -> None:
         """Fill the posts of whoever is lost, let the others finish what they are at, and stand ready to go on."""
         until = monotonic() + self._company.crew.patience.start
         while True:
             self._since = monotonic()
+            lost, self._lost = self._lost, {}
             try:
-                self._company.replace(self._company.lost(overdue=True))
+                self._company.replace(lost or self._company.lost(overdue=True))
                 self._conductor.wait(self._company.idle())
                 self._company.reopen()
             except (RayError, ActorLost):

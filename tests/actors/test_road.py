@@ -122,7 +122,7 @@ def test_an_actor_that_is_wedged_is_replaced(act, alone, company, tmp_path):
 
     render(take, company, Watched(take, 2, wedge, budget_bytes=1))
     assert journal_bytes(take) == journal_bytes(alone)
-    assert act in [event["act"] for event in events(take) if event["event"] == "actor.replaced"]
+    assert [event["act"] for event in events(take) if event["event"] == "actor.replaced"] == [act]
 
 
 def test_a_scribe_that_dies_goes_on_with_its_log(company, tmp_path):

@@ -132,7 +132,7 @@ def free_ports(*names):
 def cluster():
     with (
         tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        LocalCluster(folder) as running,
+        LocalCluster(folder, env={"RAY_metrics_report_interval_ms": "1000"}) as running,
     ):
         yield running
 
@@ -251,7 +251,10 @@ def test_a_token_that_is_wrong_or_missing_is_told_with_the_cure(cluster, tmp_pat
 
 
 METERED = """
-import time, ray
+import sys, time
+from pathlib import Path
+
+import ray
 from actors.metrics import Meters
 
 @ray.remote(num_cpus=0)
@@ -266,13 +269,15 @@ class Metered:
         self.meters.event("actor.replaced", {"act": "denoise", "epoch": 1, "reason": "died"})
         self.meters.in_flight(1024)
 
-    def wait(self):
-        time.sleep(25)
+    def wait(self, seen):
+        until = time.monotonic() + 40
+        while time.monotonic() < until and not Path(seen).exists():
+            time.sleep(0.1)
 
 ray.init("auto", log_to_driver=False)
 node = ray.nodes()[0]
 metered = Metered.remote()
-done = metered.wait.remote()
+done = metered.wait.remote(sys.argv[1])
 print("metrics at", node["NodeManagerAddress"], node["MetricsExportPort"], flush=True)
 ray.get(done)
 """
@@ -282,7 +287,7 @@ def test_prometheus_sees_what_meters_tell(cluster, tmp_path):
     (tmp_path / "metered.py").write_text(METERED)
     submit = [BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", ".", "--"]
     job = subprocess.Popen(
-        [*submit, "env", "PYTHONPATH=.", "python", str(tmp_path / "metered.py")],
+        [*submit, "env", "PYTHONPATH=.", "python", str(tmp_path / "metered.py"), str(tmp_path / "seen")],
         cwd=ROOT,
         env=cluster.env,
         stdout=subprocess.PIPE,
@@ -303,7 +308,8 @@ def test_prometheus_sees_what_meters_tell(cluster, tmp_path):
             with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
             seen = set(re.findall(r"^(ray_longtake_\w+)\{", text, re.MULTILINE))
-            time.sleep(1)
+            time.sleep(0.5)
+        (tmp_path / "seen").touch()
         job.stdout.read()
     assert seen == EXPORTED, text
     samples = [line for line in text.splitlines() if line.startswith("ray_longtake_")]
