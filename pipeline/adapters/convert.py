@@ -83,6 +83,8 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> str:
     """
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise WeightsError(f"{out} is there already, and nothing is overwritten; name another place")
+    if options.lora_alpha == 0:
+        raise WeightsError("--lora-alpha is 0, which merges nothing; use its strength, such as its rank")
     if source.is_dir():
         return _flashvsr(source, out, options)
     checkpoint = read_checkpoint(source)

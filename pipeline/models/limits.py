@@ -135,7 +135,9 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
                 f" to {allowed.maximum}, use {' or '.join(map(str, allowed.nearest(size)))}"
             )
     if not limits.min_fps <= storyboard.video.fps <= limits.max_fps:
-        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {limits.min_fps} to {limits.max_fps}"
+        slowest, fastest = limits.min_fps, limits.max_fps
+        cure = f"{slowest} only, use that" if slowest == fastest else f"{slowest} to {fastest}, use a rate of these"
+        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {cure}"
     if storyboard.audio.sample_rate not in limits.sample_rates:
         rates = " or ".join(map(str, limits.sample_rates))
         yield f"audio.sample_rate is {storyboard.audio.sample_rate}; {limits.name} renders {rates}, use that"

@@ -76,7 +76,7 @@ def refused(pickle: str) -> WeightsError:
 
 def unreadable(checkpoint: Path, error: Exception) -> WeightsError:
     """What to say of a checkpoint that cannot be read as tensors and plain values."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
     if isinstance(error, pickle.UnpicklingError):  # whose own words tell how to run what it holds
         reason = "what else it holds may run code"
     return WeightsError(f"{checkpoint} does not hold tensors only ({reason}); fetch it again from the source")

@@ -264,7 +264,10 @@ def test_the_watch_command_serves_until_it_is_interrupted(tmp_path):
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
         process.send_signal(2)
-        assert process.wait(10) == 0
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 NOW = "document.getElementById('video').currentTime"

@@ -32,7 +32,7 @@ def test_a_wish_within_the_limits_passes():
         ("video.width=72", "video.width is 72; tiny renders multiples of 16 from 32 to 256, use 64 or 80"),
         ("video.height=160", "video.height is 160; tiny renders multiples of 16 from 32 to 128, use 128"),
         ("video.height=2", "video.height is 2; tiny renders multiples of 16 from 32 to 128, use 32"),
-        ("video.fps=60", "video.fps is 60; tiny renders 8 to 30"),
+        ("video.fps=60", "video.fps is 60; tiny renders 8 to 30, use a rate of these"),
         ("audio.sample_rate=48000", "audio.sample_rate is 48000; tiny renders 16000"),
         (f"scenes.1.prompt={'a ' * 13}", "scenes[1].prompt has 13 words; tiny reads 12"),
         ("scenes.1.duration=2m", "scenes last 122 s together; tiny renders 60 s"),
