@@ -4,7 +4,7 @@
 #   make test     run the tests            (make test ARGS="-k clock -x")
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
-#   make weights  train the shipped models anew on two cores, about four hours
+#   make weights  train the shipped models on two cores, about four hours
 #   make clean    remove .venv, out and caches
 
 PYTHON ?= python3
@@ -12,6 +12,8 @@ ARGS ?=
 
 VENV := .venv
 READY := $(VENV)/.ready
+# The folders under their import name, for the tools that read files instead of importing them.
+TREE := $(VENV)/tree
 # Warnings about mirrors and the like are kept quiet; errors are not.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install
 
@@ -34,24 +36,24 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports --no-logo
+	cd $(TREE) && ../bin/lint-imports --no-logo --config ../../pyproject.toml
 
 weights: setup
 	$(VENV)/bin/longtake train codec --config configs/cpu/codec.yaml -o out/train/codec
 	$(VENV)/bin/longtake train denoiser --config configs/cpu/denoiser.yaml -o out/train/denoiser
 	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/rollout
 	$(VENV)/bin/longtake train rollout --config configs/cpu/rollout.yaml -o out/train/again $(AGAIN)
-	$(VENV)/bin/python -m jobs.ship out/train/again/model.safetensors
+	$(VENV)/bin/python -m longtake.jobs.ship out/train/again/model.safetensors
 	$(PIP) --editable '.[training]'
 	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler
 	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler-long $(LONG)
-	$(VENV)/bin/python -m jobs.ship out/train/upscaler-long/model.safetensors upscaler
+	$(VENV)/bin/python -m longtake.jobs.ship out/train/upscaler-long/model.safetensors upscaler
 
 setup: $(READY)
 
 # deepspeed reads torch while it is built, so it comes second and without a build environment of its own;
 # its kernels are compiled on first use, not here.
-$(READY): requirements.lock requirements-deepspeed.lock pyproject.toml
+$(READY): requirements.lock requirements-deepspeed.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "longtake needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	    echo "Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
@@ -60,8 +62,10 @@ $(READY): requirements.lock requirements-deepspeed.lock pyproject.toml
 	@$(PIP) --requirement requirements.lock
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation --requirement requirements-deepspeed.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@mkdir -p $(TREE)/longtake
+	@for file in longtake/* pipeline actors jobs; do ln -sfn ../../../$$file $(TREE)/longtake/; done
 	@touch $@
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find actors jobs pipeline tests -name __pycache__ -prune -exec rm -rf {} +
+	find actors jobs longtake pipeline tests -name __pycache__ -prune -exec rm -rf {} +

@@ -18,13 +18,13 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import logs
-from actors.post import Post, hire
-from actors.stage import Order, StageActor
-from pipeline import acts
-from pipeline.acts import Act, Take
-from pipeline.attention.parallel import context_parallel
-from pipeline.errors import ActorLost
+from longtake.actors import logs
+from longtake.actors.actor_group import ActorGroup, start_actor
+from longtake.actors.stage_actor import StageActor, TakeConfig
+from longtake.pipeline import acts
+from longtake.pipeline.acts import Act, Take
+from longtake.pipeline.errors import ActorLost
+from longtake.pipeline.parallel.context_parallel import context_parallel
 
 BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 """Who carries tensors between ranks, by where the tensors are."""
@@ -47,8 +47,8 @@ class Meeting:
 class Rank(StageActor):
     """One rank: a denoiser that shares every chunk with its peers. Rank 0 keeps what they have made, and returns it."""
 
-    def __init__(self, scribe: ActorHandle, epoch: int, rank: int, ranks: int, exchange_s: float) -> None:
-        super().__init__("denoise", scribe, epoch)
+    def __init__(self, event_log: ActorHandle, epoch: int, rank: int, ranks: int, exchange_s: float) -> None:
+        super().__init__("denoise", event_log, epoch)
         logs.bind(rank=rank)
         self._rank, self._ranks, self._timeout = rank, ranks, timedelta(seconds=exchange_s)
 
@@ -81,14 +81,14 @@ class Rank(StageActor):
             raise ActorLost(f"rank {self._rank} has lost a peer: {str(error).splitlines()[0]}") from error
         return latents if self._rank == 0 else None
 
-    def _build(self, order: Order, take: Take) -> Act[Any]:
+    def _build(self, order: TakeConfig, take: Take) -> Act[Any]:
         if self._ranks == 1:
             return acts.denoise(take, self._observer)
         parallel = context_parallel(order.degrees)
         return acts.denoise(take, self._observer, parallel) if self._rank == 0 else acts.denoise_along(take, parallel)
 
 
-class Gang(Post):
+class Gang(ActorGroup):
     """One placement group with a rank per bundle; every rank runs every chunk, rank 0 returns it.
 
     Args:
@@ -101,7 +101,7 @@ class Gang(Post):
     def __init__(
         self,
         name: str,
-        scribe: ActorHandle,
+        event_log: ActorHandle,
         epoch: int,
         bundles: list[dict[str, float]],
         exchange_s: float,
@@ -109,8 +109,8 @@ class Gang(Post):
     ) -> None:
         self._group = placement_group(bundles, **placement(bundles, ray.nodes()))
         ranks = [
-            hire(
-                *(Rank, scribe, epoch, rank, len(bundles), exchange_s),
+            start_actor(
+                *(Rank, event_log, epoch, rank, len(bundles), exchange_s),
                 cpus=bundle["CPU"],
                 gpus=bundle.get("GPU", 0.0),
                 runtime_env=runtime_env,
@@ -121,15 +121,15 @@ class Gang(Post):
         super().__init__(name, ranks)
 
     def start(self) -> list[ObjectRef]:
-        """See `Post.start`: every rank has met the others."""
+        """See `ActorGroup.start`: every rank has met the others."""
         if len(self.actors) == 1:
             return super().start()
         meeting = self.actors[0].host.remote()
         return [rank.meet.remote(meeting) for rank in self.actors]
 
-    def dismiss(self) -> None:
-        """See `Post.dismiss`; the room is given back."""
-        super().dismiss()
+    def kill(self) -> None:
+        """See `ActorGroup.kill`; the room is given back."""
+        super().kill()
         remove_placement_group(self._group)
 
 

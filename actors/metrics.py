@@ -53,7 +53,7 @@ class Meters:
         self._pace = Pace()
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Something happened; see `pipeline.observe.Observer.event`."""
+        """Something happened; see `longtake.pipeline.observe.Observer.event`."""
         act, _, what = name.partition(".")
         if what == "chunk":
             self._seconds.observe(fields["seconds"], {"act": act})

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from ray.exceptions import RayError
 
-from actors.company import Company
-from actors.conductor import Conductor
-from pipeline.errors import ActorLost, LongtakeError, PoisonError
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.pipeline.errors import ActorLost, LongtakeError, PoisonError
 
 Result = TypeVar("Result")
 
@@ -22,7 +22,7 @@ DEATHS = 3
 """Failures in a row at one chunk that end a take."""
 
 
-def supervised(company: Company, conductor: Conductor, drive: Callable[[], Result]) -> Result:
+def supervised(pool: ActorPool, pacer: ChunkPacer, drive: Callable[[], Result]) -> Result:
     """What `drive` returns; it is called again after every failure that another try may mend.
 
     Args:
@@ -34,8 +34,8 @@ def supervised(company: Company, conductor: Conductor, drive: Callable[[], Resul
         LongtakeError: what no further try can mend.
     """
     failures, chunk = 0, -1
-    vigil = Vigil(company, conductor)
-    with conductor.beating(vigil.look):
+    vigil = Watchdog(pool, pacer)
+    with pacer.ticking(vigil.look):
         while True:
             try:
                 if failures:
@@ -45,48 +45,48 @@ def supervised(company: Company, conductor: Conductor, drive: Callable[[], Resul
                 cause = getattr(error, "cause", error)
                 if isinstance(cause, LongtakeError) and not isinstance(cause, ActorLost):
                     raise cause from None
-                failures = failures + 1 if chunk == conductor.next_chunk else 1
-                chunk = conductor.next_chunk
+                failures = failures + 1 if chunk == pacer.next_chunk else 1
+                chunk = pacer.next_chunk
                 reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
-                company.event("take.fault", at_chunk=chunk, failures=failures, reason=reason)
+                pool.event("take.fault", at_chunk=chunk, failures=failures, reason=reason)
                 if failures == DEATHS:
                     raise PoisonError(
                         f"chunk {chunk} failed {DEATHS} times in a row, the last time with {reason}; what is finished"
                         " is kept, the same command goes on there"
                     ) from error
-                sleep(company.crew.patience.back_off_after(failures))
+                sleep(pool.config.timeouts.back_off_after(failures))
 
 
-class Vigil:
+class Watchdog:
     """Keeps watch over a company while its conductor waits."""
 
-    def __init__(self, company: Company, conductor: Conductor) -> None:
-        self._company, self._conductor = company, conductor
+    def __init__(self, pool: ActorPool, pacer: ChunkPacer) -> None:
+        self._pool, self._pacer = pool, pacer
         self._chunk, self._since = -1, monotonic()
         self._lost: dict[str, str] = {}
 
     def look(self) -> None:
         """Raise `ActorLost` if somebody is gone, wedged or about to go."""
-        if self._chunk != self._conductor.next_chunk:
-            self._chunk, self._since = self._conductor.next_chunk, monotonic()
-            self._company.meter(self._conductor.bytes_in_flight)
-        overdue = monotonic() - self._since > self._company.deadline_s
+        if self._chunk != self._pacer.next_chunk:
+            self._chunk, self._since = self._pacer.next_chunk, monotonic()
+            self._pool.meter(self._pacer.bytes_in_flight)
+        overdue = monotonic() - self._since > self._pool.deadline_s
         if overdue:
             self._since = monotonic()
-        self._lost = self._company.lost(overdue=overdue)
+        self._lost = self._pool.lost(overdue=overdue)
         if self._lost:
             raise ActorLost("; ".join(f"{act} {reason}" for act, reason in self._lost.items()))
 
     def mend(self) -> None:
         """Fill the posts of whoever is lost, let the others finish what they are at, and stand ready to go on."""
-        until = monotonic() + self._company.crew.patience.start
+        until = monotonic() + self._pool.config.timeouts.start
         while True:
             self._since = monotonic()
             lost, self._lost = self._lost, {}
             try:
-                self._company.replace(lost or self._company.lost(overdue=True))
-                self._conductor.wait(self._company.idle())
-                self._company.reopen()
+                self._pool.replace(lost or self._pool.lost(overdue=True))
+                self._pacer.wait(self._pool.idle())
+                self._pool.reopen()
             except (RayError, ActorLost):
                 if monotonic() > until:
                     raise

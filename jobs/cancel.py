@@ -2,10 +2,10 @@
 
 from time import monotonic, sleep
 
-from pipeline.errors import JournalError
-from pipeline.journal.cancel import request_cancel
-from pipeline.journal.store import Store
-from pipeline.journal.writer import owner_of
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.cancel import request_cancel
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import owner_of
 
 
 def cancel_command(output: str, wait_s: float) -> None:

@@ -1,7 +1,7 @@
 """`longtake clean`: remove what dead attempts left in a take."""
 
-from pipeline.journal.clean import clean
-from pipeline.journal.store import Store
+from longtake.pipeline.journal.clean import clean
+from longtake.pipeline.journal.store import Store
 
 
 def print_cleaned(output: str, *, dry_run: bool) -> None:

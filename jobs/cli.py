@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.errors import LongtakeError, SpecError
 
 app = typer.Typer(
     help="Render films of any length, picture and sound together, with diffusion transformers.",
@@ -31,7 +31,7 @@ Quantize = Annotated[
 @app.command()
 def init(path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("storyboard.yaml")) -> None:
     """Write a commented storyboard to start from."""
-    from pipeline.spec import STORYBOARD_TEMPLATE
+    from longtake.pipeline.spec import STORYBOARD_TEMPLATE
 
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -78,11 +78,11 @@ def render(
     quantize: Quantize = None,
 ) -> None:
     """Render a storyboard to a film with sound, playable from its first chunk on."""
-    from jobs.render import render_command
-    from jobs.take import GangWish, RenderOptions
-    from jobs.weights import load_options
+    from longtake.jobs.render import render_command
+    from longtake.jobs.take import GangSpec, RenderOptions
+    from longtake.jobs.weights import load_options
 
-    gang, load = GangWish(ranks, ulysses, ring, cfg_parallel, gangs), load_options(dtype, quantize, device)
+    gang, load = GangSpec(ranks, ulysses, ring, cfg_parallel, gangs), load_options(dtype, quantize, device)
     named = () if model is None else (f"model={quoted(model)}",)
     options = RenderOptions(
         *((*named, *(overrides or ())), dry_run, fresh, in_process, threads, address, budget_mib, chunk_deadline_s),
@@ -136,8 +136,8 @@ def upscale(
     ] = 900.0,
 ) -> None:
     """Enlarge a film, with all that it came with; any number of workers write the same file."""
-    from jobs.upscale import upscale_command
-    from jobs.upscale.options import UpscaleOptions
+    from longtake.jobs.upscale import upscale_command
+    from longtake.jobs.upscale.options import UpscaleOptions
 
     options = UpscaleOptions(
         *(scale, workers, codec, quality, continuity, start, end, scene_threshold, segment_frames),
@@ -148,7 +148,9 @@ def upscale(
 
 @app.command()
 def submit(
-    wish: Annotated[str, typer.Argument(metavar="STORYBOARD|MANIFEST", help="What to render: a path or fsspec URL.")],
+    storyboard: Annotated[
+        str, typer.Argument(metavar="STORYBOARD|MANIFEST", help="What to render: a path or fsspec URL.")
+    ],
     output: Annotated[
         str, typer.Option("-o", "--output", help="Where films go, as every node of the cluster sees it.")
     ],
@@ -168,10 +170,10 @@ def submit(
     ] = True,
 ) -> None:
     """Render on a Ray cluster, as a job that goes on when this machine is gone."""
-    from jobs.submit import SubmitOptions, submit_command
+    from longtake.jobs.submit import SubmitOptions, submit_command
 
     options = SubmitOptions(address, output, tuple(overrides or ()), tuple(flags or ()), follow)
-    if code := submit_command(wish, options):
+    if code := submit_command(storyboard, options):
         raise typer.Exit(code)
 
 
@@ -217,8 +219,8 @@ def batch(
 
     Exit codes: 0 all done, 1 some takes failed, 2 the manifest has mistakes, 130 interrupted.
     """
-    from jobs.batch import BatchOptions, batch_command
-    from jobs.batch.pool import Retries
+    from longtake.jobs.batch import BatchOptions, batch_command
+    from longtake.jobs.batch.scheduler import Retries
 
     again = Retries(retries, backoff_s)
     options = BatchOptions(
@@ -244,7 +246,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model; Ctrl-C keeps what was done, and the same command goes on there."""
-    from jobs.train import TrainOptions, train_command
+    from longtake.jobs.train import TrainOptions, train_command
 
     train_command(stage, config, output, TrainOptions(tuple(overrides or ()), data, fresh, address))
 
@@ -254,7 +256,7 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, on one line.")] = False,
 ) -> None:
     """List models that are known to render here: licence, size, and memory by resolution."""
-    from jobs.models import print_models
+    from longtake.jobs.models import print_models
 
     print_models(as_json=json)
 
@@ -276,9 +278,9 @@ def convert(
     dtype: Dtype = None,
 ) -> None:
     """Make safetensors of a published checkpoint; a pickle is read as tensors only, and runs nothing."""
-    from jobs.convert import ConvertWish, convert_command
+    from longtake.jobs.convert import ConvertSpec, convert_command
 
-    convert_command(source, output, ConvertWish(base, recipe, lora, lora_alpha, state, variant, dtype))
+    convert_command(source, output, ConvertSpec(base, recipe, lora, lora_alpha, state, variant, dtype))
 
 
 @app.command()
@@ -288,7 +290,7 @@ def doctor(
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Start a Ray cluster here: up to 10 s.")] = True,
 ) -> None:
     """Try what a render needs here: versions, GPUs, Ray, codecs, the output; with the cure for what fails."""
-    from jobs.doctor import run_doctor
+    from longtake.jobs.doctor import run_doctor
 
     if not run_doctor(output, ray=ray, as_json=json):
         raise typer.Exit(1)
@@ -304,7 +306,7 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Say how far a render is: acts, scenes, speed, time left."""
-    from jobs.status import print_status
+    from longtake.jobs.status import print_status
 
     print_status(output, watch=watch, as_json=json)
 
@@ -315,7 +317,7 @@ def cancel(
     wait_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until it has let go.")] = 30.0,
 ) -> None:
     """Ask the render that owns OUT to stop in order, from any machine; what is finished is kept."""
-    from jobs.cancel import cancel_command
+    from longtake.jobs.cancel import cancel_command
 
     cancel_command(output, wait_s)
 
@@ -326,7 +328,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
     """Remove what dead attempts left: data that no manifest names, unfinished files, scratch."""
-    from jobs.clean import print_cleaned
+    from longtake.jobs.clean import print_cleaned
 
     print_cleaned(output, dry_run=dry_run)
 
@@ -338,7 +340,7 @@ def watch(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Show a take in the browser while it is rendered, on this machine only."""
-    from jobs.watch import watch as serve
+    from longtake.jobs.watch import watch as serve
 
     serve(output, port, open_browser=not no_open)
 
@@ -353,7 +355,7 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
 ) -> None:
     """Measure a film: counts, seams, drift, sync, loudness, and what sounding shapes show."""
-    from jobs.inspect import inspect_command
+    from longtake.jobs.inspect import inspect_command
 
     inspect_command(film, against, chunk, as_json=json, html=html, sheet=sheet)
 
@@ -369,7 +371,7 @@ def bench(
     ranks: Annotated[int | None, typer.Option(min=2, help="Ranks of benches that compare gangs.")] = None,
 ) -> None:
     """Measure a promise, and fail when a figure misses its limit."""
-    from jobs.bench import BenchOptions, list_benches, run_bench
+    from longtake.jobs.bench import BenchOptions, list_benches, run_bench
 
     if list_keys or name is None:
         list_benches()

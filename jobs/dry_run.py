@@ -5,17 +5,19 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.attention.kv_plan import SiteLayout
-from pipeline.attention.parallel import SHARDED
-from pipeline.attention.shares import Degrees, Grid, SiteTraffic
-from pipeline.clock import ChunkSpan
-from pipeline.models.protocols import Causal, FilmModel, Segment
-from pipeline.plan import FilmPlan, kv_bytes
-from pipeline.stages.decode import DecodeStage, decode_ahead
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.stages.given import GivenStage
-from pipeline.values import LatentChunk
+from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.shares import Grid
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.conditioning.encoder import ConditioningEncoder
+from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel
+from longtake.pipeline.parallel.context_parallel import SHARDED
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.traffic import SiteTraffic
+from longtake.pipeline.plan import FilmPlan, kv_bytes
+from longtake.pipeline.stages.decode import DecodeStage, decode_ahead
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.values import LatentChunk
 
 FEWEST_TOKENS = 2000
 """Of a pass on each rank, below which a split costs more than it saves."""
@@ -35,8 +37,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
-    if plan.wish.given():
-        rows["given"] = ", ".join(f"{key} {file}" for key, file in plan.wish.given().items())
+    if plan.storyboard.given():
+        rows["given"] = ", ".join(f"{key} {file}" for key, file in plan.storyboard.given().items())
     if degrees.ranks > 1:
         rows["gang"] = _gang(plan, longest, degrees)
         rows["expected"] += ", were it one rank"
@@ -46,10 +48,10 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
-    given = GivenStage(model, plan)
+    given = ConditioningEncoder(model, plan)
     denoise, decode = DenoiseStage(model, plan, given.before), DecodeStage(model, plan, given.before)
     # A causal model is timed in its clean pass, to which nothing is given.
-    embed = EmbedStage(model.text, plan, given if isinstance(plan.rollout, Segment) else lambda _: None)
+    embed = EmbedStage(model.text, plan, given if isinstance(plan.rollout, Continuation) else lambda _: None)
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
 
     def drawn(span: ChunkSpan) -> LatentChunk:
@@ -61,11 +63,11 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         if chunk.section > 0:
             break
         latents = [drawn(part) for part in (chunk, *decode_ahead(model, plan, chunk))]
-        cue = embed(chunk)
+        conditioning = embed(chunk)
         started = perf_counter()
         decode(*latents)
         decoded = perf_counter()
-        denoise.rehearse(latents[0], cue)
+        denoise.dry_pass(latents[0], conditioning)
         decode_s, pass_s = decoded - started, perf_counter() - decoded
     passes = plan.num_passes // len(plan.branches)
     return len(plan.chunks) * (passes * pass_s + decode_s)
@@ -111,8 +113,8 @@ def _context(plan: FilmPlan) -> str:
 
 
 def _scenes(plan: FilmPlan) -> Table:
-    table = Table("scene", "opens", "frames", "from", "to", "chunks", "prompt", title=plan.wish.title)
-    for scene, wished in zip(plan.scenes, plan.wish.scenes, strict=True):
+    table = Table("scene", "opens", "frames", "from", "to", "chunks", "prompt", title=plan.storyboard.title)
+    for scene, wished in zip(plan.scenes, plan.storyboard.scenes, strict=True):
         start, stop = (_clock(frame / plan.clock.fps) for frame in (scene.frames.start, scene.frames.stop))
         chunks = sum(chunk.scene == scene.index for chunk in plan.chunks)
         opens = "cut" if scene.cut else "continue"

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import SpecError
-from pipeline.inspect.compare import Comparison, compare_films
-from pipeline.inspect.report import Inspection, inspect_film
-from pipeline.inspect.subject import open_subject
-from pipeline.media.picture import contact_sheet, write_png
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.inspect.compare import Comparison, compare_films
+from longtake.pipeline.inspect.report import Inspection, inspect_film
+from longtake.pipeline.inspect.subject import open_subject
+from longtake.pipeline.media.picture import contact_sheet, write_png
 
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red", "told": "bright_black"}
 _WORDS = {"good": "good", "look": "look", "bad": "bad", "told": ""}
@@ -38,7 +38,7 @@ def inspect_command(
 
 
 def _write_page(film: Inspection, comparison: Comparison | None, path: Path) -> None:
-    from pipeline.inspect.page import to_html
+    from longtake.pipeline.inspect.page import to_html
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.adapters.catalogue import ITEM_BYTES, KNOWN, Known, Size
-from pipeline.plan import kv_bytes, plan_film
-from pipeline.spec import parse_storyboard
-from pipeline.weights.licence import terms_of
-from pipeline.weights.load import EMBEDDED, load_model
+from longtake.pipeline.adapters.catalogue import ITEM_BYTES, KNOWN, Known, Size
+from longtake.pipeline.plan import kv_bytes, plan_film
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.weights.licence import terms_of
+from longtake.pipeline.weights.load import EMBEDDED, load_model
 
 WISH = "{{model: {name}, sampling: {{guidance: 1}}, scenes: [{{prompt: a red circle rests, duration: 60s}}]}}"
 
@@ -54,9 +54,9 @@ def _embedded(name: str) -> dict[str, Any]:
     model = load_model(name)
     weights = list(model.parameters())
     held = sum(weight.nbytes for weight in weights)
-    wish = parse_storyboard(WISH.format(name=name))
-    size = (wish.video.width, wish.video.height)
-    memory = _memory(size, held, kv_bytes(plan_film(wish, model), model))
+    storyboard = parse_storyboard(WISH.format(name=name))
+    size = (storyboard.video.width, storyboard.video.height)
+    memory = _memory(size, held, kv_bytes(plan_film(storyboard, model), model))
     parameters = sum(weight.numel() for weight in weights)
     return _row(name, "embedded", "causal", "apache-2.0", parameters, held, [memory], convert=False)
 

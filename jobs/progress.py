@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich import progress
 from rich.console import Console
 
-from pipeline.plan import FilmPlan
+from longtake.pipeline.plan import FilmPlan
 
 
 class Progress:
@@ -23,8 +23,8 @@ class Progress:
             progress.TimeRemainingColumn(),
             console=console,
         )
-        self._tasks = {act: self._bars.add_task(act, total=len(plan.chunks), rate="") for act in plan.wish.acts}
-        self._busy_s = dict.fromkeys(plan.wish.acts, 0.0)
+        self._tasks = {act: self._bars.add_task(act, total=len(plan.chunks), rate="") for act in plan.storyboard.acts}
+        self._busy_s = dict.fromkeys(plan.storyboard.acts, 0.0)
 
     def __enter__(self) -> Self:
         self._started = monotonic()
@@ -35,7 +35,7 @@ class Progress:
         self._bars.stop()
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `pipeline.observe.Observer.event`."""
+        """See `longtake.pipeline.observe.Observer.event`."""
         act, _, what = name.partition(".")
         if what != "chunk" or act not in self._tasks:
             return

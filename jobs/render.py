@@ -1,6 +1,6 @@
 """Render a storyboard on Ray: the road of `pipeline/film.py`, with actors in place of objects.
 
-python -m jobs.render STORYBOARD -o OUT        the same as `longtake render`; also under `ray job submit`
+python -m longtake.jobs.render STORYBOARD -o OUT        the same as `longtake render`; also under `ray job submit`
 """
 
 import os
@@ -11,67 +11,67 @@ from contextlib import ExitStack
 import torch
 from rich.console import Console
 
-from actors.ahead import Ahead
-from actors.cluster import joined
-from actors.company import Company
-from actors.conductor import Conductor
-from actors.crew import Crew, Patience
-from actors.stage import Order
-from actors.supervise import supervised
-from jobs.progress import Progress
-from jobs.take import RenderOptions, prepare, tell_what_was_rendered
-from pipeline import acts, film
-from pipeline.acts import Take
-from pipeline.errors import SpecError
-from pipeline.journal.cancel import CancelWatch
-from pipeline.journal.event_log import EventLog
-from pipeline.journal.take import put_take, take_card
-from pipeline.journal.writer import sole_writer
-from pipeline.observe import Observer, Observers
-from pipeline.stages.publish import Film
+from longtake.actors.cluster import joined
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig, Timeouts
+from longtake.actors.prefetch import SectionPrefetcher
+from longtake.actors.stage_actor import TakeConfig
+from longtake.actors.supervise import supervised
+from longtake.jobs.progress import Progress
+from longtake.jobs.take import RenderOptions, prepare, tell_what_was_rendered
+from longtake.pipeline import acts, film
+from longtake.pipeline.acts import Take
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.cancel import CancelWatch
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.take import put_take, take_card
+from longtake.pipeline.journal.writer import sole_writer
+from longtake.pipeline.observe import Observer, Observers
+from longtake.pipeline.stages.publish import Film
 
 
-def render(take: Take, company: Company, conductor: Conductor) -> Film:
-    """Render a take with a company of actors, several chunks at once; the same bits as `pipeline.film.render`.
+def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
+    """Render a take with a company of actors, several chunks at once; the same bits as `longtake.pipeline.film.render`.
 
     Whoever of them dies on the way is replaced. Raises `PoisonError` for a chunk that fails again and again, and
     `Cancelled` where somebody asked for it.
     """
-    cancelling = conductor.beating(CancelWatch(take.store).look)
-    with sole_writer(take.store), company.at(order_of(take, company.crew)), cancelling:
-        acts.mend(take, company)
-        put_take(take.store, take_card(take.plan.wish, take.plan.clock, take.plan.scenes, take.plan.chunks))
-        company.event("film.start", **take.summary())
-        rendered = supervised(company, conductor, lambda: drive(take, company, conductor))
-        company.event("film.done", url=rendered.url, frames=rendered.num_frames)
+    cancelling = pacer.ticking(CancelWatch(take.store).look)
+    with sole_writer(take.store), pool.at(order_of(take, pool.config)), cancelling:
+        acts.mend(take, pool)
+        put_take(take.store, take_card(take.plan.storyboard, take.plan.clock, take.plan.scenes, take.plan.chunks))
+        pool.event("film.start", **take.summary())
+        rendered = supervised(pool, pacer, lambda: drive(take, pool, pacer))
+        pool.event("film.done", url=rendered.url, frames=rendered.num_frames)
 
     return rendered
 
 
-def drive(take: Take, company: Company, conductor: Conductor) -> Film:
+def drive(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
     """The road, once, from the first chunk that the publisher lacks."""
-    journal, unpublished = take.journal, take.plan.chunks[company.position() :]
-    decode, upscale = company.decode, company.upscale
-    encode, publish = company.encode, company.publish
-    denoise = Ahead(company.gangs, company.embed, take.plan.chunks, lambda index: journal.holds("latents", index))
+    journal, unpublished = take.journal, take.plan.chunks[pool.position() :]
+    decode, upscale = pool.decode, pool.upscale
+    encode, publish = pool.encode, pool.publish
+    denoise = SectionPrefetcher(pool.gangs, pool.embed, take.plan.chunks, lambda index: journal.holds("latents", index))
 
-    with conductor.beating(denoise.look):
-        for chunk in conductor.paced(unpublished):
+    with pacer.ticking(denoise.look):
+        for chunk in pacer.paced(unpublished):
             segment = journal.segment(chunk)
             if segment is None:
                 latents = [journal.latents(part) or denoise.remote(part) for part in take.decoded_with(chunk)]
                 frames, sound = decode.remote(*latents)
                 segment = encode.remote(upscale.remote(frames), sound)
-            conductor.follow(chunk, publish.remote(segment))
+            pacer.follow(chunk, publish.remote(segment))
 
-        rendered: Film = conductor.result(company.finish())
-    conductor.wait(company.idle())
+        rendered: Film = pacer.result(pool.finish())
+    pacer.wait(pool.idle())
     return rendered
 
 
-def order_of(take: Take, crew: Crew) -> Order:
-    """What the actors of `crew` must know of a take."""
-    return Order(take.plan.wish, take.store.url, take.numerics, crew.threads, crew.degrees, crew.load)
+def order_of(take: Take, config: PoolConfig) -> TakeConfig:
+    """What the actors of `config` must know of a take."""
+    return TakeConfig(take.plan.storyboard, take.store.url, take.numerics, config.threads, config.degrees, config.load)
 
 
 def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
@@ -89,14 +89,14 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
             log = stack.enter_context(EventLog(take.store))
             rendered = _in_process(take, Observers(log, progress, CancelWatch(take.store)))
         else:
-            patience = Patience.of(options.chunk_deadline_s)
+            timeouts = Timeouts.of(options.chunk_deadline_s)
             degrees, gangs = options.gang.degrees(take.plan), options.gang.count(take.plan)
-            crew = Crew.of(options.threads, degrees, patience, gangs, take.plan.wish.acts, options.load)
-            stack.enter_context(joined(options.address, crew.resources.num_cpus))
-            company = stack.enter_context(Company(crew))
+            config = PoolConfig.of(options.threads, degrees, timeouts, gangs, take.plan.storyboard.acts, options.load)
+            stack.enter_context(joined(options.address, config.resources.num_cpus))
+            pool = stack.enter_context(ActorPool(config))
             budget_bytes = options.budget_mib * 2**20
-            conductor = Conductor(budget_bytes, take.plan.chunk_bytes, lambda: company.report(progress))
-            rendered = render(take, company, conductor)
+            pacer = ChunkPacer(budget_bytes, take.plan.chunk_bytes, lambda: pool.report(progress))
+            rendered = render(take, pool, pacer)
     tell_what_was_rendered(rendered, console)
 
 
@@ -112,6 +112,6 @@ def _in_process(take: Take, observer: Observer) -> Film:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from longtake.jobs.cli import main
 
     main(["render", *sys.argv[1:]])

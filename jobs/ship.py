@@ -1,15 +1,15 @@
 """Make a trained model the one that longtake ships.
 
-python -m jobs.ship out/train/rollout/model.safetensors
-python -m jobs.ship out/train/upscaler/model.safetensors upscaler
+python -m longtake.jobs.ship out/train/rollout/model.safetensors
+python -m longtake.jobs.ship out/train/upscaler/model.safetensors upscaler
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pipeline.weights
-from pipeline.weights.load import load_model, load_upscaler, save_model
+import longtake.pipeline.weights
+from longtake.pipeline.weights.load import load_model, load_upscaler, save_model
 
 LOADERS = {"film": load_model, "upscaler": load_upscaler}
 
@@ -23,7 +23,7 @@ def ship(url: str, kind: str = "film") -> Path:
     """
     model = LOADERS[kind](url)
     model.config = replace(model.config, trained=True)
-    path = Path(pipeline.weights.__path__[0]) / f"{model.config.name}.safetensors"
+    path = Path(longtake.pipeline.weights.__path__[0]) / f"{model.config.name}.safetensors"
     save_model(model.half(), str(path))
     return path
 

@@ -8,8 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.inspect.status import Status, TakeReader
-from pipeline.journal.store import Store
+from longtake.pipeline.inspect.status import Status, TakeReader
+from longtake.pipeline.journal.store import Store
 
 _COLOURS = {"rendering": "yellow", "done": "green", "failed": "red", "interrupted": "yellow", "stalled": "yellow"}
 _SCENES_SHOWN = 12

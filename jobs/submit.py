@@ -1,6 +1,6 @@
 """Submit a storyboard or a manifest to a Ray cluster as a job, which runs the command of a local render there.
 
-py_modules    jobs, actors, pipeline of this checkout; Ray names them by their content and sends each version once
+py_modules    the package longtake as it is installed here; Ray names it by its content and sends each version once
 working_dir   storyboard.yaml, or manifest.* with the storyboards that it names
 id            longtake-<hash of text, overrides and output>-a<attempt>
 """
@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from time import sleep
@@ -27,13 +26,15 @@ import yaml
 from packaging.version import Version
 from rich.console import Console
 
-from pipeline.errors import LongtakeError, SpecError
-from pipeline.spec import Storyboard, parse_storyboard
+import longtake.actors
+import longtake.jobs
+import longtake.pipeline
+from longtake.pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.spec import Storyboard, parse_storyboard
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-CODE = ("jobs", "actors", "pipeline")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 RETRY_S = 3.0
 RETRIES = 20
@@ -62,11 +63,11 @@ class Parcel:
     files: Mapping[str, bytes]
 
 
-def submit_command(wish: str, options: SubmitOptions) -> int:
+def submit_command(source: str, options: SubmitOptions) -> int:
     """`longtake submit`: the exit code of the job where it is followed, else 0 once the cluster has taken it."""
     console = Console(soft_wrap=True, highlight=False)
     output = place_of(options.output)
-    parcel = pack(wish, read_text(wish), output, options)
+    parcel = pack(source, read_text(source), output, options)
     if is_path(output) and urlsplit(options.address).hostname not in LOOPBACK:
         console.print(
             f"[yellow]-o is {output}, a path of this machine: every node of {options.address} must see it there, as a"
@@ -92,19 +93,19 @@ def kind_of(name: str, text: str) -> Kind:
     return "manifest" if isinstance(holds, list) or (isinstance(holds, dict) and "takes" in holds) else "storyboard"
 
 
-def pack(wish: str, text: str, output: str, options: SubmitOptions) -> Parcel:
+def pack(source: str, text: str, output: str, options: SubmitOptions) -> Parcel:
     """The parcel of a storyboard or manifest. Raises `SpecError` with all mistakes of a storyboard."""
     sets = [part for override in options.overrides for part in ("--set", override)]
     identity = json.dumps([text, options.overrides, output])
     name = f"longtake-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if kind_of(wish, text) == "storyboard":
-        storyboard = parse_storyboard(text, options.overrides, source=wish)
+    if kind_of(source, text) == "storyboard":
+        storyboard = parse_storyboard(text, options.overrides, source=source)
         check_seen(storyboard)
         title = storyboard.title
-        file, module, files = "storyboard.yaml", "jobs.render", {}
+        file, module, files = "storyboard.yaml", "longtake.jobs.render", {}
     else:
-        file, module = f"manifest{PurePosixPath(wish).suffix or '.yaml'}", "jobs.batch"
-        title, files = PurePosixPath(wish).name, dict(named_files(wish))
+        file, module = f"manifest{PurePosixPath(source).suffix or '.yaml'}", "longtake.jobs.batch"
+        title, files = PurePosixPath(source).name, dict(named_files(source))
     command = ("python", "-m", module, file, "-o", output, *sets, *options.flags)
     return Parcel(name, title, command, {**files, file: text.encode()})
 
@@ -123,7 +124,7 @@ def check_seen(storyboard: Storyboard) -> None:
 
 def named_files(manifest: str) -> Iterator[tuple[str, bytes]]:
     """Storyboards that a manifest names relative to its own folder; others must be where the cluster sees them."""
-    from jobs.batch.rows import read_rows
+    from longtake.jobs.batch.rows import read_rows
 
     rows = [row.values for row in read_rows(manifest) if isinstance(row.values, dict)]
     names = {str(values["storyboard"]) for values in rows if isinstance(values.get("storyboard"), str)}
@@ -213,9 +214,11 @@ def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: st
     job = next_attempt(
         parcel.name, {one.submission_id: one.status.is_terminal() for one in client.list_jobs()}, address
     )
-    with TemporaryDirectory(prefix="longtake-") as folder:
+    with TemporaryDirectory(prefix="longtake-") as scratch:
+        folder = Path(scratch, "files")
+        folder.mkdir()
         for name, content in parcel.files.items():
-            path = Path(folder) / name
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         # No entrypoint resources: the driver only waits, and belongs on the head, which offers no CPUs.
@@ -223,8 +226,8 @@ def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: st
             "submission_id": job,
             "entrypoint": shlex.join(parcel.command),
             "runtime_env": {
-                "working_dir": folder,
-                "py_modules": [_folder_of(package) for package in CODE],
+                "working_dir": str(folder),
+                "py_modules": [str(gather_code(Path(scratch)))],
                 "excludes": ["__pycache__"],
                 "env_vars": {"PYTHONUNBUFFERED": "1"},
             },
@@ -257,11 +260,18 @@ def next_attempt(name: str, ended: Mapping[str | None, bool], address: str) -> s
     return f"{name}-a{max(attempts) + 1}"
 
 
-def _folder_of(package: str) -> str:
-    spec = find_spec(package)
-    assert spec is not None, "this very package's neighbours"
-    assert spec.submodule_search_locations, "a package"
-    return spec.submodule_search_locations[0]
+def gather_code(folder: Path) -> Path:
+    """A package `longtake` in `folder`, complete, whose parts link to where this process imports them from."""
+    code = folder / "longtake"
+    code.mkdir()
+    for file in Path(longtake.__path__[0]).iterdir():
+        if file.name != "__pycache__":
+            (code / file.name).symlink_to(file)
+    for package in (longtake.actors, longtake.jobs, longtake.pipeline):
+        target = code / package.__name__.rpartition(".")[2]
+        if not target.exists():
+            target.symlink_to(package.__path__[0])
+    return code
 
 
 def how_to(job: str, address: str, output: str) -> str:

@@ -4,22 +4,22 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from jobs.dry_run import print_plan
-from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model, terms
-from pipeline.attention.shares import Degrees, propose
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from pipeline.models.devices import check_device, settle
-from pipeline.numerics import numerics
-from pipeline.plan import FilmPlan, plan_film
-from pipeline.spec import load_storyboard
-from pipeline.stages.publish import Film
-from pipeline.weights.options import CPU, LoadOptions
+from longtake.jobs.dry_run import print_plan
+from longtake.pipeline.acts import Take, open_take
+from longtake.pipeline.adapters.open import open_model, terms
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.devices import check_device, settle
+from longtake.pipeline.parallel.degrees import Degrees, propose
+from longtake.pipeline.plan import FilmPlan, plan_film
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import load_storyboard
+from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.weights.options import CPU, LoadOptions
 
 
 @dataclass(frozen=True)
-class GangWish:
+class GangSpec:
     """How many ranks denoise together, and how they share; how many gangs of them denoise scenes at once. What is not
     said is proposed."""
 
@@ -32,7 +32,7 @@ class GangWish:
     def count(self, plan: FilmPlan) -> int:
         """The number of gangs meant for `plan`. Raises `SpecError` where its scenes must be rendered in sequence."""
         sections = len({chunk.section for chunk in plan.chunks})
-        if not plan.wish.parallel_scenes:
+        if not plan.storyboard.parallel_scenes:
             if (self.gangs or 1) > 1:
                 raise SpecError(
                     f"--gangs is {self.gangs}, but the storyboard renders its scenes in sequence;"
@@ -69,7 +69,7 @@ class RenderOptions:
     address: str | None = None
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
-    gang: GangWish = field(default_factory=GangWish)
+    gang: GangSpec = field(default_factory=GangSpec)
     load: LoadOptions = field(default_factory=LoadOptions)
 
 
@@ -78,20 +78,20 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     if options.in_process:
         check_device(options.load.device.type)
     settle(options.threads, options.load.device.type)
-    wish = load_storyboard(storyboard, options.overrides)
-    model = open_model(wish.model, options.load if options.in_process else replace(options.load, device=CPU))
+    storyboard = load_storyboard(storyboard, options.overrides)
+    model = open_model(storyboard.model, options.load if options.in_process else replace(options.load, device=CPU))
     store = fresh_place(output) if options.fresh else Store(output)
-    degrees = options.gang.degrees(plan_film(wish, model))
+    degrees = options.gang.degrees(plan_film(storyboard, model))
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
-    take = open_take(wish, model, store, numerics(model, degrees, options.load))
+    take = open_take(storyboard, model, store, numerics(model, degrees, options.load))
     for note in take.notes:
         console.print(f"[yellow]{note}.", highlight=False)
     if options.dry_run:
         print_plan(take.plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
-    if told := terms(wish.model, options.load):
+    if told := terms(storyboard.model, options.load):
         console.print(f"[yellow]{told}.", highlight=False)
     if not model.trained:
         console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
@@ -114,7 +114,7 @@ def has_take(store: Store) -> bool:
 
 def tell_what_is_kept(take: Take, console: Console) -> None:
     """Say how much of an earlier render counts, and why the rest does not. Raises `SpecError` for a foreign film."""
-    film = take.plan.wish.output.film
+    film = take.plan.storyboard.output.film
     if not has_take(take.store):
         if take.store.exists(film):
             raise SpecError(f"{take.store.url_of(film)} is no take of ours; use another -o, nothing is overwritten")

@@ -1,6 +1,6 @@
 """Train a model on Ray with DeepSpeed: a lesson, taken step by step, that can be stopped and gone on with.
 
-python -m jobs.train STAGE --config FILE -o RUN_DIR        the same as `longtake train`; also under `ray job submit`
+python -m longtake.jobs.train STAGE --config FILE -o RUN_DIR   the same as `longtake train`; also under `ray job submit`
 """
 
 import os
@@ -15,13 +15,13 @@ from time import monotonic
 from ray.exceptions import RayActorError
 from rich.console import Console
 
-from actors.cluster import joined
-from actors.trainer import Classroom, TrainOrder
-from pipeline.errors import ActorLost
-from pipeline.journal.writer import sole_writer
-from pipeline.training.lesson import LessonBuilder
-from pipeline.training.run_folder import Progress, RunFolder, fresh_folder
-from pipeline.training.spec import TrainSpec, load_train_spec
+from longtake.actors.cluster import joined
+from longtake.actors.train_workers import TrainConfig, TrainWorkers
+from longtake.pipeline.errors import ActorLost
+from longtake.pipeline.journal.writer import sole_writer
+from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
+from longtake.pipeline.training.spec import TrainSpec, load_train_spec
+from longtake.pipeline.training.task import LessonBuilder
 
 CALL_S = 2.0  # work of one remote call: short enough to be stopped between, long enough to cost nothing
 
@@ -38,14 +38,14 @@ class TrainOptions:
 
 def train(spec: TrainSpec, folder: RunFolder, build: LessonBuilder, stopping: Event, console: Console) -> Progress:
     """Train until `spec.steps`, or until `stopping` is set: how far that is. What was done is kept, either way."""
-    order = TrainOrder(spec, build, folder.store.url)
+    order = TrainConfig(spec, build, folder.store.url)
     try:
         with ExitStack() as stack:
             stack.enter_context(sole_writer(folder.store))
             progress = folder.open(spec)
             folder.cut_log(progress.step)
-            workers = stack.enter_context(Classroom(order, progress.step))
-            return Course(spec, folder, workers, progress, console).run(stopping)
+            workers = stack.enter_context(TrainWorkers(order, progress.step))
+            return TrainLoop(spec, folder, workers, progress, console).run(stopping)
     except RayActorError as error:
         what = str(error).splitlines()[0]
         raise ActorLost(
@@ -53,11 +53,11 @@ def train(spec: TrainSpec, folder: RunFolder, build: LessonBuilder, stopping: Ev
         ) from error
 
 
-class Course:
+class TrainLoop:
     """A run on workers that stand ready."""
 
     def __init__(
-        self, spec: TrainSpec, folder: RunFolder, workers: Classroom, progress: Progress, console: Console
+        self, spec: TrainSpec, folder: RunFolder, workers: TrainWorkers, progress: Progress, console: Console
     ) -> None:
         self._spec, self._folder, self._workers, self._console = spec, folder, workers, console
         self._progress, self._kept_step = progress, progress.step
@@ -136,7 +136,7 @@ class Interval:
 
 def train_command(stage: str, config: str, output: str, options: TrainOptions) -> None:
     """`longtake train`: train, or go on with what is there."""
-    from pipeline.training.lessons import build_lesson
+    from longtake.pipeline.training.tasks import build_task
 
     data = (f"data={options.data}",) if options.data else ()
     spec = load_train_spec(config, (f"stage={stage}", *data, *options.overrides))
@@ -150,7 +150,7 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions) -
     with stopped_by_hand() as stopping:
         if progress.step < spec.steps:
             with joined(options.address):
-                progress = train(spec, folder, build_lesson, stopping, console)
+                progress = train(spec, folder, build_task, stopping, console)
     done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of work"
     console.print(f"{folder.model_path}: {done}", highlight=False, soft_wrap=True)
     if stopping.is_set() and progress.step < spec.steps:
@@ -174,6 +174,6 @@ def stopped_by_hand() -> Iterator[Event]:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from longtake.jobs.cli import main
 
     main(["train", *sys.argv[1:]])

@@ -4,10 +4,10 @@ from typing import get_args
 
 import torch
 
-from actors.weights import on_this_node
-from pipeline.errors import SpecError
-from pipeline.models.devices import check_device
-from pipeline.weights.options import LoadOptions, Quantization
+from longtake.actors.node_cache import on_this_node
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.devices import check_device
+from longtake.pipeline.weights.options import LoadOptions, Quantization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quantization)}

@@ -9,26 +9,26 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.clock import ChunkSpan
-from pipeline.errors import JournalError
-from pipeline.journal.journal import Journal
-from pipeline.journal.keys import Parts, film_keys
-from pipeline.journal.store import Store
-from pipeline.models.protocols import FilmModel
-from pipeline.models.upscaler import Upscaler
-from pipeline.observe import SILENT, Observer
-from pipeline.plan import FilmPlan, plan_film
-from pipeline.spec import Storyboard
-from pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.given import GivenStage, digests
-from pipeline.stages.publish import PublishOptions, PublishStage
-from pipeline.stages.upscale import UpscaleStage, check_chunks, upscale_history
-from pipeline.values import FrameChunk, LatentChunk
-from pipeline.weights.load import load_upscaler
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.journal import Journal
+from longtake.pipeline.journal.keys import Parts, film_keys
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.models.upscaler import Upscaler
+from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.plan import FilmPlan, plan_film
+from longtake.pipeline.spec import Storyboard
+from longtake.pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.stages.upscale import UpscaleStage, check_chunks, upscale_history
+from longtake.pipeline.values import FrameChunk, LatentChunk
+from longtake.pipeline.weights.load import load_upscaler
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Take:
     store: Store
     journal: Journal
     numerics: Parts
-    given: GivenStage
+    given: ConditioningEncoder
     upscaler: Upscaler | None = None
     notes: tuple[str, ...] = ()
 
@@ -71,31 +71,31 @@ class Take:
         }
 
 
-def open_take(wish: Storyboard, model: FilmModel, store: Store, numerics: Parts) -> Take:
-    """Plan `wish` for `model`, with a journal in which what was rendered alike counts. Nothing is written.
+def open_take(storyboard: Storyboard, model: FilmModel, store: Store, numerics: Parts) -> Take:
+    """Plan `storyboard` for `model`, with a journal in which what was rendered alike counts. Nothing is written.
 
     Args:
-        numerics: see `pipeline/numerics.py`; or those of a take that was opened, whose files are not looked at again.
+        numerics: see `pipeline/provenance.py`; or those of a take that was opened, whose files are not looked at again.
 
     Raises:
         SpecError: the model cannot render the wish, the upscaler cannot enlarge it, or a file that is given is no use.
         JournalError: a file is not what it was where the take was first opened.
         WeightsError: there is no such upscaler.
     """
-    plan = plan_film(wish, model)
+    plan = plan_film(storyboard, model)
     given, notes, numerics = _given(model, plan, numerics)
     upscaler, parts = None, numerics
-    if wish.output.upscale:
-        upscaler = load_upscaler(wish.output.upscaler).to(model.device)
+    if storyboard.output.upscale:
+        upscaler = load_upscaler(storyboard.output.upscaler).to(model.device)
         check_chunks(upscaler, plan.chunks)
         parts = {**numerics, "upscaler": upscaler.fingerprint()}
-    keys = film_keys(plan.wish, plan.chunks, parts, model.video_codec.lookahead)
+    keys = film_keys(plan.storyboard, plan.chunks, parts, model.video_codec.lookahead)
     return Take(model, plan, store, Journal(store, keys), numerics, given, upscaler, notes)
 
 
-def _given(model: FilmModel, plan: FilmPlan, numerics: Parts) -> tuple[GivenStage, tuple[str, ...], Parts]:
+def _given(model: FilmModel, plan: FilmPlan, numerics: Parts) -> tuple[ConditioningEncoder, tuple[str, ...], Parts]:
     """What a film is given, what is to be known of it, and numerics that tell its files from any others."""
-    given, found = GivenStage(model, plan), digests(plan.wish)
+    given, found = ConditioningEncoder(model, plan), digests(plan.storyboard)
     if not found:
         return given, (), numerics
     if "given" not in numerics:
@@ -174,7 +174,7 @@ def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     """Latents, and those that their picture looks ahead to -> frames, sound."""
-    given_sound = None if take.plan.wish.audio.file is None else take.given.sound
+    given_sound = None if take.plan.storyboard.audio.file is None else take.given.sound
     return Act("decode", DecodeStage(take.model, take.plan, take.finished, given_sound), observer)
 
 
@@ -192,8 +192,8 @@ def as_they_are(frames: FrameChunk) -> FrameChunk:
 
 def encode(take: Take, observer: Observer) -> Act[EncodeStage]:
     """Frames, sound -> segment, kept."""
-    wish = take.plan.wish
-    stage = EncodeStage(wish.video.fps, wish.output.quality)
+    storyboard = take.plan.storyboard
+    stage = EncodeStage(storyboard.video.fps, storyboard.output.quality)
     return Act("encode", stage, observer, take.journal.keep_segment)
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import ceil, floor
 
-from pipeline.errors import SpecError
+from longtake.pipeline.errors import SpecError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ Latents and segments are kept in the journal as soon as they are finished. Whoev
 same place again finds them there, and goes on where it ended, bit for bit. What was damaged meanwhile is made anew.
 """
 
-from pipeline import acts
-from pipeline.acts import Take
-from pipeline.journal.take import put_take, take_card
-from pipeline.journal.writer import sole_writer
-from pipeline.observe import SILENT, Observer
-from pipeline.stages.publish import Film
+from longtake.pipeline import acts
+from longtake.pipeline.acts import Take
+from longtake.pipeline.journal.take import put_take, take_card
+from longtake.pipeline.journal.writer import sole_writer
+from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.stages.publish import Film
 
 
 def render(take: Take, observer: Observer = SILENT) -> Film:
@@ -38,7 +38,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
 
     with sole_writer(take.store), publish.stage:
         acts.mend(take, observer)
-        put_take(take.store, take_card(plan.wish, plan.clock, plan.scenes, plan.chunks))
+        put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         for chunk in plan.chunks:
             segment = journal.segment(chunk)

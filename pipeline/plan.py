@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
-from pipeline.errors import SpecError
-from pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
-from pipeline.models.protocols import Causal, FilmModel, Rollout, Segment
-from pipeline.sampling.guidance import (
+from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
+from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
+from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel, Rollout
+from longtake.pipeline.sampling.continuation import holding, widened
+from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
     SELF_KINDS,
     ByNoiseLevel,
@@ -18,9 +19,8 @@ from pipeline.sampling.guidance import (
     PerStream,
     StreamScales,
 )
-from pipeline.sampling.schedule import Levels, noise_levels, stretched
-from pipeline.sampling.segment import holding, widened
-from pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
+from longtake.pipeline.sampling.schedule import Levels, noise_levels, stretched
+from longtake.pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
 
 LOWEST_TRAINED = 1 / 1000
 """The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""
@@ -40,7 +40,7 @@ class FilmPlan:
         sites: room that the KV store needs.
     """
 
-    wish: Storyboard
+    storyboard: Storyboard
     clock: MediaClock
     scenes: tuple[SceneSpan, ...]
     chunks: tuple[ChunkSpan, ...]
@@ -71,8 +71,8 @@ class FilmPlan:
         """What `chunk` weighs on the road, at most: latents, and frames and sound decoded, enlarged and encoded."""
         latents = len(chunk.latents) * prod(self.latent_shapes["video"])
         latents += len(chunk.audio_latents) * prod(self.latent_shapes["audio"])
-        frames = len(chunk.frames) * self.wish.video.width * self.wish.video.height * 3
-        scale = self.wish.output.upscale
+        frames = len(chunk.frames) * self.storyboard.video.width * self.storyboard.video.height * 3
+        scale = self.storyboard.output.upscale
         shown = 2 * frames if scale is None else (1 + 2 * scale**2) * frames
         return 4 * latents + shown + 2 * 4 * (len(chunk.samples) + 2 * self.clock.audio_stride)
 
@@ -105,7 +105,7 @@ class FilmPlan:
 
     def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
         """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
-        if isinstance(self.rollout, Segment):
+        if isinstance(self.rollout, Continuation):
             return holding(self.earlier(chunk), self.rollout.overlap)
         indices = self.context.history(chunk.section, chunk.scene_start, chunk.index)
         return [self.span(index) for index in indices]
@@ -137,44 +137,44 @@ def all_passes(
     return [passed(clock, rollout, spans[chunk.section + first : chunk.index + first], chunk) for chunk in chunks]
 
 
-def latents_before(wish: Storyboard, model: FilmModel) -> int:
-    """Video latents of the film that `wish` goes on from: as many as a chunk sees before it."""
-    if wish.continue_from is None:
+def latents_before(storyboard: Storyboard, model: FilmModel) -> int:
+    """Video latents of the film that `storyboard` goes on from: as many as a chunk sees before it."""
+    if storyboard.continue_from is None:
         return 0
-    if isinstance(model.rollout, Segment):
+    if isinstance(model.rollout, Continuation):
         return max(1, model.rollout.overlap)
     return model.plan.window * model.chunk_latents
 
 
-def plan_film(wish: Storyboard, model: FilmModel) -> FilmPlan:
-    """Lay `wish`, and what the model has for whatever it leaves out, on the clock. Raises `SpecError` for whatever the
-    model cannot render."""
-    wish = with_defaults(wish, model.defaults)
-    check_against(wish, model.limits)
-    check_prompts(wish, model)
-    clock = model.clock(wish.video.fps)
-    num_before = latents_before(wish, model)
+def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
+    """Lay `storyboard`, completed by the model's defaults, on the clock. Raises `SpecError` for what the model cannot
+    render."""
+    storyboard = with_defaults(storyboard, model.defaults)
+    check_against(storyboard, model.limits)
+    check_prompts(storyboard, model)
+    clock = model.clock(storyboard.video.fps)
+    num_before = latents_before(storyboard, model)
     before = plan_before(clock, num_before, model.chunk_latents)
-    scenes = plan_scenes(clock, wish.durations_s(), wish.cuts(), num_before)
-    overlap = model.rollout.overlap if isinstance(model.rollout, Segment) else 0
+    scenes = plan_scenes(clock, storyboard.durations_s(), storyboard.cuts(), num_before)
+    overlap = model.rollout.overlap if isinstance(model.rollout, Continuation) else 0
     chunks = plan_chunks(clock, scenes, model.chunk_latents, before, overlap)
-    shapes = model.latent_shapes(wish.video.width, wish.video.height)
+    shapes = model.latent_shapes(storyboard.video.width, storyboard.video.height)
     _, height, width = shapes["video"]
     passes = all_passes(clock, model.rollout, before, chunks)
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
     whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + overlap)
-    check_guidance(wish.sampling.guidance, model, sites)
-    lag = model.audio_lag if wish.audio.file is None else 0.0
+    check_guidance(storyboard.sampling.guidance, model, sites)
+    lag = model.audio_lag if storyboard.audio.file is None else 0.0
     return FilmPlan(
-        wish=wish,
+        storyboard=storyboard,
         clock=clock,
         scenes=scenes,
         chunks=chunks,
         before=before,
-        guidance=guidance(wish.sampling, model.defaults),
-        sigmas=sigmas(wish.sampling, lag, model.defaults.dynamic, video_tokens=whole),
+        guidance=guidance(storyboard.sampling, model.defaults),
+        sigmas=sigmas(storyboard.sampling, lag, model.defaults.dynamic, video_tokens=whole),
         latent_shapes=shapes,
         rollout=model.rollout,
         context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,
@@ -187,10 +187,10 @@ def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     return store_bytes(plan.sites, plan.context, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
 
 
-def check_prompts(wish: Storyboard, model: FilmModel) -> None:
+def check_prompts(storyboard: Storyboard, model: FilmModel) -> None:
     """Raise one `SpecError` that names every prompt the model cannot read."""
     mistakes = []
-    for index, scene in enumerate(wish.scenes):
+    for index, scene in enumerate(storyboard.scenes):
         try:
             model.text.check(scene.prompt)
         except SpecError as error:
@@ -199,34 +199,34 @@ def check_prompts(wish: Storyboard, model: FilmModel) -> None:
         raise SpecError("\n".join(mistakes))
 
 
-def check_guidance(wish: float | GuidanceSpec, model: FilmModel, sites: Sequence[SiteLayout]) -> None:
+def check_guidance(wanted: float | GuidanceSpec, model: FilmModel, sites: Sequence[SiteLayout]) -> None:
     """Raise `SpecError` for a pass that would cost its time and change nothing, unless the model itself asks for it."""
-    if not isinstance(wish, GuidanceSpec) or wish == model.defaults.guidance:
+    if not isinstance(wanted, GuidanceSpec) or wanted == model.defaults.guidance:
         return
     layers = {site.kind: site.num_layers for site in sites}
     blocks = max(layers.get(kind, 0) for kind in SELF_KINDS)
-    if wish.modality != 1 and layers.keys().isdisjoint(CROSS_KINDS):
+    if wanted.modality != 1 and layers.keys().isdisjoint(CROSS_KINDS):
         raise SpecError(
-            f"sampling.guidance.modality is {wish.modality:g}; {model.name} has no attention from one stream to the"
+            f"sampling.guidance.modality is {wanted.modality:g}; {model.name} has no attention from one stream to the"
             " other that could be left out, use 1"
         )
-    if wish.stg and (beyond := [block for block in wish.stg_blocks if block >= blocks]):
+    if wanted.stg and (beyond := [block for block in wanted.stg_blocks if block >= blocks]):
         cure = f"use blocks from 0 to {blocks - 1}" if blocks else "leave out stg"
         raise SpecError(f"sampling.guidance.stg_blocks names {beyond}; {model.name} has {blocks} such blocks, {cure}")
 
 
 def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:
     """The guidance that a wish means: one scale for the prompt, or scales for each stream and kind."""
-    wish = sampling.guidance
-    if not isinstance(wish, GuidanceSpec):
+    wanted = sampling.guidance
+    if not isinstance(wanted, GuidanceSpec):
         if defaults.boundary is None or sampling.guidance_2 is None:
-            return ClassifierFree(wish)
-        return ByNoiseLevel(wish, sampling.guidance_2, defaults.boundary)
+            return ClassifierFree(wanted)
+        return ByNoiseLevel(wanted, sampling.guidance_2, defaults.boundary)
     scales = {
-        name: StreamScales(prompt, wish.modality, wish.stg, wish.rescale)
-        for name, prompt in (("video", wish.video), ("audio", wish.audio))
+        name: StreamScales(prompt, wanted.modality, wanted.stg, wanted.rescale)
+        for name, prompt in (("video", wanted.video), ("audio", wanted.audio))
     }
-    return PerStream(scales, wish.stg_blocks)
+    return PerStream(scales, wanted.stg_blocks)
 
 
 def sigmas(

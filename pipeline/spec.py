@@ -25,10 +25,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from pipeline.errors import SpecError
-from pipeline.wishes import Words, dotted, number, parse_wish, read_text, told, whole, words
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.yaml_spec import Words, dotted, number, parse_yaml_spec, read_text, told, whole, words
 
-STORYBOARD_TEMPLATE = resources.files("pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
+STORYBOARD_TEMPLATE = resources.files("longtake.pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
 """The commented storyboard that `longtake init` writes; it names every key with its default."""
 
 MAX_FILM_S = 100 * 3600
@@ -114,11 +114,11 @@ def _film_path(value: object) -> str:
 Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
 
 
-class _Wish(BaseModel):
+class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class VideoSpec(_Wish):
+class VideoSpec(_Spec):
     """Size and rate of the picture; both sides even, as 4:2:0 chroma asks."""
 
     width: Annotated[int, whole(2, 8192, even=True)] = 64
@@ -126,14 +126,14 @@ class VideoSpec(_Wish):
     fps: Fps = Fraction(16)
 
 
-class AudioSpec(_Wish):
+class AudioSpec(_Spec):
     """Rate of the sound; `file` is a sound that is given for the whole film, and the picture is made to it."""
 
     sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
     file: Words | None = None
 
 
-class Scene(_Wish):
+class Scene(_Spec):
     """One prompt for a while; `continue` goes on from what was seen, `cut` starts afresh, or from `image`."""
 
     prompt: Words
@@ -147,7 +147,7 @@ class Scene(_Wish):
         return seconds + frames / fps
 
 
-class GuidanceSpec(_Wish):
+class GuidanceSpec(_Spec):
     """Guidance of each stream by itself: the scales of its prompt, then what holds for both: `modality` pushes them
     away from each on its own, `stg` from passes whose self-attention is broken in `stg_blocks`, `rescale` draws the
     spread of the result back. At 1, 1, 1, 0 and 0 each is off."""
@@ -183,7 +183,7 @@ def _guidance(value: object) -> object:
     return float(value)
 
 
-class SamplingSpec(_Wish):
+class SamplingSpec(_Spec):
     """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one; the dynamic
     one is bent by the size of the picture, for models that were trained so. `guidance_2` is the guidance at low noise,
     for models with two experts."""
@@ -198,7 +198,7 @@ class SamplingSpec(_Wish):
     solver: Literal["euler", "renoise", "unipc"] = "euler"
 
 
-class OutputSpec(_Wish):
+class OutputSpec(_Spec):
     """What is written below the output root; `quality` is x264's constant quantiser, 0 is lossless; `upscale` makes the
     picture so many times as wide and high, by the upscaler of that name."""
 
@@ -232,7 +232,7 @@ def _sound_file(value: object) -> object:
     return {"file": value} if isinstance(value, str) else value
 
 
-class Storyboard(_Wish):
+class Storyboard(_Spec):
     """A whole film as wished; build one with `parse_storyboard` or `load_storyboard`."""
 
     title: Words = "Untitled"
@@ -299,11 +299,11 @@ def located(storyboard: Storyboard, source: str) -> Storyboard:
 
 
 def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:
-    """Check the YAML in `text`; see `pipeline.wishes.parse_wish`. Raises `SpecError` with a line for every mistake."""
-    return parse_wish(Storyboard, text, overrides, source, mistake)
+    """Check the YAML in `text`; see `parse_yaml_spec`. Raises `SpecError` with a line for every mistake."""
+    return parse_yaml_spec(Storyboard, text, overrides, source, mistake)
 
 
-_SECTIONS: dict[str, type[_Wish]] = {
+_SECTIONS: dict[str, type[_Spec]] = {
     "": Storyboard,
     "video": VideoSpec,
     "audio": AudioSpec,

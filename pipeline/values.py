@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.clock import ChunkSpan
-from pipeline.errors import ShapeError
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Cue:
+class Conditioning:
     """What a chunk shall show: its scene's prompt for each guidance branch, and the latents that are given of it.
 
     Args:

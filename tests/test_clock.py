@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
-from pipeline.errors import SpecError
+from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
+from longtake.pipeline.errors import SpecError
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -52,8 +52,8 @@ TEN_HOURS = [
 ]
 
 
-def plan(wish, chunk_latents) -> tuple[tuple[SceneSpan, ...], tuple[ChunkSpan, ...]]:
-    clock, durations_s, cuts = wish
+def plan(storyboard, chunk_latents) -> tuple[tuple[SceneSpan, ...], tuple[ChunkSpan, ...]]:
+    clock, durations_s, cuts = storyboard
     scenes = plan_scenes(clock, durations_s, cuts)
     return scenes, plan_chunks(clock, scenes, chunk_latents)
 
@@ -73,8 +73,8 @@ def check_spans_tile_the_film(scenes, chunks):
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
 
 
-def check_the_end_is_exact(wish, scenes, chunks):
-    clock, durations_s, _ = wish
+def check_the_end_is_exact(storyboard, scenes, chunks):
+    clock, durations_s, _ = storyboard
     film_s = sum(durations_s)
     assert abs(chunks[-1].frames.stop - film_s * clock.fps) <= Fraction(1, 2)
     assert chunks[-1].frames.stop == scenes[-1].frames.stop
@@ -117,8 +117,8 @@ def check_sections_open_at_cuts(clock, scenes, chunks):
         assert (chunk.start_s, chunk.stop_s) == (chunk.frames.start / clock.fps, held / clock.fps)
 
 
-def check_borders_are_near_the_wish(wish, scenes):
-    clock, durations_s, cuts = wish
+def check_borders_are_near_the_wish(storyboard, scenes):
+    clock, durations_s, cuts = storyboard
     wished = Fraction(0)
     for scene, duration_s, cut in zip(scenes, durations_s, cuts, strict=True):
         assert abs(scene.frames.start - wished * clock.fps) <= Fraction(clock.video_stride, 2)
@@ -131,23 +131,23 @@ def check_borders_are_near_the_wish(wish, scenes):
 @example(TEN_HOURS[1], 2)
 @example(TEN_HOURS[2], 3)
 @settings(deadline=None)
-def test_a_plan_tiles_the_timeline_exactly(wish, chunk_latents):
-    clock = wish[0]
-    scenes, chunks = plan(wish, chunk_latents)
+def test_a_plan_tiles_the_timeline_exactly(storyboard, chunk_latents):
+    clock = storyboard[0]
+    scenes, chunks = plan(storyboard, chunk_latents)
     check_spans_tile_the_film(scenes, chunks)
-    check_the_end_is_exact(wish, scenes, chunks)
+    check_the_end_is_exact(storyboard, scenes, chunks)
     check_sound_never_drifts(clock, chunks)
     check_chunks_stay_in_their_scene(scenes, chunks, chunk_latents)
     check_sections_open_at_cuts(clock, scenes, chunks)
-    check_borders_are_near_the_wish(wish, scenes)
+    check_borders_are_near_the_wish(storyboard, scenes)
 
 
 @given(wishes(), st.integers(1, 12), st.fractions(min_value=1, max_value=30, max_denominator=997))
 @settings(deadline=None)
-def test_appending_a_scene_after_a_cut_moves_no_earlier_chunk(wish, chunk_latents, length):
-    clock, durations_s, cuts = wish
+def test_appending_a_scene_after_a_cut_moves_no_earlier_chunk(storyboard, chunk_latents, length):
+    clock, durations_s, cuts = storyboard
     longer = (clock, [*durations_s, length * clock.seconds(clock.video_stride)], [*cuts, True])
-    before, after = plan(wish, chunk_latents)[1], plan(longer, chunk_latents)[1]
+    before, after = plan(storyboard, chunk_latents)[1], plan(longer, chunk_latents)[1]
     last_scene = before[-1].scene
     kept = [chunk for chunk in before if chunk.scene < last_scene]
     assert list(after[: len(kept)]) == kept

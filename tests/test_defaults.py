@@ -6,18 +6,18 @@ from fractions import Fraction
 import pytest
 from rich.console import Console
 
-from jobs.dry_run import print_plan
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.attention.shares import Degrees
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from pipeline.journal.take import read_take
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.models.limits import DynamicShift, ModelDefaults, with_defaults
-from pipeline.numerics import numerics
-from pipeline.plan import plan_film
-from pipeline.spec import parse_storyboard
+from longtake.jobs.dry_run import print_plan
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import read_take
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, with_defaults
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import plan_film
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 OTHER = ModelDefaults(steps=1, guidance=1.0, shift=5.0, solver="unipc", width=32, height=48, fps=Fraction(24))
 SCENES = "{model: tiny, scenes: [{prompt: a red circle, duration: 1s}]}"
@@ -29,7 +29,7 @@ def model_with(defaults):
     return model
 
 
-def wish(*overrides):
+def storyboard(*overrides):
     return parse_storyboard(SCENES, overrides)
 
 
@@ -38,7 +38,7 @@ def last_key(spec, model, store):
 
 
 def test_what_is_left_out_is_the_models_and_what_is_said_stays():
-    resolved = with_defaults(wish("sampling.steps=7", "video.width=64"), OTHER)
+    resolved = with_defaults(storyboard("sampling.steps=7", "video.width=64"), OTHER)
     assert (resolved.sampling.steps, resolved.video.width) == (7, 64)
     assert (resolved.sampling.guidance, resolved.sampling.shift, resolved.sampling.solver) == (1.0, 5.0, "unipc")
     assert (resolved.video.height, resolved.video.fps, resolved.audio.sample_rate) == (48, 24, 16_000)
@@ -47,39 +47,39 @@ def test_what_is_left_out_is_the_models_and_what_is_said_stays():
 
 def test_plan_keys_card_and_dry_run_hold_what_was_resolved(tmp_path):
     model, store = model_with(OTHER), Store(str(tmp_path))
-    take = open_take(wish(), model, store, numerics(model))
+    take = open_take(storyboard(), model, store, numerics(model))
     film.render(take)
     card, console = read_take(store), Console(record=True, width=160)
     assert (card.fps, card.frames) == ("24", 24)
     said = ["sampling={steps: 1, guidance: 1, shift: 5, solver: unipc}", "video={width: 32, height: 48, fps: 24}"]
-    assert last_key(wish(*said), model, store) == last_key(wish(), model, store)
-    assert last_key(wish(*said), model_with(ModelDefaults()), store) == last_key(wish(), model, store)
+    assert last_key(storyboard(*said), model, store) == last_key(storyboard(), model, store)
+    assert last_key(storyboard(*said), model_with(ModelDefaults()), store) == last_key(storyboard(), model, store)
     print_plan(take.plan, model, Degrees(), console)
     assert "2 a chunk: 1 steps and the clean pass, for guided\n" in console.export_text().replace("  ", "")
 
 
 def test_the_embedded_models_defaults_are_those_of_the_storyboard():
-    spec = wish()
+    spec = storyboard()
     assert with_defaults(spec, EmbeddedModel.defaults).model_dump() == spec.model_dump()
 
 
 def test_a_schedule_that_does_not_go_with_the_models_steps_is_refused():
     listed = replace(OTHER, steps=3, schedule=(1.0, 0.9, 0.4))
-    assert plan_film(wish("sampling.solver=euler"), model_with(listed)).sigmas["audio"] == (1.0, 0.9, 0.4, 0.0)
+    assert plan_film(storyboard("sampling.solver=euler"), model_with(listed)).sigmas["audio"] == (1.0, 0.9, 0.4, 0.0)
     with pytest.raises(SpecError, match=r"sampling.schedule is .*; it holds 3 sigmas for 4 steps; set .* to 3"):
-        with_defaults(wish("sampling.steps=4"), listed)
+        with_defaults(storyboard("sampling.steps=4"), listed)
 
 
 def test_the_dynamic_schedule_is_for_models_that_have_one_and_the_same_for_chunks_of_any_length():
     with pytest.raises(SpecError, match=r"sampling\.schedule is .dynamic.; tiny has none, use shifted or linear"):
-        plan_film(wish("sampling.schedule=dynamic"), model_with(OTHER))
+        plan_film(storyboard("sampling.schedule=dynamic"), model_with(OTHER))
     model = model_with(replace(OTHER, steps=4, solver="euler", schedule="dynamic", dynamic=DynamicShift()))
-    short, long = (plan_film(wish(f"scenes[0].duration={d}"), model) for d in ("4f", "3s"))
+    short, long = (plan_film(storyboard(f"scenes[0].duration={d}"), model) for d in ("4f", "3s"))
     assert short.sigmas == long.sigmas
     assert short.sigmas["video"][-2] == pytest.approx(0.1)
-    assert plan_film(wish("video.width=64"), model).sigmas != long.sigmas
+    assert plan_film(storyboard("video.width=64"), model).sigmas != long.sigmas
 
 
 def test_a_scene_that_is_too_short_at_the_models_rate_is_refused():
     with pytest.raises(SpecError, match=r"scenes\[0\].duration is '70ms'; it is less than a frame at 12 fps"):
-        with_defaults(wish("scenes[0].duration=70ms"), replace(OTHER, fps=Fraction(12)))
+        with_defaults(storyboard("scenes[0].duration=70ms"), replace(OTHER, fps=Fraction(12)))

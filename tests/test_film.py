@@ -5,19 +5,19 @@ from fractions import Fraction
 import pytest
 import torch
 
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from pipeline.media.read import read_film
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.observe import SILENT
-from pipeline.plan import plan_film
-from pipeline.spec import parse_storyboard
-from pipeline.stages.decode import DecodeStage, to_uint8
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.read import read_film
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.observe import SILENT
+from longtake.pipeline.plan import plan_film
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
 
 STORYBOARD = """
 model: tiny
@@ -42,7 +42,7 @@ class Recorder:
         self.events.append((name, fields))
 
 
-def wish(*overrides):
+def storyboard(*overrides):
     return parse_storyboard(STORYBOARD, overrides)
 
 
@@ -53,7 +53,7 @@ def model():
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "25", "120"])
 def test_frames_samples_and_durations_are_exact(model, fps, tmp_path):
-    spec = wish(f"video.fps={fps}")
+    spec = storyboard(f"video.fps={fps}")
     film = render(spec, model, Store(str(tmp_path)))
     plan = plan_film(spec, model)
     assert film.num_frames == plan.num_frames == round(sum(spec.durations_s()) * Fraction(fps))
@@ -65,9 +65,9 @@ def test_frames_samples_and_durations_are_exact(model, fps, tmp_path):
 
 def test_every_chunk_passes_every_act_in_order(model, tmp_path):
     recorder = Recorder()
-    render(wish(), model, Store(str(tmp_path)), recorder)
+    render(storyboard(), model, Store(str(tmp_path)), recorder)
     acts = ("embed", "denoise", "decode", "encode", "publish")
-    chunks = plan_film(wish(), model).chunks
+    chunks = plan_film(storyboard(), model).chunks
     names = [name for name, _ in recorder.events]
     assert recorder.events[0][1]["kept_latents"] == recorder.events[0][1]["kept_segments"] == 0
     assert names == ["film.start", *(f"{act}.chunk" for _ in chunks for act in acts), "film.done"]
@@ -78,15 +78,15 @@ def test_the_same_wish_gives_the_same_file_bit_for_bit(model):
     films = []
     for run in range(2):
         store = Store(f"memory://same-{run}")
-        render(wish(), model, store)
+        render(storyboard(), model, store)
         films.append(store.get("film.mp4"))
     assert films[0] == films[1]
 
 
 def test_another_seed_gives_another_film(model):
     one, other = Store("memory://seed-11"), Store("memory://seed-12")
-    render(wish(), model, one)
-    render(wish("seed=12"), model, other)
+    render(storyboard(), model, one)
+    render(storyboard("seed=12"), model, other)
     assert one.get("film.mp4") != other.get("film.mp4")
 
 
@@ -99,7 +99,7 @@ def rendered_latents(spec, model):
 @torch.inference_mode()
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
 def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
-    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
     decode = DecodeStage(model, plan, lambda _: None)
     decoded = [decode(chunk) for chunk in latents]
     frames = torch.cat([frames.frames for frames, _ in decoded])
@@ -118,7 +118,7 @@ def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
 def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
-    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
     decode = DecodeStage(model, plan, lambda _: None)
     sample = 0
     for chunk in latents:
@@ -131,7 +131,7 @@ def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
 def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
-    plan, latents = rendered_latents(wish(f"video.fps={fps}"), model)
+    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
     finished = {chunk.span: chunk for chunk in latents}
     through = DecodeStage(model, plan, lambda _: None)
     decoded = [through(chunk) for chunk in latents]
@@ -145,7 +145,7 @@ def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
 
 
 def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
-    spec = wish("scenes[0].duration=30s")
+    spec = storyboard("scenes[0].duration=30s")
     plan, latents = rendered_latents(spec, model)
     embed, finished = EmbedStage(model.text, plan), {chunk.span: chunk for chunk in latents}
     for start in (0, 1, 5, 23, 24, 25, 29, 30, 31, len(latents) - 1):
@@ -167,7 +167,7 @@ def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
 )
 def test_an_impossible_wish_is_refused_before_anything_is_written(model, override, message, tmp_path):
     with pytest.raises(SpecError, match=message):
-        render(wish(override), model, Store(str(tmp_path)))
+        render(storyboard(override), model, Store(str(tmp_path)))
     assert not list(tmp_path.iterdir())
 
 
@@ -178,20 +178,20 @@ def test_a_render_that_breaks_leaves_no_film(model, tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render(wish(), model, Store(str(tmp_path)), Breaks())
+        render(storyboard(), model, Store(str(tmp_path)), Breaks())
     assert not (tmp_path / "film.mp4").exists()
     assert (tmp_path / "live" / "video.m3u8").read_text().count("#EXTINF") == 2
 
 
 def test_a_guidance_of_one_needs_no_unguided_pass(model):
-    assert plan_film(wish("sampling.guidance=1"), model).branches == ("guided",)
-    assert plan_film(wish("sampling.guidance=2"), model).branches == ("guided", "unguided")
+    assert plan_film(storyboard("sampling.guidance=1"), model).branches == ("guided",)
+    assert plan_film(storyboard("sampling.guidance=2"), model).branches == ("guided", "unguided")
 
 
 @pytest.mark.parametrize("solver", ["euler", "renoise"])
 @pytest.mark.parametrize("schedule", ["linear", "shifted", "[1.0, 0.5]"])
 def test_every_sampler_renders(model, solver, schedule):
-    spec = wish(f"sampling.solver={solver}", f"sampling.schedule={schedule}", "scenes[0].duration=2s")
+    spec = storyboard(f"sampling.solver={solver}", f"sampling.schedule={schedule}", "scenes[0].duration=2s")
     _, latents = rendered_latents(spec, model)
     assert all(chunk.video.isfinite().all() and chunk.audio.isfinite().all() for chunk in latents)
 
@@ -240,7 +240,7 @@ def assert_same_take(spec, model, one, other):
 @pytest.fixture(scope="module")
 def undisturbed(model):
     store = Store("memory://undisturbed")
-    render(wish(), model, store)
+    render(storyboard(), model, store)
     return store
 
 
@@ -253,25 +253,25 @@ def test_a_render_that_was_killed_goes_on_bit_for_bit(model, undisturbed, moment
     store = Store(str(tmp_path))
     first, second = KilledAt(f"{act}.chunk", chunk), Recorder()
     with pytest.raises(KilledError):
-        render(wish(), model, store, first)
-    render(wish(), model, store, second)
+        render(storyboard(), model, store, first)
+    render(storyboard(), model, store, second)
     for kept in ("denoise", "encode"):
         assert not set(acted(first, kept)) & set(acted(second, kept)), f"a finished chunk was {kept}d twice"
-    assert_same_take(wish(), model, undisturbed, store)
+    assert_same_take(storyboard(), model, undisturbed, store)
 
 
 def test_rendering_a_finished_take_again_only_publishes(model, undisturbed, tmp_path):
     store, again = Store(str(tmp_path)), Recorder()
-    render(wish(), model, store)
-    render(wish(), model, store, again)
+    render(storyboard(), model, store)
+    render(storyboard(), model, store, again)
     assert {name for name, _ in again.events} == {"film.start", "publish.chunk", "film.done"}
-    assert_same_take(wish(), model, undisturbed, store)
+    assert_same_take(storyboard(), model, undisturbed, store)
 
 
 def test_an_edit_redoes_its_scene_and_what_follows(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
-    render(wish(), model, store)
-    edited = wish("scenes[1].prompt=a yellow circle glides")
+    render(storyboard(), model, store)
+    edited = storyboard("scenes[1].prompt=a yellow circle glides")
     take = open_take(edited, model, store, numerics(model))
     changed = [chunk.index for chunk in take.plan.chunks if chunk.scene >= 1]
     assert "prompt was a blue square rests, is a yellow circle glides" in take.journal.why_not("latents", changed[0])
@@ -285,7 +285,7 @@ def test_an_edit_redoes_its_scene_and_what_follows(model, tmp_path):
 
 @pytest.mark.parametrize("transition", ["cut", "continue"])
 def test_an_appended_scene_is_all_that_is_denoised(model, transition, tmp_path):
-    shorter = wish("scenes[0].duration=2.5s", "scenes[2].duration=36f")
+    shorter = storyboard("scenes[0].duration=2.5s", "scenes[2].duration=36f")
     added = shorter.scenes[0].model_copy(update={"transition": transition})
     longer = shorter.model_copy(update={"scenes": (*shorter.scenes, added)})
     store, after = Store(str(tmp_path)), Recorder()
@@ -301,26 +301,26 @@ def test_an_appended_scene_is_all_that_is_denoised(model, transition, tmp_path):
 
 def test_damaged_data_is_made_again(model, undisturbed, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
-    render(wish(), model, store)
+    render(storyboard(), model, store)
     for kind, index in (("segments", 2), ("segments", 5)):
         (data,) = (path for path in (tmp_path / "journal" / kind).glob(f"{index:05d}-*"))
         data.write_bytes(data.read_bytes()[:-1] + b"?")
-    render(wish(), model, store, after)
+    render(storyboard(), model, store, after)
     assert acted(after, "denoise") == []
     assert acted(after, "encode") == [2, 5]
-    assert_same_take(wish(), model, undisturbed, store)
+    assert_same_take(storyboard(), model, undisturbed, store)
 
 
 def test_other_numerics_keep_nothing(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
-    render(wish(), model, store)
-    film.render(open_take(wish(), model, store, {**numerics(model), "threads": 99}), after)
-    assert acted(after, "denoise") == list(range(len(plan_film(wish(), model).chunks)))
+    render(storyboard(), model, store)
+    film.render(open_take(storyboard(), model, store, {**numerics(model), "threads": 99}), after)
+    assert acted(after, "denoise") == list(range(len(plan_film(storyboard(), model).chunks)))
 
 
 def test_quality_touches_segments_only(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
-    render(wish(), model, store)
-    render(wish("output.quality=30"), model, store, after)
+    render(storyboard(), model, store)
+    render(storyboard("output.quality=30"), model, store, after)
     assert acted(after, "denoise") == []
-    assert acted(after, "encode") == list(range(len(plan_film(wish(), model).chunks)))
+    assert acted(after, "encode") == list(range(len(plan_film(storyboard(), model).chunks)))

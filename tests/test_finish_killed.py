@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.journal import store as store_module
-from pipeline.journal.store import Store
-from pipeline.media.hls import LiveFilm
-from pipeline.media.mp4 import FilmFile
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.journal import store as store_module
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.hls import LiveFilm
+from longtake.pipeline.media.mp4 import FilmFile
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.weights.load import load_model
 
 ROOT = Path(__file__).parents[1]
 STORYBOARD = """
@@ -33,9 +33,9 @@ scenes:
 
 def render_into(folder):
     torch.set_num_threads(1)
-    wish = parse_storyboard(STORYBOARD)
-    model = load_model(wish.model)
-    film.render(open_take(wish, model, Store(str(folder)), numerics(model)))
+    storyboard = parse_storyboard(STORYBOARD)
+    model = load_model(storyboard.model)
+    film.render(open_take(storyboard, model, Store(str(folder)), numerics(model)))
 
 
 # ------------------------------------------------------------------ in the process that is killed

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import acts, film
-from pipeline.acts import open_take
-from pipeline.adapters import open as opening
-from pipeline.journal.store import Store
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.observe import SILENT
-from pipeline.spec import parse_storyboard
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.save import save_shards
+from longtake.pipeline import acts, film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.adapters import open as opening
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.observe import SILENT
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.save import save_shards
 
 PARTS = ("text", "denoiser", "video_codec", "sound_codec")
 WISH = """
@@ -66,8 +66,8 @@ def folder(tmp_path, monkeypatch):
 def take(folder, tmp_path):
     load = LoadOptions(torch.float32, cache=tmp_path / "cache")
     model = opening.open_model(str(folder), load)
-    wish = parse_storyboard(WISH.format(name=folder))
-    return open_take(wish, model, Store(str(tmp_path / "out")), numerics(model, load=load))
+    storyboard = parse_storyboard(WISH.format(name=folder))
+    return open_take(storyboard, model, Store(str(tmp_path / "out")), numerics(model, load=load))
 
 
 def loaded(model):
@@ -76,8 +76,8 @@ def loaded(model):
 
 def test_the_example_renders_the_film_of_the_networks_that_it_is_made_of(take, tmp_path):
     model = EmbeddedModel.untrained(TINY)
-    wish = parse_storyboard(WISH.format(name="tiny"), ["sampling.guidance=1"])
-    same = open_take(wish, model, Store(str(tmp_path / "same")), numerics(model))
+    storyboard = parse_storyboard(WISH.format(name="tiny"), ["sampling.guidance=1"])
+    same = open_take(storyboard, model, Store(str(tmp_path / "same")), numerics(model))
     for one in (take, same):
         film.render(one)
     for chunk, twin in zip(take.plan.chunks, same.plan.chunks, strict=True):
@@ -95,7 +95,7 @@ def test_an_act_loads_its_own_part_and_planning_loads_none(take, folder, tmp_pat
 
     def another():
         model = opening.open_model(str(folder), LoadOptions(torch.float32, cache=tmp_path / "cache"))
-        return open_take(take.plan.wish, model, take.store, take.numerics)
+        return open_take(take.plan.storyboard, model, take.store, take.numerics)
 
     rank, decoder, encoder = another(), another(), another()
     latents = acts.denoise(rank, SILENT)(chunk, prompts)

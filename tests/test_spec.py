@@ -9,10 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline.clock import MediaClock, plan_scenes
-from pipeline.errors import SpecError
-from pipeline.spec import STORYBOARD_TEMPLATE, Storyboard, load_storyboard, parse_duration, parse_fps, parse_storyboard
-from pipeline.stages.given import digests
+from longtake.pipeline.clock import MediaClock, plan_scenes
+from longtake.pipeline.conditioning.encoder import digests
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.spec import (
+    STORYBOARD_TEMPLATE,
+    Storyboard,
+    load_storyboard,
+    parse_duration,
+    parse_fps,
+    parse_storyboard,
+)
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.yaml"
 SCENES = "scenes: [{prompt: a red circle, duration: 2s}, {prompt: a blue square, duration: 36f, transition: cut}]\n"
@@ -195,7 +202,7 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
 
 
 @pytest.mark.parametrize(
-    ("wish", "key", "value", "cure"),
+    ("storyboard", "key", "value", "cure"),
     [
         ({"sede": 3}, "sede", "3", "did you mean seed?"),
         ({"steps": 4}, "steps", "4", "did you mean sampling.steps?"),
@@ -269,8 +276,8 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
         ({"output": {"hls": "maybe"}}, "output.hls", "'maybe'", "true or false"),
     ],
 )
-def test_a_mistake_names_its_key_its_value_and_the_cure(wish, key, value, cure):
-    (line,) = mistakes(yaml.safe_dump(yaml.safe_load(SCENES) | wish))
+def test_a_mistake_names_its_key_its_value_and_the_cure(storyboard, key, value, cure):
+    (line,) = mistakes(yaml.safe_dump(yaml.safe_load(SCENES) | storyboard))
     assert line.startswith((f"{key} is {value}", f"{key} ({value}) is not"))
     assert cure in line.removeprefix(key)
 
@@ -347,7 +354,7 @@ def test_a_file_system_that_fails_in_its_own_way_is_a_mistake(monkeypatch):
     def refuse(*_, **__):
         raise Unauthorized("no credentials")
 
-    monkeypatch.setattr("pipeline.wishes.fsspec.open", refuse)
+    monkeypatch.setattr("longtake.pipeline.yaml_spec.fsspec.open", refuse)
     with pytest.raises(SpecError, match=r"film\.yaml cannot be read: no credentials"):
         load_storyboard("s3://films/film.yaml")
     with pytest.raises(SpecError, match=r"continue_from is .*one\.mp4'; it cannot be used: no credentials"):
@@ -377,9 +384,9 @@ LEAVES = (
         KEYS, st.recursive(LEAVES, lambda deeper: st.lists(deeper) | st.dictionaries(KEYS, deeper), max_leaves=8)
     )
 )
-def test_whatever_a_file_holds_only_a_spec_error_comes_out(wish):
+def test_whatever_a_file_holds_only_a_spec_error_comes_out(storyboard):
     with contextlib.suppress(SpecError):
-        parse_storyboard(yaml.safe_dump(wish))
+        parse_storyboard(yaml.safe_dump(storyboard))
 
 
 # ------------------------------------------------------------------ overrides

@@ -3,9 +3,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from pipeline.clock import MediaClock, plan_chunks, plan_scenes
-from pipeline.errors import ShapeError
-from pipeline.values import (
+from longtake.pipeline.clock import MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.errors import ShapeError
+from longtake.pipeline.values import (
     FrameChunk,
     LatentChunk,
     PromptEmbedding,

@@ -5,16 +5,16 @@ from fractions import Fraction
 
 import torch
 
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.sampling.guidance import ClassifierFree
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.schedule import noise_levels
-from pipeline.sampling.solver import Euler
-from pipeline.values import LatentChunk, PromptEmbedding
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.sampling.guidance import ClassifierFree
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
+from longtake.pipeline.sampling.schedule import noise_levels
+from longtake.pipeline.sampling.solver import Euler
+from longtake.pipeline.values import LatentChunk, PromptEmbedding
 
 FPS = Fraction(16)
 LATENT_SIZE = 4
@@ -41,9 +41,9 @@ def tiny_store(model: EmbeddedModel, plan: KVPlan, chunks: Sequence[ChunkSpan], 
 
 def tiny_rollout(
     model: EmbeddedModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5
-) -> CausalRollout:
+) -> CausalEngine:
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), ClassifierFree(2.0), KeyedNoise(seed))
-    return CausalRollout(model.denoiser, store, clock, sampling, SHAPES)
+    return CausalEngine(model.denoiser, store, clock, sampling, SHAPES)
 
 
 def prompts(model: EmbeddedModel, text: str) -> dict[str, PromptEmbedding]:

@@ -1,11 +1,11 @@
 """A take of five chunks in two scenes, by a tiny random model, that tests of the journal render."""
 
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.observe import SILENT
-from pipeline.spec import parse_storyboard
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.observe import SILENT
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 MODEL = EmbeddedModel.untrained(TINY)
 WISH = parse_storyboard(

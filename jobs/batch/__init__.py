@@ -18,14 +18,14 @@ from time import monotonic
 
 from rich.console import Console
 
-from jobs.batch.ledger import ENDED, STATES, Ledger, Totals
-from jobs.batch.manifest import LEDGER, TakeWish, read_manifest
-from jobs.batch.pool import Pool, Retries, Studio
-from jobs.batch.progress import BatchProgress
-from jobs.batch.report import PAGE, Report, Run, put_report
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from pipeline.journal.writer import sole_writer
+from longtake.jobs.batch.ledger import ENDED, STATES, Ledger, Totals
+from longtake.jobs.batch.manifest import LEDGER, TakeSpec, read_manifest
+from longtake.jobs.batch.progress import BatchProgress
+from longtake.jobs.batch.report import PAGE, Report, Run, put_report
+from longtake.jobs.batch.scheduler import BatchScheduler, RenderSession, Retries
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import sole_writer
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BatchOptions:
         return min(self.gangs, self.max_parallel or self.gangs)
 
 
-Studios = Callable[[tuple[TakeWish, ...], BatchOptions], AbstractContextManager[Callable[[], Studio]]]
+Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager[Callable[[], RenderSession]]]
 """What opens studios for the takes that are to be done, as long as the block runs."""
 
 
@@ -62,15 +62,15 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions) -> i
     console, stop = Console(), Event()
 
     @contextmanager
-    def on_ray(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
+    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
         for take in todo:
             if take.output.startswith("memory:"):
                 raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")
-        from jobs.batch.studio import ray_studios
+        from longtake.jobs.batch.session import ray_sessions
 
         # Only now, since importing Ray sets a signal handler.
-        with ray_studios(todo, options) as open_studio, _interruptible(stop, console):
-            yield open_studio
+        with ray_sessions(todo, options) as open_session, _interruptible(stop, console):
+            yield open_session
 
     report = render_batch(manifest, output or f"out/{PurePosixPath(manifest).stem}", options, on_ray, stop, console)
     states = report.totals.states
@@ -80,7 +80,7 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions) -> i
 
 
 def render_batch(
-    manifest: str, root: str, options: BatchOptions, studios: Studios, stop: Event, console: Console
+    manifest: str, root: str, options: BatchOptions, sessions: Sessions, stop: Event, console: Console
 ) -> Report:
     """Render what is left of a batch into `root`, and put the report there. Nothing is opened where nothing is left.
 
@@ -102,9 +102,9 @@ def render_batch(
             console.print(
                 f"{len(todo)} of {len(takes)} takes are to be rendered, {num_gangs} at once.", highlight=False
             )
-            pool = Pool(todo, ledger, options.retries, stop)
-            with studios(todo, options) as open_studio, BatchProgress(ledger, num_gangs, console) as progress:
-                pool.run(open_studio, num_gangs, progress.beat)
+            scheduler = BatchScheduler(todo, ledger, options.retries, stop)
+            with sessions(todo, options) as open_session, BatchProgress(ledger, num_gangs, console) as progress:
+                scheduler.run(open_session, num_gangs, progress.tick)
         states = Totals.of(ledger.records).states
         run = Run(
             manifest=manifest,

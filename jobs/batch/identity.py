@@ -11,10 +11,10 @@ from importlib import resources
 
 import fsspec
 
-from jobs.batch.manifest import TakeWish
+from longtake.jobs.batch.manifest import TakeSpec
 
 
-def fingerprint(take: TakeWish) -> str:
+def fingerprint(take: TakeSpec) -> str:
     """The hash of what `take` wishes and of the weights that it names."""
     parts = {
         "storyboard": take.storyboard.model_dump(mode="json"),
@@ -27,7 +27,7 @@ def fingerprint(take: TakeWish) -> str:
 @cache
 def _weights(model: str) -> str:
     """Shipped weights by their bytes; a file elsewhere by what its file system says of it: size, time, checksum."""
-    shipped = resources.files("pipeline.weights").joinpath(f"{model}.safetensors")
+    shipped = resources.files("longtake.pipeline.weights").joinpath(f"{model}.safetensors")
     if "/" not in model and shipped.is_file():
         return sha256(shipped.read_bytes()).hexdigest()
     try:

@@ -18,10 +18,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.batch.identity import fingerprint
-from jobs.batch.manifest import TakeWish
-from pipeline.errors import JournalError
-from pipeline.journal.store import Store
+from longtake.jobs.batch.identity import fingerprint
+from longtake.jobs.batch.manifest import TakeSpec
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.store import Store
 
 State = Literal["pending", "running", "done", "failed", "quarantined"]
 STATES: tuple[State, ...] = ("done", "running", "pending", "failed", "quarantined")
@@ -44,7 +44,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    wish: str
+    storyboard: str
     state: State = "pending"
     attempts: int = 0
     cause: str = ""
@@ -57,11 +57,11 @@ class Record(BaseModel):
     tags: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, take: TakeWish) -> Self:
+    def of(cls, take: TakeSpec) -> Self:
         """The record of a take that nobody has tried."""
         return cls(
             id=take.id,
-            wish=fingerprint(take),
+            storyboard=fingerprint(take),
             film_s=take.film_s,
             output=take.output,
             project=take.project,
@@ -127,10 +127,10 @@ class Ledger:
         retry_quarantined: whether quarantined takes are to be tried again.
     """
 
-    def __init__(self, store: Store, takes: Sequence[TakeWish], *, retry_quarantined: bool = False) -> None:
+    def __init__(self, store: Store, takes: Sequence[TakeSpec], *, retry_quarantined: bool = False) -> None:
         self._store = store
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda take: _standing(take, self._get(take), retry=retry_quarantined), takes)
+        with ThreadPoolExecutor(_READERS) as scheduler:
+            found = scheduler.map(lambda take: _standing(take, self._get(take), retry=retry_quarantined), takes)
             self._records = {record.id: record for record in found}
 
     def __getitem__(self, name: str) -> Record:
@@ -151,7 +151,7 @@ class Ledger:
             ) from error
         self._records[record.id] = record
 
-    def _get(self, take: TakeWish) -> Record | None:
+    def _get(self, take: TakeSpec) -> Record | None:
         try:
             return Record.model_validate_json(self._store.get(_name(take.id)))
         except FileNotFoundError:
@@ -164,10 +164,10 @@ def _name(take: str) -> str:
     return f"takes/{take}.json"
 
 
-def _standing(take: TakeWish, found: Record | None, *, retry: bool) -> Record:
+def _standing(take: TakeSpec, found: Record | None, *, retry: bool) -> Record:
     """Where a run begins with `take`, of which the ledger says `found`."""
     fresh = Record.of(take)
-    if found is None or found.wish != fresh.wish:
+    if found is None or found.storyboard != fresh.storyboard:
         return fresh
     # Whom a take is for may change at any time; what became of it stays.
     known = found.model_copy(update={"project": take.project, "tags": take.tags})

@@ -18,10 +18,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from jobs.batch.rows import Row, read_rows, read_text
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from pipeline.spec import Storyboard, located, parse_storyboard
+from longtake.jobs.batch.rows import Row, read_rows, read_text
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.spec import Storyboard, located, parse_storyboard
 
 LEDGER = "batch"
 """The folder of the output root that belongs to the batch itself."""
@@ -32,7 +32,7 @@ _READERS = 16
 
 
 @dataclass(frozen=True)
-class TakeWish:
+class TakeSpec:
     """One take of a batch, as wished.
 
     Args:
@@ -61,7 +61,7 @@ class TakeWish:
         return self.storyboard.output.film
 
 
-def read_manifest(url: str, root: str, overrides: tuple[str, ...] = ()) -> tuple[TakeWish, ...]:
+def read_manifest(url: str, root: str, overrides: tuple[str, ...] = ()) -> tuple[TakeSpec, ...]:
     """The takes of the manifest at `url`, for the output root `root`, in the order in which they are written.
 
     Args:
@@ -171,7 +171,7 @@ class _Reader:
         self._url, self._root, self._storyboards, self._overrides = url, root, storyboards, overrides
         self.mistakes: list[str] = []
 
-    def take(self, number: int, row: Row) -> tuple[str, TakeWish] | None:
+    def take(self, number: int, row: Row) -> tuple[str, TakeSpec] | None:
         """The take with the words that say where it is written; None where it has a mistake."""
         named = row.values.get("id") if isinstance(row.values, dict) else None
         where = f"line {row.line}, take {number}" + (f" ({named})" if named is not None else "")
@@ -183,7 +183,7 @@ class _Reader:
             self.mistakes += [f"{where}: {mistake}" for mistake in str(error).splitlines()]
             return None
 
-    def _resolved(self, entry: _Entry) -> TakeWish:
+    def _resolved(self, entry: _Entry) -> TakeSpec:
         mistakes = []
         try:
             name, output = self._placed(entry)
@@ -195,7 +195,7 @@ class _Reader:
             mistakes.append(str(error))
         if mistakes:
             raise SpecError("\n".join(mistakes))
-        return TakeWish(name, storyboard, output, entry.priority, entry.project, entry.tags, entry.ranks)
+        return TakeSpec(name, storyboard, output, entry.priority, entry.project, entry.tags, entry.ranks)
 
     def _placed(self, entry: _Entry) -> tuple[str, str]:
         name = entry.id or _default_id(entry)
@@ -259,7 +259,7 @@ def _default_id(entry: _Entry) -> str:
 # ------------------------------------------------------------------ the takes together
 
 
-def _shared(takes: Sequence[tuple[str, TakeWish]]) -> Iterator[str]:
+def _shared(takes: Sequence[tuple[str, TakeSpec]]) -> Iterator[str]:
     """Names and places that two takes want; names without regard to case, since some file systems have none."""
     names: dict[str, str] = {}
     outputs: dict[str, str] = {}
@@ -294,8 +294,8 @@ def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecE
         except SpecError as error:
             return error
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(names, pool.map(text, names), strict=True))
+    with ThreadPoolExecutor(_READERS) as scheduler:
+        return dict(zip(names, scheduler.map(text, names), strict=True))
 
 
 def _is_absolute(url: str) -> bool:

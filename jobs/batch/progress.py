@@ -8,7 +8,7 @@ from rich import progress
 from rich.console import Console
 from rich.markup import escape
 
-from jobs.batch.ledger import ENDED, Ledger, Totals
+from longtake.jobs.batch.ledger import ENDED, Ledger, Totals
 
 
 class BatchProgress:
@@ -32,10 +32,10 @@ class BatchProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self.beat()
+        self.tick()
         self._bar.stop()
 
-    def beat(self) -> None:
+    def tick(self) -> None:
         """Draw what has changed, and say of each take that is quarantined why."""
         records = self._ledger.records
         for record in records:

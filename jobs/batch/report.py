@@ -9,11 +9,11 @@ from statistics import median
 from string import Template
 from typing import Any
 
-from jobs.batch.ledger import STATES, Record, Totals
-from jobs.batch.progress import span
-from pipeline.journal.store import Store
+from longtake.jobs.batch.ledger import STATES, Record, Totals
+from longtake.jobs.batch.progress import span
+from longtake.pipeline.journal.store import Store
 
-_PAGE = Template(resources.files("jobs").joinpath("batch/report.html").read_text("utf-8"))
+_PAGE = Template(resources.files("longtake.jobs").joinpath("batch/report.html").read_text("utf-8"))
 _MOST_ROWS = 2000
 
 PAGE = "report.html"

@@ -12,8 +12,8 @@ from typing import Any
 import fsspec
 import yaml
 
-from pipeline.errors import SpecError
-from pipeline.wishes import duplicates
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.yaml_spec import duplicates
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 

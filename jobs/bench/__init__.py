@@ -12,7 +12,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import SpecError
+from longtake.pipeline.errors import SpecError
 
 BENCHES = (
     *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "leaks", "open-weights", "parity"),
@@ -62,7 +62,7 @@ def load_bench(name: str) -> Bench:
     """The bench called `name`; it lives in the module of that name."""
     if name not in BENCHES:
         raise SpecError(f"there is no bench {name!r}; use {', '.join(BENCHES)}")
-    bench: Bench = importlib.import_module(f"jobs.bench.{name.replace('-', '_')}").BENCH
+    bench: Bench = importlib.import_module(f"longtake.jobs.bench.{name.replace('-', '_')}").BENCH
     return bench
 
 

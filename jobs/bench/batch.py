@@ -13,11 +13,11 @@ from time import perf_counter
 import ray
 from rich.console import Console
 
-from jobs.batch import BatchOptions, render_batch
-from jobs.batch.manifest import TakeWish
-from jobs.batch.pool import Rendered, Retries, Studio
-from jobs.batch.studio import RayStudio, ray_studios
-from jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.batch import BatchOptions, render_batch
+from longtake.jobs.batch.manifest import TakeSpec
+from longtake.jobs.batch.scheduler import Rendered, RenderSession, Retries
+from longtake.jobs.batch.session import RaySession, ray_sessions
+from longtake.jobs.bench import Bench, BenchOptions, Figure
 
 TAKES, QUICK_TAKES = 200, 24
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces fast, duration: 2s}]}"
@@ -33,7 +33,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         batch = BatchOptions(gangs=2, retries=RETRIES)
         figures = render_batch(str(manifest), str(root), batch, _studios, Event(), Console(quiet=True)).figures()
         started = perf_counter()
-        command = [sys.executable, "-m", "jobs.batch", str(manifest), "-o", str(root)]
+        command = [sys.executable, "-m", "longtake.jobs.batch", str(manifest), "-o", str(root)]
         again = subprocess.run(command, capture_output=True, check=False)
         second_run_s = perf_counter() - started
         finished_again = json.loads((root / "batch" / "report.json").read_text())["run"]["finished"]
@@ -63,26 +63,26 @@ def _manifest(folder: Path, num_takes: int) -> Path:
 
 
 @contextmanager
-def _studios(todo: tuple[TakeWish, ...], options: BatchOptions) -> Iterator[Callable[[], Studio]]:
-    with ray_studios(todo, options):
+def _studios(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
+    with ray_sessions(todo, options):
         yield lambda: _Deadly(options)
 
 
-class _Deadly(RayStudio):
+class _Deadly(RaySession):
     """A studio on Ray, in which one take kills its denoiser whenever that is at work."""
 
-    def ready(self, take: TakeWish) -> None:
-        """See `Studio.ready`."""
+    def ready(self, take: TakeSpec) -> None:
+        """See `RenderSession.ready`."""
         super().ready(take)
         self._kills = take.id == DEADLY
 
-    def render(self, beat: Callable[[], None]) -> Rendered:
-        """See `Studio.render`."""
+    def render(self, tick: Callable[[], None]) -> Rendered:
+        """See `RenderSession.render`."""
 
         def deadly() -> None:
-            beat()
-            if self._kills and self.company is not None:
-                ray.kill(self.company.denoise.actors[0])
+            tick()
+            if self._kills and self.pool is not None:
+                ray.kill(self.pool.denoise.actors[0])
 
         return super().render(deadly)
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
-from jobs.bench import Bench, BenchOptions, Figure
-from pipeline.adapters.ltx2_fake import CAPTION_WIDTH, TEXT_LAYERS, save, tiny_pipeline
-from pipeline.adapters.ltx2_model import CLIP_LATENTS, OVERLAP, open_folder
-from pipeline.models.protocols import FilmModel
-from pipeline.plan import plan_film
-from pipeline.spec import parse_storyboard
-from pipeline.stages.decode import DecodeStage, decode_ahead
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.values import Cue
-from pipeline.weights.options import LoadOptions
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.pipeline.adapters.ltx2.model import CLIP_LATENTS, OVERLAP, open_folder
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.plan import plan_film
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.decode import DecodeStage, decode_ahead
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.testing.ltx2 import CAPTION_WIDTH, TEXT_LAYERS, save, tiny_pipeline
+from longtake.pipeline.values import Conditioning
+from longtake.pipeline.weights.options import LoadOptions
 
 WIDTH, HEIGHT, FPS, STEPS, TEXT_TOKENS = 128, 96, 24, 4, 1024
 CLIP_FRAMES = 1 + 8 * (CLIP_LATENTS - 1)
@@ -97,13 +97,13 @@ def _theirs(pipeline: Any) -> Any:
 def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
     """A film of that length, denoised and decoded; its prompt is read already."""
     rate = model.limits.sample_rates[0]
-    wish = WISH.format(width=WIDTH, height=HEIGHT, fps=FPS, rate=rate, steps=STEPS, frames=frames)
-    plan = plan_film(parse_storyboard(wish), model)
-    cue: Cue = EmbedStage(model.text, plan)(plan.chunks[0])
+    storyboard = WISH.format(width=WIDTH, height=HEIGHT, fps=FPS, rate=rate, steps=STEPS, frames=frames)
+    plan = plan_film(parse_storyboard(storyboard), model)
+    conditioning: Conditioning = EmbedStage(model.text, plan)(plan.chunks[0])
 
     def render() -> None:
         denoise, decode = DenoiseStage(model, plan, lambda _: None), DecodeStage(model, plan, lambda _: None)
-        latents = [denoise(chunk, cue) for chunk in plan.chunks]
+        latents = [denoise(chunk, conditioning) for chunk in plan.chunks]
         for chunk in plan.chunks:
             decode(*(latents[span.index] for span in (chunk, *decode_ahead(model, plan, chunk))))
 

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from ray.cluster_utils import Cluster
 
-from actors.cluster import OWN_CLUSTER
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.resume import same_takes
-from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
-from pipeline.attention.shares import Degrees
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.actors.cluster import OWN_CLUSTER
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.resume import same_takes
+from longtake.pipeline.acts import Take, open_take
+from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 STORYBOARD = """
 model: tiny
@@ -98,8 +98,8 @@ class Stage:
 
     def __init__(self, root: Path, num_chunks: int) -> None:
         self._root, self.num_chunks = root, num_chunks
-        self._wish = STORYBOARD.format(first=num_chunks - 15)
-        (root / "film.yaml").write_text(self._wish)
+        self._storyboard = STORYBOARD.format(first=num_chunks - 15)
+        (root / "film.yaml").write_text(self._storyboard)
 
     def __enter__(self) -> "Stage":
         os.environ.update({name: os.environ.get(name, value) for name, value in OWN_CLUSTER.items()})
@@ -169,16 +169,16 @@ class Stage:
         return driver
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "jobs.render", str(self._root / "film.yaml"), "-o", str(out)]
+        command = [sys.executable, "-m", "longtake.jobs.render", str(self._root / "film.yaml"), "-o", str(out)]
         command += ["--address", self._cluster.address, "--ulysses", str(DEGREES.ulysses), "--budget-mib", "1"]
         out.mkdir(exist_ok=True)
         with (out / "driver.log").open("ab") as log:
             return subprocess.Popen([*command, "--chunk-deadline", str(DEADLINE_S)], stdout=log, stderr=log)
 
     def _take(self, out: Path) -> Take:
-        wish = parse_storyboard(self._wish)
-        model = open_model(wish.model)
-        return open_take(wish, model, Store(str(out)), numerics(model, DEGREES))
+        storyboard = parse_storyboard(self._storyboard)
+        model = open_model(storyboard.model)
+        return open_take(storyboard, model, Store(str(out)), numerics(model, DEGREES))
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 
-from jobs.bench.parity import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
-from jobs.bench.ranks import run_ranks
+from longtake.jobs.bench.parity import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
+from longtake.jobs.bench.ranks import run_ranks
 
 Shape = tuple[int, tuple[int, int]]
 """Heads; latent height and width, at one token per latent pixel."""
@@ -35,7 +35,7 @@ def _plain_or_anything(shape: Shape, num_ranks: int, seed: int) -> float | str:
 
 @torch.inference_mode()
 def _difference(shape: Shape, num_ranks: int, seed: int, anything: bool) -> float | str:
-    from pipeline.adapters.diffusers_ulysses import shared_by_ulysses, tiny_wan
+    from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses, tiny_wan
 
     heads, (height, width) = shape
     torch.manual_seed(seed)

@@ -8,13 +8,13 @@ from typing import Any
 import psutil
 import torch
 
-from jobs.bench import Bench, BenchOptions, Figure
-from pipeline.acts import open_take
-from pipeline.film import render
-from pipeline.journal.store import Store
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.film import render
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 CHUNKS, QUICK_CHUNKS = 1000, 250
 WARM, REFERENCE_STOP, LAST = 20, 70, 50
@@ -41,7 +41,7 @@ class _Meter:
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """One film of 1,000 one-second chunks (250 where quick), one thread, tiny random model."""
     chunks = QUICK_CHUNKS if options.quick else CHUNKS
-    wish = parse_storyboard(
+    storyboard = parse_storyboard(
         f"{{seed: {options.seed}, model: tiny, sampling: {{steps: 2}},"
         f" scenes: [{{prompt: a red circle bounces, duration: {chunks}s}}]}}"
     )
@@ -49,7 +49,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     meter = _Meter()
     with TemporaryDirectory() as folder:
         model = EmbeddedModel.untrained(TINY, options.seed)
-        render(open_take(wish, model, Store(folder), numerics(model)), meter)
+        render(open_take(storyboard, model, Store(folder), numerics(model)), meter)
     early = median(meter.seconds[WARM:REFERENCE_STOP])
     early_bytes = meter.resident[LAST - 1]
     return {

@@ -13,19 +13,19 @@ import torch
 import torchaudio
 from einops import reduce
 
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.screening import Notes, Showing, screen
-from pipeline.acts import open_take
-from pipeline.film import render
-from pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
-from pipeline.journal.store import Store
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.observe import SILENT
-from pipeline.spec import parse_storyboard
-from pipeline.training.data import World
-from pipeline.training.world import CAPTIONS, HELD_OUT, Caption
-from pipeline.weights.load import load_model
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.screening import Notes, Showing, screen
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.film import render
+from longtake.pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.observe import SILENT
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.training.data import World
+from longtake.pipeline.training.world import CAPTIONS, HELD_OUT, Caption
+from longtake.pipeline.weights.load import load_model
 
 MODEL = "sounding-shapes"
 UNSEEN_STEP = 10**9 + 100
@@ -176,9 +176,9 @@ def _truth_seams(model: EmbeddedModel, options: BenchOptions) -> float:
 
 def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
     """Seconds of film per second of the whole road in one process, everything as a storyboard has it by default."""
-    wish = parse_storyboard(f"{{seed: {options.seed}, scenes: [{{prompt: {HELD_OUT[0]}, duration: 20s}}]}}")
+    storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{{prompt: {HELD_OUT[0]}, duration: 20s}}]}}")
     with TemporaryDirectory() as folder:
-        take = open_take(wish, model, Store(folder), numerics(model))
+        take = open_take(storyboard, model, Store(folder), numerics(model))
         started = perf_counter()
         render(take, SILENT)
         return 20 / (perf_counter() - started)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.parallel import context_parallel
-from pipeline.attention.shares import Degrees
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.plan import FilmPlan, plan_film
-from pipeline.spec import parse_storyboard
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.values import LatentChunk
-from pipeline.weights.load import load_model
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.parallel.context_parallel import context_parallel
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import FilmPlan, plan_film
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.values import LatentChunk
+from longtake.pipeline.weights.load import load_model
 
 FILM = """
 {{model: {model}, seed: {seed}, sampling: {{steps: 4}}, scenes: [
@@ -65,8 +65,8 @@ def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergen
 
 def _plan(model: EmbeddedModel, case: FilmCase) -> FilmPlan:
     most = 2 * case.chunks // 3
-    wish = FILM.format(model=case.model, seed=case.seed, most=most, rest=case.chunks - most)
-    return plan_film(parse_storyboard(wish), model)
+    storyboard = FILM.format(model=case.model, seed=case.seed, most=most, rest=case.chunks - most)
+    return plan_film(parse_storyboard(storyboard), model)
 
 
 def _render(

@@ -12,17 +12,17 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from actors.cluster import joined
-from actors.company import Company
-from actors.conductor import Conductor
-from actors.crew import Crew
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.render import render
-from pipeline.acts import open_take
-from pipeline.adapters.open import open_model
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.actors.cluster import joined
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.render import render
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 TAKES, QUICK_TAKES, FIRST_TAKES = 50, 12, 4
@@ -46,24 +46,24 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def _files_grown(folder: Path, takes: int) -> int:
     """Files that the driver and its actors hold after all takes, beyond those after the first ones."""
-    with Company(Crew.of()) as company:
+    with ActorPool(PoolConfig.of()) as pool:
         for number in range(takes):
             if number == FIRST_TAKES:
-                before = _open_files(company)
-            _render(company, folder / str(number))
-        return _open_files(company) - before
+                before = _open_files(pool)
+            _render(pool, folder / str(number))
+        return _open_files(pool) - before
 
 
-def _render(company: Company, folder: Path) -> None:
-    wish = parse_storyboard(STORYBOARD)
-    model = open_model(wish.model)
-    take = open_take(wish, model, Store(str(folder)), numerics(model))
-    render(take, company, Conductor(2**28, take.plan.chunk_bytes))
+def _render(pool: ActorPool, folder: Path) -> None:
+    storyboard = parse_storyboard(STORYBOARD)
+    model = open_model(storyboard.model)
+    take = open_take(storyboard, model, Store(str(folder)), numerics(model))
+    render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes))
 
 
-def _open_files(company: Company) -> int:
+def _open_files(pool: ActorPool) -> int:
     """Regular files, by their names; sockets and pipes are Ray's own."""
-    pids = [psutil.Process().pid, *company.pids()]
+    pids = [psutil.Process().pid, *pool.pids()]
     return sum(len(psutil.Process(pid).open_files()) for pid in pids)
 
 

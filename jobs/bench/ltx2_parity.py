@@ -11,10 +11,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from jobs.bench.wan_parity import decoded_in_chunks
-from pipeline.adapters.ltx2 import LTX2Denoiser, text_widths
-from pipeline.adapters.ltx2_codecs import LTX2SoundCodec, LTX2VideoCodec
-from pipeline.adapters.ltx2_fake import (
+from longtake.jobs.bench.wan_parity import decoded_in_chunks
+from longtake.pipeline.adapters.ltx2.codecs import LTX2SoundCodec, LTX2VideoCodec
+from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, text_widths
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.guidance import PerStream, StreamScales
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
+from longtake.pipeline.sampling.solver import Euler
+from longtake.pipeline.testing.ltx2 import (
     AUDIO_CHANNELS,
     AUDIO_MEL,
     CAPTION_WIDTH,
@@ -29,16 +38,7 @@ from pipeline.adapters.ltx2_fake import (
     tiny_vocoder,
     tiny_wide_vocoder,
 )
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.models.protocols import Stream
-from pipeline.sampling.guidance import PerStream, StreamScales
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.solver import Euler
-from pipeline.stages.sharded_denoiser import ShardedDenoiser
-from pipeline.values import PromptEmbedding
+from longtake.pipeline.values import PromptEmbedding
 
 SIZE, LATENTS, TEXT_TOKENS, CLIP_TEXT_TOKENS, THETA = (2, 3), 3, 5, 8, 100.0
 CHUNK, CLOCK = one_chunk(LATENTS)
@@ -144,7 +144,10 @@ def their_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
     picture = keyed.draw("video", CHUNK.latents, SHAPES["video"]).unsqueeze(0)
     sound = keyed.draw("audio", CHUNK.audio_latents, SHAPES["audio"]).unsqueeze(0)
     pipeline = tiny_pipeline(theta=THETA)
-    for vae in (pipeline.vae, pipeline.audio_vae):  # given and returned latents are as the transformer has them
+    for vae in (
+        pipeline.vae,
+        pipeline.audio_vae,
+    ):  # given and returned latents are as the transformer has them
         vae.latents_mean.zero_()
         vae.latents_std.fill_(1)
     video, audio = scales["video"], scales["audio"]
@@ -187,7 +190,7 @@ def our_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
     denoiser = LTX2Denoiser(tiny_transformer("2.3", theta=THETA), CLIP_TEXT_TOKENS)
     store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, branches=guidance.branches)
     sigmas = dict.fromkeys(SHAPES, (*SIGMAS, 0.0))
-    rollout = CausalRollout(denoiser, store, CLOCK, Sampling(sigmas, Euler(), guidance, KeyedNoise(7)), SHAPES)
+    rollout = CausalEngine(denoiser, store, CLOCK, Sampling(sigmas, Euler(), guidance, KeyedNoise(7)), SHAPES)
     latents = rollout.denoise(CHUNK, prompts)
     return latents.video, latents.audio
 

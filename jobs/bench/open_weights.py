@@ -17,15 +17,17 @@ from time import sleep
 import psutil
 import torch
 
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.resume import same_takes
-from pipeline.acts import Take, open_take
-from pipeline.adapters import fake, ltx2_fake, wan_fake
-from pipeline.adapters.open import open_model
-from pipeline.attention.shares import Degrees
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import load_storyboard
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.resume import same_takes
+from longtake.pipeline.acts import Take, open_take
+from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import load_storyboard
+from longtake.pipeline.testing import diffusers_folder as fake
+from longtake.pipeline.testing import ltx2 as ltx2_fake
+from longtake.pipeline.testing import wan as wan_fake
 
 RANKS = Degrees(ulysses=2)
 SECONDS = 60
@@ -66,8 +68,8 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     for name, save in families.items():
         with TemporaryDirectory(prefix="longtake-open-weights-") as folder:
             root = Path(folder)
-            wish = STORYBOARD.format(model=save(root / name), first=SECONDS // 2, second=SECONDS // 2)
-            (root / "film.yaml").write_text(wish)
+            storyboard = STORYBOARD.format(model=save(root / name), first=SECONDS // 2, second=SECONDS // 2)
+            (root / "film.yaml").write_text(storyboard)
             growth.append(_render(root, "whole"))
             killed += _kill_in_the_middle(root, "killed")
             _render(root, "killed")
@@ -87,7 +89,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def _command(root: Path, out: str) -> list[str]:
     ranks = ["--ranks", str(RANKS.ranks), "--ulysses", str(RANKS.ulysses)]
-    return [sys.executable, "-m", "jobs.render", str(root / "film.yaml"), "-o", str(root / out), *ranks]
+    return [sys.executable, "-m", "longtake.jobs.render", str(root / "film.yaml"), "-o", str(root / out), *ranks]
 
 
 def _render(root: Path, out: str) -> float:
@@ -99,7 +101,7 @@ def _render(root: Path, out: str) -> float:
         sleep(LOOK_S)
     if driver.returncode:
         assert driver.stderr is not None, "asked for above"
-        raise subprocess.CalledProcessError(driver.returncode, "jobs.render", stderr=driver.stderr.read())
+        raise subprocess.CalledProcessError(driver.returncode, "longtake.jobs.render", stderr=driver.stderr.read())
     full = [size for size in resident if size > 0.9 * max(resident)]  # none that is starting or ending
     quarter = len(full) // 4
     return median(full[-quarter:]) / median(full[quarter : 2 * quarter]) - 1 if quarter else 0.0
@@ -129,9 +131,9 @@ def _kill_in_the_middle(root: Path, out: str) -> bool:
 
 
 def _take(root: Path, out: str) -> Take:
-    wish = load_storyboard(str(root / "film.yaml"))
-    model = open_model(wish.model)
-    return open_take(wish, model, Store(str(root / out)), numerics(model, RANKS))
+    storyboard = load_storyboard(str(root / "film.yaml"))
+    model = open_model(storyboard.model)
+    return open_take(storyboard, model, Store(str(root / out)), numerics(model, RANKS))
 
 
 def _counts(film: Path) -> tuple[int, Fraction]:

@@ -16,20 +16,20 @@ from itertools import chain, product
 import torch
 from torch import Tensor
 
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.film_parity import CHUNKS, FilmCase, diverge_all
-from jobs.bench.ranks import run_ranks
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.attention.parallel import SHARDED, ContextParallel, context_parallel
-from pipeline.attention.shares import Degrees
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.models.av_dit import AVDiT, AVDiTConfig
-from pipeline.models.protocols import Stream
-from pipeline.models.seeding import seeded
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.stages.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.film_parity import CHUNKS, FilmCase, diverge_all
+from longtake.jobs.bench.ranks import run_ranks
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.models.seeding import seeded
+from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel, context_parallel
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+from longtake.pipeline.sampling.noise import KeyedNoise
 
 PLAN = KVPlan(window=2, sink=1)
 BRANCHES = ("guided", "unguided")
@@ -145,8 +145,8 @@ def film(case: Case, seed: int = 0) -> Film:
     branches = BRANCHES if case.degrees.cfg > 1 else BRANCHES[:1]
     with seeded(seed), torch.inference_mode(False):
         if case.client == "wan":
-            from pipeline.adapters.diffusers_ulysses import tiny_wan
-            from pipeline.adapters.wan import WanDenoiser
+            from longtake.jobs.bench.diffusers_ulysses import tiny_wan
+            from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 
             wan = WanDenoiser(tiny_wan(case.heads), text_tokens=TEXT_TOKENS).to(case.dtype)
             return Film(wan, chunks, clock, shapes, case.dtype, branches, seed, 12 * case.heads, case.masked)
@@ -227,7 +227,7 @@ def matrix(num_ranks: int, heads: Sequence[int], sizes: Sequence[tuple[int, int]
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """The whole matrix, in one gang of gloo ranks with one thread each; then diffusers' Ulysses on the same shapes."""
-    from jobs.bench.diffusers_row import their_differences
+    from longtake.jobs.bench.diffusers_row import their_differences
 
     num_ranks = options.ranks or 4
     heads, sizes = ((3, 4), [(3, 3), (2, 4)]) if options.quick else ((3, 4, 5, 12), [(3, 3), (2, 4), (1, 1)])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench import ltx2_parity as ltx2
-from jobs.bench import wan_parity as wan
-from jobs.bench.ranks import run_ranks
-from pipeline.adapters.ltx2_fake import FORMS as LTX2_FORMS
-from pipeline.adapters.wan_fake import FORMS
-from pipeline.attention.parallel import context_parallel
-from pipeline.attention.shares import Degrees
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench import ltx2_parity as ltx2
+from longtake.jobs.bench import wan_parity as wan
+from longtake.jobs.bench.ranks import run_ranks
+from longtake.pipeline.parallel.context_parallel import context_parallel
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.testing.ltx2 import FORMS as LTX2_FORMS
+from longtake.pipeline.testing.wan import FORMS
 
 LTX2_KINDS = tuple(product(LTX2_FORMS, ("split", "interleaved")))
 GANGS = (Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2), Degrees(ring=2), Degrees(ulysses=3))

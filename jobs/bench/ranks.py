@@ -35,7 +35,7 @@ def run_apart(act: Callable[[int], T], num_processes: int) -> list[T]:
 def _run(act: Callable[[int], T], num_ranks: int, meeting: Path, rank: int) -> T:
     import torch
 
-    from pipeline.attention.parallel import joined
+    from longtake.pipeline.parallel.context_parallel import joined
 
     torch.set_num_threads(1)
     with joined(rank, num_ranks, meeting, timeout_s=600):

@@ -13,14 +13,14 @@ from time import sleep
 
 import torch
 
-from jobs.bench import Bench, BenchOptions, Figure
-from pipeline import film
-from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
-from pipeline.journal.journal import latents_to_bytes, segment_to_bytes
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.pipeline import film
+from longtake.pipeline.acts import Take, open_take
+from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 STORYBOARD = """
 model: tiny
@@ -57,13 +57,13 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 def _take(out: Path) -> Take:
-    wish = parse_storyboard(STORYBOARD)
-    model = open_model(wish.model)
-    return open_take(wish, model, Store(str(out)), numerics(model))
+    storyboard = parse_storyboard(STORYBOARD)
+    model = open_model(storyboard.model)
+    return open_take(storyboard, model, Store(str(out)), numerics(model))
 
 
 def _command(root: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "jobs.render", str(root / "film.yaml"), "-o", str(out), "--budget-mib", "1"]
+    return [sys.executable, "-m", "longtake.jobs.render", str(root / "film.yaml"), "-o", str(out), "--budget-mib", "1"]
 
 
 def _kill_after(root: Path, out: Path, act: str, chunk: int) -> bool:

@@ -14,20 +14,20 @@ from typing import Any
 import ray
 import torch
 
-from actors.cluster import joined
-from actors.company import Company
-from actors.conductor import Conductor
-from actors.crew import Crew
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.render import render
-from pipeline import film
-from pipeline.acts import Take, open_take
-from pipeline.adapters.open import open_model
-from pipeline.clock import ChunkSpan
-from pipeline.journal.event_log import EventLog
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.actors.cluster import joined
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.render import render
+from longtake.pipeline import film
+from longtake.pipeline.acts import Take, open_take
+from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 
 SLEEP_S = 0.5
 LONG_CHUNKS = (
@@ -53,16 +53,16 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path) -> Take:
     text = storyboard.format(seed=options.seed, prompt="prompt: a red circle bounces", n=num_chunks)
-    wish = parse_storyboard(text)
-    model = open_model(wish.model)
-    return open_take(wish, model, Store(str(folder)), numerics(model))
+    storyboard = parse_storyboard(text)
+    model = open_model(storyboard.model)
+    return open_take(storyboard, model, Store(str(folder)), numerics(model))
 
 
 def _on_ray(take: Take, budget_bytes: int) -> float:
     """Render; seconds until the film could start."""
     called = time()
-    with Company(Crew.of()) as company:
-        render(take, company, Conductor(budget_bytes, take.plan.chunk_bytes))
+    with ActorPool(PoolConfig.of()) as pool:
+        render(take, pool, ChunkPacer(budget_bytes, take.plan.chunk_bytes))
     started = next(event for event in _events(take) if event["event"] == "film.start")
     return _time(started) - called
 
@@ -118,13 +118,13 @@ def _overlap_sleep(num_chunks: int) -> float:
     acts = [_Sleeper.options(num_cpus=0).remote() for _ in range(3)]
     ray.get([act.__ray_ready__.remote() for act in acts])
     spans = [_second(index) for index, _ in zip(count(), range(num_chunks), strict=False)]
-    conductor = Conductor(4, lambda _: 1)
+    pacer = ChunkPacer(4, lambda _: 1)
     started = perf_counter()
-    for chunk in conductor.paced(spans):
+    for chunk in pacer.paced(spans):
         passed = None
         for act in acts:
             passed = act.run.remote(passed)
-        conductor.follow(chunk, passed)
+        pacer.follow(chunk, passed)
     wall_s = perf_counter() - started
     for act in acts:
         ray.kill(act)

@@ -15,21 +15,23 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.parity import relative
-from jobs.bench.ranks import run_ranks
-from pipeline.adapters.diffusers_ulysses import shared_by_ulysses, tiny_wan
-from pipeline.adapters.wan import WanDenoiser
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.attention.parallel import SHARDED, ContextParallel, context_parallel
-from pipeline.attention.shares import Degrees, Grid, SiteTraffic
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.errors import SpecError
-from pipeline.models.av_dit import AVDiT, AVDiTConfig
-from pipeline.models.protocols import Stream
-from pipeline.stages.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses, tiny_wan
+from longtake.jobs.bench.parity import relative
+from longtake.jobs.bench.ranks import run_ranks
+from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.attention.shares import Grid
+from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel, context_parallel
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+from longtake.pipeline.parallel.traffic import SiteTraffic
 
 RANKS = 2
 WINDOW, CHUNK_LATENTS, LATENT_SIZE, PATCH = 3, 4, 48, 2

@@ -9,27 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.attention.kv_plan import SiteLayout
-from pipeline.inspect.drift import measure_drift
-from pipeline.inspect.motion import follow
-from pipeline.inspect.pictures import PictureMeter, Pictures
-from pipeline.inspect.prompts import away_from_ends, read_scenes, visible_bounces
-from pipeline.inspect.shapes import Sightings, look
-from pipeline.inspect.sound import window_onsets
-from pipeline.inspect.subject import FilmScene
-from pipeline.inspect.windows import sound_windows
-from pipeline.media.read import FrameBlock
-from pipeline.models.av_dit import AVDiT
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.models.protocols import Stream, Tokens
-from pipeline.plan import FilmPlan, plan_film
-from pipeline.spec import parse_storyboard
-from pipeline.stages.decode import DecodeStage
-from pipeline.stages.denoise import DenoiseStage
-from pipeline.stages.embed import EmbedStage
-from pipeline.training.world import Caption
-from pipeline.values import FrameChunk, LatentChunk, SoundChunk
-from pipeline.weights.load import load_model
+from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.inspect.drift import measure_drift
+from longtake.pipeline.inspect.motion import follow
+from longtake.pipeline.inspect.pictures import PictureMeter, Pictures
+from longtake.pipeline.inspect.prompts import away_from_ends, read_scenes, visible_bounces
+from longtake.pipeline.inspect.shapes import Sightings, look
+from longtake.pipeline.inspect.sound import window_onsets
+from longtake.pipeline.inspect.subject import FilmScene
+from longtake.pipeline.inspect.windows import sound_windows
+from longtake.pipeline.media.read import FrameBlock
+from longtake.pipeline.models.av_dit import AVDiT
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.plan import FilmPlan, plan_film
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.decode import DecodeStage
+from longtake.pipeline.stages.denoise import DenoiseStage
+from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.training.world import Caption
+from longtake.pipeline.values import FrameChunk, LatentChunk, SoundChunk
+from longtake.pipeline.weights.load import load_model
 
 Array = NDArray[np.float64]
 
@@ -102,10 +102,10 @@ def watch(model: EmbeddedModel, showing: Showing) -> Notes:
 
 def plan_of(model: EmbeddedModel, showing: Showing) -> FilmPlan:
     """The plan of a film in one scene, everything else as a storyboard has it by default."""
-    wish = parse_storyboard(
+    storyboard = parse_storyboard(
         f"{{seed: {showing.seed}, scenes: [{{prompt: {showing.caption}, duration: {showing.seconds}s}}]}}"
     )
-    return plan_film(wish, model)
+    return plan_film(storyboard, model)
 
 
 def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
@@ -117,10 +117,10 @@ def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[
             yield decode(denoise(chunk, embed(chunk)))
         return
     alone = [one_stream(model, name) for name in ("video", "audio")]
-    picture, sound = (DenoiseStage(each, plan_film(plan.wish, each), lambda _: None) for each in alone)
+    picture, sound = (DenoiseStage(each, plan_film(plan.storyboard, each), lambda _: None) for each in alone)
     for chunk in plan.chunks:
-        cue = embed(chunk)
-        yield decode(LatentChunk(chunk, picture(chunk, cue).video, sound(chunk, cue).audio))
+        conditioning = embed(chunk)
+        yield decode(LatentChunk(chunk, picture(chunk, conditioning).video, sound(chunk, conditioning).audio))
 
 
 class OneStream(nn.Module):

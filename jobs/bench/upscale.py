@@ -23,21 +23,21 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from actors.cluster import joined
-from actors.crew import Patience
-from actors.upscale_shift import Staff, Upscalers
-from actors.upscalers import Tools
-from jobs.bench import Bench, BenchOptions, Figure
-from jobs.bench.upscale_quality import CLIPS, compare, quality_figures
-from jobs.upscale.road import Shop
-from jobs.upscale.road import upscale as on_ray
-from pipeline import upscale as alone
-from pipeline.footage.index import open_footage
-from pipeline.footage.values import Footage
-from pipeline.observe import SILENT, Observer
-from pipeline.upscaling.output import Output
-from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish
-from pipeline.weights.load import load_upscaler
+from longtake.actors.cluster import joined
+from longtake.actors.pool_config import Timeouts
+from longtake.actors.upscale_actor import WorkerConfig
+from longtake.actors.upscale_film import WorkerSetup
+from longtake.actors.upscale_film import upscale as on_ray
+from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
+from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.upscale_quality import CLIPS, compare, quality_figures
+from longtake.pipeline import upscale_film as alone
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec
+from longtake.pipeline.weights.load import load_upscaler
 
 FAST, SHIPPED = "tiny-upscaler", "upscaler"
 RATE = 25
@@ -68,21 +68,21 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 def workers_identical(folder: Path, options: BenchOptions) -> bool:
     """Whether 1, 2 and 5 workers, one of whom is killed, and a handoff write the packets of one process."""
     footage = open_footage(_film(folder / "same.mp4", SAME_FRAMES, (64, 48), options.seed, scenes=2))
-    wish = UpscaleWish(segment_frames=SAME_SEGMENT)
+    spec = UpscaleSpec(segment_frames=SAME_SEGMENT)
     model = load_upscaler(FAST)
-    alone.upscale(footage, wish, model, Output(str(folder / "same-alone.mp4")))
-    alone.upscale(footage, _like(wish, Handoff()), model, Output(str(folder / "same-handoff.mp4")))
-    tools = Tools(FAST)
-    with Upscalers(Staff(MOST_WORKERS, tools, patience=Patience(back_off=0.1))) as workers:
+    alone.upscale(footage, spec, model, Output(str(folder / "same-alone.mp4")))
+    alone.upscale(footage, _like(spec, Handoff()), model, Output(str(folder / "same-handoff.mp4")))
+    tools = WorkerConfig(FAST)
+    with UpscalePool(UpscalePoolConfig(MOST_WORKERS, tools, timeouts=Timeouts(back_off=0.1))) as workers:
         for count in (1, 2, MOST_WORKERS):
-            shop = Shop(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
-            on_ray(footage, wish, shop, Output(str(folder / f"same-{count}.mp4")), _Killer(dead=count != 2))
+            shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
+            on_ray(footage, spec, shop, Output(str(folder / f"same-{count}.mp4")), _Killer(dead=count != 2))
     packets = {_packets(path) for path in folder.glob("same-*.mp4")}
     return len(packets) == 1
 
 
-def _like(wish: UpscaleWish, continuity: Exact | Handoff) -> UpscaleWish:
-    return UpscaleWish(**{**vars(wish), "continuity": continuity})
+def _like(spec: UpscaleSpec, continuity: Exact | Handoff) -> UpscaleSpec:
+    return UpscaleSpec(**{**vars(spec), "continuity": continuity})
 
 
 class _Killer:
@@ -121,42 +121,42 @@ class _Alone:
         torch.set_num_threads(1)
         self._model = load_upscaler(model)
 
-    def upscale(self, footage: Footage, wish: UpscaleWish, output: str) -> None:
-        alone.upscale(footage, wish, self._model, Output(output))
+    def upscale(self, footage: Footage, spec: UpscaleSpec, output: str) -> None:
+        alone.upscale(footage, spec, self._model, Output(output))
 
 
 def _pace(folder: Path, options: BenchOptions) -> dict[str, float]:
     frames = QUICK_PACE_FRAMES if options.quick else PACE_FRAMES
     footage = open_footage(_film(folder / "pace.mp4", frames, (96, 72), options.seed))
-    wish, model, tools = UpscaleWish(segment_frames=PACE_SEGMENT), load_upscaler(SHIPPED), Tools(SHIPPED)
+    spec, model, tools = UpscaleSpec(segment_frames=PACE_SEGMENT), load_upscaler(SHIPPED), WorkerConfig(SHIPPED)
     one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     processes = [_Alone.options(num_cpus=1, runtime_env=one_thread).remote() for _ in range(2)]
     ray.get([process.open.remote(SHIPPED) for process in processes])
     speedups, ceilings = [], []
-    with Upscalers(Staff(2, tools)) as workers:
-        shop = Shop(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model))
+    with UpscalePool(UpscalePoolConfig(2, tools)) as workers:
+        shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model))
 
         def together(name: str) -> float:
             started = perf_counter()
-            on_ray(footage, wish, shop, Output(str(folder / name)), SILENT)
+            on_ray(footage, spec, shop, Output(str(folder / name)), SILENT)
             return perf_counter() - started
 
         together("warm.mp4")
         for number in range(QUICK_ROUNDS if options.quick else ROUNDS):
-            solo_s = _apart(processes[:1], footage, wish, folder, number)
+            solo_s = _apart(processes[:1], footage, spec, folder, number)
             speedups.append(solo_s / together(f"two-{number}.mp4"))
-            ceilings.append(2 * solo_s / _apart(processes, footage, wish, folder, number))
+            ceilings.append(2 * solo_s / _apart(processes, footage, spec, folder, number))
     for process in processes:
         ray.kill(process)
     efficiency = median(speedup / ceiling for speedup, ceiling in zip(speedups, ceilings, strict=True))
     return {"speedup_2": median(speedups), "ceiling_2": median(ceilings), "efficiency_2": efficiency}
 
 
-def _apart(processes: list[ActorHandle], footage: Footage, wish: UpscaleWish, folder: Path, number: int) -> float:
+def _apart(processes: list[ActorHandle], footage: Footage, spec: UpscaleSpec, folder: Path, number: int) -> float:
     """Seconds until each of `processes` has upscaled the whole film."""
     outputs = [str(folder / f"apart-{number}-{len(processes)}-{at}.mp4") for at in range(len(processes))]
     started = perf_counter()
-    ray.get([one.upscale.remote(footage, wish, output) for one, output in zip(processes, outputs, strict=True)])
+    ray.get([one.upscale.remote(footage, spec, output) for one, output in zip(processes, outputs, strict=True)])
     return perf_counter() - started
 
 
@@ -182,8 +182,8 @@ def memory_growth(folder: Path, options: BenchOptions) -> float:
     frames = QUICK_LONG_FRAMES if options.quick else LONG_FRAMES
     footage = open_footage(_film(folder / "long.mp4", frames, (32, 24), options.seed))
     resident = _Resident()
-    wish = UpscaleWish(segment_frames=50, scene_threshold=0)
-    alone.upscale(footage, wish, load_upscaler(FAST), Output(str(folder / "long-out.mp4")), resident)
+    spec = UpscaleSpec(segment_frames=50, scene_threshold=0)
+    alone.upscale(footage, spec, load_upscaler(FAST), Output(str(folder / "long-out.mp4")), resident)
     warm = next(num_bytes for done, num_bytes in resident.bytes.items() if done >= WARM_FRAMES)
     return resident.bytes[max(resident.bytes)] / warm - 1
 

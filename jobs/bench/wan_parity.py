@@ -12,9 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.adapters.fake import save
-from pipeline.adapters.wan import WanDenoiser
-from pipeline.adapters.wan_fake import (
+from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
+from longtake.pipeline.adapters.wan.model import WanModel, open_folder
+from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.protocols import Denoiser, Stream, StreamDecoder
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.guidance import ClassifierFree, Guidance
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
+from longtake.pipeline.sampling.solver import Euler
+from longtake.pipeline.testing.diffusers_folder import save
+from longtake.pipeline.testing.wan import (
     BESIDE,
     IMAGE_WIDTH,
     LATENT_CHANNELS,
@@ -26,19 +37,8 @@ from pipeline.adapters.wan_fake import (
     tiny_transformer,
     tiny_vae,
 )
-from pipeline.adapters.wan_model import WanModel, open_folder
-from pipeline.adapters.wan_video import WanVideoCodec
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.models.protocols import Denoiser, Stream, StreamDecoder
-from pipeline.sampling.guidance import ClassifierFree, Guidance
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.solver import Euler
-from pipeline.stages.sharded_denoiser import ShardedDenoiser
-from pipeline.values import LatentChunk, PromptEmbedding
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.values import LatentChunk, PromptEmbedding
+from longtake.pipeline.weights.options import LoadOptions
 
 LATENTS, SIZE, TEXT, IMAGE = 5, (4, 6), 512, 7
 """Of a pass: latent frames, their height and width, tokens of text, tokens of an image."""
@@ -173,7 +173,7 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE
     branches = parallel.branches(texts)
     store = KVStore(sites, model.plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
     sampling = Sampling(dict.fromkeys(shapes, clip.levels), Euler(), guidance, NOISE)
-    rollout = CausalRollout(ShardedDenoiser(model.denoiser, parallel), store, clock, sampling, shapes, parallel)
+    rollout = CausalEngine(ShardedDenoiser(model.denoiser, parallel), store, clock, sampling, shapes, parallel)
     prompts = {branch: PromptEmbedding(text, model.text.embed(text)) for branch, text in texts.items()}
     return model, rollout.denoise(chunk, prompts)
 

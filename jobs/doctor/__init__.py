@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.doctor.finding import REINSTALL, Finding, Level
-from jobs.doctor.local_ray import check_ray
-from jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
-from jobs.doctor.output import check_disk, check_output
-from jobs.doctor.software import check_codecs, check_imports, check_python, check_versions
+from longtake.jobs.doctor.finding import REINSTALL, Finding, Level
+from longtake.jobs.doctor.local_ray import check_ray
+from longtake.jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
+from longtake.jobs.doctor.output import check_disk, check_output
+from longtake.jobs.doctor.software import check_codecs, check_imports, check_python, check_versions
 
 _COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 

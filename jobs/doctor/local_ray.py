@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from jobs.doctor.finding import Finding
+from longtake.jobs.doctor.finding import Finding
 
 RAY_START_S = 90.0
 _RAY_SCRIPT = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from jobs.doctor.finding import Finding, gib
+from longtake.jobs.doctor.finding import Finding, gib
 
 
 def check_gpus() -> Iterator[Finding]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import fsspec
 
-from jobs.doctor.finding import Finding, gib
-from pipeline.journal.store import Store
+from longtake.jobs.doctor.finding import Finding, gib
+from longtake.pipeline.journal.store import Store
 
 
 @dataclass(frozen=True)

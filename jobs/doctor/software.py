@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from jobs.doctor.finding import REINSTALL, Finding
+from longtake.jobs.doctor.finding import REINSTALL, Finding
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,10 +71,10 @@ def check_codecs() -> Iterator[Finding]:
     """Two frames through libx264 and 2048 samples through AAC, by the encoders that a render uses."""
     import torch
 
-    from pipeline.errors import MediaError
-    from pipeline.media.aac import AacEncoder
-    from pipeline.media.write import GopEncoder
-    from pipeline.values import SoundChunk
+    from longtake.pipeline.errors import MediaError
+    from longtake.pipeline.media.aac import AacEncoder
+    from longtake.pipeline.media.write import GopEncoder
+    from longtake.pipeline.values import SoundChunk
 
     try:
         _, packets = GopEncoder(Fraction(16), quality=20).encode(torch.zeros(2, 64, 64, 3, dtype=torch.uint8), 0, 0)

@@ -2,7 +2,7 @@
 
 options.py    flags, and what they wish for
 shop.py       who does the work: workers of a cluster, or of this machine
-road.py       the road on Ray; `pipeline/upscale.py` is the same in one process
+road.py       the road on Ray; `pipeline/upscale_film.py` is the same in one process
 plan.py       what is told before: warnings, room, `--dry-run`
 preview.py    a short stretch beside its bicubic enlargement
 progress.py   what is drawn meanwhile
@@ -14,34 +14,34 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from actors.upscalers import free_bytes
-from jobs.upscale.options import UpscaleOptions
-from jobs.upscale.plan import print_plan, tell_before
-from jobs.upscale.preview import stretch, write_preview
-from jobs.upscale.progress import UpscaleProgress
-from jobs.upscale.road import upscale as upscale_on_ray
-from jobs.upscale.shop import load_here, open_shop
-from pipeline import upscale as alone
-from pipeline.errors import SpecError
-from pipeline.footage.index import open_footage
-from pipeline.footage.values import Footage
-from pipeline.journal.cancel import CancelWatch
-from pipeline.journal.event_log import EventLog
-from pipeline.observe import Observers
-from pipeline.upscale import Upscaled
-from pipeline.upscaling.output import Output
-from pipeline.upscaling.plan import frames_wished
-from pipeline.upscaling.preflight import check_memory, worker_bytes
+from longtake.actors.upscale_actor import free_bytes
+from longtake.actors.upscale_film import upscale as upscale_on_ray
+from longtake.jobs.upscale.options import UpscaleOptions
+from longtake.jobs.upscale.plan import print_plan, tell_before
+from longtake.jobs.upscale.preview import stretch, write_preview
+from longtake.jobs.upscale.progress import UpscaleProgress
+from longtake.jobs.upscale.workers import load_here, open_shop
+from longtake.pipeline import upscale_film as alone
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.cancel import CancelWatch
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.observe import Observers
+from longtake.pipeline.upscale_film import Upscaled
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.plan import frames_to_upscale
+from longtake.pipeline.upscaling.preflight import check_memory, worker_bytes
 
 
 def upscale_command(url: str, output_url: str, options: UpscaleOptions) -> None:
     """`longtake upscale`: upscale footage, or go on with what is there; on Ray, or in this process."""
     signal.signal(signal.SIGINT, _interrupted)
-    console, wish = Console(), options.wish
+    console, spec = Console(), options.spec
     footage, output = open_footage(url), Output(output_url)
     if output.journal.url.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output_url}; memory belongs to one process: use a file, or add --in-process")
-    frames = frames_wished(footage, wish)
+    frames = frames_to_upscale(footage, spec)
     tell_before(footage, stretch(footage, frames) if options.preview else frames, options, output, console)
     if options.preview:
         _preview(footage, output_url, options, console)
@@ -60,31 +60,31 @@ def _in_process(footage: Footage, output: Output, options: UpscaleOptions, conso
     with EventLog(output.journal) as log, UpscaleProgress(footage, console) as progress:
         observer = Observers(log, progress, CancelWatch(output.journal))
         observer.event("road.start", road="in-process", threads=options.threads)
-        return alone.upscale(footage, options.wish, model, output, observer)
+        return alone.upscale(footage, options.spec, model, output, observer)
 
 
 def _on_ray(footage: Footage, output: Output, options: UpscaleOptions, console: Console) -> Upscaled:
-    frames = frames_wished(footage, options.wish)
+    frames = frames_to_upscale(footage, options.spec)
     with ExitStack() as stack:
         shop = open_shop(stack, options, footage, len(frames), load_here(options, console))
         log = stack.enter_context(EventLog(output.journal))
         progress = stack.enter_context(UpscaleProgress(footage, console))
         observer = Observers(log, progress)
         observer.event("road.start", road="ray", threads=options.threads)
-        return upscale_on_ray(footage, options.wish, shop, output, observer, CancelWatch(output.journal).look)
+        return upscale_on_ray(footage, options.spec, shop, output, observer, CancelWatch(output.journal).look)
 
 
 def _dry_run(footage: Footage, output: Output, options: UpscaleOptions, console: Console) -> None:
-    model, wish = load_here(options, console), options.wish
+    model, spec = load_here(options, console), options.spec
     with UpscaleProgress(footage, console) as progress:
-        cuts = alone.cuts_of(footage, wish, output.journal, progress, keep=False)
-    work = alone.open_upscaling(footage, cuts, wish, output.journal, alone.numerics(model), alone.grid_of(model))
+        cuts = alone.cuts_of(footage, spec, output.journal, progress, keep=False)
+    work = alone.open_upscaling(footage, cuts, spec, output.journal, alone.numerics(model), alone.grid_of(model))
     print_plan(work, model, console)
 
 
 def _preview(footage: Footage, output_url: str, options: UpscaleOptions, console: Console) -> None:
-    shown = stretch(footage, frames_wished(footage, options.wish))
-    url = write_preview(footage, shown, options.wish, load_here(options, console), output_url)
+    shown = stretch(footage, frames_to_upscale(footage, options.spec))
+    url = write_preview(footage, shown, options.spec, load_here(options, console), output_url)
     console.print(f"{url}: frames {shown.start}-{shown.stop - 1}, bicubic at the left, upscaled at the right")
 
 

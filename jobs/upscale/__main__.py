@@ -1,7 +1,7 @@
-"""python -m jobs.upscale IN -o OUT        the same as `longtake upscale`; also under `ray job submit`."""
+"""python -m longtake.jobs.upscale IN -o OUT        the same as `longtake upscale`; also under `ray job submit`."""
 
 import sys
 
-from jobs.cli import main
+from longtake.jobs.cli import main
 
 main(["upscale", *sys.argv[1:]])

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.errors import SpecError
-from pipeline.upscaling.plan import UpscaleWish, parse_continuity
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class UpscaleOptions:
     continuity: str = "exact"
     start: str | None = None
     end: str | None = None
-    scene_threshold: float = UpscaleWish.scene_threshold
-    segment_frames: int = UpscaleWish.segment_frames
+    scene_threshold: float = UpscaleSpec.scene_threshold
+    segment_frames: int = UpscaleSpec.segment_frames
     preview: bool = False
     fresh: bool = False
     in_process: bool = False
@@ -33,9 +33,9 @@ class UpscaleOptions:
             raise SpecError(f"--in-process is one worker, not {self.workers}; leave one of the two out")
 
     @property
-    def wish(self) -> UpscaleWish:
+    def spec(self) -> UpscaleSpec:
         """What to make. Raises `SpecError` where it cannot be."""
-        return UpscaleWish(
+        return UpscaleSpec(
             scale=self.scale,
             codec=self.codec,
             quality=self.quality,

@@ -6,15 +6,15 @@ from time import perf_counter
 import torch
 from rich.console import Console
 
-from jobs.upscale.options import UpscaleOptions
-from pipeline.errors import SpecError
-from pipeline.footage.codecs import FootageEncoding
-from pipeline.footage.mux import check_output
-from pipeline.footage.values import Footage
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.upscaling.output import Output
-from pipeline.upscaling.preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
-from pipeline.upscaling.work import Upscaling
+from longtake.jobs.upscale.options import UpscaleOptions
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.mux import check_output
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
+from longtake.pipeline.upscaling.work import Upscaling
 
 _TIMED_CHUNKS = 2
 
@@ -43,20 +43,20 @@ def tell_before(footage: Footage, frames: range, options: UpscaleOptions, output
 
 def print_plan(work: Upscaling, model: StreamingUpscaler, console: Console) -> None:
     """Print sizes, scenes, segments, what is kept, memory, bytes and time."""
-    footage, plan, wish = work.footage, work.plan, work.plan.wish
+    footage, plan, spec = work.footage, work.plan, work.plan.spec
     facts = work.summary()
     longest = max(len(span.frames) for span in plan.segments)
     again = plan.num_passed_frames - len(plan.frames)
-    rate = frames_per_second(footage, wish.scale, model)
+    rate = frames_per_second(footage, spec.scale, model)
     rows = {
         "footage": f"{footage.width}x{footage.height}, frames {plan.frames.start}-{plan.frames.stop - 1} of"
         f" {footage.num_frames}, {float(footage.rate):.3f} a second",
-        "output": f"{wish.scale * footage.width}x{wish.scale * footage.height}, {wish.codec}, quantiser"
-        f" {work.encoding.quantiser}, about {gib(picture_bytes(footage, plan.frames, wish.scale, work.encoding))}",
+        "output": f"{spec.scale * footage.width}x{spec.scale * footage.height}, {spec.codec}, quantiser"
+        f" {work.encoding.quantiser}, about {gib(picture_bytes(footage, plan.frames, spec.scale, work.encoding))}",
         "scenes": f"{len(plan.scenes)}, parted at frames {[scene.start for scene in plan.scenes[1:]]}",
         "segments": f"{len(plan.segments)} of at most {longest} frames, {facts['kept_segments']} of them kept",
-        "warm-up": f"{wish.continuity}: {again} frames pass twice, {100 * again / len(plan.frames):.0f} % more work",
-        "worker": f"about {gib(worker_bytes(footage, wish.scale, model))} of memory",
+        "warm-up": f"{spec.continuity}: {again} frames pass twice, {100 * again / len(plan.frames):.0f} % more work",
+        "worker": f"about {gib(worker_bytes(footage, spec.scale, model))} of memory",
         "expected": f"{plan.num_passed_frames / rate:.0f} s of one process like this one, {rate:.2f} frames a second",
     }
     for name, value in rows.items():

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.footage.codecs import FootageEncoding
-from pipeline.footage.encode import SegmentEncoder
-from pipeline.footage.mux import write_footage
-from pipeline.footage.pictures import read_pictures
-from pipeline.footage.values import Footage
-from pipeline.journal.store import Store
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.upscaling.plan import UpscaleWish
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.encode import SegmentEncoder
+from longtake.pipeline.footage.mux import write_footage
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.upscaling.plan import UpscaleSpec
 
 SECONDS = Fraction(2)
 
@@ -30,7 +30,7 @@ def stretch(footage: Footage, frames: range) -> range:
     return range(start, start + count)
 
 
-def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: StreamingUpscaler, output: str) -> str:
+def write_preview(footage: Footage, frames: range, spec: UpscaleSpec, model: StreamingUpscaler, output: str) -> str:
     """Write `frames`, bicubic at the left and upscaled at the right, into a file beside `output`; its URL.
 
     Sideways footage, which players turn, is put together so that it lies side by side once it is turned.
@@ -38,7 +38,7 @@ def write_preview(footage: Footage, frames: range, wish: UpscaleWish, model: Str
     is_sideways = footage.rotation % 180 != 0
     sides = {"height": 2 * footage.height} if is_sideways else {"width": 2 * footage.width}
     double, dim = replace(footage, **sides), 2 if is_sideways else 3
-    encoding, scale = FootageEncoding(wish.codec, wish.quality, torch.get_num_threads()), wish.scale
+    encoding, scale = FootageEncoding(spec.codec, spec.quality, torch.get_num_threads()), spec.scale
     encoder = SegmentEncoder(double, scale, encoding, frames)
     plain = read_pictures(footage, frames)
     for large in _upscaled(footage, frames, scale, model):

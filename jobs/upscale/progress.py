@@ -6,7 +6,7 @@ from typing import Any, Self
 from rich import progress
 from rich.console import Console
 
-from pipeline.footage.values import Footage
+from longtake.pipeline.footage.values import Footage
 
 
 class UpscaleProgress:
@@ -33,7 +33,7 @@ class UpscaleProgress:
         self._bars.stop()
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `pipeline.observe.Observer.event`."""
+        """See `longtake.pipeline.observe.Observer.event`."""
         if name == "cuts.frames":
             self._show("cuts", fields["frames"], fields["total"])
         elif name == "film.start":

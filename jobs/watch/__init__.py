@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from rich.console import Console
 
-from jobs.watch.server import WatchServer
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
+from longtake.jobs.watch.server import WatchServer
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
 
 
 def watch(output: str, port: int, *, open_browser: bool) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
 
 CONTENT_TYPES = {
     ".m3u8": "application/vnd.apple.mpegurl",

@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from jobs.watch.files import opened
-from pipeline.errors import LongtakeError
-from pipeline.inspect.status import Status, TakeReader
-from pipeline.journal.store import Store
+from longtake.jobs.watch.files import opened
+from longtake.pipeline.errors import LongtakeError
+from longtake.pipeline.inspect.status import Status, TakeReader
+from longtake.pipeline.journal.store import Store
 
 PAGE = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path in PAGE:
             name, content_type = PAGE[path]
-            self._answer(HTTPStatus.OK, content_type, files("jobs.watch").joinpath(name).read_bytes())
+            self._answer(HTTPStatus.OK, content_type, files("longtake.jobs.watch").joinpath(name).read_bytes())
         elif path == "/status.json":
             self._answer(HTTPStatus.OK, "application/json", self.server.take.status().model_dump_json().encode())
         elif path == "/events":

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from diffusers import LTX2VideoTransformer3DModel, WanTransformer3DModel
 
-from pipeline.adapters.convert import RECIPES
-from pipeline.adapters.wan import WanDenoiser
-from pipeline.attention.kv_plan import KVPlan, store_bytes
-from pipeline.weights.licence import LICENCES
+from longtake.pipeline.adapters.convert import RECIPES
+from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
+from longtake.pipeline.attention.kv_plan import KVPlan, store_bytes
+from longtake.pipeline.weights.licence import LICENCES
 
 ITEM_BYTES = 2
 """Of bfloat16, in which sizes are given."""

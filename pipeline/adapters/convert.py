@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.adapters.flashvsr_projector import Variant
-from pipeline.adapters.flashvsr_weights import convert_flashvsr
-from pipeline.adapters.wan_convert import Lora, convert_wan, is_wan, unwrap
-from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, MARK, files_of, read_index, unreadable
-from pipeline.weights.licence import CARD, LICENCES
-from pipeline.weights.save import save_shards, write_tensors
-from pipeline.weights.settings import read_settings
+from longtake.pipeline.adapters.flashvsr.projector import Variant
+from longtake.pipeline.adapters.flashvsr.weights import convert_flashvsr
+from longtake.pipeline.adapters.wan.convert import Lora, convert_wan, is_wan, unwrap
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.folder import INDEX, MARK, files_of, read_index, unreadable
+from longtake.pipeline.weights.licence import CARD, LICENCES
+from longtake.pipeline.weights.save import save_shards, write_tensors
+from longtake.pipeline.weights.settings import read_settings
 
 STATES = ("generator_ema", "generator", "state_dict", "model", "module")
 """Where training keeps a model's tensors within a checkpoint, the averaged ones first."""
@@ -120,11 +120,11 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return read
 
 
-def pick_state(checkpoint: Mapping[str, Any], wish: str | None, source: Path) -> tuple[str, dict[str, Tensor]]:
+def pick_state(checkpoint: Mapping[str, Any], spec: str | None, source: Path) -> tuple[str, dict[str, Tensor]]:
     """The tensors of a checkpoint, and the key that they are under; "" where they are not wrapped."""
-    if wish is not None and wish not in checkpoint:
-        raise WeightsError(f"{source} holds no {wish!r}; it holds {', '.join(list(checkpoint)[:8])}")
-    for key in (wish,) if wish is not None else STATES:
+    if spec is not None and spec not in checkpoint:
+        raise WeightsError(f"{source} holds no {spec!r}; it holds {', '.join(list(checkpoint)[:8])}")
+    for key in (spec,) if spec is not None else STATES:
         state = checkpoint.get(key)
         if isinstance(state, dict) and _tensors(state):
             return key, _tensors(state)

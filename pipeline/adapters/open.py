@@ -6,24 +6,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from pipeline.errors import WeightsError
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.models.protocols import FilmModel
-from pipeline.weights.fetch import fetch
-from pipeline.weights.folder import PICKLES, parts_of, read_index, refused
-from pipeline.weights.hub import fetch_hub, is_hub_id
-from pipeline.weights.licence import licence_of, terms_of
-from pipeline.weights.load import EMBEDDED, load_model
-from pipeline.weights.options import AS_STORED, LoadOptions
-from pipeline.weights.quantize import check_quantize, quantize
-from pipeline.weights.tensors import check_parts
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.weights.fetch import fetch
+from longtake.pipeline.weights.folder import PICKLES, parts_of, read_index, refused
+from longtake.pipeline.weights.hub import fetch_hub, is_hub_id
+from longtake.pipeline.weights.licence import licence_of, terms_of
+from longtake.pipeline.weights.load import EMBEDDED, load_model
+from longtake.pipeline.weights.options import AS_STORED, LoadOptions
+from longtake.pipeline.weights.quantize import check_quantize, quantize
+from longtake.pipeline.weights.tensors import check_parts
 
 FAMILIES: Mapping[str, str] = {
-    "WanPipeline": "pipeline.adapters.wan_model",
-    "WanImageToVideoPipeline": "pipeline.adapters.wan_model",
-    "LTX2Pipeline": "pipeline.adapters.ltx2_model",
-    "LTX2ImageToVideoPipeline": "pipeline.adapters.ltx2_model",
-    "LTX2ConditionPipeline": "pipeline.adapters.ltx2_model",
+    "WanPipeline": "longtake.pipeline.adapters.wan.model",
+    "WanImageToVideoPipeline": "longtake.pipeline.adapters.wan.model",
+    "LTX2Pipeline": "longtake.pipeline.adapters.ltx2.model",
+    "LTX2ImageToVideoPipeline": "longtake.pipeline.adapters.ltx2.model",
+    "LTX2ConditionPipeline": "longtake.pipeline.adapters.ltx2.model",
 }
 """`_class_name` of a model index -> the module whose `open_folder(folder, load)` opens it; imported when used."""
 

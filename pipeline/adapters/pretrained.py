@@ -7,8 +7,8 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer, CLIPImageProcessorPil
 
-from pipeline.errors import WeightsError
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.options import LoadOptions
 
 
 def read_tokenizer(part: Path) -> Any:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.adapters.flashvsr_weights import HEADER, load_flashvsr
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.weights.load import load_upscaler
+from longtake.pipeline.adapters.flashvsr.weights import HEADER, load_flashvsr
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.weights.load import load_upscaler
 
 
 def open_upscaler(name: str, device: str = "cpu") -> StreamingUpscaler:

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.attention.kernels import attend_all
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.rope import Rope, Ropes, Rotation, rope_of
+from longtake.pipeline.attention.kernels import attend_all
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.rope import Rope, Ropes, Rotation, rope_of
 
 
 class Site(NamedTuple):

@@ -15,8 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pipeline.attention.gpu_kernels import GPU_KERNELS
-from pipeline.errors import KernelError
+from longtake.pipeline.attention.gpu_kernels import GPU_KERNELS
+from longtake.pipeline.errors import KernelError
 
 Partial = tuple[Tensor, Tensor]
 """Attention output [b h q d] and its log-sum-exp [b h q]; a query without keys has output 0 and LSE -inf."""

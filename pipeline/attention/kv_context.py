@@ -15,13 +15,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.attention.context import QKV, Site
-from pipeline.attention.exchange import Exchange, Parallel
-from pipeline.attention.kernels import Partial, attend, merge
-from pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
-from pipeline.attention.rope import Ropes, Rotation, rope_of
-from pipeline.clock import ChunkSpan
-from pipeline.errors import CapacityError
+from longtake.pipeline.attention.context import QKV, Site
+from longtake.pipeline.attention.exchange import Exchange, Parallel
+from longtake.pipeline.attention.kernels import Partial, attend, merge
+from longtake.pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
+from longtake.pipeline.attention.rope import Ropes, Rotation, rope_of
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import CapacityError
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Room:
+class StoreShared:
     """What all passes of a store share, by kind of site.
 
     Args:
@@ -87,7 +87,7 @@ class StoreContext:
     """The attention context of one pass, seeing the committed pages and itself. Built by `KVStore.open`."""
 
     def __init__(
-        self, room: Room, branch: Branch, chunk: ChunkSpan, write: bool, seen: Mapping[str, Tensor] | None = None
+        self, room: StoreShared, branch: Branch, chunk: ChunkSpan, write: bool, seen: Mapping[str, Tensor] | None = None
     ) -> None:
         self._room, self._branch, self._chunk = room, branch, chunk
         self._plan, self._open, self._write = branch.table.plan, True, write
@@ -108,7 +108,7 @@ class StoreContext:
         self._open = False
 
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `pipeline.attention.context.AttentionContext.attend`."""
+        """See `longtake.pipeline.attention.context.AttentionContext.attend`."""
         assert self._open, "the pass is over"
         layout, exchange = self._room.layouts[site.kind], self._room.exchanges[site.kind]
         buffer = self._branch.buffers[site]
@@ -211,7 +211,7 @@ class StoreContext:
         return QKV(None if qkv.q is None else rotate(qkv.q), rotate(qkv.k) if has_keys else qkv.k, qkv.v)
 
     def _shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
-        """See `Room.shift`; computed once a pass, the same at all layers."""
+        """See `StoreShared.shift`; computed once a pass, the same at all layers."""
         key = (layout.kind, shift_s)
         if key not in self._shifts:
             self._shifts[key] = self._room.shift(layout, shift_s)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile
 
-from pipeline.attention.shares import ALL, Grid, Share
-from pipeline.clock import ChunkSpan
-from pipeline.errors import SpecError
+from longtake.pipeline.attention.shares import ALL, Grid, Share
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,15 @@ class Page:
 
 
 class PageTable:
-    """The committed pages of one branch, in order; `turns` counts the commits to the ring."""
+    """The committed pages of one branch, in order; `num_commits` counts the commits to the ring."""
 
-    def __init__(self, plan: KVPlan, sinks: Sequence[Page] = (), window: Sequence[Page] = (), turns: int = 0) -> None:
+    def __init__(
+        self, plan: KVPlan, sinks: Sequence[Page] = (), window: Sequence[Page] = (), num_commits: int = 0
+    ) -> None:
         self.plan = plan
         self.sinks = list(sinks)
         self.window = list(window)
-        self.turns = turns
+        self.num_commits = num_commits
 
     @property
     def pages(self) -> list[Page]:
@@ -197,7 +199,7 @@ class PageTable:
         """The page that `chunk` is written to; it holds nothing that `chunk` may see."""
         if self.is_sink(chunk):
             return chunk.index - chunk.section
-        return self.plan.sink + self.turns % (self.plan.window + 1)
+        return self.plan.sink + self.num_commits % (self.plan.window + 1)
 
     def commit(self, chunk: ChunkSpan, lengths: Mapping[str, int]) -> None:
         """Make `chunk` visible, and let the oldest window chunk go when the window is full."""
@@ -206,7 +208,7 @@ class PageTable:
         if self.is_sink(chunk):
             self.sinks.append(page)
             return
-        self.turns += 1
+        self.num_commits += 1
         self.window = [*self.window, page][max(0, len(self.window) + 1 - self.plan.window) :]
 
     def sink_shift_s(self, chunk: ChunkSpan) -> Fraction:
@@ -228,7 +230,7 @@ class PageTable:
 
     def copy(self) -> "PageTable":
         """An independent table with the same pages."""
-        return PageTable(self.plan, self.sinks, self.window, self.turns)
+        return PageTable(self.plan, self.sinks, self.window, self.num_commits)
 
 
 def join_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -25,12 +25,12 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from pipeline.attention.context import Site
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_context import Branch, Room, SiteBuffer, StoreContext
-from pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
-from pipeline.attention.rope import Ropes
-from pipeline.clock import ChunkSpan
+from longtake.pipeline.attention.context import Site
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_context import Branch, SiteBuffer, StoreContext, StoreShared
+from longtake.pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
+from longtake.pipeline.attention.rope import Ropes
+from longtake.pipeline.clock import ChunkSpan
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class KVStore:
         self.plan, self.dtype, self.device = plan, dtype, device
         self._exchanges = {site.kind: parallel.at(site) for site in sites}
         self.layouts = {site.kind: self._exchanges[site.kind].layout(site) for site in sites}
-        self._room = Room(rope, parallel, self.layouts, self._exchanges)
+        self._room = StoreShared(rope, parallel, self.layouts, self._exchanges)
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
         build: Callable[[SiteLayout], SiteBuffer] = partial(
             _allocate, plan=plan, batch=batch, dtype=dtype, device=device

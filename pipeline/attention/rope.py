@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.attention.shares import Share
+from longtake.pipeline.attention.shares import Share
 
 
 def geometric(fastest: float, slowest: float, count: int) -> tuple[float, ...]:

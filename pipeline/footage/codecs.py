@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from pipeline.errors import MediaError
-from pipeline.footage.colour import Layout, layout_of, matrix_of
-from pipeline.footage.values import Colour, Footage
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.colour import Layout, layout_of, matrix_of
+from longtake.pipeline.footage.values import Colour, Footage
 
 # A key frame at least this often, so that players can jump inside a long segment.
 _KEY_EVERY = 240

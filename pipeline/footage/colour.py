@@ -14,8 +14,8 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from pipeline.errors import MediaError
-from pipeline.footage.values import Colour
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.values import Colour
 
 Plane = NDArray[np.float32]
 _UNSPECIFIED, _IDENTITY = 2, 0

@@ -14,8 +14,8 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Discard, Disposition, Stream
 
-from pipeline.footage.source import opened
-from pipeline.footage.values import Chapter, Footage, OtherStream, kept_tags
+from longtake.pipeline.footage.source import opened
+from longtake.pipeline.footage.values import Chapter, Footage, OtherStream, kept_tags
 
 _SILENCE = bytes(2)
 _FIRST_PACKETS = 500

@@ -17,8 +17,8 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from pipeline.footage.source import only, opened
-from pipeline.footage.values import Footage
+from longtake.pipeline.footage.source import only, opened
+from longtake.pipeline.footage.values import Footage
 
 WIDTH, HEIGHT = 48, 27
 """Of the small pictures."""

@@ -17,11 +17,11 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from torch import Tensor
 
-from pipeline.errors import MediaError
-from pipeline.footage.codecs import FootageEncoding, target_of
-from pipeline.footage.colour import from_rgb
-from pipeline.footage.values import Footage
-from pipeline.media.ffmpeg import reported
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.codecs import FootageEncoding, target_of
+from longtake.pipeline.footage.colour import from_rgb
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.media.ffmpeg import reported
 
 _MAGIC = b"LTSEG1\0\0"
 _HEAD = struct.Struct("<8sQQIIQQ")  # magic, frames, size, bytes of extradata, packets

@@ -15,11 +15,11 @@ from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.errors import MediaError
-from pipeline.footage.colour import check_matrix, layout_of
-from pipeline.footage.source import bytes_of, only, opened
-from pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
-from pipeline.footage.whole import check_whole
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.colour import check_matrix, layout_of
+from longtake.pipeline.footage.source import bytes_of, only, opened
+from longtake.pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
+from longtake.pipeline.footage.whole import check_whole
 
 _END_BYTES = 1 << 16
 _NOT_CARRIED = {

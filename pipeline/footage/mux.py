@@ -17,14 +17,14 @@ import av
 from av.packet import Packet
 from av.stream import Disposition
 
-from pipeline.errors import MediaError
-from pipeline.footage.codecs import FootageEncoding, target_of
-from pipeline.footage.copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
-from pipeline.footage.encode import FootagePacket, FootageSegment
-from pipeline.footage.source import opened
-from pipeline.footage.track import described_track
-from pipeline.footage.values import Footage, kept_tags
-from pipeline.media.ffmpeg import reported
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.codecs import FootageEncoding, target_of
+from longtake.pipeline.footage.copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
+from longtake.pipeline.footage.encode import FootagePacket, FootageSegment
+from longtake.pipeline.footage.source import opened
+from longtake.pipeline.footage.track import described_track
+from longtake.pipeline.footage.values import Footage, kept_tags
+from longtake.pipeline.media.ffmpeg import reported
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _MAX_TIMESCALE = 2**31 - 1

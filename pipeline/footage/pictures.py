@@ -14,10 +14,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from pipeline.errors import MediaError
-from pipeline.footage.colour import to_rgb
-from pipeline.footage.source import only, opened
-from pipeline.footage.values import Footage
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.colour import to_rgb
+from longtake.pipeline.footage.source import only, opened
+from longtake.pipeline.footage.values import Footage
 
 # A decoder may hand out pictures a little out of order; one that is later than this is lost.
 _MOST_AHEAD = 32

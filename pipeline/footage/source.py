@@ -9,8 +9,8 @@ from av.container import InputContainer
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from pipeline.errors import MediaError
-from pipeline.media.ffmpeg import reported
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.ffmpeg import reported
 
 _BLOCK_BYTES = 4 << 20
 _KEPT = {"maxblocks": 8}

@@ -13,8 +13,8 @@ from io import BytesIO
 import av
 from av.video.stream import VideoStream
 
-from pipeline.footage.values import Colour, Footage, LightLevel, MasteringDisplay
-from pipeline.media.ffmpeg import reported
+from longtake.pipeline.footage.values import Colour, Footage, LightLevel, MasteringDisplay
+from longtake.pipeline.media.ffmpeg import reported
 
 _CODEC_IDS = {"h264": "V_MPEG4/ISO/AVC", "hevc": "V_MPEGH/ISO/HEVC", "av1": "V_AV1", "ffv1": "V_FFV1"}
 _DISPLAY_IN_PIXELS, _DISPLAY_AS_RATIO = 0, 3

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.windows import SoundWindow
+from longtake.pipeline.inspect.windows import SoundWindow
 
 Array = NDArray[np.float64]
 

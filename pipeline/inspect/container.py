@@ -6,7 +6,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.subject import Subject
+from longtake.pipeline.inspect.subject import Subject
 
 _FRAME_SHARE = 0.25  # of a frame's time, by which a step may differ: containers count milliseconds at worst
 _NAMED_GAPS = 20

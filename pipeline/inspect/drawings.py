@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
-from pipeline.inspect.drift import MEASURES, per_second
-from pipeline.inspect.loudness import STEP_S
-from pipeline.inspect.report import Inspection
-from pipeline.inspect.spectrum import DETAIL_S
+from longtake.pipeline.inspect.drift import MEASURES, per_second
+from longtake.pipeline.inspect.loudness import STEP_S
+from longtake.pipeline.inspect.report import Inspection
+from longtake.pipeline.inspect.spectrum import DETAIL_S
 
 GROUND, LINE, TEXT, DIM, FAINT = "#14161b", "#262a33", "#d9dce3", "#8d94a5", "#5c6373"
 GOLD, GREEN, RED, BLUE, VIOLET, TEAL = "#e9b872", "#86c59a", "#ef8a7a", "#7f93bd", "#b794cf", "#6db8cc"

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.loudness import STEP_S
-from pipeline.inspect.pictures import Pictures
+from longtake.pipeline.inspect.loudness import STEP_S
+from longtake.pipeline.inspect.pictures import Pictures
 
 Array = NDArray[np.float64]
 

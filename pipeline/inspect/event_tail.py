@@ -7,8 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO
 
-from pipeline.journal.event_log import NAME
-from pipeline.journal.store import Store
+from longtake.pipeline.journal.event_log import NAME
+from longtake.pipeline.journal.store import Store
 
 Event = dict[str, Any]
 """One line of the log: `time`, `event` and the event's fields."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.pictures import Pictures
-from pipeline.inspect.sound import local_maxima
+from longtake.pipeline.inspect.pictures import Pictures
+from longtake.pipeline.inspect.sound import local_maxima
 
 Array = NDArray[np.float64]
 

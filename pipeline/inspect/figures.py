@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.footage import Hearing
-from pipeline.inspect.sync import STRICT_TOLERANCE_S, Sync, lag_s, match
+from longtake.pipeline.inspect.footage import Hearing
+from longtake.pipeline.inspect.sync import STRICT_TOLERANCE_S, Sync, lag_s, match
 
 Array = NDArray[np.float64]
 

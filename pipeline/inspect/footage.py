@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.clicks import ClickMeter, Clicks
-from pipeline.inspect.loudness import Loudness, LoudnessMeter
-from pipeline.inspect.pictures import PictureMeter, Pictures
-from pipeline.inspect.shapes import Sightings, look
-from pipeline.inspect.sound import window_onsets
-from pipeline.inspect.spectrum import Spectrum, SpectrumMeter
-from pipeline.inspect.subject import Subject
-from pipeline.inspect.windows import sound_windows
-from pipeline.media.read import stream_frames, stream_sound
+from longtake.pipeline.inspect.clicks import ClickMeter, Clicks
+from longtake.pipeline.inspect.loudness import Loudness, LoudnessMeter
+from longtake.pipeline.inspect.pictures import PictureMeter, Pictures
+from longtake.pipeline.inspect.shapes import Sightings, look
+from longtake.pipeline.inspect.sound import window_onsets
+from longtake.pipeline.inspect.spectrum import Spectrum, SpectrumMeter
+from longtake.pipeline.inspect.subject import Subject
+from longtake.pipeline.inspect.windows import sound_windows
+from longtake.pipeline.media.read import stream_frames, stream_sound
 
 LONGEST_SIDE = 256
 """Larger pictures are measured at this size: seams, drift and motion show at it as well."""

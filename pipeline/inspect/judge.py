@@ -6,13 +6,13 @@ allows sound 40 ms early and 60 ms late. Short films scatter more, so slopes are
 
 from collections.abc import Sequence
 
-from pipeline.inspect.clicks import Clicks
-from pipeline.inspect.container import Container
-from pipeline.inspect.drift import Drift
-from pipeline.inspect.figures import SoundFigures, SyncFigures
-from pipeline.inspect.prompts import PromptAccuracy, SceneReading
-from pipeline.inspect.seams import Seams
-from pipeline.inspect.verdicts import Scale, Verdict, told
+from longtake.pipeline.inspect.clicks import Clicks
+from longtake.pipeline.inspect.container import Container
+from longtake.pipeline.inspect.drift import Drift
+from longtake.pipeline.inspect.figures import SoundFigures, SyncFigures
+from longtake.pipeline.inspect.prompts import PromptAccuracy, SceneReading
+from longtake.pipeline.inspect.seams import Seams
+from longtake.pipeline.inspect.verdicts import Scale, Verdict, told
 
 _COUNTS = Scale("miscounts", "Counts off", 0, 0, "Frames and samples against plan and each other.", "{:.0f}")
 _GAPS = Scale("gaps", "Gaps", 0, 0, "Frames that do not follow the last one after a frame's time.", "{:.0f}")

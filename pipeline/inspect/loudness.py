@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import highpass_biquad, resample, treble_biquad
 
-from pipeline.inspect.windows import SoundWindow
+from longtake.pipeline.inspect.windows import SoundWindow
 
 Array = NDArray[np.float64]
 

@@ -55,7 +55,7 @@ def follow(middles: Array, fps: float, breaks: Sequence[int] = ()) -> Track:
     hits: list[float] = []
     speeds, bends = np.full(len(middles), np.nan), np.full(len(middles), np.nan)
     for start, stop in _runs(middles, {*jumps.tolist(), *breaks}):
-        turns = _hits([turn for axis in (0, 1) for turn in _turns(middles[start:stop, axis])])
+        turns = _hits([turn for axis in (0, 1) for turn in _queue(middles[start:stop, axis])])
         _fill(speeds[start:stop], _speeds(middles[start:stop], turns) * fps)
         _fill(bends[start:stop], _bends(middles[start:stop], turns) * fps / _LAG)
         hits += (turns + start).tolist()
@@ -93,7 +93,7 @@ def _hits(turns: Sequence[_Turn]) -> Array:
     return np.sort(frames[(near * sharper).sum(axis=1) >= 0])
 
 
-def _turns(path: Array) -> list[_Turn]:
+def _queue(path: Array) -> list[_Turn]:
     """Where one coordinate [f] turns round."""
     extremes = _swings(_evened(path))
     borders = [0, *extremes, len(path) - 1]

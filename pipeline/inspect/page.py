@@ -7,8 +7,8 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from pipeline.inspect.compare import Comparison
-from pipeline.inspect.drawings import (
+from longtake.pipeline.inspect.compare import Comparison
+from longtake.pipeline.inspect.drawings import (
     draw_changes,
     draw_drift,
     draw_offsets,
@@ -17,11 +17,11 @@ from pipeline.inspect.drawings import (
     drawn,
     png_of,
 )
-from pipeline.inspect.prompts import SceneReading
-from pipeline.inspect.report import Inspection
-from pipeline.inspect.verdicts import Grade, Verdict, told
+from longtake.pipeline.inspect.prompts import SceneReading
+from longtake.pipeline.inspect.report import Inspection
+from longtake.pipeline.inspect.verdicts import Grade, Verdict, told
 
-_PAGE = Template(resources.files("pipeline").joinpath("inspect/report.html").read_text("utf-8"))
+_PAGE = Template(resources.files("longtake.pipeline").joinpath("inspect/report.html").read_text("utf-8"))
 _SUMMARY: dict[Grade, str] = {
     "good": "All figures are good",
     "look": "Worth a look",

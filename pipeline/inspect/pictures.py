@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.read import FrameBlock
+from longtake.pipeline.media.read import FrameBlock
 
 Array = NDArray[np.float64]
 

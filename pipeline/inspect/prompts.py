@@ -5,11 +5,11 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from pipeline.inspect.motion import Track
-from pipeline.inspect.shapes import SHAPES, Floats, ShapeTrack, Sightings, describe
-from pipeline.inspect.subject import FilmScene
-from pipeline.inspect.sync import TOLERANCE_S, match, merged
-from pipeline.training.world import BACKGROUNDS, COLOURS, Caption
+from longtake.pipeline.inspect.motion import Track
+from longtake.pipeline.inspect.shapes import SHAPES, Floats, ShapeTrack, Sightings, describe
+from longtake.pipeline.inspect.subject import FilmScene
+from longtake.pipeline.inspect.sync import TOLERANCE_S, match, merged
+from longtake.pipeline.training.world import BACKGROUNDS, COLOURS, Caption
 
 SETTLE_S = 1.0
 """How long a scene that goes on from another may take to become what it should be."""

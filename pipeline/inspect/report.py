@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.clicks import Clicks
-from pipeline.inspect.container import Container, check_container
-from pipeline.inspect.drift import Drift, measure_drift
-from pipeline.inspect.events import motion_events
-from pipeline.inspect.figures import SoundFigures, SyncFigures, sound_figures, sync_figures
-from pipeline.inspect.footage import Hearing, Sight, hear, see
-from pipeline.inspect.judge import judge
-from pipeline.inspect.motion import Track, follow
-from pipeline.inspect.prompts import (
+from longtake.pipeline.inspect.clicks import Clicks
+from longtake.pipeline.inspect.container import Container, check_container
+from longtake.pipeline.inspect.drift import Drift, measure_drift
+from longtake.pipeline.inspect.events import motion_events
+from longtake.pipeline.inspect.figures import SoundFigures, SyncFigures, sound_figures, sync_figures
+from longtake.pipeline.inspect.footage import Hearing, Sight, hear, see
+from longtake.pipeline.inspect.judge import judge
+from longtake.pipeline.inspect.motion import Track, follow
+from longtake.pipeline.inspect.prompts import (
     PromptAccuracy,
     SceneReading,
     away_from_ends,
@@ -22,11 +22,11 @@ from pipeline.inspect.prompts import (
     read_scenes,
     visible_bounces,
 )
-from pipeline.inspect.seams import Seams, measure_seams
-from pipeline.inspect.subject import Subject
-from pipeline.inspect.sync import TOLERANCE_S, Sync, match
-from pipeline.inspect.verdicts import Grade, Verdict, worst
-from pipeline.training.world import Caption
+from longtake.pipeline.inspect.seams import Seams, measure_seams
+from longtake.pipeline.inspect.subject import Subject
+from longtake.pipeline.inspect.sync import TOLERANCE_S, Sync, match
+from longtake.pipeline.inspect.verdicts import Grade, Verdict, worst
+from longtake.pipeline.training.world import Caption
 
 Array = NDArray[np.float64]
 

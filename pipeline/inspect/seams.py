@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inspect.pictures import Pictures
+from longtake.pipeline.inspect.pictures import Pictures
 
 Array = NDArray[np.float64]
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.inspect.motion import Track, follow
-from pipeline.training.data import draw_frames
-from pipeline.training.world import BACKGROUNDS, COLOURS, EXTENTS, SIZE, SPEEDS, Caption, Leg, Moves
+from longtake.pipeline.inspect.motion import Track, follow
+from longtake.pipeline.training.data import draw_frames
+from longtake.pipeline.training.world import BACKGROUNDS, COLOURS, EXTENTS, SIZE, SPEEDS, Caption, Leg, Moves
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]

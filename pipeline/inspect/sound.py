@@ -9,7 +9,7 @@ Shapes: c channels, n samples, t steps of one millisecond.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.inspect.windows import SoundWindow
+from longtake.pipeline.inspect.windows import SoundWindow
 
 _STEPS_PER_S = 1000
 _SMOOTH, _REACH = 24, 12  # ms; longer than the beat of any two partials that the ear hears as one tone

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import SpecError
-from pipeline.inspect.event_tail import Event, EventTail
-from pipeline.journal.store import Store
-from pipeline.journal.take import NAME, TakeCard, read_take
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.inspect.event_tail import Event, EventTail
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 
 MASTER_NAME = "live/master.m3u8"  # as in pipeline/media/hls.py, which takes two seconds of imports to ask
 State = Literal["rendering", "stalled", "done", "failed", "interrupted"]

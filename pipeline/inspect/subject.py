@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from pipeline.errors import MediaError, SpecError
-from pipeline.journal.store import Store
-from pipeline.journal.take import NAME, TakeCard, read_take
-from pipeline.media.read import FilmCount, count_film
-from pipeline.spec import parse_duration
+from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import NAME, TakeCard, read_take
+from longtake.pipeline.media.read import FilmCount, count_film
+from longtake.pipeline.spec import parse_duration
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import Cancelled
-from pipeline.journal.owner import OwnerCard
-from pipeline.journal.store import Store
-from pipeline.journal.writer import owner_of
+from longtake.pipeline.errors import Cancelled
+from longtake.pipeline.journal.owner import OwnerCard
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import owner_of
 
 NAME = "journal/cancel.json"
 LOOK_S = 1.0
@@ -63,5 +63,5 @@ class CancelWatch:
             )
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `pipeline.observe.Observer.event`."""
+        """See `longtake.pipeline.observe.Observer.event`."""
         self.look()

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from pipeline.errors import SpecError
-from pipeline.journal.journal import read_manifest
-from pipeline.journal.store import Store
-from pipeline.journal.take import NAME as TAKE_NAME
-from pipeline.journal.writer import owner_of, sole_writer
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.journal import read_manifest
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import NAME as TAKE_NAME
+from longtake.pipeline.journal.writer import owner_of, sole_writer
 
 SCRATCH = "journal/scratch/"
 

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.journal.store import Store
+from longtake.pipeline.journal.store import Store
 
 NAME = "events.jsonl"
 
@@ -52,7 +52,7 @@ class EventLog:
         self._folder.cleanup()
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `pipeline.observe.Observer.event`; `time` is when it happened, now where it is not given."""
+        """See `longtake.pipeline.observe.Observer.event`; `time` is when it happened, now where it is not given."""
         line = {"time": now(), "event": name, **fields}
         self._file.write(json.dumps(line) + "\n")
         if monotonic() >= self._put_next:

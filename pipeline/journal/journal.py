@@ -17,10 +17,10 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.clock import ChunkSpan
-from pipeline.journal.keys import ChunkKey, FilmKeys
-from pipeline.journal.store import Store
-from pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.journal.keys import ChunkKey, FilmKeys
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
 
 Value = TypeVar("Value")
 Kind = Literal["latents", "segments"]

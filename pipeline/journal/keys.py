@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from pipeline.clock import ChunkSpan, looked_ahead
-from pipeline.spec import Storyboard
+from longtake.pipeline.clock import ChunkSpan, looked_ahead
+from longtake.pipeline.spec import Storyboard
 
 Parts = Mapping[str, Any]
 """What a key is made of, as plain values with names a person understands."""
@@ -40,7 +40,7 @@ class FilmKeys:
     segments: tuple[ChunkKey, ...]
 
 
-def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lookahead: int = 0) -> FilmKeys:
+def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lookahead: int = 0) -> FilmKeys:
     """The keys of a planned film.
 
     Args:
@@ -50,11 +50,11 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lo
     """
     latents, segments = [], []
     apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
-    film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(wish)}
+    film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(storyboard)}
     film_parts |= {key: given[key] for key in ("continue_from", "audio.file") if key in given}
-    shown_parts: dict[str, Any] = {"quality": wish.output.quality}
-    if wish.output.upscale:
-        shown_parts |= {"upscale": wish.output.upscale, "upscaler": numerics["upscaler"]}
+    shown_parts: dict[str, Any] = {"quality": storyboard.output.quality}
+    if storyboard.output.upscale:
+        shown_parts |= {"upscale": storyboard.output.upscale, "upscaler": numerics["upscaler"]}
     latents_key, segments_key = _hash("", film_parts), _hash("", shown_parts)
     for chunk in chunks:
         span = {
@@ -64,7 +64,7 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lo
             "audio_latents": [chunk.audio_latents.start, chunk.audio_latents.stop],
             "start_s": str(chunk.start_s),
         }
-        latent_parts = {"prompt": wish.scenes[chunk.scene].prompt, **span}
+        latent_parts = {"prompt": storyboard.scenes[chunk.scene].prompt, **span}
         image = given.get(f"scenes[{chunk.scene}].image")
         if image is not None and chunk.index == chunk.scene_start:
             latent_parts["image"] = image
@@ -83,13 +83,13 @@ def film_keys(wish: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lo
     return FilmKeys(tuple(latents), tuple(segments))
 
 
-def _whole_film(wish: Storyboard) -> Parts:
+def _whole_film(storyboard: Storyboard) -> Parts:
     return {
-        "model": wish.model,
-        "seed": wish.seed,
-        "video": wish.video.model_dump(mode="json"),
-        "audio": wish.audio.model_dump(mode="json", exclude={"file"}),
-        "sampling": wish.sampling.model_dump(mode="json"),
+        "model": storyboard.model,
+        "seed": storyboard.seed,
+        "video": storyboard.video.model_dump(mode="json"),
+        "audio": storyboard.audio.model_dump(mode="json", exclude={"file"}),
+        "sampling": storyboard.sampling.model_dump(mode="json"),
     }
 
 

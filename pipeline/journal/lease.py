@@ -20,9 +20,9 @@ from time import monotonic, sleep, time
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pipeline.errors import JournalError
-from pipeline.journal.owner import OwnerCard
-from pipeline.journal.store import Store
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.owner import OwnerCard
+from longtake.pipeline.journal.store import Store
 
 LEASE_S = 60.0
 

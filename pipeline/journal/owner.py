@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import JournalError
+from longtake.pipeline.errors import JournalError
 
 NAME = "journal/writer.json"
 

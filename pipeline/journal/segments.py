@@ -20,8 +20,8 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pipeline.journal.keys import Parts
-from pipeline.journal.store import Store
+from longtake.pipeline.journal.keys import Parts
+from longtake.pipeline.journal.store import Store
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.errors import LongtakeError, SpecError
 
 # These show a file while it is being written, so it is written under another name and then moved.
 # Object stores (S3, GCS, Azure) show an upload only once it is whole.

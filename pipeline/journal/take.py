@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.clock import ChunkSpan, MediaClock, SceneSpan
-from pipeline.journal.store import Store
-from pipeline.spec import Storyboard
+from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.spec import Storyboard
 
 NAME = "journal/take.json"
 
@@ -51,11 +51,11 @@ class TakeCard(_Card):
 
 
 def take_card(
-    wish: Storyboard, clock: MediaClock, scenes: Sequence[SceneSpan], chunks: Sequence[ChunkSpan]
+    storyboard: Storyboard, clock: MediaClock, scenes: Sequence[SceneSpan], chunks: Sequence[ChunkSpan]
 ) -> TakeCard:
     """The card of a planned film."""
     cards = []
-    for scene, wished in zip(scenes, wish.scenes, strict=True):
+    for scene, wished in zip(scenes, storyboard.scenes, strict=True):
         own = [chunk.index for chunk in chunks if chunk.scene == scene.index]
         cards.append(
             SceneCard(
@@ -66,18 +66,18 @@ def take_card(
             )
         )
     return TakeCard(
-        title=wish.title,
-        model=wish.model,
-        fps=str(wish.video.fps),
-        sample_rate=wish.audio.sample_rate,
+        title=storyboard.title,
+        model=storyboard.model,
+        fps=str(storyboard.video.fps),
+        sample_rate=storyboard.audio.sample_rate,
         frames=chunks[-1].frames.stop,
         samples=chunks[-1].samples.stop,
         chunk_stops=tuple(chunk.frames.stop for chunk in chunks),
         latent_stops=tuple(stop for chunk in chunks for stop in clock.latent_stops(chunk)),
         scenes=tuple(cards),
-        acts=wish.acts,
-        film=wish.output.film,
-        hls=wish.output.hls,
+        acts=storyboard.acts,
+        film=storyboard.output.film,
+        hls=storyboard.output.hls,
     )
 
 

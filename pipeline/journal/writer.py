@@ -14,10 +14,10 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import IO
 
-from pipeline.errors import JournalError
-from pipeline.journal.lease import Lease, latest
-from pipeline.journal.owner import NAME, OwnerCard
-from pipeline.journal.store import Store
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.lease import Lease, latest
+from longtake.pipeline.journal.owner import NAME, OwnerCard
+from longtake.pipeline.journal.store import Store
 
 HANDS_NAME = "journal/hands.lock"
 HANDS_S = 30.0

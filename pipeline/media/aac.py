@@ -14,10 +14,10 @@ import av
 from av.audio.frame import AudioFrame
 from av.packet import Packet
 
-from pipeline.errors import MediaError
-from pipeline.media.ffmpeg import reported
-from pipeline.media.mp4 import Sample, Track
-from pipeline.values import SoundChunk
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.ffmpeg import reported
+from longtake.pipeline.media.mp4 import Sample, Track
+from longtake.pipeline.values import SoundChunk
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
 # The sampling frequencies of AAC (ISO/IEC 14496-3, table 1.18).

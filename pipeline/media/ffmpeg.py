@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import av
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from pipeline.errors import MediaError
+from longtake.pipeline.errors import MediaError
 
 # BT.709, limited range: what players assume for H.264 when they ignore the tags.
 MATRIX = Colorspace.ITU709

@@ -13,9 +13,9 @@ from fractions import Fraction
 from hashlib import sha256
 from math import ceil
 
-from pipeline.errors import MediaError
-from pipeline.journal.store import Store
-from pipeline.media.mp4 import Sample, Track, fragment
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.mp4 import Sample, Track, fragment
 
 MASTER_NAME = "live/master.m3u8"
 

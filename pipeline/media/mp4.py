@@ -19,9 +19,9 @@ import av
 from av.container import OutputContainer
 from av.stream import Stream
 
-from pipeline.errors import MediaError
-from pipeline.media.ffmpeg import reported
-from pipeline.values import VideoFormat
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.ffmpeg import reported
+from longtake.pipeline.values import VideoFormat
 
 _MAX_TIMESCALE = 2**31 - 1
 # `frag_discont` makes a fragment carry the absolute time of its first packet; without `delay_moov` FFmpeg would shift

@@ -21,8 +21,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import MediaError
-from pipeline.media.ffmpeg import EXACT_SCALER, FULL, reported
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL, reported
 
 _BUFFER_BYTES = 1 << 20
 _UNSPECIFIED = 2

@@ -13,9 +13,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from torch import Tensor
 
-from pipeline.errors import MediaError
-from pipeline.media.ffmpeg import EXACT_SCALER, FULL, LIMITED, MATRIX, PRIMARIES, TRANSFER, reported
-from pipeline.values import VideoFormat, VideoPacket
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL, LIMITED, MATRIX, PRIMARIES, TRANSFER, reported
+from longtake.pipeline.values import VideoFormat, VideoPacket
 
 PIX_FMT = "yuv420p"
 _MIN_SIZE = 16

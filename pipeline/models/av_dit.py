@@ -22,11 +22,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.attention.context import QKV, AttentionContext, Site
-from pipeline.attention.kv_plan import SiteLayout, StreamLayout
-from pipeline.attention.rope import Rope, geometric
-from pipeline.errors import SpecError
-from pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.rope import Rope, geometric
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.protocols import Stream, Tokens
 
 SIGMA_FREQUENCIES = 64
 PLACE_FREQUENCIES = 4

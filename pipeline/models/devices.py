@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.errors import CapacityError, SpecError
+from longtake.pipeline.errors import CapacityError, SpecError
 
 DEVICES = ("cpu", "cuda")
 

@@ -6,16 +6,16 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.clock import MediaClock
-from pipeline.models.av_dit import AVDiT, AVDiTConfig
-from pipeline.models.fingerprint import weights_fingerprint
-from pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
-from pipeline.models.protocols import Causal
-from pipeline.models.seeding import seeded
-from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
-from pipeline.models.text_encoder import ClosedVocabularyEncoder
-from pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
+from longtake.pipeline.models.fingerprint import weights_fingerprint
+from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
+from longtake.pipeline.models.protocols import Causal
+from longtake.pipeline.models.seeding import seeded
+from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
+from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
+from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from pipeline.errors import SpecError
-from pipeline.spec import AudioSpec, GuidanceSpec, SamplingSpec, Storyboard, VideoSpec, mistake
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.spec import AudioSpec, GuidanceSpec, SamplingSpec, Storyboard, VideoSpec, mistake
 
 
 @dataclass(frozen=True)

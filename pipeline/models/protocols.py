@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.attention.context import AttentionContext, Site
-from pipeline.attention.kv_plan import KVPlan, SiteLayout
-from pipeline.attention.rope import Ropes
-from pipeline.clock import MediaClock
-from pipeline.errors import SpecError
-from pipeline.models.limits import ModelDefaults, ModelLimits
+from longtake.pipeline.attention.context import AttentionContext, Site
+from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
+from longtake.pipeline.attention.rope import Ropes
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.limits import ModelDefaults, ModelLimits
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
@@ -150,7 +150,7 @@ class Causal:
 
 
 @dataclass(frozen=True)
-class Segment:
+class Continuation:
     """Chunk after chunk, each rendered in one piece with the clean latents right before it: for bidirectional weights.
 
     Args:
@@ -167,7 +167,7 @@ class Segment:
             raise SpecError(f"overlap is {self.overlap}; use 0 or more video latents")
 
 
-Rollout = Causal | Segment
+Rollout = Causal | Continuation
 """How a film is made longer than a model's clip."""
 
 

@@ -5,7 +5,7 @@ Shapes: b batch, l latents, n samples.
 
 from torch import Tensor
 
-from pipeline.models.protocols import DecoderState
+from longtake.pipeline.models.protocols import DecoderState
 
 
 class Silence:

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.protocols import DecoderState
+from longtake.pipeline.models.protocols import DecoderState
 
 
 @dataclass(frozen=True)

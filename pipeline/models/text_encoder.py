@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import SpecError
+from longtake.pipeline.errors import SpecError
 
 
 class ClosedVocabularyEncoder(nn.Module):

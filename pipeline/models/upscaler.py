@@ -24,14 +24,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.attention.context import AttentionContext
-from pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout, StreamLayout
-from pipeline.attention.kv_store import BranchSnapshot, KVStore
-from pipeline.clock import ChunkSpan
-from pipeline.errors import ShapeError, SpecError
-from pipeline.models.fingerprint import weights_fingerprint
-from pipeline.models.seeding import seeded
-from pipeline.models.window_matching import KIND, SITE, STREAM, Matching, Seen, WindowMatching
+from longtake.pipeline.attention.context import AttentionContext
+from longtake.pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout, StreamLayout
+from longtake.pipeline.attention.kv_store import BranchSnapshot, KVStore
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import ShapeError, SpecError
+from longtake.pipeline.models.fingerprint import weights_fingerprint
+from longtake.pipeline.models.seeding import seeded
+from longtake.pipeline.models.window_matching import KIND, SITE, STREAM, Matching, Seen, WindowMatching
 
 BRANCH = "frames"
 DETAIL_GAIN = 8.0
@@ -246,7 +246,7 @@ class UpscalerState:
             batch=num_windows,
         )  # fmt: skip
         # A chunk's page follows from its number, so that keys are summed in the same order wherever one begins.
-        store.restore({BRANCH: BranchSnapshot(PageTable(self._plan, turns=self._next_chunk), {})})
+        store.restore({BRANCH: BranchSnapshot(PageTable(self._plan, num_commits=self._next_chunk), {})})
         return store
 
     @property
@@ -299,7 +299,7 @@ class UpscalerState:
             Page(chunk, chunk % self._plan.num_pages, {STREAM: length}, Fraction(chunk * frames), Fraction(frames))
             for chunk, length in zip(range(stop - len(lengths), stop), lengths, strict=True)
         ]
-        return PageTable(self._plan, window=pages, turns=stop)
+        return PageTable(self._plan, window=pages, num_commits=stop)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models.protocols import DecoderState
+from longtake.pipeline.models.protocols import DecoderState
 
 TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 8

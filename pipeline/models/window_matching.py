@@ -3,7 +3,7 @@
 Attention is block matching from its first step. A query is the pixel's neighbourhood, a key is another one's, and their
 product falls with the square of their difference; turned channels beside them say how old a key is and how far away.
 Each head prefers one age. What it fetches are features, a grey level, and where in the window they were. Only what sets
-them apart from the pixel's own goes on, the grey level by way of `pipeline/models/innovation.py`: without a past, that
+them apart from the pixel's own goes on, the grey level by way of `subpixel_residual.py`: without a past, that
 is nothing.
 
 Shapes: b clips, f frames, c channels, h w pixels, n heads, d head width, l tokens of a window in one chunk, k pixels of
@@ -19,9 +19,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.attention.context import QKV, AttentionContext, Site
-from pipeline.attention.rope import Rope
-from pipeline.models.innovation import INSIDE, Slopes, innovation
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.rope import Rope
+from longtake.pipeline.models.subpixel_residual import INSIDE, Slopes, subpixel_residual
 
 KIND, STREAM = "window", "video"
 SITE = Site(0, KIND)  # every layer has a store of its own, since each cuts the picture into other windows
@@ -116,7 +116,7 @@ class WindowMatching(nn.Module):
             qkv = QKV(*(self._windows(part) for part in (queries * self.gain + self.asked, keys + self.told, values)))
             attended = context.attend(SITE, {STREAM: qkv}, {STREAM: self._positions(times)})[STREAM]
             fetched = rearrange(self._picture(attended, f, *x.shape[2:]), "b f h w n d -> (b f) n d h w")
-            difference, weight = innovation(seen.slopes, fetched[:, :, -1])
+            difference, weight = subpixel_residual(seen.slopes, fetched[:, :, -1])
         own = rearrange(values, "b f h w n d -> (b f) n d h w")
         out: Tensor = x + self.join((_DIFFERENCE_GAIN * (fetched - own)[:, :, :-1]).flatten(1, 2))
         return out, torch.cat((_NEW_GAIN * difference, _WEIGHT_GAIN * weight), dim=1)

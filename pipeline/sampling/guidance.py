@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.attention.context import QKV, AttentionContext, Site
-from pipeline.attention.exchange import Velocities
-from pipeline.models.protocols import Stream
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.exchange import Velocities
+from longtake.pipeline.models.protocols import Stream
 
 CROSS_KINDS = ("a2v", "v2a")
 """Sites at which the streams look at each other."""
@@ -130,7 +130,7 @@ class PerStream:
             "stg": any(scales.stg for scales in self.scales.values()),
             "modality": any(scales.modality != 1 for scales in self.scales.values()),
         }
-        return ("guided", *(name for name, wish in wanted.items() if wish))
+        return ("guided", *(name for name, storyboard in wanted.items() if storyboard))
 
     def context(self, branch: str, context: AttentionContext) -> AttentionContext:
         """See `Guidance.context`."""

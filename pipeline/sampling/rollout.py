@@ -21,15 +21,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pipeline.attention.exchange import ONE_RANK, Passes
-from pipeline.attention.kv_store import KVStore
-from pipeline.clock import ChunkSpan, MediaClock
-from pipeline.models.protocols import Denoiser, Stream
-from pipeline.sampling.guidance import Guidance
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.schedule import Levels
-from pipeline.sampling.solver import Solver
-from pipeline.values import Cue, Given, GivenLatents, LatentChunk, PromptEmbedding
+from longtake.pipeline.attention.exchange import ONE_RANK, Passes
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import ChunkSpan, MediaClock
+from longtake.pipeline.models.protocols import Denoiser, Stream
+from longtake.pipeline.sampling.guidance import Guidance
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.schedule import Levels
+from longtake.pipeline.sampling.solver import Solver
+from longtake.pipeline.values import Conditioning, Given, GivenLatents, LatentChunk, PromptEmbedding
 
 Prompts = Mapping[str, PromptEmbedding]
 """The prompt of each guidance branch; see `sampling.guidance`."""
@@ -69,7 +69,7 @@ class Scope:
     clean: bool = True
 
 
-class Rollout:
+class RolloutEngine:
     """What all rollouts share: one chunk's way from noise to clean.
 
     Args:
@@ -140,7 +140,7 @@ class Rollout:
         return noise.unsqueeze(0).to(self.store.device, latent_dtype(self.store.dtype))
 
 
-class CausalRollout(Rollout):
+class CausalEngine(RolloutEngine):
     """Renders chunks in order, each after a clean pass over the one before it."""
 
     @torch.inference_mode()
@@ -197,9 +197,9 @@ class CausalRollout(Rollout):
             for context in contexts.values():
                 context.commit()
 
-    def rehearse(self, latents: LatentChunk, cue: Cue) -> None:
+    def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
         """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
-        self.clean_pass(latents, cue.prompts)
+        self.clean_pass(latents, conditioning.prompts)
 
     def _remember(self, latents: LatentChunk) -> None:
         """Keep what a later rebuild may need: the sink and the window."""

@@ -6,11 +6,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.clock import ChunkSpan, looked_ahead
-from pipeline.models.protocols import DecoderState, FilmModel
-from pipeline.plan import FilmPlan
-from pipeline.stages.denoise import FinishedLatents, find
-from pipeline.values import FrameChunk, LatentChunk, SoundChunk
+from longtake.pipeline.clock import ChunkSpan, looked_ahead
+from longtake.pipeline.models.protocols import DecoderState, FilmModel
+from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.stages.denoise import FinishedLatents, find
+from longtake.pipeline.values import FrameChunk, LatentChunk, SoundChunk
 
 
 class DecodeStage:

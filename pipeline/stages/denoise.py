@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 
-from pipeline.adapters.unipc import UniPC
-from pipeline.attention.exchange import ONE_RANK, Parallel
-from pipeline.attention.kv_store import KVStore
-from pipeline.clock import ChunkSpan
-from pipeline.errors import JournalError
-from pipeline.models.protocols import FilmModel, Segment
-from pipeline.plan import FilmPlan
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.segment import SegmentRollout
-from pipeline.sampling.solver import Euler, Renoise, Solver
-from pipeline.stages.sharded_denoiser import ShardedDenoiser
-from pipeline.values import Cue, LatentChunk
+from longtake.pipeline.adapters.unipc import UniPC
+from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.models.protocols import Continuation, FilmModel
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.sampling.continuation import ContinuationEngine
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
+from longtake.pipeline.sampling.solver import Euler, Renoise, Solver
+from longtake.pipeline.values import Conditioning, LatentChunk
 
 SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
 
@@ -45,35 +45,35 @@ class DenoiseStage:
             device=model.device,
             parallel=parallel,
         )
-        wish = plan.wish.sampling
-        sampling = Sampling(plan.sigmas, SOLVERS[wish.solver](), plan.guidance, KeyedNoise(plan.wish.seed))
+        storyboard = plan.storyboard.sampling
+        sampling = Sampling(plan.sigmas, SOLVERS[storyboard.solver](), plan.guidance, KeyedNoise(plan.storyboard.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
         parts = (denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
-        self.rollout: CausalRollout | SegmentRollout
-        if isinstance(plan.rollout, Segment):
-            self.rollout = SegmentRollout(plan.rollout, *parts)
+        self.rollout: CausalEngine | ContinuationEngine
+        if isinstance(plan.rollout, Continuation):
+            self.rollout = ContinuationEngine(plan.rollout, *parts)
         else:
-            self.rollout = CausalRollout(*parts)
+            self.rollout = CausalEngine(*parts)
         self._plan, self._finished = plan, finished
         self._next: int | None = None
 
-    def __call__(self, chunk: ChunkSpan, cue: Cue) -> LatentChunk:
+    def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
-        self._stand_before(chunk, cue)
-        latents = self.rollout.denoise(chunk, cue.prompts, cue.given)
+        self._stand_before(chunk, conditioning)
+        latents = self.rollout.denoise(chunk, conditioning.prompts, conditioning.given)
         self._next = chunk.index + 1
         return latents
 
-    def rehearse(self, latents: LatentChunk, cue: Cue) -> None:
+    def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
         """One pass as that over the chunk of finished `latents` is, in all branches: to be timed."""
-        self._stand_before(latents.span, cue)
-        self.rollout.rehearse(latents, cue)
+        self._stand_before(latents.span, conditioning)
+        self.rollout.dry_pass(latents, conditioning)
         self._next = latents.span.index + 1
 
-    def _stand_before(self, chunk: ChunkSpan, cue: Cue) -> None:
+    def _stand_before(self, chunk: ChunkSpan, conditioning: Conditioning) -> None:
         if chunk.index != self._next:
             history = [find(self._finished, span) for span in self._plan.history(chunk)]
-            self.rollout.resume(history, chunk, cue.prompts)
+            self.rollout.resume(history, chunk, conditioning.prompts)
 
 
 def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:

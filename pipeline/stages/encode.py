@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from pipeline.media.write import GopEncoder
-from pipeline.values import FrameChunk, Segment, SoundChunk
+from longtake.pipeline.media.write import GopEncoder
+from longtake.pipeline.values import FrameChunk, Segment, SoundChunk
 
 
 class EncodeStage:

@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import MediaError
-from pipeline.journal.store import Store
-from pipeline.media.aac import AacEncoder
-from pipeline.media.hls import MASTER_NAME, LiveFilm
-from pipeline.media.mp4 import FilmFile, Sample, video_track
-from pipeline.plan import FilmPlan
-from pipeline.values import Segment
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.aac import AacEncoder
+from longtake.pipeline.media.hls import MASTER_NAME, LiveFilm
+from longtake.pipeline.media.mp4 import FilmFile, Sample, video_track
+from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.values import Segment
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ class PublishOptions:
     @classmethod
     def of(cls, plan: FilmPlan, comment: str, scratch_dir: Path | None = None) -> Self:
         """What a planned film asks for."""
-        output = plan.wish.output
+        output = plan.storyboard.output
         longest_chunk_s = max(len(chunk.frames) for chunk in plan.chunks) / plan.clock.fps
-        return cls(plan.clock.fps, longest_chunk_s, output.film, output.hls, plan.wish.title, comment, scratch_dir)
+        return cls(
+            plan.clock.fps, longest_chunk_s, output.film, output.hls, plan.storyboard.title, comment, scratch_dir
+        )
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -6,14 +6,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.clock import ChunkSpan
-from pipeline.errors import SpecError
-from pipeline.models.protocols import FilmModel
-from pipeline.models.upscaler import Upscaler, UpscalerState
-from pipeline.plan import FilmPlan
-from pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
-from pipeline.stages.denoise import FinishedLatents, find
-from pipeline.values import FrameChunk
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.models.upscaler import Upscaler, UpscalerState
+from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
+from longtake.pipeline.stages.denoise import FinishedLatents, find
+from longtake.pipeline.values import FrameChunk
 
 
 class UpscaleStage:
@@ -38,9 +38,9 @@ class UpscaleStage:
         history = frame_history(self._upscaler, self._plan, span)
         first = [*history, span][0]
         frames_before = first.frames.start - self._plan.span(span.section).frames.start
-        video, wish = self._plan.wish.video, self._plan.wish.output
-        assert wish.upscale is not None, "a film that is not upscaled has no such stage"
-        state = self._upscaler.start(wish.upscale, video.height, video.width, first_frame=frames_before)
+        video, storyboard = self._plan.storyboard.video, self._plan.storyboard.output
+        assert storyboard.upscale is not None, "a film that is not upscaled has no such stage"
+        state = self._upscaler.start(storyboard.upscale, video.height, video.width, first_frame=frames_before)
         decode = DecodeStage(self._model, self._plan, self._finished)
         for chunk in history:
             seen = (chunk, *decode_ahead(self._model, self._plan, chunk))

@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import resample
 
-from pipeline.errors import MediaError, SpecError
-from pipeline.media.ffmpeg import reported
-from pipeline.training.source import Clips, Key
+from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.media.ffmpeg import reported
+from longtake.pipeline.training.source import Clips, Key
 
 MARGIN_S = Fraction(1, 50)  # what the resampler wants to hear on both sides
 PREROLL_S = Fraction(1, 5)  # packets that a sound decoder needs before it is right

@@ -12,13 +12,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.media.picture import write_png
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.models.sound_codec import SoundCodec
-from pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
-from pipeline.training.lesson import Batch
-from pipeline.training.source import ClipSource
-from pipeline.training.spec import TrainSpec
+from longtake.pipeline.media.picture import write_png
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.sound_codec import SoundCodec
+from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
+from longtake.pipeline.training.source import ClipSource
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.training.task import Batch
 
 CALIBRATION_CLIPS = 128
 SOUND_CLIPS = 384
@@ -30,7 +30,7 @@ WHITENING = 0.6
 """Channels are divided by this power of their standard deviation: quiet ones are lifted, but stay quieter."""
 
 
-class CodecLesson:
+class CodecTask:
     """Trains the video codec by reconstruction; the sound basis is found in closed form."""
 
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from einops import repeat
 from torch import Tensor
 
-from pipeline.attention.context import ChunkCausalContext, ChunkLengths
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.rope import Ropes
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.rope import Ropes
 
 
 class TeacherForcedContext(ChunkCausalContext):

@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipeline.training.source import Clips, Key
-from pipeline.training.world import (
+from longtake.pipeline.training.source import Clips, Key
+from longtake.pipeline.training.world import (
     BACKGROUNDS,
     COLOURS,
     EXTENTS,

@@ -17,16 +17,16 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from pipeline.attention.context import ChunkLengths
-from pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from pipeline.models.av_dit import StreamBlock
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.models.protocols import Stream
-from pipeline.sampling.schedule import shift_sigma, staggered
-from pipeline.training.context import TeacherForcedContext
-from pipeline.training.lesson import Batch
-from pipeline.training.source import ClipSource
-from pipeline.training.spec import TrainSpec
+from longtake.pipeline.attention.context import ChunkLengths
+from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.models.av_dit import StreamBlock
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.sampling.schedule import shift_sigma, staggered
+from longtake.pipeline.training.context import TeacherForcedContext
+from longtake.pipeline.training.source import ClipSource
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.training.task import Batch
 
 Latents = dict[str, Tensor]
 """By stream: "video" [b f c h w], "audio" [b f c]."""
@@ -66,7 +66,7 @@ class DenoiserOptions:
     compile: bool = False
 
 
-class DenoiserLesson:
+class DenoiserTask:
     """Trains the denoiser and the text encoder on latents of the frozen codecs."""
 
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:

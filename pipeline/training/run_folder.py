@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.errors import JournalError, SpecError
-from pipeline.journal.store import Store
-from pipeline.training.spec import TrainSpec
+from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.training.spec import TrainSpec
 
 CARD = "run.json"
 LOG = "log.jsonl"

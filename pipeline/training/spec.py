@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import SpecError
-from pipeline.wishes import Words, number, parse_wish, read_text, told, whole
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.yaml_spec import Words, number, parse_yaml_spec, read_text, told, whole
 
 MAX_STEPS = 10**9
 
@@ -129,8 +129,8 @@ def load_train_spec(url: str, overrides: Sequence[str] = ()) -> TrainSpec:
 
 
 def parse_train_spec(text: str, overrides: Sequence[str] = (), *, source: str = "configuration") -> TrainSpec:
-    """Check the YAML in `text`; see `pipeline.wishes.parse_wish`. Raises `SpecError` with a line for every mistake."""
-    return parse_wish(TrainSpec, text, overrides, source, _told)
+    """Check the YAML in `text`; see `parse_yaml_spec`. Raises `SpecError` with a line for every mistake."""
+    return parse_yaml_spec(TrainSpec, text, overrides, source, _told)
 
 
 def _told(error: ErrorDetails) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.errors import SpecError
+from longtake.pipeline.errors import SpecError
 
 Array = NDArray[Any]
 

@@ -20,14 +20,14 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
-from pipeline.errors import SpecError
-from pipeline.media.picture import write_png
-from pipeline.models.upscaler import Upscaler
-from pipeline.models.window_matching import STREAM
-from pipeline.training.lesson import Batch
-from pipeline.training.spec import TrainSpec
-from pipeline.training.textures import Clip, MotionOptions, MovingPictures
+from longtake.pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.media.picture import write_png
+from longtake.pipeline.models.upscaler import Upscaler
+from longtake.pipeline.models.window_matching import STREAM
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.training.task import Batch
+from longtake.pipeline.training.textures import Clip, MotionOptions, MovingPictures
 
 SAMPLE_STEP = 10**9
 """A step that no training reaches, so that these clips are never trained on."""
@@ -54,7 +54,7 @@ class UpscalerOptions:
     change_weight: float = 0.1
 
 
-class UpscalerLesson:
+class UpscalerTask:
     """Trains an upscaler, one scale per step in turn.
 
     Raises:
@@ -128,7 +128,7 @@ class Enlarging(nn.Module):
         self._tokens = config.chunk_frames * config.window_pixels**2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the PSNR in dB, of a batch as `UpscalerLesson.draw` makes it."""
+        """The loss, and the PSNR in dB, of a batch as `UpscalerTask.draw` makes it."""
         small, truth = batch["small"], batch["truth"]
         f, width = small.shape[1], small.shape[-1]
         context = self._context(f // self.model.chunk_frames, bool(batch["hidden"]))

@@ -1,1 +1,1 @@
-"""What the road of `pipeline/upscale.py` is made of."""
+"""What the road of `pipeline/upscale_film.py` is made of."""

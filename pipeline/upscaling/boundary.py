@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.upscaling.plan import Exact, SegmentSpan
-from pipeline.upscaling.segment import enlarged, start
-from pipeline.upscaling.work import Upscaling
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.upscaling.plan import Exact, SegmentSpan
+from longtake.pipeline.upscaling.segment import enlarged, start
+from longtake.pipeline.upscaling.work import Upscaling
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any
 import fsspec
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import SpecError
-from pipeline.footage.codecs import FootageEncoding
-from pipeline.footage.encode import FootageSegment
-from pipeline.footage.mux import write_footage
-from pipeline.footage.values import Footage
-from pipeline.journal.store import Store, fsync
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.encode import FootageSegment
+from longtake.pipeline.footage.mux import write_footage
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.store import Store, fsync
 
 SCRATCH = "journal/scratch"
 

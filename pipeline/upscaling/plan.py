@@ -17,9 +17,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from pipeline.errors import SpecError
-from pipeline.footage.values import Footage
-from pipeline.spec import parse_duration
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.spec import parse_duration
 
 SCALES = (2, 4)
 
@@ -87,7 +87,7 @@ def parse_continuity(text: str) -> Continuity:
 
 
 @dataclass(frozen=True)
-class UpscaleWish:
+class UpscaleSpec:
     """What to make of footage.
 
     Args:
@@ -127,13 +127,13 @@ class UpscaleWish:
         return {**vars(self), "continuity": str(self.continuity)}
 
 
-def frames_wished(footage: Footage, wish: UpscaleWish) -> range:
-    """The frames that are shown from `wish.start` to before `wish.end`. Raises `SpecError` if there are none."""
-    start = 0 if wish.start is None else _frame_at(footage, "--start", wish.start)
-    end = footage.num_frames if wish.end is None else _frame_at(footage, "--end", wish.end)
+def frames_to_upscale(footage: Footage, spec: UpscaleSpec) -> range:
+    """The frames that are shown from `spec.start` to before `spec.end`. Raises `SpecError` if there are none."""
+    start = 0 if spec.start is None else _frame_at(footage, "--start", spec.start)
+    end = footage.num_frames if spec.end is None else _frame_at(footage, "--end", spec.end)
     if start >= end:
         raise SpecError(
-            f"--start {wish.start or 0} to --end {wish.end or 'the end'} holds no frame; the footage lasts"
+            f"--start {spec.start or 0} to --end {spec.end or 'the end'} holds no frame; the footage lasts"
             f" {float(footage.seconds):g} s, {footage.num_frames} frames"
         )
     return range(start, end)
@@ -235,7 +235,7 @@ class SegmentSpan:
 class UpscalePlan:
     """Scenes of the frames that are wished for, and their segments in order."""
 
-    wish: UpscaleWish
+    spec: UpscaleSpec
     grid: ChunkGrid
     scenes: tuple[range, ...]
     segments: tuple[SegmentSpan, ...]
@@ -248,7 +248,7 @@ class UpscalePlan:
     @property
     def num_passed_frames(self) -> int:
         """Frames that go through the model, those that warm it up included."""
-        ahead = 0 if self.wish.is_sequential else 1  # a state that is passed on has seen what lies ahead
+        ahead = 0 if self.spec.is_sequential else 1  # a state that is passed on has seen what lies ahead
         return sum(len(span.warm_up) + len(span.frames) + ahead * len(span.ahead) for span in self.segments)
 
     def before(self, span: SegmentSpan) -> SegmentSpan | None:
@@ -256,11 +256,11 @@ class UpscalePlan:
         return None if span.opens_scene else self.segments[span.index - 1]
 
 
-def plan_upscale(frames: range, cuts: Sequence[int], wish: UpscaleWish, grid: ChunkGrid) -> UpscalePlan:
+def plan_upscale(frames: range, cuts: Sequence[int], spec: UpscaleSpec, grid: ChunkGrid) -> UpscalePlan:
     """Split `frames` into scenes and segments.
 
     Args:
-        frames: of the footage, in display order; see `frames_wished`.
+        frames: of the footage, in display order; see `frames_to_upscale`.
         cuts: frames that begin a new scene; those outside `frames` count for nothing, and one begins with it anyway.
         grid: the model's.
     """
@@ -268,11 +268,11 @@ def plan_upscale(frames: range, cuts: Sequence[int], wish: UpscaleWish, grid: Ch
     scenes = tuple(range(start, stop) for start, stop in pairwise(borders))
     segments: list[SegmentSpan] = []
     for number, scene in enumerate(scenes):
-        for own in _split(scene, wish.segment_frames, grid):
-            entry = scene.start + wish.continuity.entry(grid, own.start - scene.start)
+        for own in _split(scene, spec.segment_frames, grid):
+            entry = scene.start + spec.continuity.entry(grid, own.start - scene.start)
             ahead = range(own.stop, min(own.stop + grid.lookahead_frames, scene.stop))
             segments.append(SegmentSpan(len(segments), number, scene, own, range(entry, own.start), ahead))
-    return UpscalePlan(wish, grid, scenes, tuple(segments))
+    return UpscalePlan(spec, grid, scenes, tuple(segments))
 
 
 def _split(scene: range, segment_frames: int, grid: ChunkGrid) -> Iterator[range]:

@@ -4,11 +4,11 @@ Estimates are of the order of what was measured, on the safe side for memory; a 
 half of what is expected, since what a film compresses to is known when it is compressed.
 """
 
-from pipeline.errors import CapacityError, SpecError
-from pipeline.footage.codecs import FootageEncoding
-from pipeline.footage.values import Footage
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.upscaling.plan import Exact, UpscaleWish
+from longtake.pipeline.errors import CapacityError, SpecError
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.upscaling.plan import Exact, UpscaleSpec
 
 PROCESS_BYTES = 600 * 2**20
 """A worker before its first frame: PyTorch, FFmpeg, Ray."""
@@ -33,11 +33,11 @@ def check_size(footage: Footage, scale: int, encoding: FootageEncoding) -> None:
         )
 
 
-def check_model(model: StreamingUpscaler, wish: UpscaleWish) -> None:
+def check_model(model: StreamingUpscaler, spec: UpscaleSpec) -> None:
     """Raise `SpecError` where the model has no such scale, or looks back too far for what is wished."""
-    if wish.scale not in model.scales:
-        raise SpecError(f"--scale is {wish.scale}; {model.name} enlarges by {' or '.join(map(str, model.scales))}")
-    if isinstance(wish.continuity, Exact) and model.history_frames > MOST_EXACT_FRAMES:
+    if spec.scale not in model.scales:
+        raise SpecError(f"--scale is {spec.scale}; {model.name} enlarges by {' or '.join(map(str, model.scales))}")
+    if isinstance(spec.continuity, Exact) and model.history_frames > MOST_EXACT_FRAMES:
         raise SpecError(
             f"--continuity is exact, which would warm {model.name} up over {model.history_frames} frames before every"
             f" segment, and {MOST_EXACT_FRAMES} are the most; use --continuity handoff, which is exact too and goes"

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.footage.encode import SegmentEncoder
-from pipeline.footage.pictures import read_pictures
-from pipeline.models.streaming import StreamingUpscaler, StreamState
-from pipeline.upscaling.plan import SegmentSpan
-from pipeline.upscaling.work import Upscaling
+from longtake.pipeline.footage.encode import SegmentEncoder
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, StreamState
+from longtake.pipeline.upscaling.plan import SegmentSpan
+from longtake.pipeline.upscaling.work import Upscaling
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class SegmentMaker:
     def __call__(self, span: SegmentSpan) -> Made:
         """Make a segment. Raises `MediaError` if its pictures do not decode."""
         work, started = self._work, perf_counter()
-        wish, key = work.plan.wish, work.keys[span.index]
+        spec, key = work.plan.spec, work.keys[span.index]
         position = self._entered(span)
-        encoder = SegmentEncoder(work.footage, wish.scale, work.encoding, span.frames)
+        encoder = SegmentEncoder(work.footage, spec.scale, work.encoding, span.frames)
         for pictures in enlarged(work, self._model, span, position):
             encoder.add(pictures)
         data = encoder.finish().to_bytes()
         work.journal.keep_segment(key, data)
-        if wish.is_sequential:
+        if spec.is_sequential:
             before = work.plan.before(span)
             older = None if before is None else work.keys[before.index]
             work.journal.keep_state(key, position.state.snapshot(), older)
@@ -73,7 +73,7 @@ class SegmentMaker:
     def _entered(self, span: SegmentSpan) -> Position:
         """Where the model stands before it goes on to this segment."""
         plan = self._work.plan
-        if not plan.wish.is_sequential:
+        if not plan.spec.is_sequential:
             return start(self._work, self._model, span, span.warm_up.start)
         before, behind = plan.before(span), self._behind
         self._behind = None  # a state that goes on is no longer behind anything, should this segment fail
@@ -92,7 +92,7 @@ class SegmentMaker:
 def start(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, first: int) -> Position:
     """Where the model stands before frame `first` of the scene of `span`, as if nothing had come before."""
     footage = work.footage
-    state = model.start(work.plan.wish.scale, footage.height, footage.width, first - span.scene_start)
+    state = model.start(work.plan.spec.scale, footage.height, footage.width, first - span.scene_start)
     return Position(state, first, first)
 
 

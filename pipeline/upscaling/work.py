@@ -9,19 +9,19 @@ import av
 import numpy as np
 import torch
 
-from pipeline.footage.codecs import FootageEncoding
-from pipeline.footage.values import Footage
-from pipeline.journal.keys import Parts
-from pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
-from pipeline.journal.store import Store
-from pipeline.models.streaming import StreamingUpscaler
-from pipeline.upscaling.plan import (
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.keys import Parts
+from longtake.pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.upscaling.plan import (
     ChunkGrid,
     SegmentSpan,
     UpscalePlan,
-    UpscaleWish,
+    UpscaleSpec,
     WarmUp,
-    frames_wished,
+    frames_to_upscale,
     plan_upscale,
 )
 
@@ -43,14 +43,14 @@ class Upscaling:
     @cached_property
     def keys(self) -> tuple[SegmentKey, ...]:
         """What every segment is kept under."""
-        wish = self.plan.wish
+        spec = self.plan.spec
         parts = {
             **self.numerics,
             "footage": self.footage.fingerprint,
-            "scale": wish.scale,
-            "codec": wish.codec,
+            "scale": spec.scale,
+            "codec": spec.codec,
             "quality": self.encoding.quantiser,
-            "continuity": str(wish.continuity),
+            "continuity": str(spec.continuity),
             "chunk_frames": self.plan.grid.chunk_frames,
         }
         return tuple(SegmentKey.of(span.frames.start, {**parts, **span.card()}) for span in self.plan.segments)
@@ -63,13 +63,13 @@ class Upscaling:
     @property
     def encoding(self) -> FootageEncoding:
         """How segments are encoded."""
-        wish = self.plan.wish
-        return FootageEncoding(wish.codec, wish.quality, threads=self.numerics["threads"])
+        spec = self.plan.spec
+        return FootageEncoding(spec.codec, spec.quality, threads=self.numerics["threads"])
 
     @property
     def approximates(self) -> bool:
         """Whether segments are warmed up over less than the model's history."""
-        continuity, grid = self.plan.wish.continuity, self.plan.grid
+        continuity, grid = self.plan.spec.continuity, self.plan.grid
         return isinstance(continuity, WarmUp) and grid.up(continuity.frames) < grid.history_frames
 
     def missing(self) -> Iterator[SegmentSpan]:
@@ -98,7 +98,7 @@ class Upscaling:
         segments = [{**span.card(), "key": key.key} for span, key in zip(self.plan.segments, self.keys, strict=True)]
         return {
             "footage": {"url": self.footage.url, "fingerprint": self.footage.fingerprint},
-            "wish": self.plan.wish.card(),
+            "wish": self.plan.spec.card(),
             "numerics": dict(self.numerics),
             "scenes": [[scene.start, scene.stop] for scene in self.plan.scenes],
             "segments": segments,
@@ -106,7 +106,7 @@ class Upscaling:
 
 
 def open_upscaling(
-    footage: Footage, cuts: Sequence[int], wish: UpscaleWish, store: Store, numerics: Parts, grid: ChunkGrid
+    footage: Footage, cuts: Sequence[int], spec: UpscaleSpec, store: Store, numerics: Parts, grid: ChunkGrid
 ) -> Upscaling:
     """Plan the work, with a journal in which what was made alike counts. Nothing is written.
 
@@ -115,7 +115,7 @@ def open_upscaling(
         numerics: see the function of that name.
         grid: the model's, see `grid_of`.
     """
-    return Upscaling(footage, plan_upscale(frames_wished(footage, wish), cuts, wish, grid), store, numerics)
+    return Upscaling(footage, plan_upscale(frames_to_upscale(footage, spec), cuts, spec, grid), store, numerics)
 
 
 def grid_of(model: StreamingUpscaler) -> ChunkGrid:

@@ -14,9 +14,9 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, PICKLES, needed, parse_index, refused
-from pipeline.weights.node_cache import locked, read_record, remember_sha256, sha256_of, stamp, write_whole
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.folder import INDEX, PICKLES, needed, parse_index, refused
+from longtake.pipeline.weights.node_cache import locked, read_record, remember_sha256, sha256_of, stamp, write_whole
 
 BLOCK = 16 * 2**20
 AT_ONCE = 4

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WeightsError
-from pipeline.weights.licence import CARD
-from pipeline.weights.node_cache import fingerprint_of
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.licence import CARD
+from longtake.pipeline.weights.node_cache import fingerprint_of
+from longtake.pipeline.weights.options import LoadOptions
 
 INDEX = "model_index.json"
 MARK = "longtake.json"

@@ -17,10 +17,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, MARK, SUFFIXES, parts_of, read_index
-from pipeline.weights.licence import CARD
-from pipeline.weights.node_cache import is_damaged_blob
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.folder import INDEX, MARK, SUFFIXES, parts_of, read_index
+from longtake.pipeline.weights.licence import CARD
+from longtake.pipeline.weights.node_cache import is_damaged_blob
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.errors import WeightsError
-from pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
-from pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
+from longtake.pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", EmbeddedModel, Upscaler)
@@ -60,7 +60,7 @@ def save_model(model: EmbeddedModel | Upscaler, url: str) -> None:
 
 
 def _shipped(name: str) -> bytes | None:
-    file = resources.files("pipeline.weights").joinpath(f"{name}.safetensors")
+    file = resources.files("longtake.pipeline.weights").joinpath(f"{name}.safetensors")
     return file.read_bytes() if file.is_file() else None
 
 

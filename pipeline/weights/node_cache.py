@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WeightsError
+from longtake.pipeline.errors import WeightsError
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import WeightsError
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.options import LoadOptions
 
 FLOAT8_CAPABILITY = (8, 9)
 """CUDA's compute capability with float8: Ada and Hopper on."""

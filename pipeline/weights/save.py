@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.errors import WeightsError
+from longtake.pipeline.errors import WeightsError
 
 STEM = "diffusion_pytorch_model"
 SHARD_BYTES = 5 * 10**9

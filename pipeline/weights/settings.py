@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import WeightsError
-from pipeline.spec import SamplingSpec
-from pipeline.weights.folder import MARK
-from pipeline.wishes import whole
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.spec import SamplingSpec
+from longtake.pipeline.weights.folder import MARK
+from longtake.pipeline.yaml_spec import whole
 
 
 class CausalMark(BaseModel):

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import WeightsError
-from pipeline.weights.folder import INDEX, PICKLES, refused
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.quantize import quantize
-from pipeline.weights.settings import read_settings
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.folder import INDEX, PICKLES, refused
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.quantize import quantize
+from longtake.pipeline.weights.settings import read_settings
 
 DENOISER = "transformer"
 """How the names of parts with denoisers begin."""

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from actors.company import Company
-from actors.conductor import Conductor
-from actors.crew import Crew, Patience
-from jobs.render import render
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.journal.store import Store
-from pipeline.media.picture import write_png
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig, Timeouts
+from longtake.jobs.render import render
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.picture import write_png
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
 from tests.inspect.shapes_film import true_film, write_mp4
 
 STORYBOARD = """
@@ -35,10 +35,12 @@ def test_actors_render_what_is_given_to_the_same_bits_as_one_process(tmp_path):
     truth = true_film("a red circle bounces fast on a dark background", seconds=4)
     write_mp4(tmp_path / "before.mp4", truth.frames, truth.sound.astype(np.float32))
     write_png(torch.from_numpy(truth.frames[5]), tmp_path / "still.png")
-    wish, model = parse_storyboard(STORYBOARD % {"folder": tmp_path}), EmbeddedModel.untrained(TINY)
-    alone, take = (open_take(wish, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray"))
+    storyboard, model = parse_storyboard(STORYBOARD % {"folder": tmp_path}), EmbeddedModel.untrained(TINY)
+    alone, take = (
+        open_take(storyboard, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray")
+    )
     film.render(alone)
-    crew = Crew.of(patience=Patience(start=120, chunk=30, pulse=5, back_off=0.1), acts=wish.acts)
-    with Company(crew) as company:
-        render(take, company, Conductor(2**28, take.plan.chunk_bytes, lambda: None))
+    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=storyboard.acts)
+    with ActorPool(config) as pool:
+        render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes, lambda: None))
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")

@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from actors import logs
+from longtake.actors import logs
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.metrics import EXPORTED, PACE_CHUNKS, Meters, NoMeters, Pace, meters
+from longtake.actors.metrics import EXPORTED, PACE_CHUNKS, Meters, NoMeters, Pace, meters
 
 
 def test_pace_is_film_per_second_over_the_latest_chunks():

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from actors.crew import Crew
-from actors.gang import GPU_DOMAIN, placement
-from actors.stage import Order, StageActor
-from pipeline.attention.shares import Degrees
-from pipeline.errors import CapacityError
-from pipeline.spec import ACTS, parse_storyboard
-from pipeline.weights.options import LoadOptions
+from longtake.actors.gang import GPU_DOMAIN, placement
+from longtake.actors.pool_config import PoolConfig
+from longtake.actors.stage_actor import StageActor, TakeConfig
+from longtake.pipeline.errors import CapacityError
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.spec import ACTS, parse_storyboard
+from longtake.pipeline.weights.options import LoadOptions
 
 
 def node(cpus, gpus=0, domain=None, alive=True):
@@ -39,18 +39,18 @@ def test_a_gang_is_kept_as_close_as_the_cluster_allows(nodes, expected):
 
 
 def test_on_gpus_every_rank_decoder_and_upscaler_is_declared_to_ray():
-    crew = Crew.of(degrees=Degrees(ulysses=2), gangs=2, acts=ACTS, load=CUDA)
-    assert {act: crew.resources.bundle(act).get("GPU", 0) for act in ACTS} == {
+    config = PoolConfig.of(degrees=Degrees(ulysses=2), gangs=2, acts=ACTS, load=CUDA)
+    assert {act: config.resources.bundle(act).get("GPU", 0) for act in ACTS} == {
         "embed": 0, "denoise": 0.7, "decode": 0.2, "upscale": 0.1, "encode": 0, "publish": 0,
     }  # fmt: skip
-    assert crew.resources.num_gpus == pytest.approx(4 * 0.7 + 0.3)
-    assert Crew.of(acts=ACTS).resources.num_gpus == 0
+    assert config.resources.num_gpus == pytest.approx(4 * 0.7 + 0.3)
+    assert PoolConfig.of(acts=ACTS).resources.num_gpus == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_actor_that_finds_no_gpu_says_so_before_it_loads_a_model(tmp_path):
-    wish = parse_storyboard("{model: tiny, scenes: [{prompt: a red circle rests, duration: 1s}]}")
-    order = Order(wish, str(tmp_path), {}, 1, load=CUDA)
+    storyboard = parse_storyboard("{model: tiny, scenes: [{prompt: a red circle rests, duration: 1s}]}")
+    order = TakeConfig(storyboard, str(tmp_path), {}, 1, load=CUDA)
     assert order.load_for("embed").device.type == "cpu"
     with pytest.raises(CapacityError, match="finds no GPU"):
         StageActor("decode", None, 0).open(order)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.adapters.catalogue import KNOWN
-from pipeline.adapters.convert import RECIPES, REPOSITORIES
-from pipeline.weights.hub import is_hub_id
-from pipeline.weights.licence import LICENCES
+from longtake.pipeline.adapters.catalogue import KNOWN
+from longtake.pipeline.adapters.convert import RECIPES, REPOSITORIES
+from longtake.pipeline.weights.hub import is_hub_id
+from longtake.pipeline.weights.licence import LICENCES
 
 BY_NAME = {known.name: known for known in KNOWN}
 LAYOUTS = {

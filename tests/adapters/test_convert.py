@@ -9,14 +9,14 @@ from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors.torch import load_file
 
-from pipeline.adapters.convert import RECIPES, ConvertOptions, convert
-from pipeline.adapters.wan_convert import Lora, convert_wan, infer_config, is_wan, merge, to_diffusers, unwrap
-from pipeline.errors import WeightsError
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.save import save_shards
-from pipeline.weights.tensors import fill, without_weights
-from tests.adapters.flashvsr_tiny import tiny_flashvsr
-from tests.adapters.test_flashvsr_weights import Evil, publish
+from longtake.pipeline.adapters.convert import RECIPES, ConvertOptions, convert
+from longtake.pipeline.adapters.wan.convert import Lora, convert_wan, infer_config, is_wan, merge, to_diffusers, unwrap
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.save import save_shards
+from longtake.pipeline.weights.tensors import fill, without_weights
+from tests.adapters.flashvsr.test_weights import Evil, publish
+from tests.adapters.flashvsr.tiny import tiny_flashvsr
 from tests.weights.diffusers_folder import save_folder
 
 LAYOUTS = sorted(Path("tests/layouts").glob("wan2_[12]_[ti]*.json"))

@@ -8,12 +8,12 @@ import fsspec
 import pytest
 import torch
 
-from pipeline.adapters import open as opening
-from pipeline.adapters.open import FAMILIES, open_model, terms
-from pipeline.errors import WeightsError
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.weights.load import save_model
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.adapters import open as opening
+from longtake.pipeline.adapters.open import FAMILIES, open_model, terms
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.weights.load import save_model
+from longtake.pipeline.weights.options import LoadOptions
 from tests.weights.diffusers_folder import save_folder
 from tests.weights.fake_hub import FakeHub
 
@@ -116,8 +116,8 @@ def test_a_folder_is_refused_before_it_is_opened_if_any_part_of_it_is_missing_or
 
 
 def test_a_family_that_is_not_in_this_version_is_told_apart(tmp_path, load, monkeypatch):
-    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "pipeline.adapters.nobodys_model"})
-    with pytest.raises(WeightsError, match=r"came without pipeline\.adapters\.nobodys_model"):
+    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "longtake.pipeline.adapters.nobodys_model"})
+    with pytest.raises(WeightsError, match=r"came without longtake\.pipeline\.adapters\.nobodys_model"):
         open_model(str(save_folder(tmp_path / "model")), load)
 
 

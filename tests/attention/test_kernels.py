@@ -4,9 +4,9 @@ from itertools import product
 import pytest
 import torch
 
-from pipeline.attention import gpu_kernels, kernels
-from pipeline.attention.kernels import attend, cpu_flash, matmul_attention, merge, prove
-from pipeline.errors import KernelError
+from longtake.pipeline.attention import gpu_kernels, kernels
+from longtake.pipeline.attention.kernels import attend, cpu_flash, matmul_attention, merge, prove
+from longtake.pipeline.errors import KernelError
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

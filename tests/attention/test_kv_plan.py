@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, PageTable, SiteLayout, StreamLayout, join_runs
-from pipeline.clock import ChunkSpan
-from pipeline.errors import SpecError
+from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, PageTable, SiteLayout, StreamLayout, join_runs
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.errors import SpecError
 
 plans = st.builds(KVPlan, st.integers(1, 5), st.integers(0, 3), st.none() | st.integers(1, 20))
 

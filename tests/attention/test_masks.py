@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.attention.context import QKV, Site
-from pipeline.attention.exchange import ONE_RANK
-from pipeline.attention.fake import run_threads
-from pipeline.attention.shares import Degrees
-from tests.attention.rank_acts import AUDIO, FRAMES, HEAD_DIM, HEADS, SIZE, TEXT, site_store, span
+from longtake.pipeline.attention.context import QKV, Site
+from longtake.pipeline.attention.exchange import ONE_RANK
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.testing.thread_ranks import run_threads
+from tests.parallel.rank_acts import AUDIO, FRAMES, HEAD_DIM, HEADS, SIZE, TEXT, site_store, span
 
 SEEN = torch.tensor([[True, False, True, False]])
 SITES = {"joint": ("video", "audio", "text"), "video_text": ("video", "text")}

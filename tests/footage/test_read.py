@@ -11,11 +11,11 @@ import pytest
 import torch
 from av.video.frame import VideoFrame
 
-from pipeline.errors import MediaError
-from pipeline.footage.colour import from_rgb, layout_of, to_rgb
-from pipeline.footage.index import open_footage
-from pipeline.footage.pictures import read_pictures
-from pipeline.footage.values import Colour, LightLevel, MasteringDisplay
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.colour import from_rgb, layout_of, to_rgb
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.footage.values import Colour, LightLevel, MasteringDisplay
 from tests.footage import footage_files
 from tests.footage.footage_files import CLOSED, GRADUAL, HDR, OPEN, PQ, Film, make
 

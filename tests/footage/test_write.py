@@ -7,13 +7,13 @@ import pytest
 import torch
 from einops import repeat
 
-from pipeline.errors import MediaError
-from pipeline.footage.codecs import CODECS, FootageEncoding
-from pipeline.footage.encode import FootageSegment, SegmentEncoder
-from pipeline.footage.index import open_footage
-from pipeline.footage.mux import check_output, write_footage
-from pipeline.footage.pictures import read_pictures
-from pipeline.footage.values import Colour
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.codecs import CODECS, FootageEncoding
+from longtake.pipeline.footage.encode import FootageSegment, SegmentEncoder
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.mux import check_output, write_footage
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.footage.values import Colour
 from tests.footage.footage_files import HDR, PQ, Film, make
 
 UNEVEN = [0, *accumulate([1000, 500, 2777, 33, 5550, 1001, 999, 1, 4000, 250, 1234, 990, 1010, 64, 8000, 7, 3, 2, 1])]
@@ -330,13 +330,13 @@ def test_pictures_that_do_not_fit_their_segment_are_refused(tmp_path):
 
 def test_wishes_that_cannot_be_are_refused_with_the_cure(tmp_path):
     footage = open_footage(make(tmp_path / "a.mp4", Film()))
-    for wish, message in (
+    for storyboard, message in (
         ({"codec": "vp9"}, "known are h264, hevc, av1, ffv1"),
         ({"quality": 52}, "0 .best. to 51"),
         ({"threads": 0}, "at least 1"),
     ):
         with pytest.raises(MediaError, match=message):
-            FootageEncoding(**wish)
+            FootageEncoding(**storyboard)
     with pytest.raises(MediaError, match=r"ffv1 is written to \.mkv"):
         check_output(footage, FootageEncoding("ffv1"), tmp_path / "b.mp4")
     close = open_footage(make(tmp_path / "c.mp4", Film(pts=UNEVEN)))

@@ -7,15 +7,15 @@ import av
 import numpy as np
 import torch
 
-from pipeline.clock import MediaClock, plan_chunks, plan_scenes
-from pipeline.journal.store import Store
-from pipeline.journal.take import put_take, take_card
-from pipeline.spec import Scene, Storyboard
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.publish import PublishOptions, PublishStage
-from pipeline.training.data import render
-from pipeline.training.world import FPS, SAMPLE_RATE, Caption, Moves, draw_moves, switched
-from pipeline.values import FrameChunk, SoundChunk
+from longtake.pipeline.clock import MediaClock, plan_chunks, plan_scenes
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import put_take, take_card
+from longtake.pipeline.spec import Scene, Storyboard
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.training.data import render
+from longtake.pipeline.training.world import FPS, SAMPLE_RATE, Caption, Moves, draw_moves, switched
+from longtake.pipeline.values import FrameChunk, SoundChunk
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_take(folder, film, prompts, seconds, cuts=None, chunk_latents=4):
     """A take of a true film, through the road's own encoder and publisher; returns its folder."""
     scenes = plan_scenes(CLOCK, [Fraction(s) for s in seconds], cuts or [True] * len(prompts))
     chunks = plan_chunks(CLOCK, scenes, chunk_latents)
-    wish = Storyboard(
+    storyboard = Storyboard(
         title="Truth", scenes=[Scene(prompt=p, duration=f"{s}s") for p, s in zip(prompts, seconds, strict=True)]
     )
     store, encode = Store(str(folder)), EncodeStage(CLOCK.fps, quality=12)
@@ -68,7 +68,7 @@ def write_take(folder, film, prompts, seconds, cuts=None, chunk_latents=4):
             shown = FrameChunk(chunk, frames[chunk.frames.start : chunk.frames.stop].contiguous())
             heard = sound[:, chunk.samples.start : chunk.samples.stop].contiguous()
             publish(encode(shown, SoundChunk(chunk.samples.start, SAMPLE_RATE, heard)))
-    put_take(store, take_card(wish, CLOCK, scenes, chunks))
+    put_take(store, take_card(storyboard, CLOCK, scenes, chunks))
     return str(folder)
 
 

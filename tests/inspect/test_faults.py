@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.inspect.report import inspect_film
-from pipeline.inspect.subject import open_subject
-from pipeline.training.world import FPS, SAMPLE_RATE, Moves
+from longtake.pipeline.inspect.report import inspect_film
+from longtake.pipeline.inspect.subject import open_subject
+from longtake.pipeline.training.world import FPS, SAMPLE_RATE, Moves
 from tests.inspect.shapes_film import film_of, true_film, write_mp4, write_take
 
 SECONDS, CHUNK = 24, 16

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.cli import main
-from pipeline.errors import MediaError, SpecError
-from pipeline.inspect.clicks import ClickMeter
-from pipeline.inspect.compare import compare_films, ssim
-from pipeline.inspect.events import motion_events
-from pipeline.inspect.loudness import LoudnessMeter
-from pipeline.inspect.page import to_html
-from pipeline.inspect.pictures import PictureMeter
-from pipeline.inspect.report import inspect_film
-from pipeline.inspect.seams import measure_seams
-from pipeline.inspect.subject import open_subject
-from pipeline.inspect.verdicts import Scale
-from pipeline.inspect.windows import sound_windows
-from pipeline.media.read import FrameBlock
-from pipeline.training.world import FPS, SAMPLE_RATE
+from longtake.jobs.cli import main
+from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.inspect.clicks import ClickMeter
+from longtake.pipeline.inspect.compare import compare_films, ssim
+from longtake.pipeline.inspect.events import motion_events
+from longtake.pipeline.inspect.loudness import LoudnessMeter
+from longtake.pipeline.inspect.page import to_html
+from longtake.pipeline.inspect.pictures import PictureMeter
+from longtake.pipeline.inspect.report import inspect_film
+from longtake.pipeline.inspect.seams import measure_seams
+from longtake.pipeline.inspect.subject import open_subject
+from longtake.pipeline.inspect.verdicts import Scale
+from longtake.pipeline.inspect.windows import sound_windows
+from longtake.pipeline.media.read import FrameBlock
+from longtake.pipeline.training.world import FPS, SAMPLE_RATE
 from tests.inspect.shapes_film import switched_film, true_film, write_mp4, write_take
 
 FAST = "a red circle bounces fast on a dark background"

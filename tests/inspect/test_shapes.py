@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.inspect import motion
-from pipeline.inspect.shapes import Sightings, describe, look, read
-from pipeline.inspect.sync import match
-from pipeline.training.world import CAPTIONS, FPS, Leg, Moves, box
+from longtake.pipeline.inspect import motion
+from longtake.pipeline.inspect.shapes import Sightings, describe, look, read
+from longtake.pipeline.inspect.sync import match
+from longtake.pipeline.training.world import CAPTIONS, FPS, Leg, Moves, box
 from tests.inspect.shapes_film import film_of, inner, switched_film, true_film
 
 FAST = "a red circle bounces fast on a dark background"

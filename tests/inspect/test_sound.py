@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.inspect.sound import onsets, window_onsets
-from pipeline.inspect.sync import match, merged
-from pipeline.inspect.windows import sound_windows
-from pipeline.training.world import CAPTIONS, SAMPLE_RATE
+from longtake.pipeline.inspect.sound import onsets, window_onsets
+from longtake.pipeline.inspect.sync import match, merged
+from longtake.pipeline.inspect.windows import sound_windows
+from longtake.pipeline.training.world import CAPTIONS, SAMPLE_RATE
 from tests.inspect.shapes_film import true_film
 
 SOUNDING = [str(caption) for caption in CAPTIONS if caption.sounds]

@@ -7,13 +7,13 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.inspect import status as module
-from pipeline.inspect.event_tail import EventTail
-from pipeline.inspect.status import TakeReader, read_status
-from pipeline.journal.store import Store
-from pipeline.journal.take import SceneCard, TakeCard, put_take
-from pipeline.media import hls
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.inspect import status as module
+from longtake.pipeline.inspect.event_tail import EventTail
+from longtake.pipeline.inspect.status import TakeReader, read_status
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import SceneCard, TakeCard, put_take
+from longtake.pipeline.media import hls
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 FRAMES, CHUNKS = 24, 5  # of a chunk; of the film
@@ -73,7 +73,7 @@ def take(request, tmp_path):
 @pytest.fixture
 def no_haste(monkeypatch):
     """Every look at the clock is a hundred times later than the last, so that no read of a remote log has to wait."""
-    monkeypatch.setattr("pipeline.inspect.event_tail.monotonic", (100.0**look for look in count()).__next__)
+    monkeypatch.setattr("longtake.pipeline.inspect.event_tail.monotonic", (100.0**look for look in count()).__next__)
 
 
 def done(status):
@@ -93,7 +93,7 @@ def test_a_damaged_card_is_named(tmp_path):
 
 
 def test_a_status_is_read_without_torch():
-    script = "import sys, pipeline.inspect.status, jobs.watch; print('torch' in sys.modules)"
+    script = "import sys, longtake.pipeline.inspect.status, longtake.jobs.watch; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout.strip() == b"False"
     assert module.MASTER_NAME == hls.MASTER_NAME
 
@@ -245,7 +245,7 @@ def test_a_long_local_log_is_read_once(tmp_path, monkeypatch):
     reader = TakeReader(take.store)
     reader.read()
     parsed = []
-    monkeypatch.setattr("pipeline.inspect.event_tail._event", parsed.append)
+    monkeypatch.setattr("longtake.pipeline.inspect.event_tail._event", parsed.append)
     reader.read()
     take.chunk(1, acts=("embed",))
     reader.read()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inspect.sync import lag_s, match, merged
+from longtake.pipeline.inspect.sync import lag_s, match, merged
 
 GRID = st.lists(st.integers(0, 40), max_size=4, unique=True)
 

@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-import jobs.bench
-from jobs.bench import Bench, BenchOptions, Figure, run_bench
+import longtake.jobs.bench
+from longtake.jobs.bench import Bench, BenchOptions, Figure, run_bench
 
 
 @pytest.fixture
 def fake_bench(monkeypatch):
     values = iter([1.0, 9.0, 2.0])
     fake = Bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": next(values)})
-    monkeypatch.setattr(jobs.bench, "load_bench", lambda _: fake)
+    monkeypatch.setattr(longtake.jobs.bench, "load_bench", lambda _: fake)
 
 
 @pytest.mark.usefixtures("fake_bench")
@@ -36,7 +36,7 @@ def test_limits_hold_in_both_directions_and_nan_keeps_none():
 
 
 def test_endless_measures_every_figure_it_promises(monkeypatch):
-    from jobs.bench import endless
+    from longtake.jobs.bench import endless
 
     monkeypatch.setattr(endless, "WARM", 2)
     monkeypatch.setattr(endless, "REFERENCE_STOP", 10)

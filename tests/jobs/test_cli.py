@@ -9,14 +9,14 @@ from time import perf_counter
 import pytest
 from rich.console import Console
 
-from jobs.models import print_models
-from jobs.take import RenderOptions, prepare
-from pipeline.journal.event_log import EventLog
-from pipeline.journal.store import Store
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.weights.load import save_model
+from longtake.jobs.models import print_models
+from longtake.jobs.take import RenderOptions, prepare
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.weights.load import save_model
 
-LONGTAKE = [sys.executable, "-m", "jobs.cli"]
+LONGTAKE = [sys.executable, "-m", "longtake.jobs.cli"]
 ROOT = Path(__file__).parents[2]
 MANNERS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize", "float8"))
 WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
@@ -28,7 +28,7 @@ def longtake(*arguments, check=False, **options):
 
 
 @pytest.fixture
-def wish(tmp_path):
+def storyboard(tmp_path):
     path = tmp_path / "wish.yaml"
     path.write_text(WISH)
     return path
@@ -45,7 +45,7 @@ def test_help_answers_within_half_a_second():
 
 
 def test_the_command_line_does_not_import_torch_or_ray():
-    script = "import sys, jobs.cli; print(*({'torch', 'ray'} & sys.modules.keys()))"
+    script = "import sys, longtake.jobs.cli; print(*({'torch', 'ray'} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not answer.stdout.strip()
 
@@ -60,26 +60,26 @@ def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert not out.exists()
 
 
-def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where_it_ended(wish, tmp_path):
+def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where_it_ended(storyboard, tmp_path):
     out = tmp_path / "out"
-    longtake("render", wish, "-o", out, "--in-process", check=True)
+    longtake("render", storyboard, "-o", out, "--in-process", check=True)
     film = (out / "film.mp4").read_bytes()
     assert "#EXT-X-ENDLIST" in (out / "live" / "video.m3u8").read_text()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events][:2] == ["road.start", "film.start"]
     assert events[-1]["event"] == "film.done"
     assert {event["chunk"] for event in events if event["event"] == "denoise.chunk"} == {0, 1}
-    again = longtake("render", wish, "-o", out, "--in-process", check=True)
+    again = longtake("render", storyboard, "-o", out, "--in-process", check=True)
     assert "2 of 2 chunks are kept" in " ".join(again.stdout.split())
-    edited = longtake("render", wish, "-o", out, "--in-process", "--set", "seed=3", check=True)
+    edited = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3", check=True)
     assert "0 of 2 chunks are kept; chunk 0: seed was 0, is 3" in " ".join(edited.stdout.split())
     assert (out / "film.mp4").read_bytes() != film
 
 
-def test_the_model_its_dtype_and_its_quantization_may_be_named_beside_the_storyboard(wish, tmp_path):
+def test_the_model_its_dtype_and_its_quantization_may_be_named_beside_the_storyboard(storyboard, tmp_path):
     pytest.importorskip("torchao")
     save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/own.safetensors")
-    render = ("render", wish, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
+    render = ("render", storyboard, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
     said = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in MANNERS]
     assert "0 of 2 chunks are kept" in said[1], "other bits"
     assert "2 of 2 chunks are kept" in said[2]
@@ -87,16 +87,16 @@ def test_the_model_its_dtype_and_its_quantization_may_be_named_beside_the_storyb
     assert (wrong.returncode, "--dtype is int8; use float32" in wrong.stderr) == (2, True)
 
 
-def test_fresh_starts_beside_the_old_take_and_never_over_it(wish, tmp_path):
+def test_fresh_starts_beside_the_old_take_and_never_over_it(storyboard, tmp_path):
     out = tmp_path / "out"
     for _ in range(3):
-        longtake("render", wish, "-o", out, "--in-process", "--fresh", check=True)
+        longtake("render", storyboard, "-o", out, "--in-process", "--fresh", check=True)
     assert (tmp_path / "out-2" / "film.mp4").read_bytes() == (tmp_path / "out-3" / "film.mp4").read_bytes()
 
 
-def test_a_foreign_film_is_never_overwritten(wish, tmp_path):
+def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"precious")
-    answer = longtake("render", wish, "-o", tmp_path, "--in-process")
+    answer = longtake("render", storyboard, "-o", tmp_path, "--in-process")
     assert answer.returncode == 2
     assert "nothing is overwritten" in answer.stderr
     assert (tmp_path / "film.mp4").read_bytes() == b"precious"
@@ -111,8 +111,8 @@ def test_a_foreign_film_is_never_overwritten(wish, tmp_path):
         ("scenes.0.prompt=a zebra bounces", 2, "'zebra'"),
     ],
 )
-def test_errors_are_one_message_with_a_documented_exit_code(wish, tmp_path, override, code, message):
-    answer = longtake("render", wish, "-o", tmp_path / "out", "--in-process", "--set", override)
+def test_errors_are_one_message_with_a_documented_exit_code(storyboard, tmp_path, override, code, message):
+    answer = longtake("render", storyboard, "-o", tmp_path / "out", "--in-process", "--set", override)
     assert answer.returncode == code
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -148,13 +148,13 @@ def test_models_are_listed_with_licence_and_memory(capsys, monkeypatch):
     assert capsys.readouterr().out.count("forbids commercial use") == 1, "once, plainly"
 
 
-def test_the_terms_of_a_model_are_told_before_it_renders(wish, tmp_path, monkeypatch):
+def test_the_terms_of_a_model_are_told_before_it_renders(storyboard, tmp_path, monkeypatch):
     file = f"{tmp_path}/own.safetensors"
     save_model(EmbeddedModel.untrained(TINY), file)
-    monkeypatch.setattr("pipeline.weights.licence.LICENCES", {file: "cc-by-nc-4.0"})
+    monkeypatch.setattr("longtake.pipeline.weights.licence.LICENCES", {file: "cc-by-nc-4.0"})
     for model, told in {"tiny": 0, file: 1}.items():
         console = Console(file=StringIO(), width=200)
-        prepare(str(wish), str(tmp_path / "out"), RenderOptions((f"model={model}",), in_process=True), console)
+        prepare(str(storyboard), str(tmp_path / "out"), RenderOptions((f"model={model}",), in_process=True), console)
         assert console.file.getvalue().count("cc-by-nc-4.0, forbids commercial use") == told
 
 

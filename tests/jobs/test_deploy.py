@@ -2,13 +2,14 @@
 
 import json
 import re
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import yaml
 
-from actors.metrics import EXPORTED
+from longtake.actors.metrics import EXPORTED
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -78,7 +79,7 @@ def test_the_rayjob_ends_by_itself_and_retries_since_resume_is_free(spec):
 def test_the_rayjob_runs_a_command_that_there_is(spec):
     python, flag, module, *_ = spec["entrypoint"].split()
     assert (python, flag) == ("python", "-m")
-    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert find_spec(module) is not None
     assert set(yaml.safe_load(spec["runtimeEnvYAML"])) <= {"env_vars", "working_dir", "py_modules"}
 
 
@@ -131,7 +132,7 @@ def test_the_image_copies_what_there_is_and_installs_the_locks(instructions):
         for source in [word for word in rest.split() if not word.startswith("--")][:-1]
     }
     assert all((ROOT / source).exists() for source in copied)
-    assert copied >= {"jobs", "actors", "pipeline", "pyproject.toml", "requirements.lock"}
+    assert copied >= {"longtake", "jobs", "actors", "pipeline", "setup.py", "pyproject.toml", "requirements.lock"}
     run = " ".join(rest for name, rest in instructions if name == "RUN")
     for lock in ROOT.glob("requirements*.lock"):
         assert lock.name in copied

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import doctor
-from jobs.doctor import local_ray, machine, software
-from jobs.doctor import output as output_root
-from pipeline.errors import MediaError
+from longtake.jobs import doctor
+from longtake.jobs.doctor import local_ray, machine, software
+from longtake.jobs.doctor import output as output_root
+from longtake.pipeline.errors import MediaError
 
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -51,7 +51,7 @@ def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, caps
 
 def test_the_command_exits_with_1_and_shows_the_cure_when_something_fails(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    command = [sys.executable, "-m", "jobs.cli", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
+    command = [sys.executable, "-m", "longtake.jobs.cli", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
     environment = {**os.environ, "COLUMNS": "200"}
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert answer.returncode == 1, answer.stdout + answer.stderr
@@ -149,12 +149,12 @@ def test_the_shared_memory_of_a_bare_container_is_too_small(monkeypatch):
 
 
 def test_a_missing_codec_shows_its_cure(monkeypatch):
-    import pipeline.media.write
+    import longtake.pipeline.media.write
 
     def broken(*_, **__):
         raise MediaError("libx264 is not in this FFmpeg")
 
-    monkeypatch.setattr(pipeline.media.write, "GopEncoder", broken)
+    monkeypatch.setattr(longtake.pipeline.media.write, "GopEncoder", broken)
     finding = only(software.check_codecs())
     assert (finding.level, finding.seen) == ("FAIL", "libx264 is not in this FFmpeg")
     assert "wheel" in finding.cure

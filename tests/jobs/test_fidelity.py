@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.bench.fidelity import Pool, showcase
-from jobs.bench.screening import Notes, Showing, make, one_stream, plan_of, watch
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.training.world import HELD_OUT, Caption
+from longtake.jobs.bench.fidelity import Pool, showcase
+from longtake.jobs.bench.screening import Notes, Showing, make, one_stream, plan_of, watch
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.training.world import HELD_OUT, Caption
 
 CAPTION = Caption("red", "circle", "bounces fast", "dark")
 

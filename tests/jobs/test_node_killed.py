@@ -14,12 +14,12 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.weights.load import load_model
 from tests.jobs.test_submit import BIN, JOB_S, ROOT, free_ports
 
 WISH = """
@@ -50,7 +50,7 @@ def submit_and_kill(port, folder):
     command = [
         sys.executable,
         "-m",
-        "jobs.render",
+        "longtake.jobs.render",
         str(folder / "wish.yaml"),
         "-o",
         str(folder / "film"),
@@ -83,9 +83,9 @@ def submit_and_kill(port, folder):
 def test_a_film_outlives_the_node_of_its_gang(tmp_path):
     torch.set_num_threads(1)
     (tmp_path / "wish.yaml").write_text(WISH)
-    wish = parse_storyboard(WISH)
-    model = load_model(wish.model)
-    film.render(open_take(wish, model, Store(str(tmp_path / "alone")), numerics(model)))
+    storyboard = parse_storyboard(WISH)
+    model = load_model(storyboard.model)
+    film.render(open_take(storyboard, model, Store(str(tmp_path / "alone")), numerics(model)))
 
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         port, *agents = free_ports("dashboard", "head", "one", "two").values()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.metrics import EXPORTED
+from longtake.actors.metrics import EXPORTED
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -143,7 +143,15 @@ def films(cluster, tmp_path_factory):
     folder, films = tmp_path_factory.mktemp("films"), {}
     (folder / "wish.yaml").write_text(WISH)
     for road, options in {"in-process": ["--in-process"], "ray": []}.items():
-        command = ["python", "-m", "jobs.render", str(folder / "wish.yaml"), "-o", str(folder / road), *options]
+        command = [
+            "python",
+            "-m",
+            "longtake.jobs.render",
+            str(folder / "wish.yaml"),
+            "-o",
+            str(folder / road),
+            *options,
+        ]
         code, said = cluster.submit(*command)
         assert code == 0, said
         assert "succeeded" in said
@@ -158,7 +166,14 @@ def test_a_job_renders_the_same_film_in_one_process_and_on_the_cluster(films):
 def test_a_job_that_fails_is_a_failed_submission_with_our_message(cluster, tmp_path):
     (tmp_path / "wish.yaml").write_text(WISH)
     code, said = cluster.submit(
-        "python", "-m", "jobs.render", str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--set", "seed=-1"
+        "python",
+        "-m",
+        "longtake.jobs.render",
+        str(tmp_path / "wish.yaml"),
+        "-o",
+        str(tmp_path / "out"),
+        "--set",
+        "seed=-1",
     )
     assert code != 0
     assert "seed is -1" in said
@@ -170,7 +185,7 @@ def test_a_package_holds_what_jobs_need_and_no_more(cluster):
     assert packages
     for package in packages:
         names = {path.name for path in package.iterdir()}
-        assert names >= {"jobs", "actors", "pipeline", "examples"}
+        assert names >= {"longtake", "jobs", "actors", "pipeline", "examples"}
         assert not names & {".git", ".venv", "docs", "out", "tests"}
         files = [path for path in package.rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in files if path.suffix != ".safetensors") < 8 * 2**20
@@ -213,7 +228,7 @@ def test_a_submission_says_how_to_follow_it_and_leaves_its_title_place_and_versi
     assert told["metadata"]["title"] == "Untitled"
     assert told["metadata"]["output"] == str(film)
     assert told["metadata"]["longtake"]
-    assert told["entrypoint"] == f"python -m jobs.render storyboard.yaml -o {film} --in-process"
+    assert told["entrypoint"] == f"python -m longtake.jobs.render storyboard.yaml -o {film} --in-process"
 
 
 def test_the_next_attempt_is_counted_and_a_second_at_once_is_refused(cluster, submitted):
@@ -255,7 +270,7 @@ import sys, time
 from pathlib import Path
 
 import ray
-from actors.metrics import Meters
+from longtake.actors.metrics import Meters
 
 @ray.remote(num_cpus=0)
 class Metered:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.submit import SubmitOptions, connect, kind_of, next_attempt, pack, place_of
-from pipeline.errors import LongtakeError, SpecError
+from longtake.jobs.submit import SubmitOptions, connect, kind_of, next_attempt, pack, place_of
+from longtake.pipeline.errors import LongtakeError, SpecError
 
 ROOT = Path(__file__).parents[2]
 WISH = "{title: Red, model: tiny, scenes: [{prompt: a red circle, duration: 2s}]}"
@@ -40,7 +40,7 @@ def test_a_storyboard_travels_under_a_fixed_name_with_the_command_of_a_local_ren
     parcel = _pack(overrides=("seed=3",), flags=("--ranks", "2"))
     assert parcel.files == {"storyboard.yaml": WISH.encode()}
     assert parcel.title == "Red"
-    wanted = "python -m jobs.render storyboard.yaml -o s3://films/one --set seed=3 --ranks 2"
+    wanted = "python -m longtake.jobs.render storyboard.yaml -o s3://films/one --set seed=3 --ranks 2"
     assert " ".join(parcel.command) == wanted
 
 
@@ -52,7 +52,7 @@ def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
     (tmp_path / "films.yaml").write_text(manifest)
     parcel = _pack(manifest, str(tmp_path / "films.yaml"))
     assert set(parcel.files) == {"manifest.yaml", "boards/one.yaml", "two.yaml"}
-    assert parcel.command[:4] == ("python", "-m", "jobs.batch", "manifest.yaml")
+    assert parcel.command[:4] == ("python", "-m", "longtake.jobs.batch", "manifest.yaml")
 
 
 def test_a_storyboard_that_a_manifest_lacks_or_cannot_bring_is_told_before_anything_is_sent(tmp_path):
@@ -104,7 +104,7 @@ def test_an_address_that_is_no_url_is_refused():
 
 def test_a_cluster_that_is_not_there_is_named_with_the_cure(tmp_path):
     (tmp_path / "film.yaml").write_text(WISH)
-    command = [sys.executable, "-m", "jobs.cli", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
+    command = [sys.executable, "-m", "longtake.jobs.cli", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
     said = subprocess.run(
         [*command, "--address", "http://127.0.0.1:1"],
         cwd=ROOT,
@@ -131,7 +131,7 @@ def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_pa
     with zipfile.ZipFile(tmp_path / "package.zip") as package:
         files = [info for info in package.infolist() if not info.is_dir()]
     rooms = {info.filename.split("/")[0] for info in files}
-    assert rooms >= {"jobs", "actors", "pipeline", "examples"}
+    assert rooms >= {"longtake", "jobs", "actors", "pipeline", "examples"}
     assert not rooms & {".git", ".venv", "deploy", "docs", "out", "tests"}
     assert sum(info.file_size for info in files if not info.filename.endswith(".safetensors")) < 2 * 2**20
     assert sum(info.file_size for info in files) < 24 * 2**20

@@ -14,24 +14,24 @@ import pytest
 import ray
 import torch
 
-from actors.crew import Patience
-from actors.upscale_shift import Staff, Upscalers
-from actors.upscalers import Tools
-from jobs.cli import main
-from jobs.upscale.road import Shop, upscale
-from pipeline import upscale as alone
-from pipeline.errors import CapacityError, JournalError, PoisonError
-from pipeline.footage.index import open_footage
-from pipeline.upscaling.output import Output
-from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish
-from pipeline.weights.load import load_upscaler
-from tests.adapters.flashvsr_tiny import save_tiny_flashvsr
+from longtake.actors.pool_config import Timeouts
+from longtake.actors.upscale_actor import WorkerConfig
+from longtake.actors.upscale_film import WorkerSetup, upscale
+from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
+from longtake.jobs.cli import main
+from longtake.pipeline import upscale_film as alone
+from longtake.pipeline.errors import CapacityError, JournalError, PoisonError
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec
+from longtake.pipeline.weights.load import load_upscaler
+from tests.adapters.flashvsr.tiny import save_tiny_flashvsr
 from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
 
 ROOT = Path(__file__).parents[2]
-WISH = UpscaleWish(segment_frames=12)
-TOOLS = Tools("tiny-upscaler")
-PATIENCE = Patience(start=180, chunk=120, back_off=0.1)
+WISH = UpscaleSpec(segment_frames=12)
+TOOLS = WorkerConfig("tiny-upscaler")
+PATIENCE = Timeouts(start=180, chunk=120, back_off=0.1)
 FLAGS = ("--model", "tiny-upscaler", "--segment-frames", "12")
 
 
@@ -73,18 +73,18 @@ class Recorder:
 @pytest.fixture(scope="module")
 def workers(request):
     request.getfixturevalue("ray_cluster")
-    with Upscalers(Staff(5, TOOLS, cpus=0.5, patience=PATIENCE)) as workers:
+    with UpscalePool(UpscalePoolConfig(5, TOOLS, cpus=0.5, timeouts=PATIENCE)) as workers:
         yield workers
 
 
 def shop_of(workers, count):
     model = load_upscaler(TOOLS.model)
-    return Shop(nullcontext(workers), TOOLS, alone.numerics(model), alone.grid_of(model), count)
+    return WorkerSetup(nullcontext(workers), TOOLS, alone.numerics(model), alone.grid_of(model), count)
 
 
-def run(clip, out, workers, count=2, wish=WISH, recorder=None):
+def run(clip, out, workers, count=2, spec=WISH, recorder=None):
     recorder = recorder or Recorder()
-    return upscale(clip, wish, shop_of(workers, count), Output(str(out)), recorder), recorder
+    return upscale(clip, spec, shop_of(workers, count), Output(str(out)), recorder), recorder
 
 
 # ------------------------------------------------------------------ workers
@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_is_replaced_and_no_bit_differs(clip, undisturbe
 
 
 def test_a_worker_that_is_wedged_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "staff", replace(workers.staff, patience=replace(PATIENCE, chunk=6)))
+    monkeypatch.setattr(workers, "staff", replace(workers.staff, timeouts=replace(PATIENCE, chunk=6)))
     recorder = Recorder("upscale.segment", strike(signal.SIGSTOP))
     run(clip, tmp_path / "out.mp4", workers, 1, recorder=recorder)
     assert packets_of(tmp_path / "out.mp4") == undisturbed
@@ -147,15 +147,15 @@ def test_a_segment_that_fails_again_and_again_is_named_and_the_rest_is_kept(clip
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_hand_over_a_model_that_looks_ahead_and_make_the_bits_of_one_pass(clip, tmp_path):
-    tools = Tools(save_tiny_flashvsr(tmp_path / "flashvsr.safetensors"))
-    wish = UpscaleWish(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
+    tools = WorkerConfig(save_tiny_flashvsr(tmp_path / "flashvsr.safetensors"))
+    spec = UpscaleSpec(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
     model = tools.load()
-    alone.upscale(clip, replace(wish, segment_frames=1000), model, Output(str(tmp_path / "whole.mkv")))
-    with Upscalers(Staff(2, tools, cpus=0.5, patience=PATIENCE)) as workers:
+    alone.upscale(clip, replace(spec, segment_frames=1000), model, Output(str(tmp_path / "whole.mkv")))
+    with UpscalePool(UpscalePoolConfig(2, tools, cpus=0.5, timeouts=PATIENCE)) as workers:
         for count in (1, 2):
-            shop = Shop(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
+            shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
             out = tmp_path / f"{count}.mkv"
-            upscale(clip, wish, shop, Output(str(out)), Recorder())
+            upscale(clip, spec, shop, Output(str(out)), Recorder())
             assert packets_of(out) == packets_of(tmp_path / "whole.mkv")
 
 
@@ -169,7 +169,7 @@ def test_a_worker_that_would_make_other_bits_refuses(clip, workers, tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_find_no_room_are_named_with_what_they_ask_for(clip, tmp_path):
     refusal = pytest.raises(CapacityError, match=r"each asks for 400 CPUs and 0 GPUs, the cluster has 4 and 0")
-    with Upscalers(Staff(1, TOOLS, cpus=400, patience=Patience(start=1))) as workers, refusal:
+    with UpscalePool(UpscalePoolConfig(1, TOOLS, cpus=400, timeouts=Timeouts(start=1))) as workers, refusal:
         run(clip, tmp_path / "out.mp4", workers, 1)
 
 
@@ -177,7 +177,7 @@ def test_workers_that_find_no_room_are_named_with_what_they_ask_for(clip, tmp_pa
 def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip, undisturbed, tmp_path):
     out, journal = tmp_path / "out.mp4", tmp_path / "out.mp4.longtake"
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "jobs.upscale", clip.url, "-o", str(out), "--workers", "1", *FLAGS]
+    command = [sys.executable, "-m", "longtake.jobs.upscale", clip.url, "-o", str(out), "--workers", "1", *FLAGS]
     driver = subprocess.Popen([*command, "--address", address], cwd=ROOT, stdout=subprocess.DEVNULL)
     events, until = journal / "events.jsonl", monotonic() + 60
     while not (events.exists() and "upscale.segment" in events.read_text()):
@@ -200,7 +200,7 @@ def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip,
 
 
 def longtake(*arguments):
-    command = [sys.executable, "-m", "jobs.cli", "upscale", *map(str, arguments)]
+    command = [sys.executable, "-m", "longtake.jobs.cli", "upscale", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

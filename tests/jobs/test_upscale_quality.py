@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from jobs.bench.upscale_quality import CLIPS, Comparison, Judge, Motion, Score, quality_figures, resize, ssim
+from longtake.jobs.bench.upscale_quality import CLIPS, Comparison, Judge, Motion, Score, quality_figures, resize, ssim
 
 
 def picture(height: int = 48, width: int = 64) -> torch.Tensor:

@@ -11,15 +11,15 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.watch.server import HEADERS, PAGE, WatchServer
-from pipeline.clock import MediaClock
-from pipeline.errors import SpecError
-from pipeline.journal.event_log import EventLog
-from pipeline.journal.store import Store
-from pipeline.journal.take import SceneCard, TakeCard, put_take
-from pipeline.media.fake import fake_frames, fake_sound, fake_spans
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.jobs.watch.server import HEADERS, PAGE, WatchServer
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import SceneCard, TakeCard, put_take
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.testing.media import fake_frames, fake_sound, fake_spans
 from tests.browser import debugging, needs_chromium
 
 ROOT = Path(__file__).parents[2]
@@ -238,7 +238,7 @@ def test_a_place_without_a_take_is_not_served(tmp_path):
 
 
 def longtake(*arguments, **options):
-    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "longtake.jobs.cli", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "160"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
 
@@ -259,7 +259,7 @@ def test_the_watch_command_serves_until_it_is_interrupted(tmp_path):
     assert refused.returncode == 2
     assert "holds no take" in refused.stderr
     begin(Store(str(tmp_path)))
-    command = [sys.executable, "-m", "jobs.cli", "watch", str(tmp_path), "--no-open"]
+    command = [sys.executable, "-m", "longtake.jobs.cli", "watch", str(tmp_path), "--no-open"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")

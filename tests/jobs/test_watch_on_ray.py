@@ -7,15 +7,15 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from actors.company import Company
-from actors.conductor import Conductor
-from actors.crew import Crew
-from jobs.render import render
-from pipeline.acts import open_take
-from pipeline.journal.store import Store
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
-from pipeline.weights.load import load_model
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig
+from longtake.jobs.render import render
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.weights.load import load_model
 from tests.browser import debugging, needs_chromium
 from tests.jobs.test_watch import DONE, NOW, serving
 
@@ -30,7 +30,7 @@ scenes:
 START_S = 180.0
 
 
-class HeldConductor(Conductor):
+class HeldConductor(ChunkPacer):
     """Starts no chunk from `held` on before `go` is set."""
 
     held = 4
@@ -68,17 +68,17 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "one_thread")
 def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
-    wish = parse_storyboard(STORYBOARD)
-    model = load_model(wish.model)
-    take = open_take(wish, model, Store(str(tmp_path / "take")), numerics(model))
-    conductor, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
-    with Company(Crew.of()) as company, ThreadPoolExecutor(1) as road:
-        rendering = road.submit(render, take, company, conductor)
+    storyboard = parse_storyboard(STORYBOARD)
+    model = load_model(storyboard.model)
+    take = open_take(storyboard, model, Store(str(tmp_path / "take")), numerics(model))
+    pacer, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
+    with ActorPool(PoolConfig.of()) as pool, ThreadPoolExecutor(1) as road:
+        rendering = road.submit(render, take, pool, pacer)
         try:
             until(lambda: take.store.exists("journal/take.json"), rendering)
             with serving(take.store) as server, debugging(tmp_path / "profile") as page:
                 page.open(server.url)
-                until(lambda: page.ask(f"({DONE}).publish == {conductor.held}"), rendering)
+                until(lambda: page.ask(f"({DONE}).publish == {pacer.held}"), rendering)
                 page.wait_for("document.getElementById('title')?.textContent == 'Rendered on Ray'")
                 page.wait_for(f"{NOW} > 1")
                 page.wait_for("document.getElementById('notice').textContent == 'Rendering the next chunk …'")
@@ -86,7 +86,7 @@ def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
                 assert page.ask("document.getElementById('state').dataset.state") == "rendering"
                 assert not take.store.exists("film.mp4")
 
-                conductor.go.set()
+                pacer.go.set()
                 page.wait_for(f"{NOW} > {held_at} + 0.3")
                 film = rendering.result(START_S)
                 page.wait_for("document.getElementById('state').dataset.state == 'done'")
@@ -95,4 +95,4 @@ def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
                 assert page.ask(NOW) == pytest.approx(float(film.duration_s), abs=0.1)
                 assert page.troubles == []
         finally:
-            conductor.go.set()
+            pacer.go.set()

@@ -2,13 +2,13 @@ from contextlib import suppress
 
 import pytest
 
-from jobs.cancel import cancel_command
-from jobs.clean import print_cleaned
-from pipeline.errors import JournalError, SpecError
-from pipeline.journal.cancel import cancelled, request_cancel
-from pipeline.journal.clean import clean
-from pipeline.journal.store import Store
-from pipeline.journal.writer import owner_of, sole_writer
+from longtake.jobs.cancel import cancel_command
+from longtake.jobs.clean import print_cleaned
+from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.journal.cancel import cancelled, request_cancel
+from longtake.pipeline.journal.clean import clean
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import owner_of, sole_writer
 from tests.tiny_take import KilledError, Recorder, render
 
 LITTER = {

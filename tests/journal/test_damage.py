@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.acts import mend
-from pipeline.journal.store import Store
+from longtake.pipeline.acts import mend
+from longtake.pipeline.journal.store import Store
 from tests.tiny_take import KilledError, Recorder, render, take_in
 
 DAMAGES = {

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JournalError
-from pipeline.journal import store as store_module
-from pipeline.journal.store import Store
-from pipeline.journal.writer import sole_writer
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal import store as store_module
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import sole_writer
 from tests.tiny_take import Recorder, render
 
 

@@ -4,12 +4,12 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.errors import JournalError
-from pipeline.journal import lease as lease_module
-from pipeline.journal.lease import Lease, latest
-from pipeline.journal.owner import OwnerCard
-from pipeline.journal.store import Store
-from pipeline.journal.writer import owner_of, sole_writer
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal import lease as lease_module
+from longtake.pipeline.journal.lease import Lease, latest
+from longtake.pipeline.journal.owner import OwnerCard
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import owner_of, sole_writer
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from random import Random
 import fsspec
 import pytest
 
-from pipeline.errors import JournalError
-from pipeline.journal.journal import read_manifest
-from pipeline.journal.lease import Lease
-from pipeline.journal.store import Store
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.journal import read_manifest
+from longtake.pipeline.journal.lease import Lease
+from longtake.pipeline.journal.store import Store
 from tests.journal.faulty_s3 import FAULTS, FaultyS3
 from tests.tiny_take import Recorder, render
 

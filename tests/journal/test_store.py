@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
 
 
 @pytest.fixture(params=["path", "file", "memory"])

@@ -8,10 +8,10 @@ from time import monotonic, sleep
 
 import pytest
 
-from pipeline.errors import JournalError
-from pipeline.journal import writer
-from pipeline.journal.store import Store
-from pipeline.journal.writer import lend_hand, owner_of, sole_writer
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal import writer
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import lend_hand, owner_of, sole_writer
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import MediaError
-from pipeline.media.aac import AacEncoder
-from pipeline.media.fake import fake_sound
-from pipeline.values import SoundChunk
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.aac import AacEncoder
+from longtake.pipeline.testing.media import fake_sound
+from longtake.pipeline.values import SoundChunk
 
 PRIMING = 1024
 

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from jobs import watch
-from pipeline.clock import MediaClock
-from pipeline.journal.store import Store
-from pipeline.media.fake import fake_frames, fake_sound, fake_spans
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.jobs import watch
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.testing.media import fake_frames, fake_sound, fake_spans
 from tests.browser import browsing, needs_chromium
 
 pytestmark = needs_chromium

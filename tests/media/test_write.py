@@ -8,11 +8,11 @@ from av.video.frame import PictureType, VideoFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.clock import MediaClock
-from pipeline.errors import MediaError
-from pipeline.media.fake import fake_frames, fake_spans
-from pipeline.media.read import _to_rgb
-from pipeline.media.write import GopEncoder, _to_yuv
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.read import _to_rgb
+from longtake.pipeline.media.write import GopEncoder, _to_yuv
+from longtake.pipeline.testing.media import fake_frames, fake_spans
 
 FPS = Fraction(24000, 1001)
 

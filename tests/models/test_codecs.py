@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.sound_codec import SoundCodec, SoundCodecConfig, windowed_mdct
-from pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig, windowed_mdct
+from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 
 NUM_LATENTS = 12
 cuts = st.lists(st.integers(0, NUM_LATENTS), max_size=6).map(lambda inner: [0, *sorted(inner), NUM_LATENTS])

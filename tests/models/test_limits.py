@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.errors import SpecError
-from pipeline.models.limits import ModelLimits, SizeLimits, check_against
-from pipeline.spec import parse_storyboard
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.limits import ModelLimits, SizeLimits, check_against
+from longtake.pipeline.spec import parse_storyboard
 
 SCENES = "scenes: [{prompt: a red circle, duration: 2s}, {prompt: a blue square, duration: 36f, transition: cut}]\n"
 LIMITS = ModelLimits(

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.models.silence import Silence
+from longtake.pipeline.models.silence import Silence
 
 
 def test_every_latent_without_channels_is_a_hop_of_silence():

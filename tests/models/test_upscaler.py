@@ -4,10 +4,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from pipeline.attention.context import ChunkCausalContext, ChunkLengths
-from pipeline.errors import ShapeError, SpecError
-from pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler
-from pipeline.models.window_matching import STREAM
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.errors import ShapeError, SpecError
+from longtake.pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler
+from longtake.pipeline.models.window_matching import STREAM
 
 SMALL = replace(TINY_UPSCALER, chunk_frames=2, window=2)  # a history of 8 frames
 SHIPPED_KIND = replace(UPSCALER, width=8, blocks=1, window_pixels=6)  # frame by frame, a history of 4

@@ -1,7 +1,7 @@
 import torch
 
-from pipeline.attention.context import QKV
-from pipeline.models.window_matching import HEAD_DIM, STREAM, Matching, Seen, WindowMatching
+from longtake.pipeline.attention.context import QKV
+from longtake.pipeline.models.window_matching import HEAD_DIM, STREAM, Matching, Seen, WindowMatching
 
 MATCHING = Matching(width=6, num_heads=2, side=12, frames=2)
 

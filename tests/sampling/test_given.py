@@ -5,22 +5,22 @@ from fractions import Fraction
 import pytest
 import torch
 
-from pipeline.attention.context import ChunkCausalContext, ChunkLengths
-from pipeline.attention.fake import run_threads
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.attention.kv_store import KVStore
-from pipeline.attention.shares import Degrees
-from pipeline.errors import ShapeError
-from pipeline.models.protocols import Segment, Stream
-from pipeline.sampling.guidance import ClassifierFree
-from pipeline.sampling.noise import KeyedNoise
-from pipeline.sampling.rollout import CausalRollout, Sampling
-from pipeline.sampling.schedule import noise_levels
-from pipeline.sampling.segment import SegmentRollout
-from pipeline.sampling.solver import Euler, Renoise
-from pipeline.stages.sharded_denoiser import ShardedDenoiser
-from pipeline.values import Given, GivenLatents
-from tests.sampling.test_segment import Spy, same, segment_store
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.errors import ShapeError
+from longtake.pipeline.models.protocols import Continuation, Stream
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.continuation import ContinuationEngine
+from longtake.pipeline.sampling.guidance import ClassifierFree
+from longtake.pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
+from longtake.pipeline.sampling.schedule import noise_levels
+from longtake.pipeline.sampling.solver import Euler, Renoise
+from longtake.pipeline.testing.thread_ranks import run_threads
+from longtake.pipeline.values import Given, GivenLatents
+from tests.sampling.test_continuation import Spy, same, segment_store
 from tests.tiny import LATENT_SIZE, SHAPES, prompts, random_latents, tiny_chunks, tiny_model, tiny_store
 
 TEXT = "a red circle bounces fast"
@@ -37,7 +37,7 @@ def rollout_of(kind, model, chunks, clock, denoiser=None, solver=None, steps=2):
     store = tiny_store(model, KVPlan(2, 1), chunks) if kind == "causal" else segment_store(model, clock, chunks, 3)
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), solver or Euler(), ClassifierFree(2.0), KeyedNoise(5))
     parts = (denoiser or model.denoiser, store, clock, sampling, SHAPES)
-    return CausalRollout(*parts) if kind == "causal" else SegmentRollout(Segment(3), *parts)
+    return CausalEngine(*parts) if kind == "causal" else ContinuationEngine(Continuation(3), *parts)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from pipeline.attention.context import QKV, Site
-from pipeline.errors import SpecError
-from pipeline.models.limits import ModelDefaults
-from pipeline.models.protocols import Stream
-from pipeline.plan import guidance
-from pipeline.sampling.guidance import ClassifierFree, PerStream, Perturbed, StreamScales
-from pipeline.spec import parse_storyboard
+from longtake.pipeline.attention.context import QKV, Site
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.limits import ModelDefaults
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.plan import guidance
+from longtake.pipeline.sampling.guidance import ClassifierFree, PerStream, Perturbed, StreamScales
+from longtake.pipeline.spec import parse_storyboard
 
 SHAPES = {"video": (1, 2, 3, 4, 4), "audio": (1, 5, 6)}
 STORYBOARD = "scenes: [{prompt: a red circle rests, duration: 1s}]\nsampling: {guidance: %s}\n"

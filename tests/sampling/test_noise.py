@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sampling.noise import KeyedNoise
+from longtake.pipeline.sampling.noise import KeyedNoise
 
 
 @given(st.integers(0, 10**9), st.integers(1, 9), st.integers(1, 8))

@@ -7,13 +7,13 @@ from fractions import Fraction
 import pytest
 import torch
 
-from pipeline.attention.context import ChunkCausalContext, ChunkLengths
-from pipeline.attention.kv_plan import KVPlan, store_bytes
-from pipeline.clock import ChunkSpan, MediaClock
-from pipeline.errors import CapacityError
-from pipeline.models.embedded import EmbeddedModel
-from pipeline.models.protocols import Stream
-from pipeline.values import LatentChunk
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.attention.kv_plan import KVPlan, store_bytes
+from longtake.pipeline.clock import ChunkSpan, MediaClock
+from longtake.pipeline.errors import CapacityError
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.values import LatentChunk
 from tests.tiny import LATENT_SIZE, prompts, random_latents, tiny_chunks, tiny_model, tiny_rollout, tiny_store
 
 TEXTS = ("a red circle bounces fast", "a blue square rests", "a green triangle glides on a dark background")

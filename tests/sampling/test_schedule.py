@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from pipeline.adapters.unipc import UniPC
-from pipeline.models.limits import DynamicShift
-from pipeline.plan import sigmas
-from pipeline.sampling.schedule import noise_levels, stretched
-from pipeline.sampling.solver import Euler
-from pipeline.spec import SamplingSpec
+from longtake.pipeline.adapters.unipc import UniPC
+from longtake.pipeline.models.limits import DynamicShift
+from longtake.pipeline.plan import sigmas
+from longtake.pipeline.sampling.schedule import noise_levels, stretched
+from longtake.pipeline.sampling.solver import Euler
+from longtake.pipeline.spec import SamplingSpec
 
 LTX2 = DynamicShift()
 

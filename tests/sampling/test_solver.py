@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.sampling.schedule import noise_levels
-from pipeline.sampling.solver import Euler, Renoise
+from longtake.pipeline.sampling.schedule import noise_levels
+from longtake.pipeline.sampling.solver import Euler, Renoise
 
 
 @pytest.mark.parametrize("solver", [Euler(), Renoise()])

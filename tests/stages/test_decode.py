@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.adapters.ltx2_codecs import LTX2VideoCodec
-from pipeline.adapters.ltx2_fake import LATENT_CHANNELS, one_chunk, tiny_video_vae
-from pipeline.clock import plan_chunks, plan_scenes
-from pipeline.journal.keys import film_keys
-from pipeline.models.silence import Silence
-from pipeline.spec import parse_storyboard
-from pipeline.stages.decode import DecodeStage, decode_ahead, to_uint8
-from pipeline.values import LatentChunk
+from longtake.pipeline.adapters.ltx2.codecs import LTX2VideoCodec
+from longtake.pipeline.clock import plan_chunks, plan_scenes
+from longtake.pipeline.journal.keys import film_keys
+from longtake.pipeline.models.silence import Silence
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.decode import DecodeStage, decode_ahead, to_uint8
+from longtake.pipeline.testing.ltx2 import LATENT_CHANNELS, one_chunk, tiny_video_vae
+from longtake.pipeline.values import LatentChunk
 
 CHUNK = 3
 
@@ -74,8 +74,10 @@ def test_a_stage_that_begins_in_the_middle_shows_the_same_bits(film, start):
 
 def test_a_segment_depends_on_the_latents_that_its_picture_sees(film):
     model, plan, _ = film
-    wish = parse_storyboard("scenes: [{prompt: a, duration: 2s}, {prompt: b, duration: 2s, transition: cut}]")
-    seeing, causal = (film_keys(wish, plan.chunks, {}, lookahead) for lookahead in (model.video_codec.lookahead, 0))
+    storyboard = parse_storyboard("scenes: [{prompt: a, duration: 2s}, {prompt: b, duration: 2s, transition: cut}]")
+    seeing, causal = (
+        film_keys(storyboard, plan.chunks, {}, lookahead) for lookahead in (model.video_codec.lookahead, 0)
+    )
     assert seeing.latents == causal.latents
     assert seeing.segments[0].parts["latents"] == seeing.latents[3].key
     assert seeing.segments[21].parts["ends_section"]

@@ -2,10 +2,10 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.clock import MediaClock
-from pipeline.errors import MediaError
-from pipeline.media.fake import fake_frames, fake_sound, fake_spans
-from pipeline.stages.encode import EncodeStage
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.testing.media import fake_frames, fake_sound, fake_spans
 
 FPS = Fraction(25)
 SPANS = fake_spans(MediaClock(FPS, 16000, 1, 1), [5, 9, 4])

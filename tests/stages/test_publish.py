@@ -12,13 +12,13 @@ import av
 import pytest
 import torch
 
-from pipeline.clock import MediaClock
-from pipeline.errors import MediaError
-from pipeline.journal.store import Store
-from pipeline.media.fake import fake_frames, fake_sound, fake_spans
-from pipeline.media.read import count_film, read_film
-from pipeline.stages.encode import EncodeStage
-from pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.read import count_film, read_film
+from longtake.pipeline.stages.encode import EncodeStage
+from longtake.pipeline.stages.publish import PublishOptions, PublishStage
+from longtake.pipeline.testing.media import fake_frames, fake_sound, fake_spans
 
 NTSC = Fraction(24000, 1001)
 LENGTHS = (10, 7, 1, 20, 4)

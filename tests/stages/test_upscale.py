@@ -3,17 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline import film
-from pipeline.acts import open_take
-from pipeline.errors import SpecError, WeightsError
-from pipeline.journal.store import Store
-from pipeline.media.read import read_film
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.numerics import numerics
-from pipeline.spec import parse_storyboard
-from pipeline.stages.upscale import UpscaleStage, check_chunks, frame_history
-from pipeline.values import FrameChunk
-from pipeline.weights.load import load_upscaler
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.errors import SpecError, WeightsError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.read import read_film
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.stages.upscale import UpscaleStage, check_chunks, frame_history
+from longtake.pipeline.values import FrameChunk
+from longtake.pipeline.weights.load import load_upscaler
 from tests.tiny_take import KilledError, Recorder
 
 MODEL = EmbeddedModel.untrained(TINY)

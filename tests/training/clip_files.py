@@ -3,10 +3,10 @@
 from contextlib import closing
 from fractions import Fraction
 
-from pipeline.media.aac import AacEncoder
-from pipeline.media.mp4 import FilmFile, Sample, video_track
-from pipeline.media.write import GopEncoder
-from pipeline.values import SoundChunk
+from longtake.pipeline.media.aac import AacEncoder
+from longtake.pipeline.media.mp4 import FilmFile, Sample, video_track
+from longtake.pipeline.media.write import GopEncoder
+from longtake.pipeline.values import SoundChunk
 
 GOP = 6
 

@@ -9,8 +9,8 @@ import fsspec
 import pytest
 import torch
 
-from pipeline.errors import MediaError, SpecError
-from pipeline.training.clips import ClipFolder, ClipFormat
+from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.training.clips import ClipFolder, ClipFormat
 from tests.training.clip_files import write_clip
 
 FORMAT = ClipFormat(Fraction(16), width=32, height=48, sample_rate=16_000)

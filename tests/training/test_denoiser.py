@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attention.context import ChunkCausalContext
-from pipeline.attention.kv_plan import KVPlan
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.models.protocols import Stream
-from pipeline.training.context import TeacherForcedContext
-from pipeline.training.data import World
-from pipeline.training.denoiser import ClipGrid, DenoiserLesson, DenoiserOptions, draw_levels
-from pipeline.training.spec import TrainSpec
+from longtake.pipeline.attention.context import ChunkCausalContext
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.training.context import TeacherForcedContext
+from longtake.pipeline.training.data import World
+from longtake.pipeline.training.denoiser import ClipGrid, DenoiserOptions, DenoiserTask, draw_levels
+from longtake.pipeline.training.spec import TrainSpec
 
 SPEC = {"stage": "denoiser", "steps": 10, "batch_size": 2, "lr": 1e-3, "model": "tiny"}
 
 
-def lesson(**options) -> DenoiserLesson:
+def task(**options) -> DenoiserTask:
     spec = TrainSpec(**SPEC, options={"chunks": 3, "copies": 2, **options})
-    return DenoiserLesson(spec, EmbeddedModel.untrained(TINY, seed=1), World())
+    return DenoiserTask(spec, EmbeddedModel.untrained(TINY, seed=1), World())
 
 
 @pytest.mark.parametrize("plan", [KVPlan(window=3), KVPlan(window=1), KVPlan(window=1, sink=1)])
@@ -55,7 +55,7 @@ def test_each_noisy_chunk_sees_itself_and_the_clean_chunks_before_it(plan):
 
 
 def test_a_batch_is_the_same_for_one_worker_as_for_two_but_for_its_noise_levels():
-    whole, second = lesson().draw(3, 4, 0, 2), lesson().draw(3, 4, 1, 1)
+    whole, second = task().draw(3, 4, 0, 2), task().draw(3, 4, 1, 1)
     assert torch.equal(whole["frames"][1:], second["frames"])
     torch.testing.assert_close(whole["sound"][1:], second["sound"], rtol=0, atol=1e-6)
 
@@ -72,7 +72,7 @@ def test_levels_follow_the_sampling_path_but_for_the_shares_set_apart():
 
 @pytest.mark.parametrize("options", [{}, {"apart": 1.0}, {"own_history": 1.0}, {"switch": 1.0, "no_text": 1.0}])
 def test_every_part_of_the_lesson_gives_finite_losses_and_gradients(options):
-    taught = lesson(**options)
+    taught = task(**options)
     losses = taught.objective(taught.draw(0, 0, 0, 2))
     losses["loss"].backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -84,14 +84,14 @@ def test_every_part_of_the_lesson_gives_finite_losses_and_gradients(options):
 
 def test_nothing_is_learned_from_before_a_switch():
     """The loss does not change with velocities of chunks that another prompt governs."""
-    taught = lesson(switch=1.0)
+    taught = task(switch=1.0)
     batch = taught.draw(0, 0, 0, 2)
     assert (batch["learned"].sum(dim=1) < 3).all()
     assert (batch["learned"][:, -1] == 1).all()
 
 
 def test_apart_streams_do_not_touch_each_other():
-    taught = lesson(apart=1.0, history_share=0.0)
+    taught = task(apart=1.0, history_share=0.0)
     batch = taught.draw(0, 0, 0, 2)
     losses = []
     for sound in (batch["sound"], torch.zeros_like(batch["sound"])):

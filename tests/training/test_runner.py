@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from jobs.train import train
-from pipeline.errors import LongtakeError, SpecError
-from pipeline.training.fake import build_linear_lesson
-from pipeline.training.run_folder import RunFolder
-from pipeline.training.spec import TrainSpec
-from pipeline.weights.load import load_model
+from longtake.jobs.train import train
+from longtake.pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.testing.training import build_linear_task
+from longtake.pipeline.training.run_folder import RunFolder
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.weights.load import load_model
 
 SPEC = TrainSpec(
     stage="codec", steps=40, batch_size=8, lr=0.1, workers=2, dtype="float32", ema=0.5, decay_fraction=0.5, log_every=10
@@ -37,7 +37,7 @@ class StopsAfter(Event):
 
 def run(path, stopping=None, **changes):
     spec = TrainSpec.model_validate({**SPEC.model_dump(), **changes})
-    return train(spec, RunFolder(str(path)), build_linear_lesson, stopping or Event(), Console(quiet=True)).step
+    return train(spec, RunFolder(str(path)), build_linear_task, stopping or Event(), Console(quiet=True)).step
 
 
 def log_of(path):

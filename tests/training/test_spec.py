@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JournalError, SpecError
-from pipeline.training.run_folder import Progress, RunFolder, fresh_folder
-from pipeline.training.spec import TrainSpec, load_train_spec, parse_train_spec
+from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
+from longtake.pipeline.training.spec import TrainSpec, load_train_spec, parse_train_spec
 
 MINIMAL = "{stage: codec, steps: 100, batch_size: 8, lr: 1e-3}"
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))

@@ -5,49 +5,49 @@ import pytest
 import torch
 from torch.nn import functional
 
-from jobs.ship import ship
-from pipeline.errors import SpecError, WeightsError
-from pipeline.models.upscaler import TINY_UPSCALER, Upscaler
-from pipeline.training import textures
-from pipeline.training.lessons import build_lesson
-from pipeline.training.spec import TrainSpec
-from pipeline.training.upscaler import UpscalerLesson, change_along
-from pipeline.weights.load import load_model, load_upscaler, save_model
+from longtake.jobs.ship import ship
+from longtake.pipeline.errors import SpecError, WeightsError
+from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
+from longtake.pipeline.training import textures
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.training.tasks import build_task
+from longtake.pipeline.training.upscaler import UpscalerTask, change_along
+from longtake.pipeline.weights.load import load_model, load_upscaler, save_model
 
 OPTIONS = {"drawn": 3, "photographs": False, "chunks": 2, "patch": 16}
 
 
-def lesson(**options) -> UpscalerLesson:
+def task(**options) -> UpscalerTask:
     spec = TrainSpec(
         stage="upscaler", steps=10, batch_size=2, lr=1e-3, model="tiny-upscaler", options={**OPTIONS, **options}
     )
-    built = build_lesson(spec)
-    assert isinstance(built, UpscalerLesson)
+    built = build_task(spec)
+    assert isinstance(built, UpscalerTask)
     return built
 
 
 def test_a_batch_is_the_same_for_one_worker_as_for_two():
-    whole, second = lesson().draw(3, 4, 0, 2), lesson().draw(3, 4, 1, 1)
+    whole, second = task().draw(3, 4, 0, 2), task().draw(3, 4, 1, 1)
     for name in ("small", "truth"):
         assert torch.equal(whole[name][1:], second[name])
     assert torch.equal(whole["hidden"], second["hidden"])
 
 
 def test_steps_take_the_scales_in_turn():
-    taught = lesson()
+    taught = task()
     sides = [taught.draw(0, step, 0, 1)["truth"].shape[2:] for step in range(3)]
     assert [tuple(side) for side in sides] == [(3, 32, 32), (3, 64, 64), (3, 32, 32)]
 
 
 def test_chunks_are_hidden_from_each_other_in_the_wished_share_of_the_steps():
-    taught = lesson(hidden=0.5, patch=2)
+    taught = task(hidden=0.5, patch=2)
     hidden = [bool(taught.draw(0, step, 0, 1)["hidden"]) for step in range(30)]
     assert 8 <= sum(hidden) <= 22
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_a_hidden_past_is_an_empty_store(scale):
-    taught = lesson(still=0)
+    taught = task(still=0)
     model, batch = taught.objective.model.double(), taught.draw(0, scale // 4, 0, 1)
     batch = {**batch, **{name: batch[name].double() / 2 + 0.25 for name in ("small", "truth")}}  # nothing to clamp
     small, truth = batch["small"][0], batch["truth"][0]
@@ -65,7 +65,7 @@ def test_a_hidden_past_is_an_empty_store(scale):
 
 def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
     torch.manual_seed(0)
-    taught = lesson()
+    taught = task()
     batch = taught.draw(0, 0, 0, 2)
     optimizer = torch.optim.Adam(taught.objective.parameters(), lr=3e-3)
     losses = []
@@ -76,7 +76,7 @@ def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
-    model = lesson().finished(taught.objective.state_dict())
+    model = task().finished(taught.objective.state_dict())
     assert model.config.trained
     taught.sample(model, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"upscaled-x2.png", "upscaled-x4.png"}
@@ -88,7 +88,7 @@ def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
 
 
 def test_every_weight_is_learned():
-    taught = lesson()
+    taught = task()
     for step in range(2):  # a head per scale
         taught.objective(taught.draw(0, step, 0, 1))["loss"].backward()
     assert [name for name, weight in taught.objective.named_parameters() if weight.grad is None] == []
@@ -121,20 +121,20 @@ def test_what_moves_is_still_along_its_motion():
 def test_a_package_that_is_missing_is_named_with_the_cure(monkeypatch):
     monkeypatch.setattr(textures, "PICTURES", {"no-such-pictures": ("a.png",)})
     with pytest.raises(SpecError, match=r"a.png comes with no-such-pictures, which is not installed; pip install"):
-        lesson(photographs=True)
+        task(photographs=True)
 
 
 def test_a_picture_that_its_package_lacks_is_named(monkeypatch):
     monkeypatch.setattr(textures, "PICTURES", {"numpy": ("numpy/astronaut.png",)})
     with pytest.raises(SpecError, match=r"numpy [0-9.]+ holds no numpy/astronaut.png"):
-        lesson(photographs=True)
+        task(photographs=True)
 
 
 def test_mistakes_in_the_configuration_are_told_with_what_there_is():
     with pytest.raises(SpecError, match=r"options.pach is not known to this lesson; it has .*patch"):
-        lesson(pach=3)
+        task(pach=3)
     with pytest.raises(SpecError, match="model is 'sounding-shapes'; this lesson teaches upscaler or tiny-upscaler"):
-        build_lesson(TrainSpec(stage="upscaler", steps=1, batch_size=1, lr=0.1))
+        build_task(TrainSpec(stage="upscaler", steps=1, batch_size=1, lr=0.1))
 
 
 def test_films_and_upscalers_are_not_taken_for_each_other(tmp_path):
@@ -152,7 +152,7 @@ def test_films_and_upscalers_are_not_taken_for_each_other(tmp_path):
 def test_a_shipped_upscaler_is_found_by_its_name(tmp_path, monkeypatch):
     model = Upscaler.untrained(replace(TINY_UPSCALER, chunk_frames=2), seed=5)
     save_model(model, str(tmp_path / "model.safetensors"))
-    monkeypatch.setattr("pipeline.weights.__path__", [str(tmp_path)])
+    monkeypatch.setattr("longtake.pipeline.weights.__path__", [str(tmp_path)])
     path = ship(str(tmp_path / "model.safetensors"), "upscaler")
     assert path == tmp_path / "tiny-upscaler.safetensors"
     shipped = load_upscaler(str(path))

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.embedded import SHAPES_VOCABULARY, SOUNDING_SHAPES
-from pipeline.training.data import World, draw_frames, render, strike_sound
-from pipeline.training.world import (
+from longtake.pipeline.models.embedded import SHAPES_VOCABULARY, SOUNDING_SHAPES
+from longtake.pipeline.training.data import World, draw_frames, render, strike_sound
+from longtake.pipeline.training.world import (
     CAPTIONS,
     FPS,
     HELD_OUT,

@@ -5,23 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.adapters.upscalers import open_upscaler
-from pipeline.errors import SpecError, WeightsError
-from pipeline.footage.index import open_footage
-from pipeline.footage.pictures import read_pictures
-from pipeline.models.upscaler import TINY_UPSCALER, Upscaler
-from pipeline.upscale import upscale
-from pipeline.upscaling.boundary import boundary_error
-from pipeline.upscaling.output import Output
-from pipeline.upscaling.plan import Exact, Handoff, UpscaleWish, WarmUp
-from pipeline.upscaling.preflight import check_model, worker_bytes
-from pipeline.upscaling.segment import SegmentMaker, enlarged, start
-from pipeline.upscaling.work import grid_of, numerics, open_upscaling
-from pipeline.weights.load import save_model
-from tests.adapters.flashvsr_tiny import DIT, SIZES, film, save_tiny_flashvsr, tiny_flashvsr
+from longtake.pipeline.adapters.upscalers import open_upscaler
+from longtake.pipeline.errors import SpecError, WeightsError
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
+from longtake.pipeline.upscale_film import upscale
+from longtake.pipeline.upscaling.boundary import boundary_error
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
+from longtake.pipeline.upscaling.preflight import check_model, worker_bytes
+from longtake.pipeline.upscaling.segment import SegmentMaker, enlarged, start
+from longtake.pipeline.upscaling.work import grid_of, numerics, open_upscaling
+from longtake.pipeline.weights.load import save_model
+from tests.adapters.flashvsr.tiny import DIT, SIZES, film, save_tiny_flashvsr, tiny_flashvsr
 from tests.upscale_clip import CUT, FRAMES, packets_of, write_clip
 
-WISH = UpscaleWish(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
+WISH = UpscaleSpec(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +49,8 @@ def uninterrupted(clip, model):
     return torch.cat(scenes)
 
 
-def work_of(clip, model, out, wish=WISH, cuts=(CUT,)):
-    return open_upscaling(clip, cuts, wish, Output(str(out)).journal, numerics(model), grid_of(model))
+def work_of(clip, model, out, spec=WISH, cuts=(CUT,)):
+    return open_upscaling(clip, cuts, spec, Output(str(out)).journal, numerics(model), grid_of(model))
 
 
 def pictures_of(work, model, span, first=None):
@@ -78,8 +78,8 @@ def test_a_warm_up_begins_on_the_models_own_grid(clip, model, tmp_path):
 
 @pytest.mark.parametrize("segment_frames", [16, 25, 1000])
 def test_a_handoff_is_one_uninterrupted_stream_bit_for_bit(segment_frames, clip, model, uninterrupted, tmp_path):
-    wish = replace(WISH, segment_frames=segment_frames)
-    work = work_of(clip, model, tmp_path / "out.mkv", wish)
+    spec = replace(WISH, segment_frames=segment_frames)
+    work = work_of(clip, model, tmp_path / "out.mkv", spec)
     position, pictures = None, []
     for span in work.plan.segments:
         if span.opens_scene:
@@ -103,20 +103,20 @@ def test_a_handoff_through_the_journal_writes_the_packets_of_one_pass(clip, mode
 
 def test_a_warm_up_over_the_history_is_exact_and_a_shorter_one_is_measured(tmp_path, model):
     clip = open_footage(write_clip(tmp_path / "long.mp4", 150, sound=False))
-    wish = replace(WISH, segment_frames=100, continuity=WarmUp(model.history_frames))
-    work = work_of(clip, model, tmp_path / "out.mkv", wish, cuts=())
+    spec = replace(WISH, segment_frames=100, continuity=WarmUp(model.history_frames))
+    work = work_of(clip, model, tmp_path / "out.mkv", spec, cuts=())
     span = work.plan.segments[1]
     assert span.warm_up.start > 0
     state = model.start(4, clip.height, clip.width)
     whole = torch.stack(list(model.stream(read_pictures(clip, range(150)), state)))
     assert torch.allclose(pictures_of(work, model, span), whole[span.frames.start :], rtol=0, atol=1e-5)
     assert not work.approximates
-    short = work_of(clip, model, tmp_path / "out.mkv", replace(wish, continuity=WarmUp(0)), cuts=())
+    short = work_of(clip, model, tmp_path / "out.mkv", replace(spec, continuity=WarmUp(0)), cuts=())
     error = boundary_error(short, model)
     assert short.approximates
     assert error.frames == span.frames
     assert 0 < error.mean < error.most
-    longer = boundary_error(work_of(clip, model, tmp_path / "out.mkv", replace(wish, continuity=WarmUp(24)), ()), model)
+    longer = boundary_error(work_of(clip, model, tmp_path / "out.mkv", replace(spec, continuity=WarmUp(24)), ()), model)
     assert longer.mean < error.mean / 2
 
 

@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import SpecError
-from pipeline.footage.values import Colour, Footage
-from pipeline.upscaling.plan import (
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.values import Colour, Footage
+from longtake.pipeline.upscaling.plan import (
     ChunkGrid,
     Exact,
     Handoff,
-    UpscaleWish,
+    UpscaleSpec,
     WarmUp,
-    frames_wished,
+    frames_to_upscale,
     parse_continuity,
     plan_upscale,
 )
 
-WISH = UpscaleWish(segment_frames=20)
+WISH = UpscaleSpec(segment_frames=20)
 GRID = ChunkGrid(chunk_frames=4, history_frames=10)
 
 
@@ -34,14 +34,14 @@ def footage_of(pts, time_base=Fraction(1, 100)):
 
 
 plans = st.builds(
-    lambda start, length, cuts, wish, chunk, history: plan_upscale(
-        range(start, start + length), cuts, wish, ChunkGrid(chunk, history)
+    lambda start, length, cuts, spec, chunk, history: plan_upscale(
+        range(start, start + length), cuts, spec, ChunkGrid(chunk, history)
     ),
     start=st.integers(0, 50),
     length=st.integers(1, 300),
     cuts=st.lists(st.integers(0, 400), max_size=8),
-    wish=st.builds(
-        UpscaleWish,
+    spec=st.builds(
+        UpscaleSpec,
         segment_frames=st.integers(1, 60),
         continuity=st.one_of(st.just(Exact()), st.just(Handoff()), st.builds(WarmUp, st.integers(0, 40))),
     ),
@@ -75,10 +75,10 @@ def test_segments_and_warm_ups_lie_on_their_scenes_grid_and_inside_it(plan):
 @given(plans)
 def test_only_a_scenes_first_segments_are_warmed_up_over_less_than_the_history(plan):
     for span in plan.segments:
-        if isinstance(plan.wish.continuity, Exact):
+        if isinstance(plan.spec.continuity, Exact):
             whole = span.warm_up.start == span.scene_start
             assert whole or len(span.warm_up) >= plan.grid.history_frames
-        if isinstance(plan.wish.continuity, Handoff):
+        if isinstance(plan.spec.continuity, Handoff):
             assert not span.warm_up
             assert plan.before(span) is None or plan.before(span).frames.stop == span.frames.start
 
@@ -115,7 +115,7 @@ def test_moments_count_from_the_first_picture_by_its_own_times():
     footage = footage_of([50, 53, 90, 91, 150, 250])
 
     def wished(start, end=None):
-        return frames_wished(footage, replace(WISH, start=start, end=end))
+        return frames_to_upscale(footage, replace(WISH, start=start, end=end))
 
     assert wished(None) == range(6)
     assert wished("30ms") == range(1, 6)
@@ -132,4 +132,4 @@ def test_moments_count_from_the_first_picture_by_its_own_times():
 @pytest.mark.parametrize("values", [{"scale": 3}, {"segment_frames": 0}, {"scene_threshold": 1.5}])
 def test_a_wish_that_cannot_be_names_the_flag(values):
     with pytest.raises(SpecError, match=f"--{next(iter(values)).replace('_', '-')}"):
-        UpscaleWish(**values)
+        UpscaleSpec(**values)

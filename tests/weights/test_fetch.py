@@ -17,12 +17,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.errors import WeightsError
-from pipeline.weights import fetch as fetching
-from pipeline.weights.fetch import fetch
-from pipeline.weights.folder import folder_fingerprint
-from pipeline.weights.node_cache import locked
-from pipeline.weights.options import LoadOptions
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights import fetch as fetching
+from longtake.pipeline.weights.fetch import fetch
+from longtake.pipeline.weights.folder import folder_fingerprint
+from longtake.pipeline.weights.node_cache import locked
+from longtake.pipeline.weights.options import LoadOptions
 from tests.weights.diffusers_folder import FILES, save_folder
 
 _NUMBER = count()
@@ -120,7 +120,9 @@ def test_a_copy_has_the_fingerprint_of_its_source(url, folder, tmp_path):
 def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tmp_path, monkeypatch):
     load = LoadOptions(cache=tmp_path / "cache")
     first = folder_fingerprint(folder, load)
-    monkeypatch.setattr("pipeline.weights.node_cache._digest", lambda file: pytest.fail(f"{file} was read again"))
+    monkeypatch.setattr(
+        "longtake.pipeline.weights.node_cache._digest", lambda file: pytest.fail(f"{file} was read again")
+    )
     assert folder_fingerprint(folder, load) == first
     monkeypatch.undo()
     config = folder / "transformer/config.json"
@@ -156,7 +158,7 @@ def test_the_fingerprint_tells_a_part_that_lies_elsewhere_and_one_in_a_single_pr
 FETCH = """
 import sys
 from pathlib import Path
-from pipeline.weights.fetch import fetch
+from longtake.pipeline.weights.fetch import fetch
 fetch(sys.argv[1], Path(sys.argv[2]))
 """
 

@@ -6,7 +6,7 @@ from random import Random
 import fsspec
 import pytest
 
-from pipeline.weights.fetch import fetch
+from longtake.pipeline.weights.fetch import fetch
 from tests.journal.faulty_s3 import FaultyS3
 from tests.weights.diffusers_folder import FILES, save_folder
 

@@ -3,9 +3,9 @@
 import huggingface_hub
 import pytest
 
-from pipeline.errors import WeightsError
-from pipeline.weights.folder import model_name
-from pipeline.weights.hub import fetch_hub, is_hub_id
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.folder import model_name
+from longtake.pipeline.weights.hub import fetch_hub, is_hub_id
 from tests.weights.diffusers_folder import FILES, save_folder
 from tests.weights.fake_hub import COMMIT, FakeHub
 

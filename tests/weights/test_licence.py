@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.weights.licence import LICENCES, forbids_commercial_use, licence_of, read_licence, terms_of
+from longtake.pipeline.weights.licence import LICENCES, forbids_commercial_use, licence_of, read_licence, terms_of
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import WeightsError
-from pipeline.models.embedded import TINY, EmbeddedModel
-from pipeline.weights.load import load_model, save_model
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.weights.load import load_model, save_model
 
 
 @pytest.mark.parametrize("place", ["{tmp}/model.safetensors", "memory://weights/model.safetensors"])

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import WeightsError
-from pipeline.models.fingerprint import weights_fingerprint
-from pipeline.weights import quantize as quantizing
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.quantize import check_quantize, quantize
-from pipeline.weights.save import save_shards
-from pipeline.weights.tensors import fill, without_weights
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.fingerprint import weights_fingerprint
+from longtake.pipeline.weights import quantize as quantizing
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.quantize import check_quantize, quantize
+from longtake.pipeline.weights.save import save_shards
+from longtake.pipeline.weights.tensors import fill, without_weights
 
 
 def build():

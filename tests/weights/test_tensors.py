@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import WeightsError
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.tensors import fill, stored_dtype, weight_files, without_weights
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.tensors import fill, stored_dtype, weight_files, without_weights
 from tests.weights.diffusers_folder import save_shards
 
 MIB = 2**20
@@ -152,8 +152,8 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from pipeline.weights.options import LoadOptions
-from pipeline.weights.tensors import fill
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.tensors import fill
 
 def kib(word):
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

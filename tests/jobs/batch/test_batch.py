@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.batch import _interruptible
-from jobs.batch.ledger import Totals
-from jobs.batch.pool import MOST_REFUSALS, Retries
-from jobs.batch.progress import eta_s, span
-from jobs.batch.work import Work, covered
-from pipeline.errors import CapacityError, JournalError, MediaError, SpecError
-from pipeline.journal.store import Store
-from pipeline.journal.writer import sole_writer
-from tests.jobs.batch.studios import STORYBOARD, World, run, states
+from longtake.jobs.batch import _interruptible
+from longtake.jobs.batch.busy_time import Work, covered
+from longtake.jobs.batch.ledger import Totals
+from longtake.jobs.batch.progress import eta_s, span
+from longtake.jobs.batch.scheduler import MOST_REFUSALS, Retries
+from longtake.pipeline.errors import CapacityError, JournalError, MediaError, SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import sole_writer
+from tests.jobs.batch.sessions import STORYBOARD, World, run, states
 
 ROOT = Path(__file__).parents[3]
 
@@ -176,7 +176,7 @@ def test_the_first_signal_stops_and_the_second_ends_at_once():
         import os, signal, sys, time
         from threading import Event
         from rich.console import Console
-        from jobs.batch import _interruptible
+        from longtake.jobs.batch import _interruptible
         stop = Event()
         with _interruptible(stop, Console()):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -349,7 +349,7 @@ def test_work_is_heard_from_chunk_events():
 
 def batch(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "jobs.batch", *map(str, arguments)],
+        [sys.executable, "-m", "longtake.jobs.batch", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -362,7 +362,7 @@ def test_a_second_run_of_the_command_imports_neither_torch_nor_ray(tmp_path):
     run(manifest, out, World(chunks=0), gangs=2)
     script = f"""if True:
         import sys
-        from jobs.batch import BatchOptions, batch_command
+        from longtake.jobs.batch import BatchOptions, batch_command
         code = batch_command({str(manifest)!r}, {str(out)!r}, BatchOptions())
         assert not {{"torch", "ray"}} & sys.modules.keys()
         sys.exit(code)

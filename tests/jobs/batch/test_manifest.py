@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from jobs.batch.identity import _weights, fingerprint
-from jobs.batch.manifest import read_manifest
-from pipeline.errors import SpecError
-from pipeline.journal.store import Store
-from tests.jobs.batch.studios import STORYBOARD
+from longtake.jobs.batch.identity import _weights, fingerprint
+from longtake.jobs.batch.manifest import read_manifest
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from tests.jobs.batch.sessions import STORYBOARD
 
 
 @pytest.fixture

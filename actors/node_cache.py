@@ -1,0 +1,16 @@
+"""What a node knows of weights that others do not: where its cache is."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from longtake.pipeline.weights.options import LoadOptions
+
+CACHE = "LONGTAKE_CACHE"
+"""The variable that names a node's cache folder."""
+
+
+def on_this_node(load: LoadOptions) -> LoadOptions:
+    """`load` with this node's cache, where its environment names one."""
+    cache = os.environ.get(CACHE)
+    return replace(load, cache=Path(cache)) if cache else load

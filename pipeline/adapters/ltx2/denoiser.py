@@ -1,0 +1,364 @@
+"""LTX-2 (Lightricks, arXiv 2601.03233) as a denoiser: diffusers' blocks, our attention, picture and sound together.
+
+The blocks are diffusers' own, with an attention processor that hands queries, keys and values to the context of the
+pass. Each stream attends to itself, reads its prompt, and then both look at each other, from what they were before.
+Positions are seconds (and pixels) in float64; diffusers' frequencies span all heads, so every head has its own.
+
+Both forms are read: 2.0, and 2.3 with gated attention and a prompt that is modulated by the noise level.
+
+Shapes: b batch, f latent frames, c channels, h w latent height and width, p q patch, s tokens of a latent frame, l
+tokens of a stream, d their width, m modulations, t text tokens, n heads, k head width, a axes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import pi
+from typing import Any
+
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.rope import Rope
+from longtake.pipeline.models.protocols import Stream, Tokens
+
+TIMESTEPS = 1000
+CROSS = 5
+"""Modulations of the exchange between the streams: scale and shift of each direction, and a gate."""
+
+
+@dataclass(frozen=True)
+class LTX2Tokens(Tokens):
+    """One stream inside the blocks; its modulations are those of the blocks, then `CROSS`. Where all latents of the
+    stream share a noise level, condition and modulation have one latent frame.
+
+    Args:
+        text: its prompt [b t d].
+        text_modulation: shift and scale of the prompt [b 1 (2 d)]; None where it is read as it is.
+    """
+
+    text: Tensor
+    text_modulation: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The embedding layers of one stream: projection and time, those of the exchange, and of the prompt."""
+
+    enter: nn.Module
+    time: nn.Module
+    cross: nn.Module
+    gate: nn.Module
+    caption: nn.Module | None
+    prompt: nn.Module | None
+
+
+class LTX2Denoiser(nn.Module):
+    """An `LTX2VideoTransformer3DModel` that answers to `protocols.BlockDenoiser`.
+
+    Args:
+        transformer: its attention processors are replaced.
+        text_tokens: of a prompt.
+        cross_timestep: whether the exchange is modulated by the noise level of the other stream, as LTX-2's pipelines
+            do, or by that of its own.
+    """
+
+    def __init__(
+        self, transformer: LTX2VideoTransformer3DModel, text_tokens: int = 1024, cross_timestep: bool = True
+    ) -> None:
+        super().__init__()
+        self.ltx, self._text_tokens, self._cross_timestep = transformer, text_tokens, cross_timestep
+        self.rope = ropes(transformer.config)
+        self.blocks = [LTX2Block(block) for block in transformer.transformer_blocks]
+
+    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """The velocities of both streams, for prompt tokens `text` [b t (video audio)]."""
+        tokens: Mapping[str, Tokens] = self.embed(streams, text)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, text, context, Site(layer, "joint"))
+        return self.head(tokens, streams)
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """Latents to tokens."""
+        video, audio, config = streams["video"], streams["audio"], self.ltx.config
+        prompts = torch.split(text, text_widths(config), dim=-1)
+        patches = rearrange(
+            video.latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=config.patch_size, q=config.patch_size
+        )
+        return {
+            "video": self._tokens("video", patches, video, audio, prompts[0]),
+            "audio": self._tokens("audio", rearrange(audio.latents, "b f c -> b f 1 c"), audio, video, prompts[1]),
+        }
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """Tokens to velocities."""
+        ltx, latents = self.ltx, streams["video"].latents
+        size = ltx.config.patch_size
+        rows = _leave(tokens["video"], ltx.scale_shift_table, ltx.norm_out, ltx.proj_out)
+        video = rearrange(rows, "b f (h w) (c p q) -> b f c (h p) (w q)", h=latents.shape[-2] // size, p=size, q=size)
+        rows = _leave(tokens["audio"], ltx.audio_scale_shift_table, ltx.audio_norm_out, ltx.audio_proj_out)
+        return {"video": video.to(latents), "audio": rearrange(rows, "b f 1 c -> b f c").to(streams["audio"].latents)}
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """See `sites`."""
+        return sites(self.ltx.config, (latent_height, latent_width), chunk_latents, chunk_audio, self._text_tokens)
+
+    def _tokens(self, name: str, patches: Tensor, own: Stream, other: Stream, prompt: Tensor) -> LTX2Tokens:
+        half, weight = self._half(name), self.ltx.proj_in.weight
+        x = half.enter(patches.to(weight.device, weight.dtype))
+        sigma = own.sigma[:, :1] if bool((own.sigma == own.sigma[:, :1]).all()) else own.sigma
+        # The exchange knows one level of the other stream: that of the step, which given latents are below.
+        crossing = other.sigma.amax(dim=1, keepdim=True).expand_as(sigma) if self._cross_timestep else sigma
+        gated = crossing * (self.ltx.config.cross_attn_timestep_scale_multiplier / self._time_scale)
+        modulation, condition = _timed(half.time, sigma, x)
+        parts = [modulation, _timed(half.cross, crossing, x)[0], _timed(half.gate, gated, x)[0]]
+        text = prompt.to(x)
+        return LTX2Tokens(
+            x=x,
+            condition=condition,
+            modulation=rearrange(torch.cat(parts, dim=-1), "b f 1 (m d) -> b f 1 m d", d=x.shape[-1]),
+            positions=self._positions(name, own),
+            text=text if half.caption is None else half.caption(text),
+            text_modulation=None
+            if half.prompt is None
+            else _timed(half.prompt, own.sigma.amax(dim=1, keepdim=True), x)[0][:, :, 0],
+        )
+
+    @property
+    def _time_scale(self) -> int:
+        return int(self.ltx.config.timestep_scale_multiplier)
+
+    def _half(self, name: str) -> _Half:
+        ltx, audio = self.ltx, "audio_" if name == "audio" else ""
+        gate = "v2a" if name == "audio" else "a2v"
+
+        def optional(layer: str) -> nn.Module | None:
+            return getattr(ltx, f"{audio}{layer}", None)
+
+        return _Half(
+            getattr(ltx, f"{audio}proj_in"),
+            getattr(ltx, f"{audio}time_embed"),
+            getattr(ltx, f"av_cross_attn_{name}_scale_shift"),
+            getattr(ltx, f"av_cross_attn_{name}_{gate}_gate"),
+            optional("caption_projection"),
+            optional("prompt_adaln"),
+        )
+
+    def _positions(self, name: str, stream: Stream) -> Tensor:
+        """Seconds, and for the picture pixels, in the middle of each token: float64 [f s a]."""
+        times_s, config = stream.times_s.cpu().to(torch.float64), self.ltx.config
+        if name == "audio":
+            return rearrange(_heard(times_s, config), "f -> f 1 1")
+        size, (_, down, across) = config.patch_size, config.vae_scale_factors
+        sides = zip(stream.latents.shape[-2:], (down, across), strict=True)
+        lines = [(torch.arange(0, side, size, dtype=torch.float64) + size / 2) * scale for side, scale in sides]
+        return rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
+
+
+def _heard(times_s: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Times [f] of audio latents, of which a film's first holds one mel frame where the others hold several, so that
+    half of it would lie before the beginning."""
+    mel_s = config["audio_hop_length"] / config["audio_sampling_rate"]
+    reach = config["audio_scale_factor"] / 2 * mel_s
+    middle: Tensor = ((times_s - reach).clamp(min=0) + times_s + reach) / 2
+    return middle
+
+
+def _timed(layer: nn.Module, sigma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Modulations and embedding [b f 1 d] of noise levels [b f]."""
+    steps = (TIMESTEPS * sigma).flatten().to(like.device)
+    modulation, embedding = layer(steps, hidden_dtype=like.dtype)
+    return _per_frame(modulation, sigma), _per_frame(embedding, sigma)
+
+
+def _per_frame(x: Tensor, sigma: Tensor) -> Tensor:
+    return rearrange(x, "(b f) d -> b f 1 d", f=sigma.shape[1])
+
+
+def _leave(tokens: Tokens, table: Tensor, norm: nn.Module, leave: nn.Module) -> Tensor:
+    shift, scale = (table + tokens.condition.unsqueeze(-2)).unbind(dim=-2)
+    out: Tensor = leave((norm(tokens.x) * (1 + scale) + shift).type_as(tokens.x))
+    return out
+
+
+def text_widths(config: Mapping[str, Any]) -> list[int]:
+    """Widths of a prompt token as the two streams read it, side by side."""
+    if config["use_prompt_embeddings"]:
+        return [config["caption_channels"]] * 2
+    return [config["cross_attention_dim"], config["audio_cross_attention_dim"]]
+
+
+def ropes(config: Mapping[str, Any]) -> dict[str, Rope]:
+    """The rotations by kind of site: seconds and pixels for the picture, seconds for the sound and the exchange.
+
+    diffusers turns tokens by how far they are from the middle of a clip; only differences count, so ours turn from 0.
+    """
+    video_s, audio_s = config["pos_embed_max_pos"], config["audio_pos_embed_max_pos"]
+    space = (config["base_height"], config["base_width"])
+    heads, sound_heads = config["num_attention_heads"], config["audio_num_attention_heads"]
+    theta = config["rope_theta"]
+    video = _rope(heads, config["attention_head_dim"], theta, (video_s, *space))
+    audio = _rope(sound_heads, config["audio_attention_head_dim"], theta, (audio_s,))
+    cross = _rope(sound_heads, config["audio_attention_head_dim"], theta, (max(video_s, audio_s),))
+    kinds = {"video": ("video_self", "video_text"), "audio": ("audio_self", "audio_text"), "cross": ("a2v", "v2a")}
+    found = {"video": video, "audio": audio, "cross": cross}
+    return {kind: found[name] for name, some in kinds.items() for kind in some}
+
+
+def _rope(heads: int, head_dim: int, theta: float, extents: tuple[int, ...]) -> Rope:
+    """Frequencies in geometric steps over the channels of all heads, one axis after another at each of them; what is
+    left of the channels, at the front, is not turned."""
+    axes, pairs = len(extents), heads * head_dim // 2
+    steps = torch.linspace(0, 1, pairs // axes, dtype=torch.float64)
+    per_extent = (theta**steps * pi / 2).float().double()  # as diffusers rounds them
+    rates = 2 * per_extent.unsqueeze(1) / torch.tensor(extents, dtype=torch.float64)
+    still = pairs - rates.numel()
+    frequencies = torch.cat((torch.zeros(still, dtype=torch.float64), rates.flatten()))
+    order = torch.cat((torch.zeros(still, dtype=torch.long), torch.arange(axes).repeat(len(steps))))
+    per_head = rearrange(torch.stack((frequencies, order.double())), "two (n pair) -> two n pair", n=heads)
+    return Rope(per_head[0], per_head[1].long(), axes)
+
+
+def sites(
+    config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, chunk_audio: int, text_tokens: int
+) -> list[SiteLayout]:
+    """Per layer, six sites: each stream over itself and over its prompt, and each over the other.
+
+    Args:
+        config: of an `LTX2VideoTransformer3DModel`.
+        size: latent height and width.
+        chunk_latents, chunk_audio: the most latents of a chunk.
+        text_tokens: of a prompt.
+    """
+    patch = config["patch_size"]
+    frame_tokens = (size[0] // patch) * (size[1] // patch)
+    video = StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens)
+    audio, text = StreamLayout("audio", chunk_audio), StreamLayout("text", text_tokens, kept=False)
+    asking = {name: StreamLayout(name, 0, kept=False) for name in ("video", "audio")}
+    asking["video"] = replace(asking["video"], frame_tokens=frame_tokens)
+    picture = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
+    sound = (config["num_layers"], config["audio_num_attention_heads"], config["audio_attention_head_dim"])
+    return [
+        SiteLayout("video_self", *picture, (video,)),
+        SiteLayout("audio_self", *sound, (audio,)),
+        SiteLayout("video_text", *picture, (asking["video"], text)),
+        SiteLayout("audio_text", *sound, (asking["audio"], text)),
+        SiteLayout("a2v", *sound, (asking["video"], audio)),
+        SiteLayout("v2a", *sound, (video, asking["audio"])),
+    ]
+
+
+@dataclass(frozen=True)
+class AttendArgs:
+    """Where a block attends, handed through diffusers' block to a processor.
+
+    Args:
+        asks, answers: the streams whose queries, and whose keys, meet there.
+        positions: of both; none over the prompt.
+    """
+
+    context: AttentionContext
+    site: Site
+    asks: str
+    answers: str
+    positions: Mapping[str, Tensor]
+
+
+class LTX2Block:
+    """One of diffusers' blocks over tokens whose attention is the context's business."""
+
+    def __init__(self, block: Any) -> None:
+        self._block, self._own = block, block.scale_shift_table.shape[0]
+        for name in ("attn1", "attn2"):
+            getattr(block, name).set_processor(ContextProcessor())
+            getattr(block, f"audio_{name}").set_processor(ContextProcessor())
+        block.audio_to_video_attn.set_processor(ContextProcessor())
+        block.video_to_audio_attn.set_processor(ContextProcessor())
+
+    def __call__(
+        self, tokens: Mapping[str, Tokens], _: Tensor, context: AttentionContext, site: Site
+    ) -> dict[str, Tokens]:
+        """Both streams after this layer."""
+        video, audio = tokens["video"], tokens["audio"]
+        assert isinstance(video, LTX2Tokens)
+        assert isinstance(audio, LTX2Tokens)
+        film = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
+        seconds = {name: positions[:, :1] for name, positions in film.items()}
+
+        def here(kind: str, asks: str, answers: str, positions: Mapping[str, Tensor]) -> AttendArgs:
+            return AttendArgs(context, Site(site.layer, kind), asks, answers, positions)
+
+        picture, sound = self._block(
+            *(rearrange(stream.x, "b f s d -> b (f s) d") for stream in (video, audio)),
+            *(video.text, audio.text),
+            *(_modulated(stream, 0, -CROSS) for stream in (video, audio)),
+            *(_modulated(stream, -CROSS, -1) for stream in (video, audio)),
+            *(_modulated(stream, -1, None) for stream in (video, audio)),
+            *(video.text_modulation, audio.text_modulation),
+            video_rotary_emb=here("video_self", "video", "video", {"video": film["video"]}),
+            audio_rotary_emb=here("audio_self", "audio", "audio", {"audio": film["audio"]}),
+            ca_video_rotary_emb=here("a2v", "video", "audio", seconds),
+            ca_audio_rotary_emb=here("v2a", "audio", "video", seconds),
+            encoder_attention_mask=here("video_text", "video", "text", {}),
+            audio_encoder_attention_mask=here("audio_text", "audio", "text", {}),
+        )
+        return {
+            "video": replace(video, x=picture.view_as(video.x)),
+            "audio": replace(audio, x=sound.view_as(audio.x)),
+        }
+
+
+def _modulated(tokens: Tokens, start: int, stop: int | None) -> Tensor:
+    """Some of a stream's modulations, for all tokens at once [b 1 (m d)] or for each [b l (m d)]."""
+    some = tokens.modulation[:, :, :, start:stop]
+    if some.shape[1:3] != (1, 1):
+        some = some.expand(-1, -1, tokens.x.shape[2], -1, -1)
+    return rearrange(some, "b f s m d -> b (f s) (m d)")
+
+
+class ContextProcessor:
+    """Attention of an `LTX2Attention`, in place of diffusers' own processor."""
+
+    def __call__(
+        self,
+        attention: Any,
+        x: Tensor,
+        others: Tensor | None,
+        prompt: AttendArgs | None,
+        film: AttendArgs | None,
+        _key: AttendArgs | None = None,
+        perturbation_mask: None = None,
+        all_perturbed: None = None,
+    ) -> Tensor:
+        """Attended tokens [b l d]; diffusers passes what to attend over as rotary embedding, or as the prompt's mask.
+        Zeros where the site gives no answer."""
+        del perturbation_mask, all_perturbed
+        here = film or prompt
+        assert here is not None
+        heads, pairs = attention.heads, film is not None and attention.rope_type == "interleaved"
+        keyed = x if others is None else others
+        q = _by_head(attention.norm_q(attention.to_q(x)), heads, pairs)
+        k = _by_head(attention.norm_k(attention.to_k(keyed)), heads, pairs)
+        v = _by_head(attention.to_v(keyed), heads, False)
+        if here.asks == here.answers:
+            streams = {here.asks: QKV(q, k, v)}
+        else:
+            streams = {here.answers: QKV(None, k, v), here.asks: QKV(q, q[:, :, :0], q[:, :, :0])}
+        answer = here.context.attend(here.site, streams, here.positions).get(here.asks)
+        if answer is None:
+            return torch.zeros_like(x)
+        rows = rearrange(answer, "b n l k -> b l n k")
+        if attention.to_gate_logits is not None:
+            rows = rows * (2 * torch.sigmoid(attention.to_gate_logits(x))).unsqueeze(-1)
+        out: Tensor = attention.to_out[0](rearrange(rows, "b l n k -> b l (n k)"))
+        return out
+
+
+def _by_head(x: Tensor, heads: int, pairs: bool) -> Tensor:
+    """[b l (n k)] by head; where diffusers turns channels 2i and 2i + 1 together, as Rope does i and i + k/2."""
+    if pairs:
+        return rearrange(x, "b l (n half two) -> b n l (two half)", n=heads, two=2)
+    return rearrange(x, "b l (n k) -> b n l k", n=heads)

@@ -1,0 +1,198 @@
+"""LTX-2 as a family of film models: folders of diffusers' LTX2Pipeline, 2.0 and 2.3, opened lazily.
+
+Whatever a folder's networks weigh, an actor holds only those that it runs: each is read when it is first needed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from torch import Tensor
+
+from longtake.pipeline.adapters.ltx2.codecs import FRAMES, LTX2SoundCodec, LTX2VideoCodec
+from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, ropes, sites
+from longtake.pipeline.adapters.ltx2.folder import LTX2Folder
+from longtake.pipeline.adapters.ltx2.text import LTX2Text
+from longtake.pipeline.adapters.pretrained import read_encoder, read_tokenizer
+from longtake.pipeline.attention.context import AttentionContext
+from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
+from longtake.pipeline.models.protocols import Block, Causal, Continuation, FilmModel, Rollout, Stream, Tokens
+from longtake.pipeline.spec import GuidanceSpec
+from longtake.pipeline.weights.folder import folder_fingerprint, model_name
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype
+
+LARGEST_SIDE = 2048
+CLIP_LATENTS, OVERLAP = 16, 3
+"""Of a clip of 121 frames, as the weights were trained: its latents, and those that a chunk is continued from."""
+
+
+def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
+    """The LTX-2 in a folder of diffusers' format. Only configurations and the headers of weights are read now.
+
+    Raises:
+        WeightsError: it is another family, damaged, or not whole.
+    """
+    found = LTX2Folder.read(folder)
+    for part in found.networks:
+        check_tensors(found.on_meta(part), folder / part)
+    return LTX2Model(found, load)
+
+
+class LTX2Model:
+    """Answers to `protocols.FilmModel`.
+
+    Args:
+        folder: what it holds.
+        load: dtype of denoiser, text encoder and connectors, and the device; codecs keep the precision they are stored
+            in.
+    """
+
+    audio_lag = 0.0
+    trained = True
+
+    def __init__(self, folder: LTX2Folder, load: LoadOptions) -> None:
+        self._folder, self._load = folder, load
+        self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
+        self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP)
+        self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
+        self.chunk_latents = mark.chunk_latents if mark else CLIP_LATENTS - OVERLAP
+        self.text = LTX2Text(self._tokenizer, self._text_encoder, self._connectors)
+        self.denoiser = LazyDenoiser(folder, load, self.text.max_tokens)
+
+    @cached_property
+    def video_codec(self) -> LTX2VideoCodec:
+        """The video autoencoder, read now."""
+        return LTX2VideoCodec(self._folder.filled("vae", self._as_stored))
+
+    @cached_property
+    def sound_codec(self) -> LTX2SoundCodec:
+        """The sound autoencoder and the vocoder, read now."""
+        # Built for real: it computes a filter that is not stored.
+        vocoder = self._folder.networks["vocoder"].from_config(self._folder.vocoder).to(self.device)
+        fill(vocoder, self._folder.path / "vocoder", self._as_stored)
+        return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self._load.dtype or stored_dtype(self._folder.path / "transformer")
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What a storyboard means where it says nothing, as diffusers' pipeline has it, or the mark of causal
+        weights."""
+        scheduler, mark = self._folder.scheduler, self._folder.mark
+        guidance = GuidanceSpec(video=3, audio=7, modality=3, stg=1, stg_blocks=(28,), rescale=0.7)
+        usual = {
+            "steps": 30,
+            "guidance": 1.0 if mark else guidance,
+            "schedule": "dynamic" if scheduler.get("use_dynamic_shifting") else "shifted",
+            "shift": float(scheduler.get("shift") or 1.0),
+            "dynamic": DynamicShift(
+                base_tokens=scheduler.get("base_image_seq_len", 1024),
+                max_tokens=scheduler.get("max_image_seq_len", 4096),
+                base_shift=scheduler.get("base_shift", 0.95),
+                max_shift=scheduler.get("max_shift", 2.05),
+                terminal=scheduler.get("shift_terminal"),
+            ),
+            "width": 768,
+            "height": 512,
+            "fps": Fraction(24),
+            "sample_rate": self._folder.sample_rate,
+        }
+        return ModelDefaults(**{**usual, **(mark.defaults if mark else {})})
+
+    @property
+    def credit(self) -> str:
+        """What a film says about who rendered it."""
+        return f"rendered by {self.name}"
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What a storyboard must keep to; positions are seconds, so any frame rate near the trained ones goes."""
+        multiple = self._folder.stride * self._folder.transformer["patch_size"]
+        side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
+        rates, words = (self._folder.sample_rate,), self.text.max_tokens
+        return ModelLimits(self.name, side, side, rates, Fraction(8), Fraction(60), max_prompt_words=words)
+
+    def clock(self, fps: Fraction) -> MediaClock:
+        """See `FilmModel.clock`: 8k + 1 frames, and audio latents of four mel frames, of which the last is where the
+        latent would begin if a section's first one were as long as the others."""
+        stride = int(self._folder.sound_stride)
+        centre = Fraction(-1, 4)
+        return MediaClock(fps, self._folder.sample_rate, FRAMES, stride, first_latent_frames=1, audio_centre=centre)
+
+    def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        """See `FilmModel.latent_shapes`."""
+        transformer, stride = self._folder.transformer, self._folder.stride
+        channels = transformer["in_channels"] // transformer["patch_size"] ** 2
+        return {
+            "video": (channels, height // stride, width // stride),
+            "audio": (transformer["audio_in_channels"],),
+        }
+
+    def fingerprint(self) -> str:
+        """What tells the folder from any other; its files are read once."""
+        return folder_fingerprint(self._folder.path, self._load)
+
+    @property
+    def _as_stored(self) -> LoadOptions:
+        return replace(self._load, dtype=None)
+
+    def _tokenizer(self) -> Any:
+        return read_tokenizer(self._folder.path / "tokenizer")
+
+    def _text_encoder(self) -> Any:
+        kind = self._folder.index["text_encoder"][1]
+        return read_encoder(kind, self._folder.path / "text_encoder", self._load)
+
+    def _connectors(self) -> LTX2TextConnectors:
+        connectors: LTX2TextConnectors = self._folder.filled("connectors", self._load)
+        return connectors
+
+
+class LazyDenoiser:
+    """The denoiser of a folder, whose weights are read by the first pass; see `protocols.BlockDenoiser`."""
+
+    def __init__(self, folder: LTX2Folder, load: LoadOptions, text_tokens: int) -> None:
+        self._folder, self._load, self._text_tokens = folder, load, text_tokens
+        self.rope = ropes(folder.transformer)
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """See `ltx2.sites`."""
+        size = (latent_height, latent_width)
+        return sites(self._folder.transformer, size, chunk_latents, chunk_audio, self._text_tokens)
+
+    @property
+    def blocks(self) -> Iterable[Block]:
+        """See `BlockDenoiser.blocks`."""
+        return self._network.blocks
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """See `BlockDenoiser.embed`."""
+        return self._network.embed(streams, text)
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """See `BlockDenoiser.head`."""
+        return self._network.head(tokens, streams)
+
+    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """See `Denoiser`."""
+        return self._network.forward(streams, text, context)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the weights are in memory."""
+        return "_network" in vars(self)
+
+    @cached_property
+    def _network(self) -> LTX2Denoiser:
+        return LTX2Denoiser(self._folder.filled("transformer", self._load), self._text_tokens)

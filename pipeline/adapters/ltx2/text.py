@@ -1,0 +1,73 @@
+"""Prompts as LTX-2 reads them: all hidden states of Gemma, then the connectors that make a prompt for each stream.
+
+Shapes: t text tokens, d widths of the video's and the sound's tokens side by side.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from torch import Tensor
+
+from longtake.pipeline.errors import SpecError
+
+
+class LTX2Text:
+    """Embeds prompts as diffusers' `LTX2Pipeline` does; its parts are loaded when they are first needed. Connectors
+    fill the room that a prompt leaves with what they learned, so that no token is hidden from the denoiser.
+
+    Args:
+        tokenizer, encoder, connectors: make Gemma's tokenizer, Gemma and the connectors.
+        max_tokens: of a prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Callable[[], Any],
+        encoder: Callable[[], Any],
+        connectors: Callable[[], LTX2TextConnectors],
+        max_tokens: int = 1024,
+    ) -> None:
+        self._load_tokenizer, self._load_encoder, self._load_connectors = tokenizer, encoder, connectors
+        self.max_tokens = max_tokens
+
+    def check(self, prompt: str) -> None:
+        """See `protocols.TextEncoder.check`: only a prompt that would be cut is refused."""
+        length = len(self._tokenizer(prompt.strip()).input_ids)
+        if length > self.max_tokens:
+            raise SpecError(
+                f"the prompt {prompt[:40]!r}... has {length} tokens, LTX-2 reads at most {self.max_tokens}; shorten it,"
+                " or split it into two scenes"
+            )
+
+    def embed(self, prompt: str) -> Tensor:
+        """Tokens [t d] of a prompt for both streams. Raises as `check` does."""
+        self.check(prompt)
+        read = self._tokenizer(prompt.strip(), padding="max_length", max_length=self.max_tokens, return_tensors="pt")
+        encoder = self._encoder
+        seen = read.attention_mask.to(encoder.device)
+        states = encoder(
+            input_ids=read.input_ids.to(encoder.device), attention_mask=seen, output_hidden_states=True
+        ).hidden_states
+        stacked = torch.stack(states, dim=-1).flatten(2, 3)
+        connectors = self._connectors
+        video, audio, _ = connectors(stacked.to(connectors.dtype), seen, padding_side="left")
+        return torch.cat((video, audio), dim=-1)[0]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizer = self._load_tokenizer()
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self._load_encoder()
+
+    @cached_property
+    def _connectors(self) -> LTX2TextConnectors:
+        return self._load_connectors()

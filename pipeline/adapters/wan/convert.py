@@ -1,0 +1,172 @@
+"""Published Wan checkpoints to diffusers' format: the keys of Wan's own code, wrapped as training left them.
+
+Self-Forcing, CausVid and LongLive publish pickles `{"generator" or "generator_ema": {"model.<key>": tensor}}`; LongLive
+another one with a LoRA, `{"generator_lora": {"base_model.model.<layer>.lora_A.weight": tensor}}`.
+Sources: keys from Wan2.1's wan/modules/model.py; wrapping and LoRA from Self-Forcing's and LongLive's inference.py.
+
+Shapes: o output and i input width of a layer, r rank of its LoRA.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.tensors import check_fit
+
+HEAD_DIM = 128
+"""Of every published Wan; a checkpoint does not say."""
+
+PREFIX = re.compile(r"^(?:(?:model|module|diffusion_model|base_model|_fsdp_wrapped_module|_orig_mod)\.)+")
+INNER = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+"""What training wraps around keys: at their beginning, and anywhere."""
+
+_WHOLE = {
+    "patch_embedding": "patch_embedding",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    "head.head": "proj_out",
+}
+_ATTENTION = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+    "k_img": "add_k_proj",
+    "v_img": "add_v_proj",
+    "norm_k_img": "norm_added_k",
+}
+_BLOCK = {
+    **{f"self_attn.{ours}": f"attn1.{theirs}" for ours, theirs in _ATTENTION.items()},
+    **{f"cross_attn.{ours}": f"attn2.{theirs}" for ours, theirs in _ATTENTION.items()},
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+"""Layers of Wan's own code -> of diffusers'. Modulations are parameters, and have no layer."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank change of some layers. Args: tensors: by key; alpha: its strength, its own rank where not given."""
+
+    tensors: Mapping[str, Tensor]
+    alpha: float | None = None
+
+
+def is_wan(tensors: Iterable[str]) -> bool:
+    """Whether these keys, unwrapped, are a Wan's, in its own code's words or in diffusers'."""
+    return not {"blocks.0.self_attn.q.weight", "blocks.0.attn1.to_q.weight"}.isdisjoint(tensors)
+
+
+def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without what training has wrapped around them."""
+    return {INNER.sub("", PREFIX.sub("", key)): tensor for key, tensor in tensors.items()}
+
+
+def to_diffusers(key: str) -> str:
+    """diffusers' name of a key of Wan's own code, or the key itself where it is one already or is unknown."""
+    if key == "head.modulation":
+        return "scale_shift_table"
+    layer, _, leaf = key.rpartition(".")
+    match = re.fullmatch(r"(blocks\.\d+)(?:\.(.+))?", layer)
+    if match is None:
+        return f"{_WHOLE[layer]}.{leaf}" if layer in _WHOLE else key
+    block, inner = match[1], match[2]
+    if inner is None:
+        return f"{block}.scale_shift_table" if leaf == "modulation" else key
+    return f"{block}.{_BLOCK[inner]}.{leaf}" if inner in _BLOCK else key
+
+
+def convert_wan(
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any] | None = None,
+    lora: Lora | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """diffusers' configuration and tensors of a Wan's denoiser.
+
+    Args:
+        tensors: unwrapped, in either naming.
+        config: of the `WanTransformer3DModel`; inferred from the shapes where not given, for heads 128 wide.
+        lora: merged where given.
+        dtype: of the result; as they are where not given.
+
+    Raises:
+        WeightsError: tensors are missing, left over or of another shape than the configuration asks for.
+    """
+    named = {to_diffusers(key): tensor for key, tensor in tensors.items()}
+    config = dict(config) if config is not None else infer_config(named)
+    with torch.device("meta"):
+        model = WanTransformer3DModel.from_config(config)
+    unused = model._keys_to_ignore_on_load_unexpected or ()
+    named = {key: tensor for key, tensor in named.items() if not any(word in key for word in unused)}
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    check_fit(model, shapes, {key: tensor.shape for key, tensor in named.items()}, "the checkpoint")
+    if lora is not None:
+        merge(named, lora)
+    return config, {key: tensor.to(dtype or tensor.dtype).contiguous() for key, tensor in named.items()}
+
+
+def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The configuration of a denoiser with these tensors. Raises `WeightsError` where they are none."""
+    try:
+        patch = tensors["patch_embedding.weight"].shape
+        if patch[0] % HEAD_DIM:
+            raise WeightsError(
+                f"the checkpoint is {patch[0]} wide, no multiple of {HEAD_DIM}; say whose it is: --base MODEL"
+            )
+        image = tensors.get("condition_embedder.image_embedder.norm1.weight")
+        return {
+            "_class_name": "WanTransformer3DModel",
+            "patch_size": list(patch[2:]),
+            "num_attention_heads": patch[0] // HEAD_DIM,
+            "attention_head_dim": HEAD_DIM,
+            "in_channels": patch[1],
+            "out_channels": tensors["proj_out.weight"].shape[0] // patch[2:].numel(),
+            "text_dim": tensors["condition_embedder.text_embedder.linear_1.weight"].shape[1],
+            "freq_dim": tensors["condition_embedder.time_embedder.linear_1.weight"].shape[1],
+            "ffn_dim": tensors["blocks.0.ffn.net.0.proj.weight"].shape[0],
+            "num_layers": len({key.split(".")[1] for key in tensors if key.startswith("blocks.")}),
+            "cross_attn_norm": "blocks.0.norm2.weight" in tensors,
+            "qk_norm": "rms_norm_across_heads" if "blocks.0.attn1.norm_q.weight" in tensors else None,
+            "eps": 1e-6,
+            "image_dim": None if image is None else image.shape[0],
+            "added_kv_proj_dim": patch[0] if "blocks.0.attn2.add_k_proj.weight" in tensors else None,
+        }
+    except KeyError as error:
+        raise WeightsError(f"the checkpoint is no whole Wan: it has no {error}; fetch it again") from error
+
+
+def merge(tensors: dict[str, Tensor], lora: Lora) -> None:
+    """Add a LoRA to the layers that it is of, in float32. Raises `WeightsError` for one that does not fit."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in unwrap(lora.tensors).items():
+        match = re.fullmatch(r"(.+)\.lora_(A|B|down|up)(?:\.\w+)?\.weight", key)
+        if match is None:
+            raise WeightsError(f"the LoRA holds {key}, which is no lora_A or lora_B of a layer; give another file")
+        side = "down" if match[2] in ("A", "down") else "up"
+        pairs.setdefault(to_diffusers(f"{match[1]}.weight"), {})[side] = tensor
+    for key, pair in pairs.items():
+        weight, down, up = tensors.get(key), pair.get("down"), pair.get("up")
+        if weight is None or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
+            held = ", ".join(f"{name} {tuple(part.shape)}" for name, part in pair.items())
+            there = "no such layer" if weight is None else f"a weight {tuple(weight.shape)}"
+            raise WeightsError(f"the LoRA of {key} is {held}; the checkpoint has {there}; they are of different models")
+        strength = 1.0 if lora.alpha is None else lora.alpha / down.shape[0]
+        change = strength * (up.float() @ down.float())  # [o r] x [r i]
+        tensors[key] = (weight.float() + change).to(weight.dtype)

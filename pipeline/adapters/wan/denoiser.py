@@ -1,0 +1,262 @@
+"""Wan 2.1 and 2.2 (Wan team, arXiv 2503.20314) as a denoiser: diffusers' blocks, our attention.
+
+The blocks are diffusers' own, with an attention processor that hands queries, keys and values to the context of the
+pass. A latent frame has its own noise level, as in Wan 2.2 5B and in the causal checkpoints that were distilled from
+2.1 (Self-Forcing, LongLive). Positions are computed, not looked up, so no film is too long.
+
+Weights that continue an image read two more streams: `condition`, channels beside those of every latent, and `image`,
+what CLIP sees in it, where they were trained with that (2.1). `wan_image.py` makes both.
+
+Shapes: b batch, f latent frames, c channels, h w latent height and width, p q patch, s tokens of a latent frame,
+l tokens of a pass, d their width, m modulations, t text tokens, i image tokens, n heads, k head width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.rope import Rope
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.protocols import Stream, Tokens
+
+THETA = 10_000.0
+TIMESTEPS = 1000
+LATENT_FRAMES = 4
+"""Frames of a latent; a section's first latent holds one."""
+IMAGE_TOKENS = 257
+"""What CLIP makes of an image: its patches, and one for the whole."""
+
+
+@dataclass(frozen=True)
+class WanTokens(Tokens):
+    """The video inside the blocks, with what they read besides it.
+
+    Args:
+        text: prompt tokens [b t d].
+        image: tokens of the image that is continued [b i d]; None where the blocks read none.
+        expert: which transformer of several runs this pass.
+    """
+
+    text: Tensor
+    image: Tensor | None = None
+    expert: int = 0
+
+
+class WanDenoiser(nn.Module):
+    """A `WanTransformer3DModel` that answers to `protocols.BlockDenoiser`; sound has no channels, and stays so.
+
+    Args:
+        transformer: its attention processors are replaced.
+        latents_per_s: latent frames in a second of film, one apart in the positions that Wan was trained on.
+        text_tokens: of a prompt.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, latents_per_s: float = 4.0, text_tokens: int = 512) -> None:
+        super().__init__()
+        self.wan, self._latents_per_s, self._text_tokens = transformer, latents_per_s, text_tokens
+        self.rope = rope(transformer.config, latents_per_s)
+        self.blocks = [WanBlock(block) for block in transformer.blocks]
+
+    def project(self, text: Tensor) -> Tensor:
+        """Prompt tokens [b t c] of Wan's text encoder as the blocks read them, [b t d]: once per prompt."""
+        projected: Tensor = self.wan.condition_embedder.text_embedder(text)
+        return projected
+
+    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """The velocity of the video latents, for projected prompt tokens `text` [b t d]."""
+        tokens: Mapping[str, Tokens] = self.embed(streams, text)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, text, context, Site(layer, "video_self"))
+        return self.head(tokens, streams)
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """Latents to tokens. Raises `SpecError` without the image that the weights continue."""
+        video, embedder, weight = streams["video"], self.wan.condition_embedder, self.wan.patch_embedding.weight
+        latents = torch.cat([video.latents, *self._beside(streams)], dim=2).to(weight.device, weight.dtype)
+        patches = self.wan.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
+        _, _, f, h, w = patches.shape
+        timesteps = rearrange(TIMESTEPS * video.sigma, "b f -> (b f)").to(weight.device)
+        steps = embedder.timesteps_proj(timesteps).to(embedder.time_embedder.linear_1.weight.dtype)
+        condition = embedder.time_embedder(rearrange(steps, "(b f) d -> b f 1 d", f=f)).type_as(patches)
+        modulation = embedder.time_proj(embedder.act_fn(condition))
+        lines = (torch.arange(size, dtype=torch.float64) for size in (h, w))
+        positions = torch.cartesian_prod(self._evenly(video.times_s), *lines)
+        tokens = WanTokens(
+            x=rearrange(patches, "b d f h w -> b f (h w) d"),
+            condition=condition,
+            modulation=rearrange(modulation, "b f 1 (m d) -> b f 1 m d", m=6),
+            positions=rearrange(positions, "(f s) a -> f s a", f=f),
+            text=text.to(weight.device, weight.dtype),
+            image=self._image(streams),
+        )
+        return {"video": tokens}
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """Tokens to the velocity."""
+        video, latents = tokens["video"], streams["video"].latents
+        _, p, q = self.wan.config.patch_size
+        shift, scale = (self.wan.scale_shift_table + video.condition.unsqueeze(-2)).unbind(dim=-2)
+        rows = self.wan.proj_out((self.wan.norm_out(video.x.float()) * (1 + scale) + shift).type_as(video.x))
+        h = latents.shape[-2] // p
+        velocity = rearrange(rows, "b f (h w) (p q c) -> b f c (h p) (w q)", h=h, p=p, q=q).to(latents)
+        return {"video": velocity} | {name: streams[name].latents for name in streams.keys() & {"audio"}}
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """See `sites`."""
+        del chunk_audio
+        return sites(self.wan.config, (latent_height, latent_width), chunk_latents, self._text_tokens)
+
+    def _beside(self, streams: Mapping[str, Stream]) -> list[Tensor]:
+        """Channels [b f c h w] beside those of the video."""
+        wanted = self.wan.config.in_channels - streams["video"].latents.shape[2]
+        found = [streams["condition"].latents.to(streams["video"].latents)] if "condition" in streams else []
+        if wanted != sum(x.shape[2] for x in found):
+            raise _no_image(f"{wanted} channels beside each latent", "condition", found)
+        return found
+
+    def _image(self, streams: Mapping[str, Stream]) -> Tensor | None:
+        """The tokens [b i d] of the image that is continued."""
+        embedder = self.wan.condition_embedder.image_embedder
+        if embedder is None:
+            return None
+        if "image" not in streams:
+            raise _no_image("what CLIP sees in an image", "image", [])
+        image: Tensor = embedder(streams["image"].latents.to(self.wan.patch_embedding.weight))
+        return image
+
+    def _evenly(self, times_s: Tensor) -> Tensor:
+        """Times [f] as if a section's first latent held as many frames as the others, as Wan counts: the middle of its
+        one frame is the only one that lies inside a frame."""
+        frame_s = 1 / (LATENT_FRAMES * self._latents_per_s)
+        times_s = times_s.cpu().to(torch.float64)
+        inside = (2 * times_s / frame_s).round() % 2 == 1
+        return torch.where(inside, times_s - (LATENT_FRAMES - 1) / 2 * frame_s, times_s)
+
+
+def _no_image(what: str, stream: str, found: list[Tensor]) -> SpecError:
+    has = f"[{', '.join(map(str, found[0].shape))}]" if found else "nothing"
+    return SpecError(
+        f"these weights of Wan read {what}, and the stream {stream!r} holds {has}; they render from an image: give the"
+        " scene one, or use weights that render from text"
+    )
+
+
+def rope(config: Mapping[str, Any], latents_per_s: float) -> Rope:
+    """Wan's rotations, its time counted in seconds.
+
+    Args:
+        config: of a `WanTransformer3DModel`.
+        latents_per_s: see `WanDenoiser`.
+    """
+    head_dim = config["attention_head_dim"]
+    space = 2 * (head_dim // 6)
+    time = [frequency * latents_per_s for frequency in _frequencies(head_dim - 2 * space)]
+    return Rope.of_axes([time, _frequencies(space), _frequencies(space)])
+
+
+def _frequencies(width: int) -> list[float]:
+    """Angular frequencies per latent frame or patch of an axis with `width` channels."""
+    return [THETA ** (-channel / width) for channel in range(0, width, 2)]
+
+
+def sites(config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, text_tokens: int) -> list[SiteLayout]:
+    """Per layer, one site over the film, one over the prompt, and one over the image where Wan reads one.
+
+    Args:
+        config: of a `WanTransformer3DModel`.
+        size: latent height and width.
+        chunk_latents: the most latents of a chunk.
+        text_tokens: of a prompt.
+    """
+    _, p, q = config["patch_size"]
+    frame_tokens = (size[0] // p) * (size[1] // q)
+    asking = StreamLayout("video", 0, kept=False)
+    streams = {
+        "video_self": (StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens),),
+        "video_text": (asking, StreamLayout("text", text_tokens, kept=False)),
+    }
+    if config.get("image_dim") is not None:
+        streams["video_image"] = (asking, StreamLayout("image", IMAGE_TOKENS, kept=False))
+    heads = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
+    return [SiteLayout(kind, *heads, layouts) for kind, layouts in streams.items()]
+
+
+@dataclass(frozen=True)
+class AttendArgs:
+    """Where a block attends, handed through diffusers' block to the processors: over the film, or, where there is
+    text, over that and the image."""
+
+    context: AttentionContext
+    layer: int
+    frames: int
+    positions: Mapping[str, Tensor]
+    text: Tensor | None = None
+    image: Tensor | None = None
+
+
+class WanBlock:
+    """One of diffusers' blocks over tokens whose attention is the context's business."""
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+        block.attn1.set_processor(ContextProcessor())
+        block.attn2.set_processor(ContextProcessor())
+
+    def __call__(
+        self, tokens: Mapping[str, Tokens], _: Tensor, context: AttentionContext, site: Site
+    ) -> dict[str, Tokens]:
+        """The stream after this layer, attending over the film, then over the prompt. Latent frames go through
+        diffusers' block as a batch, so that a frame's modulation is not repeated for each of its tokens."""
+        video = tokens["video"]
+        assert isinstance(video, WanTokens)
+        frames, film = video.x.shape[1], {"video": rearrange(video.positions, "f s a -> (f s) a")}
+        modulation = rearrange(video.modulation, "b f s m d -> (b f) s m d")
+        x: Tensor = self._block(
+            rearrange(video.x, "b f s d -> (b f) s d"),
+            AttendArgs(context, site.layer, frames, {}, video.text, video.image),
+            modulation[:, 0] if modulation.shape[1] == 1 else modulation,
+            AttendArgs(context, site.layer, frames, film),
+        )
+        return {"video": replace(video, x=rearrange(x, "(b f) s d -> b f s d", f=frames))}
+
+
+class ContextProcessor:
+    """Attention of a `WanAttention`, in place of diffusers' own processor."""
+
+    def __call__(
+        self, attention: Any, x: Tensor, prompt: AttendArgs | None, _mask: None, film: AttendArgs | None, **_: Any
+    ) -> Tensor:
+        """Attended tokens [(b f) s d]; diffusers passes what to attend over as prompt or as rotary embedding."""
+        here = film or prompt
+        assert here is not None
+        q = self._heads(attention, attention.norm_q(attention.to_q(x)), here.frames)
+        if here.text is None:
+            k = self._heads(attention, attention.norm_k(attention.to_k(x)), here.frames)
+            v = rearrange(attention.to_v(x), "(b f) s (n k) -> b n (f s) k", f=here.frames, n=attention.heads)
+            site = Site(here.layer, "video_self")
+            attended = here.context.attend(site, {"video": QKV(q, k, v)}, here.positions)["video"]
+        else:
+            k, v = attention.norm_k(attention.to_k(here.text)), attention.to_v(here.text)
+            attended = self._read(attention, here, "text", q, k, v)
+        if here.image is not None:
+            k, v = attention.norm_added_k(attention.add_k_proj(here.image)), attention.add_v_proj(here.image)
+            attended = attended + self._read(attention, here, "image", q, k, v)
+        out: Tensor = attention.to_out[0](rearrange(attended, "b n (f s) k -> (b f) s (n k)", f=here.frames))
+        return out
+
+    def _read(self, attention: Any, here: AttendArgs, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention [b n l k] over the prompt or the image alone, whose keys and values are [b t d]."""
+        k, v = self._heads(attention, k, 1), rearrange(v, "b t (n k) -> b n t k", n=attention.heads)
+        streams = {"video": QKV(q, q[:, :, :0], q[:, :, :0]), name: QKV(None, k, v)}
+        return here.context.attend(Site(here.layer, f"video_{name}"), streams, {})["video"]
+
+    def _heads(self, attention: Any, x: Tensor, frames: int) -> Tensor:
+        """Tokens [(b f) s d] by head; Wan rotates channel 2i together with 2i + 1, and Rope channel i with i + k/2."""
+        return rearrange(x, "(b f) s (n half two) -> b n (f s) (two half)", f=frames, n=attention.heads, two=2)

@@ -1,0 +1,96 @@
+"""Wan's image-to-video weights on the road: whatever latents a pass begins with clean are what it continues.
+
+The road shows given latents clean, with a noise level of 0: a scene's image, or the overlap before a chunk. These
+weights know one noise level for all latents, and read what is given beside them. So given latents are decoded, the
+frames become the streams that `WanImage` makes, and the latents themselves are noised to the level of the others.
+
+Shapes: b batch (1), f latent frames, k given ones, c channels, h w height and width of a latent.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from longtake.pipeline.adapters.wan.experts import WanExperts
+from longtake.pipeline.adapters.wan.image import WanImage
+from longtake.pipeline.attention.context import AttentionContext, Site
+from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.sampling.noise import KeyedNoise
+
+NOISE = KeyedNoise(0)
+"""That given latents are noised with: the same in every step, on every rank and in every film."""
+
+
+class WanContinued:
+    """Answers to `protocols.BlockDenoiser`, for passes that begin with given latents.
+
+    Args:
+        experts: with weights that continue an image.
+        image: makes what they read of it, when it is first needed.
+    """
+
+    def __init__(self, experts: WanExperts, image: Callable[[], WanImage]) -> None:
+        self.rope, self.blocks = experts.rope, experts.blocks
+        self._experts, self._image = experts, image
+        self._made: tuple[Tensor, int, dict[str, Stream]] | None = None
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """See `WanExperts.sites`."""
+        return self._experts.sites(latent_height, latent_width, chunk_latents, chunk_audio)
+
+    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """See `WanExperts.__call__`."""
+        tokens: Mapping[str, Tokens] = self.embed(streams, text)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, text, context, Site(layer, "video_self"))
+        return self.head(tokens, streams)
+
+    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
+        """See `WanExperts.embed`; streams that hold what is continued already are taken as they are.
+
+        Raises:
+            SpecError: the pass does not begin with what is given of it, or something else is given, too.
+        """
+        if "condition" in streams:
+            return self._experts.embed(streams, text)
+        video = streams["video"]
+        count = _num_given(video)
+        level = video.sigma.max()
+        given, rest = video.latents[:, :count], video.latents[:, count:]
+        noise = NOISE.draw("given", range(count), given.shape[2:]).unsqueeze(0).to(given)
+        noised = ((1 - level) * given + level * noise).to(given)
+        shown = replace(video, latents=torch.cat([noised, rest], dim=1), sigma=level.expand(video.sigma.shape))
+        beside = self._beside(given[0], video.latents.shape[1])
+        return self._experts.embed({**streams, **beside, "video": shown}, text)
+
+    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+        """See `WanExperts.head`."""
+        return self._experts.head(tokens, streams)
+
+    def _beside(self, given: Tensor, num_latents: int) -> dict[str, Stream]:
+        """The streams that tell of given latents [k c h w]; made once for all steps and branches of a chunk."""
+        if self._made is None or self._made[1] != num_latents or not torch.equal(self._made[0], given):
+            found = self._image().after(given, num_latents)
+            self._made = (given.clone(), num_latents, {name: _clean(values) for name, values in found.items()})
+        return self._made[2]
+
+
+def _num_given(video: Stream) -> int:
+    clean: list[bool] = (video.sigma[0] == 0).tolist()
+    count = sum(clean)
+    if not count or not all(clean[:count]):
+        places = [place for place, is_clean in enumerate(clean) if is_clean]
+        raise SpecError(
+            f"these weights of Wan continue the first latents of a pass, and of {len(clean)} those at {places} are"
+            " given; give the scene an image, or use weights that render from text"
+        )
+    return count
+
+
+def _clean(values: Tensor) -> Stream:
+    zeros = values.new_zeros(len(values), dtype=torch.float64)
+    return Stream(values.unsqueeze(0), zeros.unsqueeze(0), zeros)

@@ -1,0 +1,207 @@
+"""Wan as a family of film models: folders of diffusers' WanPipeline and WanImageToVideoPipeline, opened lazily.
+
+Whatever a folder's networks weigh, an actor holds only those that it runs: each is read when it is first needed.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.embeddings import PixArtAlphaTextProjection
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from longtake.pipeline.adapters.pretrained import read_encoder, read_image_processor, read_tokenizer
+from longtake.pipeline.adapters.wan.denoiser import LATENT_FRAMES, WanDenoiser
+from longtake.pipeline.adapters.wan.experts import WanExperts, WanSizes
+from longtake.pipeline.adapters.wan.folder import WanFolder
+from longtake.pipeline.adapters.wan.image import WanImage
+from longtake.pipeline.adapters.wan.image_to_video import WanContinued
+from longtake.pipeline.adapters.wan.text import WanText
+from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
+from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel, Rollout
+from longtake.pipeline.models.silence import Silence
+from longtake.pipeline.weights.folder import folder_fingerprint, model_name
+from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.settings import read_configuration
+from longtake.pipeline.weights.tensors import check_tensors, fill, on_meta, stored_dtype
+
+SAMPLE_RATE, HOP = 16_000, 800
+"""Of the silence; Wan makes no sound."""
+
+LARGEST_SIDE = 1920
+
+OVERLAP = 5
+"""Latents that a chunk of bidirectional weights is continued from: 17 frames, about a second."""
+
+
+def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
+    """The Wan in a folder of diffusers' format. Only configurations and the headers of weights are read now.
+
+    Raises:
+        WeightsError: it is another family, damaged, or not whole.
+    """
+    model = WanModel(WanFolder.read(folder), load)
+    model.check_weights()
+    return model
+
+
+class WanModel:
+    """Answers to `protocols.FilmModel`.
+
+    Args:
+        folder: what it holds.
+        load: dtype of denoiser and text encoder, and the device; the video codec keeps the precision it is stored in.
+    """
+
+    audio_lag = 0.0
+    trained = True
+
+    def __init__(self, folder: WanFolder, load: LoadOptions) -> None:
+        self._folder, self._load = folder, load
+        self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
+        self._fps = Fraction(24 if folder.is_high_compression else 16)
+        clip_latents = 31 if folder.is_high_compression else 21
+        clean = folder.per_latent_sigmas or folder.continues_image
+        self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP, clean)
+        self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
+        self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
+        self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
+        sizes = WanSizes(folder.transformer, float(self._fps / LATENT_FRAMES))
+        experts = WanExperts([partial(self._expert, name) for name in folder.experts], sizes, folder.boundary or 0)
+        self.denoiser = WanContinued(experts, self._continued_image) if folder.continues_image else experts
+        self.sound_codec = Silence(HOP)
+
+    @cached_property
+    def video_codec(self) -> WanVideoCodec:
+        """The video autoencoder, read now."""
+        vae = fill(self._vae(), self._folder.path / "vae", replace(self._load, dtype=None))
+        return WanVideoCodec(vae)
+
+    @cached_property
+    def image(self) -> WanImage | None:
+        """What makes the streams that its denoiser reads beside the video's; None for weights that read none."""
+        return self._continued_image() if self._folder.continues_image else None
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self._load.dtype or stored_dtype(self._folder.path / "transformer")
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What a storyboard means where it says nothing, as diffusers' pipelines and the Wan team's configurations
+        have it, or the mark of causal weights."""
+        folder, large = self._folder, self._folder.is_high_compression
+        two = folder.boundary is not None
+        usual = {
+            "steps": 40 if two else 50,
+            "guidance": (3.5 if folder.continues_image else 4.0) if two else 5.0,
+            "guidance_2": (3.5 if folder.continues_image else 3.0) if two else None,
+            "boundary": folder.boundary,
+            "shift": float(folder.scheduler.get("flow_shift", folder.scheduler.get("shift", 1.0))),
+            "solver": "unipc" if folder.scheduler.get("_class_name") == "UniPCMultistepScheduler" else "euler",
+            "width": 1280 if large else 832,
+            "height": 704 if large else 480,
+            "fps": self._fps,
+            "sample_rate": SAMPLE_RATE,
+        }
+        return ModelDefaults(**{**usual, **(folder.mark.defaults if folder.mark else {})})
+
+    @property
+    def credit(self) -> str:
+        """What a film says about who rendered it."""
+        return f"rendered by {self.name}"
+
+    @property
+    def limits(self) -> ModelLimits:
+        """What a storyboard must keep to; Wan knows one frame rate."""
+        multiple = self._stride * self._folder.transformer["patch_size"][1]
+        side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
+        return ModelLimits(
+            *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
+            max_prompt_words=self.text.max_tokens,
+            given=frozenset({"image", "film"}),
+            needs_picture=self._folder.continues_image,
+        )
+
+    def clock(self, fps: Fraction) -> MediaClock:
+        """See `FilmModel.clock`."""
+        return MediaClock(fps, SAMPLE_RATE, LATENT_FRAMES, HOP, first_latent_frames=1, audio_centre=Fraction(0))
+
+    def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        """See `FilmModel.latent_shapes`."""
+        video = (self._folder.vae["z_dim"], height // self._stride, width // self._stride)
+        return {"video": video, "audio": (0,)}
+
+    def check_weights(self) -> None:
+        """Raise `WeightsError` where a part's configuration and the tensors in it are not of one model."""
+        for name in self._folder.experts:
+            check_tensors(self._transformer(name), self._folder.path / name)
+        check_tensors(self._umt5(), self._folder.path / "text_encoder")
+        check_tensors(self._vae(), self._folder.path / "vae")
+
+    def fingerprint(self) -> str:
+        """What tells the folder from any other; its files are read once."""
+        return folder_fingerprint(self._folder.path, self._load)
+
+    @property
+    def _stride(self) -> int:
+        return int(self._folder.vae.get("scale_factor_spatial", 8))
+
+    def _vae(self) -> AutoencoderKLWan:
+        return on_meta(AutoencoderKLWan, self._folder.vae, self._folder.path / "vae")
+
+    def _transformer(self, name: str) -> WanTransformer3DModel:
+        path = self._folder.path / name
+        config = read_configuration(path / "config.json", WanTransformer3DModel)
+        return on_meta(WanTransformer3DModel, config, path)
+
+    def _umt5(self) -> Any:
+        path = self._folder.path / "text_encoder"
+        try:
+            with torch.device("meta"):
+                return UMT5EncoderModel(UMT5Config.from_pretrained(path, local_files_only=True))
+        except (OSError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path / 'config.json'} makes no UMT5 ({error}); fetch the model again") from error
+
+    def _expert(self, name: str) -> WanDenoiser:
+        wan = self._transformer(name)
+        fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules)
+        wan.rope = nn.Identity()  # its table is on `meta`, and positions are computed
+        return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
+
+    def _tokenizer(self) -> Any:
+        return read_tokenizer(self._folder.path / "tokenizer")
+
+    def _text_encoder(self) -> Any:
+        encoder = self._umt5()
+        float32 = encoder._keep_in_fp32_modules or () if self._load.dtype == torch.float16 else ()
+        fill(encoder, self._folder.path / "text_encoder", self._load, float32=float32)
+        encoder.tie_weights()
+        return encoder
+
+    def _continued_image(self) -> WanImage:
+        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
+
+    def _clip(self) -> tuple[Any, Any]:
+        encoder = read_encoder("CLIPVisionModel", self._folder.path / "image_encoder", replace(self._load, dtype=None))
+        return read_image_processor(self._folder.path / "image_processor"), encoder
+
+    def _text_embedders(self) -> list[nn.Module]:
+        return [self._text_embedder(name) for name in self._folder.experts]
+
+    def _text_embedder(self, name: str) -> nn.Module:
+        config = self._folder.transformer
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        with torch.device("meta"):
+            embedder: nn.Module = PixArtAlphaTextProjection(config["text_dim"], width, act_fn="gelu_tanh")
+        return fill(embedder, self._folder.path / name, self._load, prefix="condition_embedder.text_embedder.")

@@ -1,0 +1,109 @@
+"""What a user gives a film: pictures, sound, and the end of another film, in a model's size, rate and channels.
+
+A picture of another shape is scaled until it covers the film's, and what stands out is cut off evenly on both sides:
+nothing is squeezed, and no bars are added. Sound is mixed down to as many channels as the model has.
+
+Shapes: f frames, h height, w width, c channels, n samples.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchaudio.functional import resample
+
+from longtake.pipeline.media.read import count_film, stream_frames, stream_sound
+
+
+def read_picture(url: str, width: int, height: int) -> Tensor:
+    """The picture at `url`, fitted: [1 3 h w] in -1..1. Raises `MediaError` where there is none."""
+    return fitted(next(stream_frames(url, block=1)).frames, width, height)
+
+
+def fitted(frames: NDArray[np.uint8], width: int, height: int) -> Tensor:
+    """Frames [f h w 3] of any size, covering `width` x `height`, their middle: [f 3 h w] in -1..1."""
+    x = rearrange(torch.from_numpy(frames), "f h w c -> f c h w").float() / 127.5 - 1
+    rows, columns = x.shape[-2:]
+    if (rows, columns) != (height, width):
+        scale = max(Fraction(height, rows), Fraction(width, columns))
+        size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
+        x = functional.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[:, :, top : top + height, left : left + width].contiguous()
+
+
+def film_length_s(url: str) -> Fraction:
+    """How long the picture of the film at `url` lasts, from its first frame on. Raises `MediaError` without one."""
+    video = count_film(url).video
+    return video.stop_s - video.start_s
+
+
+def read_last_frames(url: str, num_frames: int, fps: Fraction, width: int, height: int) -> Tensor:
+    """The end of a film of any rate as `num_frames` frames at `fps`, fitted: [f 3 h w] in -1..1.
+
+    Every frame is the one that the film shows at its middle.
+    """
+    stop_s = count_film(url).video.stop_s
+    wanted = [stop_s + Fraction(2 * index + 1, 2) / fps for index in range(-num_frames, 0)]
+    kept: list[NDArray[np.uint8]] = []
+    latest: NDArray[np.uint8] | None = None
+    for time_s, frame in _pictures(url):
+        while latest is not None and len(kept) < num_frames and wanted[len(kept)] < time_s:
+            kept.append(latest)
+        latest = frame
+    assert latest is not None, "a film has a picture, or reading it fails"
+    kept += [latest] * (num_frames - len(kept))
+    return torch.cat([fitted(frame[np.newaxis], width, height) for frame in kept])
+
+
+def _pictures(url: str) -> Iterator[tuple[Fraction, NDArray[np.uint8]]]:
+    for block in stream_frames(url):
+        yield from zip(block.times_s, block.frames, strict=True)
+
+
+def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Tensor:
+    """The sound of a film's last `num_samples` samples at `rate`, up to where its picture ends; silence where it has
+    none: [c n] in -1..1."""
+    sound, stop_s = stream_sound(url), count_film(url).video.stop_s
+    if sound is None:
+        return torch.zeros(channels, num_samples)
+    begin_s = stop_s - Fraction(num_samples, rate)
+    first = round((begin_s - sound.start_s) * sound.rate)
+    blocks: deque[tuple[int, NDArray[np.float32]]] = deque()
+    at = 0
+    for block in sound.blocks:
+        if at + block.shape[1] > first:
+            blocks.append((at, block))
+        at += block.shape[1]
+    if not blocks:
+        return torch.zeros(channels, num_samples)
+    pcm = torch.from_numpy(np.concatenate([block for _, block in blocks], axis=1))
+    skipped = first - blocks[0][0]
+    pcm = pcm[:, skipped:] if skipped > 0 else functional.pad(pcm, (-skipped, 0))
+    return _lasting(_mixed(resample(pcm, sound.rate, rate), channels), num_samples)
+
+
+def read_sound(url: str, rate: int, channels: int) -> Tensor | None:
+    """The whole sound at `url`: [c n] in -1..1; None where there is none. Raises `MediaError` where unreadable."""
+    sound = stream_sound(url)
+    if sound is None:
+        return None
+    pcm = torch.from_numpy(np.concatenate(list(sound.blocks), axis=1))
+    late = max(0, round(sound.start_s * sound.rate))
+    return _mixed(resample(functional.pad(pcm, (late, 0)), sound.rate, rate), channels).clamp(-1, 1)
+
+
+def _mixed(pcm: Tensor, channels: int) -> Tensor:
+    """Sound [c n] in another number of channels: all of them together in each."""
+    return pcm if pcm.shape[0] == channels else pcm.mean(dim=0, keepdim=True).expand(channels, -1).contiguous()
+
+
+def _lasting(pcm: Tensor, num_samples: int) -> Tensor:
+    """Sound [c n] that is so long: cut, or followed by silence."""
+    return functional.pad(pcm[:, :num_samples], (0, max(0, num_samples - pcm.shape[1])))

@@ -1,0 +1,180 @@
+"""Context parallelism over `torch.distributed`: which ranks share what, and how tensors get from one to another.
+
+    parallel = context_parallel(Degrees(ulysses=2, ring=2))          # on every rank, after init_process_group
+    stage = DenoiseStage(model, plan, finished, parallel)            # or KVStore(..., parallel=parallel)
+
+Every rank of a gang makes the same calls in the same order; whatever decides about a call is known to all of them
+alike. Beside `actors/`, nothing else in longtake talks to ranks.
+
+Shapes: b batch, f latent frames, s tokens of each, d token width.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longtake.pipeline.attention.exchange import Alone, Exchange, Velocities
+from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.shares import Share
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.parallel.degrees import Degrees, Place
+from longtake.pipeline.parallel.group import Group, exchange
+from longtake.pipeline.parallel.ring import Ring
+from longtake.pipeline.parallel.ulysses import Ulysses
+
+SHARDED = ("video",)
+"""Streams that are cut. Sound and text are short: every rank has them whole, and their keys count once."""
+
+
+class Peers:
+    """A `Group` over a process group, point to point: gloo and NCCL both run several messages at once.
+
+    Args:
+        ranks: global ranks, in order; this process is one of them.
+        process_group: that they talk over; the default one where not given.
+    """
+
+    def __init__(self, ranks: Sequence[int], process_group: dist.ProcessGroup | None = None) -> None:
+        self.index, self.size, self.sent_bytes = ranks.index(dist.get_rank()), len(ranks), 0
+        self._ranks, self._process_group = ranks, process_group
+
+    def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
+        """See `Group.start`."""
+        sent = {rank: tensor.contiguous() for rank, tensor in outgoing.items() if tensor.numel()}
+        self.sent_bytes += sum(tensor.numel() * tensor.element_size() for tensor in sent.values())
+        ops = [self._op(dist.isend, rank, tensor) for rank, tensor in sent.items()]
+        ops += [self._op(dist.irecv, rank, tensor) for rank, tensor in incoming.items() if tensor.numel()]
+        works = dist.batch_isend_irecv(ops) if ops else []
+
+        def wait() -> None:
+            for work in works:
+                work.wait()
+            sent.clear()  # what is being sent must live until now
+
+        return wait
+
+    def _op(self, act: Callable[..., Any], rank: int, tensor: Tensor) -> dist.P2POp:
+        return dist.P2POp(act, tensor, self._ranks[rank], self._process_group)
+
+
+class ContextParallel:
+    """A gang seen from one of its ranks; see `exchange.Parallel`.
+
+    Args:
+        degrees: of the mesh.
+        place: of this rank.
+        group: makes the group of the ranks that stand at the given places.
+        sharded: streams that are cut.
+    """
+
+    def __init__(
+        self,
+        degrees: Degrees,
+        place: Place,
+        group: Callable[[Sequence[Place]], Group],
+        sharded: Collection[str] = SHARDED,
+    ) -> None:
+        self.degrees, self.place, self._sharded = degrees, place, sharded
+        self.ulysses = group([place._replace(ulysses=index) for index in range(degrees.ulysses)])
+        self.ring = group([place._replace(ring=index) for index in range(degrees.ring)])
+        self.cfg = group([place._replace(cfg=index) for index in range(degrees.cfg)])
+        places = [Place(place.cfg, ring, index) for ring in range(degrees.ring) for index in range(degrees.ulysses)]
+        self.tokens = group(places)
+
+    def at(self, site: SiteLayout) -> Exchange:
+        """See `Parallel.at`: where no sharded stream brings keys, all keys are here, and nothing travels."""
+        if not any(stream.page_tokens for stream in site.streams if stream.name in self._sharded):
+            return Alone()
+        inner = Ring(site, self.ring, self._sharded) if self.ring.size > 1 else Alone()
+        if self.ulysses.size == 1:
+            return inner
+        return Ulysses(site, self.ulysses, Share(self.ring.index, self.ring.size), inner, self._sharded)
+
+    def columns(self, stream: str, size: int) -> slice:
+        """See `Parallel.columns`."""
+        if stream not in self._sharded:
+            return slice(0, size)
+        columns = self.degrees.columns(self.place, size)
+        return slice(columns.start, columns.stop)
+
+    def gather(self, stream: str, x: Tensor, size: int) -> Tensor:
+        """See `Parallel.gather`."""
+        if stream not in self._sharded:
+            return x
+        b, f, _, d = x.shape
+        places = [self.degrees.place(rank) for rank in range(self.tokens.size)]
+        shapes = [(b, f, len(self.degrees.columns(place, size)), d) for place in places]
+        return torch.cat(exchange(self.tokens, [x] * self.tokens.size, shapes), dim=2)
+
+    def branches(self, branches: Iterable[str]) -> list[str]:
+        """See `Passes.branches`."""
+        names = list(branches)
+        if len(names) < self.cfg.size:
+            raise SpecError(
+                f"{self.cfg.size} ranks cannot share {len(names)} guidance pass; use a cfg degree of {len(names)}, or a"
+                " guidance other than 1"
+            )
+        return names[self.cfg.index :: self.cfg.size]
+
+    def all_branches(self, own: Mapping[str, Velocities], branches: Iterable[str]) -> dict[str, Velocities]:
+        """See `Passes.all_branches`."""
+        velocity = next(iter(own.values()))
+        sizes = [v.numel() for v in velocity.values()]
+        sent = torch.cat([v.flatten() for branch in own.values() for v in branch.values()])
+        order = list(branches)
+        names = [order[index :: self.cfg.size] for index in range(self.cfg.size)]
+        received = exchange(self.cfg, [sent] * self.cfg.size, [(sum(sizes) * len(some),) for some in names])
+        found: dict[str, Velocities] = {}
+        for some, flat in zip(names, received, strict=True):
+            for branch, piece in zip(some, torch.split(flat, sum(sizes)), strict=True):
+                parts = zip(velocity.items(), torch.split(piece, sizes), strict=True)
+                found[branch] = {name: part.view_as(like) for (name, like), part in parts}
+        return {branch: found[branch] for branch in order}
+
+
+@contextmanager
+def joined(rank: int, num_ranks: int, meeting: Path, timeout_s: float = 60) -> Iterator[None]:
+    """This process as one rank of `num_ranks` on one machine, over gloo, until the block is left.
+
+    Args:
+        rank: of this process.
+        num_ranks: all processes.
+        meeting: a file that does not exist yet, the same for all.
+        timeout_s: how long a rank waits for another one before it gives up.
+    """
+    where, timeout = f"file://{meeting}", timedelta(seconds=timeout_s)
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=num_ranks, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def context_parallel(
+    degrees: Degrees,
+    ranks: Sequence[int] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    sharded: Collection[str] = SHARDED,
+) -> ContextParallel:
+    """The gang of `ranks` (global, in order; all of the default group where not given), seen from this one of them.
+
+    Raises:
+        SpecError: the degrees ask for another number of ranks.
+    """
+    ranks = range(dist.get_world_size()) if ranks is None else ranks
+    if len(ranks) != degrees.ranks:
+        raise SpecError(
+            f"{len(ranks)} ranks are not ulysses {degrees.ulysses} x ring {degrees.ring} x cfg {degrees.cfg}"
+            f" = {degrees.ranks}; start {degrees.ranks} or change the degrees"
+        )
+
+    def group(places: Sequence[Place]) -> Group:
+        return Peers([ranks[degrees.rank(place)] for place in places], process_group)
+
+    return ContextParallel(degrees, degrees.place(ranks.index(dist.get_rank())), group, sharded)

@@ -1,0 +1,65 @@
+"""A denoiser whose blocks run on several ranks, each with some tokens of every latent frame of the sharded streams.
+
+Shapes: b batch, f latent frames, s tokens of each, d their width, m modulations.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from einops import rearrange
+from torch import Tensor
+
+from longtake.pipeline.attention.context import AttentionContext, Site
+from longtake.pipeline.attention.exchange import Parallel
+from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.rope import Ropes
+from longtake.pipeline.models.protocols import BlockDenoiser, Stream, Tokens
+
+
+class ShardedDenoiser:
+    """Answers as `denoiser` does, on every rank of a gang alike. Its passes need a context of a store that the same
+    ranks share.
+
+    Args:
+        denoiser: whose weights every rank has.
+        parallel: the gang.
+    """
+
+    def __init__(self, denoiser: BlockDenoiser, parallel: Parallel) -> None:
+        self.rope: Ropes = denoiser.rope
+        self._denoiser, self._parallel = denoiser, parallel
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """See `Denoiser.sites`: whole, the store takes its share."""
+        return self._denoiser.sites(latent_height, latent_width, chunk_latents, chunk_audio)
+
+    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+        """See `Denoiser`."""
+        whole = self._denoiser.embed(streams, text)
+        tokens = {name: self._own(name, stream) for name, stream in whole.items()}
+        for layer, block in enumerate(self._denoiser.blocks):
+            tokens = block(tokens, text, context, Site(layer, "joint"))
+        out = {name: replace(stream, x=self._gather(name, stream.x, tokens[name].x)) for name, stream in whole.items()}
+        return self._denoiser.head(out, streams)
+
+    def _own(self, name: str, tokens: Tokens) -> Tokens:
+        """This rank's tokens; positions stay whole, so that every layer knows how long the stream is."""
+        frame_tokens = tokens.x.shape[2]
+        if frame_tokens == 1:  # Frames of one token are cut as if they were the tokens of one frame.
+            tokens = replace(
+                tokens,
+                x=rearrange(tokens.x, "b f 1 d -> b 1 f d"),
+                condition=rearrange(tokens.condition, "b f 1 d -> b 1 f d"),
+                modulation=rearrange(tokens.modulation, "b f 1 m d -> b 1 f m d"),
+            )
+        columns = self._parallel.columns(name, tokens.x.shape[2])
+        own = replace(tokens, x=tokens.x[:, :, columns])
+        if frame_tokens == 1:
+            own = replace(own, condition=own.condition[:, :, columns], modulation=own.modulation[:, :, columns])
+        return own
+
+    def _gather(self, name: str, whole: Tensor, own: Tensor) -> Tensor:
+        _, frames, frame_tokens, _ = whole.shape
+        if frame_tokens == 1:
+            return rearrange(self._parallel.gather(name, own, frames), "b 1 f d -> b f 1 d")
+        return self._parallel.gather(name, own, frame_tokens)

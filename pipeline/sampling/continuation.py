@@ -1,0 +1,154 @@
+"""The segment rollout: long films from weights that were trained on whole clips, without a cache.
+
+    for every chunk:   show it with the last clean latents before it, in one bidirectional pass
+                       denoise both streams together, while the overlap stays what it is
+                       keep the chunk's own latents
+
+Latents are handed across, never pixels: nothing is encoded again, so nothing fades. A section's first chunk has no
+overlap, unless the film goes on from another one. The overlap is given latents like any others (see `values.Given`), as
+in LongCat-Video's continuation and LTX-2's, for both streams.
+
+Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l audio latents.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from longtake.pipeline.attention.exchange import ONE_RANK, Passes
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import ChunkSpan, MediaClock
+from longtake.pipeline.models.protocols import Continuation, Denoiser
+from longtake.pipeline.sampling.rollout import Prompts, RolloutEngine, Sampling, Scope, latent_dtype
+from longtake.pipeline.values import Conditioning, Given, GivenLatents, LatentChunk
+
+
+class ContinuationEngine(RolloutEngine):
+    """Renders chunks in order, each with the overlap before it; nothing is committed to the store.
+
+    Args:
+        segment: the overlap, and how it is shown.
+        denoiser, store, clock, sampling, latent_shapes, passes: see `RolloutEngine`; the store's pages hold the longest
+            chunk together with its overlap.
+    """
+
+    def __init__(
+        self,
+        segment: Continuation,
+        denoiser: Denoiser,
+        store: KVStore,
+        clock: MediaClock,
+        sampling: Sampling,
+        latent_shapes: Mapping[str, Sequence[int]],
+        passes: Passes = ONE_RANK,
+    ) -> None:
+        super().__init__(denoiser, store, clock, sampling, latent_shapes, passes)
+        self._segment = segment
+
+    @torch.inference_mode()
+    def denoise(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
+        """The clean latents of `chunk`, whose predecessors were rendered or resumed before; those given as they are."""
+        scope = self._scope(chunk, given)
+        values = self._from_noise(scope, prompts)
+        own = {name: values[name][0, first:] for name, first in _own(scope.span, chunk).items()}
+        latents = LatentChunk(chunk, own["video"].cpu(), own["audio"].cpu())
+        self._remember(latents)
+        return latents
+
+    def resume(self, finished: Iterable[LatentChunk], _chunk: ChunkSpan, _prompts: Prompts) -> None:
+        """Stand where an undisturbed run stands before the next chunk.
+
+        Args:
+            finished: the chunks that hold the overlap, in order.
+        """
+        self._finished = {latents.span.index: latents for latents in finished}
+
+    @torch.inference_mode()
+    def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
+        """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
+        scope = self._scope(latents.span, conditioning.given)
+        values = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
+        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, conditioning.prompts)
+        self._remember(latents)
+
+    def _scope(self, chunk: ChunkSpan, given: Given | None) -> Scope:
+        """The passes over `chunk`: the overlap before it is given, and whatever is given of itself."""
+        spans = [span.span for span in self._before(chunk)]
+        span = widened(self.clock, spans, chunk, self._segment.overlap)
+        own, times_s = _own(span, chunk), {}
+        for name in own:
+            times = [time for piece in (*spans, chunk) for time in self.times_s(piece)[name]]
+            times_s[name] = times[len(times) - own[name] - len(_latents(chunk, name)) :]
+        return Scope(span, times_s, self._given(chunk, given, own), self._segment.clean)
+
+    def _given(self, chunk: ChunkSpan, given: Given | None, own: Mapping[str, int]) -> dict[str, GivenLatents]:
+        """What is given of a widened chunk whose own latents begin at the places `own`."""
+        found = {}
+        for name, first in own.items():
+            before = [getattr(latents, name) for latents in self._before(chunk)]
+            parts = [torch.cat(before)[-first:]] if first else []
+            places = [*range(first)]
+            if given is not None and name in given.streams:
+                parts.append(given.streams[name].values)
+                places += [first + place for place in given.streams[name].places]
+            if places:
+                found[name] = GivenLatents(tuple(places), _joined(parts, self.store))
+        return found
+
+    def _before(self, chunk: ChunkSpan) -> list[LatentChunk]:
+        """The finished chunks of the section, in order."""
+        return [self._finished[index] for index in sorted(self._finished) if chunk.section <= index < chunk.index]
+
+    def _remember(self, latents: LatentChunk) -> None:
+        """Keep the chunks that hold the next one's overlap."""
+        chunk = latents.span
+        spans = [*(kept.span for kept in self._before(chunk)), chunk]
+        self._finished[chunk.index] = latents
+        needed = {span.index for span in holding(spans, self._segment.overlap)}
+        self._finished = {index: kept for index, kept in self._finished.items() if index in needed}
+
+
+def holding(before: Sequence[ChunkSpan], overlap: int) -> list[ChunkSpan]:
+    """The last of the chunks `before` that together hold `overlap` video latents, in order."""
+    found: list[ChunkSpan] = []
+    for span in reversed(before):
+        if sum(len(chunk.latents) for chunk in found) >= overlap:
+            break
+        found.insert(0, span)
+    return found
+
+
+def widened(clock: MediaClock, before: Sequence[ChunkSpan], chunk: ChunkSpan, overlap: int) -> ChunkSpan:
+    """`chunk` with up to `overlap` video latents right before it, and the audio latents of their time.
+
+    Args:
+        before: the chunks of its section that hold them, in order.
+    """
+    borders = [frame for span in before for frame in clock.latent_starts(span)]
+    count = min(overlap, len(borders))
+    if not count:
+        return chunk
+    frame = borders[-count]
+    return replace(
+        chunk,
+        latents=range(chunk.latents.start - count, chunk.latents.stop),
+        audio_latents=range(clock.audio_latents(frame), chunk.audio_latents.stop),
+        frames=range(frame, chunk.frames.stop),
+        samples=range(clock.samples(frame), chunk.samples.stop),
+        start_s=clock.seconds(frame),
+    )
+
+
+def _own(span: ChunkSpan, chunk: ChunkSpan) -> dict[str, int]:
+    """Where in the latents of a widened span the chunk's own begin."""
+    return {name: _latents(chunk, name).start - _latents(span, name).start for name in ("video", "audio")}
+
+
+def _latents(span: ChunkSpan, name: str) -> range:
+    return {"video": span.latents, "audio": span.audio_latents}[name]
+
+
+def _joined(parts: Sequence[Tensor], store: KVStore) -> Tensor:
+    return torch.cat([part.to(store.device, latent_dtype(store.dtype)) for part in parts])

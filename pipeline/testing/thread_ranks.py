@@ -1,0 +1,62 @@
+"""Ranks as threads of one process: the same exchanges without a network, for tests and for trying out degrees."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel
+from longtake.pipeline.parallel.degrees import Degrees, Place
+
+T = TypeVar("T")
+
+Mail = Mapping[tuple[int, int], "SimpleQueue[Tensor]"]
+"""What is on its way, by sender and receiver."""
+
+
+class ThreadPeers:
+    """A `Group` of threads.
+
+    Args:
+        rank: of this thread.
+        ranks: of the group, in order.
+        mail: of all ranks.
+        timeout_s: how long to wait for a tensor before `queue.Empty` is raised.
+    """
+
+    def __init__(self, rank: int, ranks: Sequence[int], mail: Mail, timeout_s: float = 600) -> None:
+        self.index, self.size, self.sent_bytes = ranks.index(rank), len(ranks), 0
+        self._rank, self._ranks, self._mail, self._timeout_s = rank, ranks, mail, timeout_s
+
+    def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
+        """See `Group.start`."""
+        for peer, tensor in outgoing.items():
+            if tensor.numel():
+                self._mail[self._rank, self._ranks[peer]].put(tensor.clone())
+                self.sent_bytes += tensor.numel() * tensor.element_size()
+
+        def wait() -> None:
+            for peer, tensor in incoming.items():
+                if tensor.numel():
+                    tensor.copy_(self._mail[self._ranks[peer], self._rank].get(timeout=self._timeout_s))
+
+        return wait
+
+
+def run_threads(act: Callable[[ContextParallel], T], degrees: Degrees, sharded: Collection[str] = SHARDED) -> list[T]:
+    """What `act` returns on each rank of a gang of threads, in inference mode."""
+    mail: Mail = {(a, b): SimpleQueue() for a, b in product(range(degrees.ranks), repeat=2)}
+
+    def run(rank: int) -> T:
+        def group(places: Sequence[Place]) -> ThreadPeers:
+            return ThreadPeers(rank, [degrees.rank(place) for place in places], mail)
+
+        with torch.inference_mode():
+            return act(ContextParallel(degrees, degrees.place(rank), group, sharded))
+
+    with ThreadPoolExecutor(degrees.ranks) as pool:
+        return list(pool.map(run, range(degrees.ranks)))

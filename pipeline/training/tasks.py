@@ -1,0 +1,54 @@
+"""Which lesson a training run means."""
+
+from fractions import Fraction
+
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.upscaler import Upscaler
+from longtake.pipeline.training.clips import ClipFolder, ClipFormat
+from longtake.pipeline.training.codec import CodecTask
+from longtake.pipeline.training.data import World
+from longtake.pipeline.training.denoiser import DenoiserTask
+from longtake.pipeline.training.source import ClipSource
+from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.training.task import TrainTask
+from longtake.pipeline.training.upscaler import UpscalerTask
+from longtake.pipeline.training.world import FPS, SIZE
+from longtake.pipeline.weights.load import EMBEDDED, EMBEDDED_UPSCALERS, load_model, load_upscaler
+
+
+def build_task(spec: TrainSpec) -> TrainTask:
+    """The lesson of `spec.stage`, on the model it starts from."""
+    if spec.stage == "upscaler":
+        return UpscalerTask(spec, load_upscaler(spec.start) if spec.start else _untrained_upscaler(spec))
+    model = load_model(spec.start) if spec.start else EmbeddedModel.untrained(EMBEDDED[spec.model], spec.seed)
+    source = _source(spec, model)
+    match spec.stage:
+        case "codec":
+            return CodecTask(spec, model, source)
+        case "denoiser" | "rollout":
+            return DenoiserTask(spec, model, source)
+
+
+def _untrained_upscaler(spec: TrainSpec) -> Upscaler:
+    if spec.model not in EMBEDDED_UPSCALERS:
+        raise SpecError(f"model is {spec.model!r}; this lesson teaches {' or '.join(EMBEDDED_UPSCALERS)}")
+    return Upscaler.untrained(EMBEDDED_UPSCALERS[spec.model], spec.seed)
+
+
+def _source(spec: TrainSpec, model: EmbeddedModel) -> ClipSource:
+    """The clips at `spec.data`, at the world's size and rate; the world itself without. Raises `SpecError` for
+    captions that the text encoder cannot read, before anything starts."""
+    if spec.data is None:
+        return World()
+    clips = ClipFolder(spec.data, ClipFormat(Fraction(FPS), SIZE, SIZE, model.config.sound_codec.sample_rate))
+    if spec.stage != "codec":
+        mistakes = []
+        for prompt in sorted(clips.prompts):
+            try:
+                model.text.tokenize(prompt)
+            except SpecError as error:
+                mistakes.append(f"data: {error}")
+        if mistakes:
+            raise SpecError("\n".join(mistakes))
+    return clips

@@ -1,0 +1,165 @@
+"""Footage enlarged, in one process: the road of `pipeline/film.py` for films that are there already.
+
+    footage -> cuts -> plan -> for every segment: read, upscale, encode, keep -> write
+
+Nothing depends on who makes a segment, or when: the plan is a pure function of the footage and the wish, a segment is
+one of its frames alone, and the journal beside the output holds what is finished. Whoever upscales the same footage
+into the same place again goes on where it ended, bit for bit.
+
+Shapes: f frames, h w pixels of the footage, H W pixels of the output.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.footage.cuts import RULE, Grey, find_cuts, small_pictures
+from longtake.pipeline.footage.encode import FootageSegment
+from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.segments import SegmentJournal
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import sole_writer
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.upscaling.boundary import BoundaryError, boundary_error
+from longtake.pipeline.upscaling.output import SCRATCH, Film, Output, Written
+from longtake.pipeline.upscaling.plan import UpscaleSpec, frames_to_upscale
+from longtake.pipeline.upscaling.preflight import check_model
+from longtake.pipeline.upscaling.segment import SegmentMaker
+from longtake.pipeline.upscaling.work import Upscaling, grid_of, numerics, open_upscaling
+
+PLAN_NAME = "journal/upscale.json"
+CUTS_NAME = "journal/cuts.json"
+
+
+def upscale(
+    footage: Footage, spec: UpscaleSpec, model: StreamingUpscaler, output: Output, observer: Observer = SILENT
+) -> "Upscaled":
+    """Upscale footage, or go on where an earlier call ended.
+
+    Args:
+        observer: hears of cuts found, of every segment, and of the end.
+
+    Raises:
+        JournalError: somebody else is writing to the same place.
+        SpecError: the wish does not go with the footage or the model, or the output is not ours.
+        MediaError: the footage cannot be decoded, or the output cannot be written.
+    """
+    check_model(model, spec)
+    with sole_writer(output.journal):
+        cuts = cuts_of(footage, spec, output.journal, observer)
+        work = open_upscaling(footage, cuts, spec, output.journal, numerics(model), grid_of(model))
+        written, error = begin(work, output, observer), None
+        if written is None:
+            make = SegmentMaker(work, model)
+            for span in work.missing():
+                observer.event("upscale.segment", **make(span).fields())
+            error = boundary_error(work, model) if work.approximates else None
+            written = finish(work, output, observer)
+    return Upscaled(written, error)
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """What came of it; `error` tells what a warm-up shorter than the model's history costs."""
+
+    written: Written
+    error: BoundaryError | None = None
+
+
+def cuts_of(
+    footage: Footage, spec: UpscaleSpec, store: Store, observer: Observer = SILENT, *, keep: bool = True
+) -> tuple[int, ...]:
+    """Frames that begin a new scene among those that are wished for: as the journal holds them, or found and kept.
+
+    Args:
+        keep: False writes nothing.
+    """
+    frames = frames_to_upscale(footage, spec)
+    if spec.scene_threshold == 0:
+        return ()
+    question = {
+        "footage": footage.fingerprint,
+        "frames": [frames.start, frames.stop],
+        "threshold": spec.scene_threshold,
+        "rule": RULE,
+    }
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        answer = json.loads(store.get(CUTS_NAME))
+        if answer["of"] == question:
+            return tuple(answer["cuts"])
+    seen = _told(small_pictures(footage, frames), len(frames), observer)
+    cuts = tuple(find_cuts(seen, spec.scene_threshold))
+    if keep:
+        store.put(CUTS_NAME, json.dumps({"of": question, "cuts": cuts}).encode())
+    return cuts
+
+
+def _told(pictures: Iterable[tuple[int, Grey]], total: int, observer: Observer) -> Iterator[tuple[int, Grey]]:
+    for done, picture in enumerate(pictures, 1):
+        yield picture
+        if done % 100 == 0 or done == total:
+            observer.event("cuts.frames", frames=done, total=total)
+
+
+def forget(output: Output) -> None:
+    """Let go of everything that was made for an output, so that all of it is made again; the output itself stays."""
+    with sole_writer(output.journal):
+        output.forget()
+        SegmentJournal(output.journal).sweep(())
+        for name in (PLAN_NAME, CUTS_NAME):
+            output.journal.delete(name)
+
+
+def begin(work: Upscaling, output: Output, observer: Observer) -> Written | None:
+    """Write down the plan. The output, where an earlier call has finished it already.
+
+    Raises:
+        SpecError: something stands at the output's place that is not ours.
+    """
+    output.check_ours()
+    for name in work.store.list(SCRATCH):
+        work.store.delete(name)
+    written = output.written(work.key)
+    if written is None:
+        card, changes = work.card(), changed(work)
+        work.store.put(PLAN_NAME, json.dumps(card).encode())
+        observer.event("film.start", url=work.store.url, **work.summary(), changes=changes)
+    return written
+
+
+def changed(work: Upscaling) -> list[str]:
+    """What the plan in the journal was made with, and what is asked for now, where they differ; for people."""
+    try:
+        old = json.loads(work.store.get(PLAN_NAME))
+        was = {**old["wish"], **old["numerics"], "footage": old["footage"]["fingerprint"][:12]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
+    now = {**work.plan.spec.card(), **work.numerics, "footage": work.footage.fingerprint[:12]}
+    return [f"{name} was {was.get(name)}, is {part}" for name, part in now.items() if was.get(name) != part]
+
+
+def finish(work: Upscaling, output: Output, observer: Observer) -> Written:
+    """Write the output from its segments, and clear away what no segment of it needs.
+
+    Raises:
+        JournalError: a segment was damaged since it was made.
+        MediaError: the container cannot hold them.
+    """
+    written = output.write(Film(work.footage, work.plan.frames, _segments(work), work.encoding), work.key)
+    work.journal.sweep(work.keys)
+    observer.event("film.done", url=written.url, frames=len(work.plan.frames), bytes=written.bytes)
+    return written
+
+
+def _segments(work: Upscaling) -> Iterator[FootageSegment]:
+    for span, key in zip(work.plan.segments, work.keys, strict=True):
+        data = work.journal.segment(key)
+        if data is None:
+            raise JournalError(
+                f"segment {span.index} of {work.store.url}, frames {span.frames.start}..{span.frames.stop - 1}, was"
+                " damaged while the output was written; the same command makes it anew"
+            )
+        yield FootageSegment.from_bytes(data)

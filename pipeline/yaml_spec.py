@@ -1,0 +1,207 @@
+"""A wish in YAML: read whole, changed by `key=value`, and checked; every mistake is told, with its cure.
+
+What a wish holds is a pydantic model of its own, such as `longtake.pipeline.spec.Storyboard`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
+
+import fsspec
+import yaml
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic_core import ErrorDetails
+
+from longtake.pipeline.errors import SpecError
+
+WishT = TypeVar("WishT", bound=BaseModel)
+
+# ------------------------------------------------------------------ single values
+
+
+def whole(low: int, high: int, *, even: bool = False) -> BeforeValidator:
+    """A whole number from `low` to `high`, both allowed."""
+
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high or (even and value % 2):
+            raise SpecError(f"use {'an even' if even else 'a whole'} number from {low} to {high}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def number(low: float, high: float) -> BeforeValidator:
+    """A number from `low` to `high`, both allowed, as a float."""
+
+    def check(value: object) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise SpecError(f"use a number from {low:g} to {high:g}")
+        return float(value)
+
+    return BeforeValidator(check)
+
+
+def words(value: object) -> str:
+    """Text that holds at least one word, without spaces around it."""
+    if not isinstance(value, str):
+        raise SpecError("use text; put it in quotes if it looks like a number")
+    if not value.strip():
+        raise SpecError("write at least one word")
+    return value.strip()
+
+
+Words = Annotated[str, BeforeValidator(words)]
+
+# ------------------------------------------------------------------ reading
+
+
+def read_text(url: str, cure: str) -> str:
+    """The text at any path or fsspec URL; where nothing is there, `cure` says what to do. Raises `SpecError`."""
+    try:
+        with fsspec.open(url, "r", encoding="utf-8-sig") as file:
+            text: str = file.read()
+    except FileNotFoundError:
+        raise SpecError(f"{url} does not exist; {cure}") from None
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
+        raise SpecError(f"{url} cannot be read: {error}") from error
+    return text
+
+
+def parse_yaml_spec(
+    kind: type[WishT], text: str, overrides: Sequence[str], source: str, tell: Callable[[ErrorDetails], str]
+) -> WishT:
+    """Check the YAML in `text`, which must make a `kind`.
+
+    Args:
+        overrides: `key=value` each, such as `sampling.steps=4` or `scenes[0].duration=5s`; values are YAML.
+        source: what to call the text in error messages.
+        tell: one of pydantic's findings in our words; see `told`.
+
+    Raises:
+        SpecError: with one line for every mistake.
+    """
+    spec, mistakes = _read_yaml(text, source)
+    if not isinstance(spec, dict):
+        needed = ", ".join(name for name, field in kind.model_fields.items() if field.is_required())
+        raise SpecError(f"{source} holds no keys; it needs {needed}")
+    for override in overrides:
+        try:
+            _apply(spec, override)
+        except SpecError as error:
+            mistakes.append(f"--set {override}: {error}")
+    checked = None
+    try:
+        checked = kind.model_validate(spec)
+    except ValidationError as error:
+        mistakes += [tell(details) for details in error.errors(include_url=False)]
+    if checked is None or mistakes:
+        raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+    return checked
+
+
+def _read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        mistakes = list(duplicates(root, "", set()))
+        spec = loader.construct_document(root) if root is not None else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{source} is not valid YAML: {_yaml_problem(error)}") from None
+    return spec, mistakes
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
+    """Mistakes below `key`: keys given twice in one mapping, of which YAML itself would silently keep the last.
+
+    Args:
+        seen: identities of nodes that need no second look, since aliases may be many.
+    """
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from duplicates(item, f"{key}[{index}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        first_line: dict[str, int] = {}
+        for name, value in node.value:
+            below, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
+            if below in first_line:
+                first = first_line[below]
+                lines = f"line {line}" if first == line else f"lines {first} and {line}"
+                yield f"{below} is given twice, in {lines}; keep one"
+            first_line.setdefault(below, line)
+            yield from duplicates(value, below, seen)
+
+
+def _apply(spec: Any, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not key or not equals:
+        raise SpecError("write key=value, such as sampling.steps=4")
+    try:
+        wanted = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise SpecError(f"{value!r} is not valid YAML; put it in quotes") from None
+    *parents, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    node = spec
+    for part in parents:
+        slot = _slot(node, part)
+        if isinstance(node, dict) and node.get(slot) is None:
+            node[slot] = {}
+        node = node[slot]
+    node[_slot(node, last)] = wanted
+
+
+def _slot(node: Any, part: str) -> str | int:
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise SpecError(f"there is nothing below {node!r} for {part!r} to name")
+    if not part.isdecimal() or int(part) >= len(node):
+        raise SpecError(f"{part!r} is not one of {len(node)} items; use 0 to {len(node) - 1}")
+    return int(part)
+
+
+# ------------------------------------------------------------------ pydantic's findings in our words
+
+_CURES = {
+    "bool_type": "use true or false",
+    "bool_parsing": "use true or false",
+    "literal_error": "use {expected}",
+    "model_type": "use a mapping of keys",
+    "tuple_type": "use a list",
+}
+
+
+def told(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str]) -> str:
+    """A finding in our words; `nearest_key` says what an unknown key may have meant."""
+    key = dotted(error["loc"])
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key} ({_shown(error['input'])}) is not a known key; {nearest_key(error['loc'])}"
+        case "invalid_key":
+            return f"{error['input']!r} is not a key; keys are words"
+        case "missing":
+            return f"{key} is missing; add it"
+        case "value_error":
+            cure = str(context["error"])
+        case kind:
+            cure = _CURES.get(kind, error["msg"]).format_map(context)
+    return f"{key} is {_shown(error['input'])}; {cure}" if key else cure
+
+
+def dotted(loc: tuple[str | int, ...]) -> str:
+    """A place in a wish as people write it, such as `scenes[0].duration`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+
+
+def _shown(value: object) -> str:
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,54 @@
+"""A film that is upscaled while it is rendered."""
+
+import pytest
+import ray
+import torch
+
+from longtake.actors.pacer import ChunkPacer
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig, Timeouts
+from longtake.jobs.render import render
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+
+WISH = parse_storyboard(
+    """
+model: tiny
+sampling: {steps: 1}
+scenes: [{prompt: a red circle bounces, duration: 6s}]
+output: {upscale: 2, upscaler: tiny-upscaler, hls: false}
+"""
+)
+
+
+class KillsTheUpscaler(ChunkPacer):
+    """After the third chunk, once."""
+
+    def __init__(self, take, pool):
+        super().__init__(1, take.plan.chunk_bytes)
+        self._pool, self._kills = pool, 1
+
+    def _tick(self):
+        super()._tick()
+        if self._kills and self.next_chunk > 2:
+            self._kills = 0
+            ray.kill(self._pool.upscale.actors[0])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(tmp_path):
+    torch.set_num_threads(1)
+    model = EmbeddedModel.untrained(TINY)
+    alone, take = (open_take(WISH, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray"))
+    film.render(alone)
+    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=WISH.acts)
+    with ActorPool(config) as pool:
+        render(take, pool, KillsTheUpscaler(take, pool))
+    assert take.store.get("film.mp4") == alone.store.get("film.mp4")
+    events = take.store.get("events.jsonl").decode()
+    assert '"actor.replaced"' in events
+    assert events.count('"upscale.chunk"') >= 6

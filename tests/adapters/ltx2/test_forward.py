@@ -1,0 +1,79 @@
+"""LTX-2 through our attention is LTX-2: diffusers' own forward of both streams, on one rank and on several."""
+
+from fractions import Fraction
+from functools import partial
+
+import pytest
+import torch
+
+from longtake.jobs.bench.ltx2_parity import CLOCK, MIXED, SHAPES, SIZE, TEXT_TOKENS, UNIFORM, pass_difference, prompt
+from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.clock import plan_chunks, plan_scenes
+from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.testing.ltx2 import FORMS, tiny_transformer
+from longtake.pipeline.testing.thread_ranks import run_threads
+
+GANGS = [Degrees(ulysses=2), Degrees(ulysses=3), Degrees(ring=2), Degrees(ring=3), Degrees(2, 2)]
+PARTS = (("latents", 1), ("sigma", 1), ("times_s", 0))
+
+
+def of_chunk(chunk, sigma):
+    torch.manual_seed(chunk.index)
+    times_s = {"video": CLOCK.video_times(chunk), "audio": CLOCK.audio_times(chunk)}
+    latents = {name: torch.randn(1, len(times_s[name]), *shape) for name, shape in SHAPES.items()}
+    return {
+        name: Stream(x, torch.full(x.shape[:2], sigma), torch.tensor(times_s[name], dtype=torch.float64))
+        for name, x in latents.items()
+    }
+
+
+@pytest.mark.parametrize("cross_timestep", [True, False])
+@pytest.mark.parametrize("levels", [UNIFORM, MIXED], ids=["one level", "clean latents among noisy ones"])
+@pytest.mark.parametrize("rope_type", ["split", "interleaved"])
+@pytest.mark.parametrize("form", FORMS)
+def test_both_velocities_are_those_of_diffusers(form, rope_type, levels, cross_timestep):
+    assert pass_difference(form, rope_type, levels, cross_timestep) <= 1e-5
+
+
+@pytest.mark.parametrize("degrees", GANGS, ids=str)
+@pytest.mark.parametrize("rope_type", ["split", "interleaved"])
+@pytest.mark.parametrize("form", FORMS)
+def test_ranks_that_share_the_picture_and_all_hear_the_sound_find_the_same(form, rope_type, degrees):
+    act = partial(pass_difference, form, rope_type, MIXED, True, heads=3)
+    assert max(run_threads(lambda parallel: act(parallel=parallel), degrees)) <= 1e-5
+
+
+@pytest.mark.parametrize("sink", [0, 1])
+@torch.inference_mode()
+def test_a_chunk_that_sees_the_past_through_the_store_is_the_last_of_a_chunk_causal_pass(sink):
+    clock, plan = CLOCK, KVPlan(window=1, sink=sink)
+    chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(clock.frames(8), 24)], [True]), 2)
+    denoiser = LTX2Denoiser(tiny_transformer("2.0"), TEXT_TOKENS, cross_timestep=False)  # a level for every latent
+    text, sigmas = prompt(denoiser.ltx), [0.0, 0.0, 0.0, 0.6]
+    given = [of_chunk(chunk, sigma) for chunk, sigma in zip(chunks, sigmas, strict=True)]
+    most = max(len(chunk.audio_latents) for chunk in chunks)
+    store = KVStore(denoiser.sites(*SIZE, 2, most), plan, denoiser.rope)
+    for chunk, streams_of, sigma in zip(chunks, given, sigmas, strict=True):
+        with store.open(chunk, "guided", write=sigma == 0) as context:
+            velocity = denoiser(streams_of, text, context)
+            if sigma == 0:
+                context.commit()
+    lengths = [
+        ChunkLengths(
+            {"video": len(chunk.latents) * SIZE[0] * SIZE[1], "audio": len(chunk.audio_latents)},
+            chunk.start_s,
+            chunk.stop_s,
+        )
+        for chunk in chunks
+    ]
+    joined = {
+        name: Stream(*(torch.cat([getattr(of[name], key) for of in given], dim=dim) for key, dim in PARTS))
+        for name in ("video", "audio")
+    }
+    whole = denoiser(joined, text, ChunkCausalContext(lengths, plan, denoiser.rope))
+    for name, x in velocity.items():
+        assert float((whole[name][:, -x.shape[1] :] - x).abs().max()) <= 1e-5

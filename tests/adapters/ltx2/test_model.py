@@ -1,0 +1,171 @@
+"""An LTX-2 folder is read lazily and whole, or refused; a film with sound is rendered from it, and resumed."""
+
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from longtake.jobs.dry_run import expected_seconds
+from longtake.pipeline import film
+from longtake.pipeline.acts import open_take
+from longtake.pipeline.adapters.ltx2.model import open_folder
+from longtake.pipeline.errors import SpecError, WeightsError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.protocols import Causal, Continuation
+from longtake.pipeline.observe import SILENT
+from longtake.pipeline.plan import plan_film
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.testing.ltx2 import FORMS, save, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
+from longtake.pipeline.weights.options import LoadOptions
+from tests.tiny_take import KilledError, Recorder
+
+WISH = parse_storyboard(
+    """
+model: tiny-ltx2
+seed: 3
+video: {width: 16, height: 16, fps: 24}
+audio: {sample_rate: 8000}
+sampling: {steps: 2, guidance: {video: 3, audio: 2, modality: 2, stg: 1, stg_blocks: [1], rescale: 0.5}}
+scenes:
+  - {prompt: a red circle rests, duration: 2s}
+  - {prompt: a blue circle rests, duration: 1s}
+""",
+    (),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ltx2")
+    causal = {form: save(root / form, form, chunk_latents=2, window=2, sink=1) for form in FORMS}
+    return {**causal, "clips": save(root / "clips")}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Options of a node whose cache the tests share."""
+    return LoadOptions(cache=tmp_path_factory.mktemp("cache"))
+
+
+def render(model, place, observer=SILENT):
+    return film.render(open_take(WISH, model, Store(str(place)), numerics(model)), observer)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_film_with_sound_is_rendered_and_one_that_was_killed_goes_on_bit_for_bit(load, folders, tmp_path, form):
+    model = open_folder(folders[form], load)
+    whole = render(model, tmp_path / "whole")
+    assert (whole.num_frames, whole.num_samples) == (72, 24_000)
+    with pytest.raises(KilledError):
+        render(model, tmp_path / "killed", Recorder(("denoise.chunk", 2)))
+    heard = Recorder()
+    render(open_folder(folders[form], load), tmp_path / "killed", heard)
+    assert heard.acted("denoise") == [3, 4, 5]
+    undisturbed, resumed = (tmp_path / name / "film.mp4" for name in ("whole", "killed"))
+    assert undisturbed.read_bytes() == resumed.read_bytes()
+
+
+def test_what_a_picture_looks_ahead_to_is_made_anew_where_it_was_lost(load, folders, tmp_path):
+    model = open_folder(folders["2.3"], load)
+    assert model.video_codec.lookahead == 7
+    render(model, tmp_path)
+    undisturbed = (tmp_path / "film.mp4").read_bytes()
+    for data in (*tmp_path.glob("journal/segments/00001*"), *tmp_path.glob("journal/latents/00003-*")):
+        data.write_bytes(b"")
+    heard = Recorder()
+    render(model, tmp_path, heard)
+    assert (heard.acted("denoise"), heard.acted("encode")) == ([3], [1])
+    assert (tmp_path / "film.mp4").read_bytes() == undisturbed
+
+
+def test_what_a_film_takes_is_told_without_rendering_it(load, folders):
+    for name in ("2.3", "clips"):
+        model = open_folder(folders[name], load)
+        assert expected_seconds(plan_film(WISH, model), model) > 0
+
+
+def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
+    model = open_folder(folders["2.3"], load)
+    plan = plan_film(WISH, model)
+    assert plan.branches == ("guided", "unguided", "stg", "modality")
+    assert model.sound_codec.stride == 320
+    assert model.dtype == torch.float32
+    assert not model.denoiser.is_read
+    assert not {"_encoder", "_connectors"} & vars(model.text).keys()
+
+
+def test_a_folder_says_how_its_chunks_follow_each_other(load, folders):
+    causal, clips = (open_folder(folders[name], load) for name in ("2.3", "clips"))
+    assert (causal.rollout, causal.chunk_latents, causal.plan.window, causal.plan.sink) == (Causal(), 2, 2, 1)
+    assert (clips.rollout, clips.chunk_latents) == (Continuation(3), 13)
+    assert (causal.defaults.guidance, clips.defaults.guidance.audio) == (1.0, 7)
+
+
+def test_sizes_and_rates_are_those_of_the_networks(load, folders):
+    model = open_folder(folders["clips"], load)
+    assert model.latent_shapes(32, 16) == {"video": (4, 2, 4), "audio": (4,)}
+    clock = model.clock(Fraction(24))
+    assert (clock.frames(16), clock.audio_latents(24)) == (121, 25)
+    assert model.limits.width.multiple == 8
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prompt_is_read_as_the_pipeline_reads_it(load, folders, form):
+    ours = open_folder(folders[form], load).text.embed("a red circle rests")
+    pipeline = tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer())
+    states, seen, *_ = pipeline.encode_prompt("a red circle rests", do_classifier_free_guidance=False, device="cpu")
+    video, audio, _ = pipeline.connectors(states, seen)
+    assert torch.equal(ours, torch.cat((video, audio), dim=-1)[0])
+
+
+def test_prompts_are_refused_before_anything_is_rendered_if_they_would_be_cut(load, folders):
+    text = open_folder(folders["2.0"], load).text
+    text.check("circle " * 1023)
+    with pytest.raises(SpecError, match="has 1025 tokens, LTX-2 reads at most 1024"):
+        text.check("circle " * 1024)
+
+
+def test_a_folder_of_another_family_is_refused(load, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    with pytest.raises(WeightsError, match="is a WanPipeline; this family renders folders of LTX2Pipeline"):
+        open_folder(tmp_path, load)
+
+
+@pytest.mark.parametrize(("part", "other"), [("vocoder", "NobodysVocoder"), ("text_encoder", "NobodysEncoder")])
+def test_a_part_of_an_unknown_kind_is_refused_before_anything_is_rendered(load, tmp_path, part, other):
+    index = save(tmp_path) / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), part: ["nobody", other]}))
+    with pytest.raises(WeightsError, match=f"has the .*{other}.*; use a vocoder of LTX2Vocoder or"):
+        open_folder(tmp_path, load)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        ("transformer", {"num_layers": 3}, r"transformer do not fit LTX2VideoTransformer3DModel, of \d+: \d+ missing"),
+        ("vocoder", {"hidden_channels": 32}, r"vocoder do not fit LTX2Vocoder, of \d+: .* of another shape"),
+        ("audio_vae", {"sample_rate": 0}, r"audio_vae\.sample_rate 0 .*; none may be below 1"),
+        ("connectors", {"caption_channels": [1]}, r"connectors/config\.json makes no LTX2TextConnectors"),
+        ("scheduler", {"shift": "x"}, r"scheduler_config\.json: shift is 'x'; use a number such as 1\.0"),
+    ],
+)
+def test_settings_of_other_weights_are_refused_before_any_is_read(load, tmp_path, part, changes, told):
+    folder = save(tmp_path / "ltx2")
+    file = next((folder / part).glob("*config.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(WeightsError, match=told):
+        open_folder(folder, load)
+
+
+def test_weights_that_a_text_encoder_lacks_are_not_made_up(load, tmp_path):
+    folder = save(tmp_path / "ltx2")
+    file = folder / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    lost = next(key for key in tensors if key.endswith("mlp.up_proj.weight"))
+    save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"do not fit Gemma3ForConditionalGeneration: 1 missing \(.*up_proj"):
+        open_folder(folder, load).text.embed("a red circle")

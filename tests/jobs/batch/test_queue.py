@@ -1,0 +1,73 @@
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longtake.jobs.batch.manifest import TakeSpec
+from longtake.jobs.batch.queue import TakeQueue
+from longtake.pipeline.spec import parse_storyboard
+from tests.jobs.batch.sessions import STORYBOARD
+
+FILM = parse_storyboard(STORYBOARD)
+KINDS = st.lists(st.tuples(st.integers(-2, 2), st.sampled_from("abc"), st.sampled_from([None, 1, 2])), max_size=30)
+
+
+def takes_of(kinds):
+    return [
+        TakeSpec(str(number), FILM, f"/{number}", priority, project, (), ranks)
+        for number, (priority, project, ranks) in enumerate(kinds)
+    ]
+
+
+def drained(turns, ranks=None):
+    taken = []
+    while (take := turns.take(0.0, ranks)) is not None:
+        taken.append(take)
+        ranks = take.ranks
+    return taken
+
+
+@given(KINDS)
+def test_every_take_has_one_turn_and_higher_priorities_come_first(kinds):
+    takes = takes_of(kinds)
+    taken = drained(TakeQueue(takes))
+    assert Counter(taken_.id for taken_ in taken) == Counter(take.id for take in takes)
+    assert [take.priority for take in taken] == sorted((take.priority for take in takes), reverse=True)
+
+
+@given(KINDS)
+def test_among_equal_priorities_projects_take_turns(kinds):
+    takes = takes_of(kinds)
+    taken = drained(TakeQueue(takes))
+    for priority in {take.priority for take in takes}:
+        waiting = Counter(take.project for take in takes if take.priority == priority)
+        turns = Counter()
+        for take in [take for take in taken if take.priority == priority]:
+            others = [turns[project] for project, left in waiting.items() if left]
+            assert turns[take.project] == min(others), "somebody had more turns than one who still waits"
+            turns[take.project] += 1
+            waiting[take.project] -= 1
+
+
+@given(KINDS)
+def test_within_a_project_and_a_size_takes_keep_their_order(kinds):
+    taken = drained(TakeQueue(takes_of(kinds)))
+    for kind in set(kinds):
+        numbers = [int(take.id) for take in taken if (take.priority, take.project, take.ranks) == kind]
+        assert numbers == sorted(numbers)
+
+
+def test_a_gang_is_given_what_its_actors_suit_where_that_is_fair():
+    turns = TakeQueue(takes_of([(0, "a", 1), (0, "a", 2), (0, "a", 1), (0, "b", 2), (1, "a", 2)]))
+    assert [take.id for take in drained(turns, ranks=2)] == ["4", "3", "1", "0", "2"]
+
+
+def test_a_take_that_was_put_back_waits_its_time_and_is_then_the_first_of_its_project():
+    turns = TakeQueue(takes_of([(0, "a", 1)] * 3))
+    first = turns.take(0.0)
+    turns.put_back(first, ready_at=5.0)
+    assert turns.take(4.9).id == "1"
+    assert turns.take(5.0) is first
+    assert turns.take(5.0).id == "2"
+    assert len(turns) == 0
+    assert turns.take(9.0) is None

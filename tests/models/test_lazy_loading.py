@@ -1,0 +1,77 @@
+"""A part is loaded by its first use, once, and never by what only asks how large a film's plan is."""
+
+import pytest
+import torch
+
+from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.embedded import TINY
+from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser, LazyTextEncoder
+from longtake.pipeline.models.protocols import Stream
+from tests.tiny import SHAPES, tiny_chunks, tiny_model
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def loads():
+    return []
+
+
+def loading(loads, part):
+    """A function that gives `part`, and counts."""
+    return lambda: loads.append(part) or part
+
+
+def test_a_denoiser_knows_its_sites_and_rope_without_weights_and_computes_the_same_with_them(model, loads):
+    lazy = LazyDenoiser(tiny_model(seed=1).denoiser.to("meta"), loading(loads, model.denoiser))
+    sites = model.denoiser.sites(4, 4, 4, 50)
+    assert lazy.sites(4, 4, 4, 50) == sites
+    store = KVStore(sites, model.plan, lazy.rope, dtype=torch.float64)
+    assert loads == []
+    torch.manual_seed(0)
+    clock = model.clock(16)
+    chunk = tiny_chunks(clock, [2], [True])[0]
+    streams = streams_of(clock, chunk)
+    text = torch.randn(1, TINY.denoiser.text_tokens, TINY.denoiser.text_width, dtype=torch.float64)
+    velocities = []
+    for denoiser in (model.denoiser, lazy, lazy):
+        with store.open(chunk, "guided") as context:
+            velocities.append(denoiser(streams, text, context)["video"])
+    assert torch.equal(velocities[0], velocities[1])
+    assert list(lazy.blocks) == list(model.denoiser.blocks)
+    assert loads == [model.denoiser]
+
+
+def streams_of(clock, chunk):
+    latents = {"video": chunk.latents, "audio": chunk.audio_latents}
+    times = {"video": clock.video_times(chunk), "audio": clock.audio_times(chunk)}
+    return {
+        name: Stream(
+            torch.randn(1, len(latents[name]), *SHAPES[name], dtype=torch.float64),
+            torch.full((1, len(latents[name])), 0.5, dtype=torch.float64),
+            torch.tensor(times[name], dtype=torch.float64),
+        )
+        for name in latents
+    }
+
+
+def test_a_decoder_says_how_far_it_looks_without_weights(model, loads):
+    whole = model.sound_codec
+    lazy = LazyDecoder(whole.left_context, whole.lookahead, loading(loads, whole))
+    assert (lazy.left_context, lazy.lookahead, loads) == (whole.left_context, whole.lookahead, [])
+    latents = torch.randn(1, 20, TINY.sound_codec.latent_channels, dtype=torch.float64)
+    for _ in range(2):
+        assert torch.equal(lazy.decode(latents, None, True)[0], whole.decode(latents, None, True)[0])
+    assert loads == [whole]
+
+
+def test_a_text_encoder_checks_prompts_without_weights(model, loads):
+    lazy = LazyTextEncoder(model.text.check, loading(loads, model.text))
+    lazy.check("a red circle rests")
+    assert loads == []
+    assert torch.equal(lazy.embed("a red circle rests"), model.text.embed("a red circle rests"))
+    lazy.embed("")
+    assert loads == [model.text]
