@@ -48,7 +48,7 @@ def _write_page(film: Inspection, comparison: Comparison | None, path: Path) -> 
 
 
 def _write_sheet(film: Inspection, path: Path) -> None:
-    stills = [torch.from_numpy(still) for still in film.traces.sight.pictures.stills.values()]
+    stills = [torch.from_numpy(still) for still in film.traces.video.pictures.stills.values()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(contact_sheet(stills, columns=8), path)
@@ -67,7 +67,7 @@ def _print(film: Inspection, comparison: Comparison | None, console: Console) ->
     console.print(table)
     if comparison is not None:
         console.print(_compared(comparison), highlight=False)
-    for lack in film.lacks:
+    for lack in film.missing:
         console.print(lack, style="bright_black")
 
 

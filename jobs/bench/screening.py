@@ -14,7 +14,7 @@ from longtake.pipeline.inspect.drift import measure_drift
 from longtake.pipeline.inspect.motion import follow
 from longtake.pipeline.inspect.pictures import PictureMeter, Pictures
 from longtake.pipeline.inspect.prompts import away_from_ends, read_scenes, visible_bounces
-from longtake.pipeline.inspect.shapes import Sightings, look
+from longtake.pipeline.inspect.shapes import Sightings, detect_shapes
 from longtake.pipeline.inspect.sound import window_onsets
 from longtake.pipeline.inspect.subject import FilmScene
 from longtake.pipeline.inspect.windows import sound_windows
@@ -94,8 +94,8 @@ def watch(model: EmbeddedModel, showing: Showing) -> Notes:
     meter, sightings, pcm = PictureMeter(), [], []
     for frames, sound in make(model, plan, showing.apart):
         pixels = frames.frames.numpy()
-        meter.take(FrameBlock(tuple(plan.clock.seconds(number) for number in frames.span.frames), pixels))
-        sightings.append(look(pixels))
+        meter.add(FrameBlock(tuple(plan.clock.seconds(number) for number in frames.span.frames), pixels))
+        sightings.append(detect_shapes(pixels))
         pcm.append(sound.pcm.numpy())
     return _note(showing, plan, meter.pictures(), Sightings.join(sightings), np.concatenate(pcm, axis=1))
 

@@ -1,8 +1,8 @@
-"""Clicks where two chunks' sounds meet.
+"""Clicks where the sound of two chunks meets.
 
-A click is short, so it reaches up to the highest frequencies, where most sounds hold little: what lies above a quarter
-of the sample rate is compared with that around it. A hit that happens to fall on a border may reach as far, so as many
-places between the borders are listened to for comparison.
+A click is short, so its spectrum reaches the highest frequencies, where most sounds have little energy. The meter
+therefore keeps only what lies above a quarter of the sample rate and compares each border with its surroundings. A hit
+that falls on a border by chance may reach as high, so places inside the chunks are measured as a control.
 
 Shapes: c channels, n samples.
 """
@@ -22,21 +22,21 @@ CLICK_Z = 50.0
 _NEAR_S, _AROUND_S = 0.005, 0.1
 _STEP_S = 0.02
 _MAD_TO_SIGMA = 1.4826
-_LEAST_LEVEL = 2e-5  # full scale; -94 dB, what quiet sound is taken to hold at least
+_LEAST_LEVEL = 2e-5  # full scale; -94 dB, the noise floor assumed for quiet sound
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """What is heard at chunk borders, against places inside the chunks.
+    """Clicks at chunk borders, compared with places inside the chunks.
 
     Args:
-        count: borders listened to.
+        count: borders measured.
         clicks: borders with high frequencies above `CLICK_Z` robust deviations within 5 ms.
-        clicks_inside: places inside with one, per border.
+        clicks_inside: share of the places inside the chunks that have a click.
         step_db: median change in level over 20 ms across a border.
-        step_inside_db: the same inside.
-        worst_z: the most at a border, in robust deviations.
-        worst_s: when.
+        step_inside_db: the same for places inside the chunks.
+        worst_z: the largest value at a border, in robust deviations.
+        worst_s: the time of that border, in seconds.
     """
 
     count: int
@@ -49,11 +49,11 @@ class Clicks:
 
 
 class ClickMeter:
-    """Listens to chunk borders as the sound streams by.
+    """Measures clicks at chunk borders while the sound is streamed.
 
     Args:
-        borders_s: when chunks begin, seconds.
-        changes_s: those of them that open a scene, where the sound may begin anew.
+        borders_s: start times of chunks, in seconds.
+        changes_s: those that also start a scene; they are left out, since the sound may change there on purpose.
     """
 
     def __init__(self, borders_s: Sequence[float], changes_s: Sequence[float] = ()) -> None:
@@ -61,22 +61,22 @@ class ClickMeter:
         self._borders = times[~np.isin(times, changes_s)]
         lengths = np.diff(times, prepend=0.0)
         self._inside = np.concatenate([times - share * lengths for share in (0.3, 0.7)])
-        self._heard: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+        self._found: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
 
-    def take(self, window: SoundWindow) -> None:
-        """Listen to the next window."""
+    def add(self, window: SoundWindow) -> None:
+        """Measure the next window."""
         for at_border, places in ((True, self._borders), (False, self._inside)):
             samples = np.round(places * window.rate).astype(np.int64)
             for sample in samples[(samples >= window.core.start) & (samples < window.core.stop)].tolist():
-                heard = _listen(window, sample - window.start)
-                if heard is not None:
-                    self._heard[at_border].append((sample / window.rate, *heard))
+                found = _click_at(window, sample - window.start)
+                if found is not None:
+                    self._found[at_border].append((sample / window.rate, *found))
 
     def clicks(self) -> Clicks | None:
-        """What was heard; None without a border."""
-        if not self._heard[True]:
+        """The result so far; None if no border was measured."""
+        if not self._found[True]:
             return None
-        borders, inside = np.array(self._heard[True]), np.array(self._heard[False] or [(0.0, 0.0, 0.0)])
+        borders, inside = np.array(self._found[True]), np.array(self._found[False] or [(0.0, 0.0, 0.0)])
         worst = borders[borders[:, 1].argmax()]
         return Clicks(
             count=len(borders),
@@ -89,8 +89,8 @@ class ClickMeter:
         )
 
 
-def _listen(window: SoundWindow, at: int) -> tuple[float, float] | None:
-    """How much of a click is within 5 ms of a place, in robust deviations, and the step in level there."""
+def _click_at(window: SoundWindow, at: int) -> tuple[float, float] | None:
+    """The strength of a click within 5 ms of sample `at`, in robust deviations, and the step in level there."""
     around, near, step = (round(seconds * window.rate) for seconds in (_AROUND_S, _NEAR_S, _STEP_S))
     start = at - around
     if start < 0 or at + around > window.samples.shape[1]:

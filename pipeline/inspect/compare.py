@@ -1,4 +1,4 @@
-"""One film against another, frame by frame and sample by sample, as both stream by.
+"""Comparison of two films, frame by frame and sample by sample; both are streamed.
 
 Shapes: f frames, h height, w width.
 """
@@ -27,17 +27,17 @@ _BLOCK = 16
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike two films are; a figure is None where both are equal bit for bit, or there is nothing to compare.
+    """How similar two films are. A figure is None if both are bit-identical or if it cannot be computed.
 
     Args:
-        frames: compared, from the first on.
-        extra_frames: that the other film holds beyond those; below 0 it is shorter.
-        equal_frames: how many of them are equal bit for bit.
+        frames: number of frames compared, from the start.
+        extra_frames: how many more frames the other film has; below 0 it is shorter.
+        equal_frames: how many of the compared frames are bit-identical.
         psnr_db: over all frames, RGB.
-        worst_psnr_db, worst_frame: of the frame that differs most.
+        worst_psnr_db, worst_frame: PSNR and number of the frame that differs most.
         ssim: mean structural similarity of luma (Wang et al., 2004).
-        sound_equal: whether all samples are equal; None where one film is silent or sounds at another rate.
-        sound_snr_db: this film's sound over the difference.
+        sound_equal: whether all samples are equal; None if one film is silent or the sample rates differ.
+        sound_snr_db: this film's sound relative to the difference.
     """
 
     frames: int
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare_films(url: str, other: str) -> Comparison:
-    """Compare two films of one size. Raises MediaError if they are not, or cannot be read."""
+    """Compare two films of equal size. Raises MediaError if the sizes differ or a film cannot be read."""
     errors: list[float] = []
     likeness: list[float] = []
     extra = 0
@@ -79,7 +79,7 @@ def compare_films(url: str, other: str) -> Comparison:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity [f] of RGB frames [f h w 3] in 0..255, by their luma."""
+    """Structural similarity [f] of the luma of RGB frames [f h w 3] in 0..255."""
     luma = torch.stack((a @ _LUMA, b @ _LUMA))
     x, y = luma
     mean_x, mean_y, xx, yy, xy = _blurred(torch.stack((x, y, x * x, y * y, x * y)))
@@ -91,7 +91,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blurred(pictures: Tensor) -> Tensor:
-    """A Gaussian window over each picture [k f h w], only where it lies inside."""
+    """Pictures [k f h w] under a Gaussian window, without padding."""
     reach = torch.arange(_WINDOW) - _WINDOW // 2
     taper = torch.exp(-(reach**2) / (2 * _SIGMA**2))
     taper = taper / taper.sum()
@@ -109,7 +109,7 @@ def _paired(
         a, b = (nothing if block is None else block.frames for block in (mine, yours))
         if len(a) and len(b) and a.shape[1:] != b.shape[1:]:
             sizes = " and ".join(f"{frames.shape[2]}x{frames.shape[1]}" for frames in (a, b))
-            raise MediaError(f"the films are {sizes}; only films of one size can be compared")
+            raise MediaError(f"the films are {sizes}; only films of equal size can be compared")
         yield a, b
 
 

@@ -1,4 +1,4 @@
-"""Whether the film's book-keeping adds up: counts, timestamps, and the lengths of picture and sound."""
+"""Consistency of a film file: counts, timestamps, and the lengths of picture and sound."""
 
 from dataclasses import dataclass
 from math import floor
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 
 from longtake.pipeline.inspect.subject import Subject
 
-_FRAME_SHARE = 0.25  # of a frame's time, by which a step may differ: containers count milliseconds at worst
+_FRAME_SHARE = 0.25  # tolerance of a frame's duration: some containers store timestamps in milliseconds
 _NAMED_GAPS = 20
 
 
 @dataclass(frozen=True)
 class Container:
-    """What was counted.
+    """Counts and timestamps of a film file.
 
     Args:
-        frames, samples: decoded; `samples` of one channel.
-        missing_frames, missing_samples: planned by the take and not there; None without a take.
-        extra_samples: samples beyond those that fit into the picture's time; below 0 the sound is short.
-        monotone: whether every packet, of picture and sound, starts later than the one before.
-        start_apart_s: when the sound starts, less when the picture starts.
-        header_apart_s: the longest difference between what a header claims and what is there.
-        gaps: how often a frame is not followed by the next after one frame's time.
-        gaps_s: when, the first few.
+        frames, samples: number decoded; `samples` per channel.
+        missing_frames, missing_samples: planned by the take but absent from the file; None without a take.
+        extra_samples: samples beyond the picture's duration; below 0 the sound is short.
+        monotone: whether timestamps strictly increase in both streams.
+        start_apart_s: start time of the sound minus that of the picture.
+        header_apart_s: largest difference between a duration in a header and the measured one.
+        gaps: number of frames that are not followed by the next after one frame's duration.
+        gaps_s: times of the first few gaps.
     """
 
     frames: int
@@ -46,10 +46,10 @@ class Container:
 def check_container(
     subject: Subject, times_s: NDArray[np.float64], samples: int, channels: int, sample_rate: int
 ) -> Container:
-    """Count what was decoded against what the container and the take say.
+    """Compare the decoded counts with what the container and the take state.
 
     Args:
-        times_s: of every decoded frame [f].
+        times_s: presentation time of every decoded frame [f].
         samples, channels, sample_rate: of the decoded sound; 0 for a silent film.
     """
     video, audio = subject.count.video, subject.count.audio
@@ -63,8 +63,8 @@ def check_container(
         sample_rate=sample_rate,
         fps=float(subject.fps),
         seconds=float(frames / subject.fps),
-        missing_frames=None if subject.wished_frames is None else subject.wished_frames - frames,
-        missing_samples=None if subject.wished_samples is None else subject.wished_samples - samples,
+        missing_frames=None if subject.planned_frames is None else subject.planned_frames - frames,
+        missing_samples=None if subject.planned_samples is None else subject.planned_samples - samples,
         extra_samples=None if audio is None else samples - floor((video.stop_s - video.start_s) * sample_rate),
         monotone=video.monotone and (audio is None or audio.monotone),
         start_apart_s=None if audio is None else float(audio.start_s - video.start_s),

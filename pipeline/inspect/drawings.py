@@ -1,4 +1,4 @@
-"""The drawings of a report: SVG, dark, in the colours of `longtake watch`. Nothing here measures."""
+"""SVG charts of the inspection report, in the dark colours of `longtake watch`."""
 
 from collections.abc import Callable
 from io import BytesIO, StringIO
@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 
 
 def drawn(draw: Callable[[Figure], None], height: float, width: float = _WIDE) -> str:
-    """An SVG element of what `draw` puts on a figure; sizes in inches."""
+    """The SVG element that `draw` produces on a figure; sizes in inches."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
@@ -56,8 +56,8 @@ def drawn(draw: Callable[[Figure], None], height: float, width: float = _WIDE) -
 
 
 def draw_changes(film: Inspection, figure: Figure) -> None:
-    """Change from frame to frame, with chunk borders; what a new scene changes would dwarf all else."""
-    pictures, subject = film.traces.sight.pictures, film.subject
+    """Change from frame to frame, with chunk borders; frames that start a scene are left out, as outliers."""
+    pictures, subject = film.traces.video.pictures, film.subject
     axes = _timeline(figure.add_subplot(), film)
     shown = pictures.change.copy()
     shown[[0, *(change for change in subject.changes if change < len(shown))]] = np.nan
@@ -77,8 +77,8 @@ def draw_changes(film: Inspection, figure: Figure) -> None:
 
 
 def draw_drift(film: Inspection, figure: Figure) -> None:
-    """Contrast, saturation, sharpness and loudness by the second, against each scene's first seconds."""
-    pictures, fps = film.traces.sight.pictures, float(film.subject.fps)
+    """Contrast, saturation, sharpness and loudness per second, relative to the start of each scene."""
+    pictures, fps = film.traces.video.pictures, float(film.subject.fps)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _timeline(above, film)
     _timeline(below, film)
@@ -93,9 +93,9 @@ def draw_drift(film: Inspection, figure: Figure) -> None:
     above.set_ylim(*(_fitted(above, 15.0)))
     above.set_ylabel("% of scene's start")
     _legend(above)
-    hearing = film.traces.hearing
-    if hearing is not None:
-        steps = hearing.loudness.steps_db.astype(np.float64)
+    audio = film.traces.audio
+    if audio is not None:
+        steps = audio.loudness.steps_db.astype(np.float64)
         times, low, high = _envelope(STEP_S * np.arange(len(steps), dtype=np.float64), np.maximum(steps, -70))
         below.fill_between(times, low, high, color=BLUE, alpha=0.6, linewidth=0.8)
     below.set_ylabel("LUFS, 100 ms")
@@ -104,12 +104,12 @@ def draw_drift(film: Inspection, figure: Figure) -> None:
 
 
 def draw_sound(film: Inspection, figure: Figure) -> None:
-    """The first seconds: waveform with onsets, over motion events and what joins them."""
-    hearing, traces = film.traces.hearing, film.traces
-    if hearing is None:
+    """The first seconds: the waveform with its onsets, above motion events and the matched pairs."""
+    audio, traces = film.traces.audio, film.traces
+    if audio is None:
         return
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
-    detail, rate = hearing.spectrum.detail.astype(np.float64), hearing.rate
+    detail, rate = audio.spectrum.detail.astype(np.float64), audio.rate
     times, low, high = _envelope(np.arange(len(detail)) / rate, detail)
     above.fill_between(times, low, high, color=BLUE, alpha=0.8, linewidth=0.6)
     stop = min(DETAIL_S, film.container.seconds)
@@ -117,7 +117,7 @@ def draw_sound(film: Inspection, figure: Figure) -> None:
     loudest = max(0.05, 1.1 * float(np.abs(detail).max(initial=0)))
     above.set_ylim(-loudest, loudest)
     above.set_ylabel("sound")
-    onsets = hearing.onsets_s[hearing.onsets_s < stop]
+    onsets = audio.onsets_s[audio.onsets_s < stop]
     events = traces.events_s[traces.events_s < stop]
     above.vlines(onsets, -loudest, loudest, color=GOLD, linewidth=0.9, alpha=0.8)
     below.set_ylim(-0.15, 1.15)
@@ -135,10 +135,10 @@ def draw_sound(film: Inspection, figure: Figure) -> None:
 
 def draw_spectrum(film: Inspection, figure: Figure) -> None:
     """The whole film's spectrogram."""
-    hearing = film.traces.hearing
-    if hearing is None:
+    audio = film.traces.audio
+    if audio is None:
         return
-    axes, spectrum = figure.add_subplot(), hearing.spectrum
+    axes, spectrum = figure.add_subplot(), audio.spectrum
     top = float(spectrum.power_db.max())
     extent = (0, spectrum.seconds, 0, len(spectrum.bands_hz))
     axes.imshow(spectrum.power_db, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 70, vmax=top)
@@ -150,7 +150,7 @@ def draw_spectrum(film: Inspection, figure: Figure) -> None:
 
 
 def draw_offsets(film: Inspection, figure: Figure) -> None:
-    """How far apart seen and heard are: their distribution, and over the film."""
+    """Offsets between motion events and onsets: a histogram, and their course over the film."""
     sync = film.traces.sync
     if sync is None or not sync.pairs:
         return
@@ -173,14 +173,14 @@ def draw_offsets(film: Inspection, figure: Figure) -> None:
 
 
 def png_of(frame: NDArray[np.uint8]) -> bytes:
-    """A picture [h w 3] as PNG."""
+    """A picture [h w 3] encoded as PNG."""
     data = BytesIO()
     imsave(data, frame, format="png")
     return data.getvalue()
 
 
 def _timeline(axes: Axes, film: Inspection) -> Axes:
-    """Axes over the film's seconds, with its chunks and cuts behind."""
+    """Axes over the film's seconds, with chunk borders and cuts in the background."""
     fps, subject = float(film.subject.fps), film.subject
     axes.set_xlim(0, film.container.seconds)
     if len(subject.chunk_borders) <= _MOST_BORDERS:
@@ -193,7 +193,7 @@ def _timeline(axes: Axes, film: Inspection) -> Axes:
 
 
 def _envelope(times: Array, values: Array) -> tuple[Array, Array, Array]:
-    """The least and the greatest of so many groups of neighbours as can be seen."""
+    """Minimum and maximum of groups of neighbours, at most `_MOST_POINTS` groups."""
     if len(values) <= _MOST_POINTS:
         return times, values, values
     groups = np.linspace(0, len(values), _MOST_POINTS + 1).astype(int)[:-1]

@@ -1,7 +1,7 @@
-"""Whether a film wears out: its last seconds against its first, scene by scene.
+"""Drift: the end of each scene compared with its start.
 
-Long rollouts fade, oversaturate, blur or freeze. Each measure is compared within a scene, since another prompt may
-well be darker or faster; brightness is left out, since it moves with what is shown.
+Long rollouts fade, oversaturate, blur or freeze. Measures are compared within a scene, since another prompt may be
+darker or faster on purpose. Brightness is left out, since it depends on the content.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ MEASURES = ("contrast", "saturation", "sharpness")
 _LEAST_SCENE_S = 4.0
 _SHARE = 0.25  # of a scene, at its start and at its end
 _MOST_S = 30.0
-_LEAST_LOUD_S = 3.0  # in less, a single hit more or less is several decibels
-_LEAST_MOTION = 0.1  # 8-bit units; below it a scene is still from the start
+_LEAST_LOUD_S = 3.0  # in a shorter span, a single hit changes the level by several decibels
+_LEAST_MOTION = 0.1  # 8-bit units; below it the scene is a still from the start
 _LEAST_LEVEL = 1.0
 
 
 @dataclass(frozen=True)
 class SceneDrift:
-    """The end of one scene against its start.
+    """The end of one scene compared with its start.
 
     Args:
-        scene: its number.
+        scene: number of the scene.
         contrast, saturation, sharpness: relative change; 0.1 is 10 % more.
-        loudness_db: change in level; None for silence, and for a scene of less than 12 s.
-        motion: change from frame to frame at the end over that at the start; None for a still.
+        loudness_db: change in level; None for silence and for scenes shorter than 12 s.
+        motion: frame-to-frame change at the end divided by that at the start; None for a still.
     """
 
     scene: int
@@ -46,7 +46,7 @@ class SceneDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """All scenes that last long enough, and the largest change of each measure with its sign."""
+    """All scenes of at least four seconds, and the largest signed change of each measure."""
 
     scenes: tuple[SceneDrift, ...]
     contrast: float
@@ -59,7 +59,7 @@ class Drift:
 def measure_drift(
     pictures: Pictures, scenes: Sequence[range], fps: float, steps_db: NDArray[np.float32] | None = None
 ) -> Drift | None:
-    """Compare the ends of scenes, given as frames, with their starts; None where none lasts four seconds."""
+    """Compare the end of each scene (a range of frames) with its start; None if all are shorter than four seconds."""
     long = [(number, frames) for number, frames in enumerate(scenes) if len(frames) >= _LEAST_SCENE_S * fps]
     drifts = tuple(_scene_drift(number, pictures, frames, fps, steps_db) for number, frames in long)
     if not drifts:
@@ -77,7 +77,7 @@ def measure_drift(
 
 
 def per_second(values: Array, fps: float) -> Array:
-    """Medians of whole seconds of values by frame [f]; of the whole, where that is less than a second."""
+    """The median of every whole second of per-frame values [f]; of all values if they span less than a second."""
     seconds = max(1, int(len(values) / fps))
     borders = np.minimum(np.round(np.arange(seconds + 1) * fps).astype(int), len(values))
     return np.array([np.median(values[start:stop]) for start, stop in pairwise(borders.tolist())])
@@ -87,7 +87,7 @@ def _scene_drift(
     number: int, pictures: Pictures, frames: range, fps: float, steps_db: NDArray[np.float32] | None
 ) -> SceneDrift:
     length = int(min(_SHARE * len(frames), _MOST_S * fps))
-    # What a cut, or a change of prompt, does to the first frames is no drift.
+    # The first second is skipped: the transition after a cut or a change of prompt is not drift.
     skipped = min(length // 2, round(fps))
     start = slice(frames.start + skipped, frames.start + skipped + length)
     stop = slice(frames.stop - length, frames.stop)

@@ -1,4 +1,4 @@
-"""New lines of a take's event log, read once each, while a render goes on writing it."""
+"""Incremental reading of a take's event log while a render writes it."""
 
 import json
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ Event = dict[str, Any]
 
 
 class EventTail:
-    """Reads an event log by and by.
+    """Reads each line of an event log once.
 
-    On this machine only what was added is read. An object store's log is read as a whole, at most a twentieth of the
-    time, which is as often as a render puts it.
+    From a local file only the added bytes are read. From an object store the whole log is fetched, but never more than
+    a twentieth of the time is spent on it; a render uploads its log at the same rate.
     """
 
     def __init__(self, store: Store) -> None:
@@ -27,24 +27,24 @@ class EventTail:
         self._head = b""
 
     def poll(self) -> tuple[bool, Iterator[Event]]:
-        """Whether the log was begun anew since the last poll, and the events that were added to it.
+        """Whether the log was replaced by a new one since the last poll, and the events added to it.
 
-        The events are read while they are iterated over; take them all before the next poll.
+        The events are read lazily: exhaust the iterator before the next poll.
         """
         log = self._open()
         if log is None:
             return False, iter(())
-        anew = log.read(len(self._head)) != self._head or log.seek(0, SEEK_END) < self._offset
-        if anew:
+        replaced = log.read(len(self._head)) != self._head or log.seek(0, SEEK_END) < self._offset
+        if replaced:
             self._offset, self._head = 0, b""
         log.seek(self._offset)
-        return anew, self._added(log)
+        return replaced, self._added(log)
 
     def _added(self, log: BinaryIO) -> Iterator[Event]:
         with log:
             for line in log:
                 if not line.endswith(b"\n"):
-                    return  # torn, or still being written; read again from its beginning
+                    return  # incomplete; the next poll reads this line again
                 self._offset += len(line)
                 self._head = self._head or line
                 event = _event(line)
@@ -73,5 +73,5 @@ def _event(line: bytes) -> Event | None:
     try:
         event = json.loads(line)
     except ValueError:
-        return None  # a writer died within it
+        return None  # a writer died in the middle of the line
     return event if isinstance(event, dict) and "time" in event and "event" in event else None

@@ -1,7 +1,7 @@
-"""When something happens in a picture of which nothing is known: motion that sets in, frame by frame.
+"""Motion events in any film: the frames at which motion sets in.
 
-It is the silent half of what AV-Align (Yariv et al., 2023) measures, without optical flow: an event is a peak in how
-much the motion grows. That is coarser than following a shape: a frame at best, and blind to turns at constant speed.
+This is the video half of AV-Align (Yariv et al., 2023) without optical flow: an event is a peak in the growth of
+motion. It is coarser than tracking a shape: accurate to one frame at best, and blind to turns at constant speed.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,11 @@ _MAD_TO_SIGMA = 1.4826
 
 
 def motion_events(pictures: Pictures, changes: Sequence[int] = ()) -> Array:
-    """Times in seconds at which motion sets in, ascending; frames that open a scene are no events."""
+    """Times in seconds at which motion sets in, ascending.
+
+    Args:
+        changes: frames that start a scene; they never count as events.
+    """
     growth = np.diff(pictures.change, prepend=0.0)
     growth[:2] = 0
     for change in changes:

@@ -1,4 +1,4 @@
-"""Sync and sound in the units that people read."""
+"""Sync and loudness figures in the units of the report."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.pipeline.inspect.footage import Hearing
+from longtake.pipeline.inspect.footage import AudioMeasures
 from longtake.pipeline.inspect.sync import STRICT_TOLERANCE_S, Sync, lag_s, match
 
 Array = NDArray[np.float64]
@@ -14,15 +14,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SyncFigures:
-    """Picture against sound.
+    """Synchrony of picture and sound.
 
     Args:
-        events: "bounces" of a shape, timed to a millisecond, or where "motion" sets in, to a frame.
-        f1, chance_f1: within 62.5 ms, and the same with the sound shifted; `strict` ones within 40 ms.
-        offset_ms: median; above 0 the sound is late. Among pairs within 62.5 ms, like the next three.
-        slope_ms_per_min: how the offset grows.
-        slope_error_ms_per_min: its standard error, were offsets scattered by chance.
-        lag_ms: the one offset up to half a second at which most onsets meet events.
+        events: "bounces" of a shape, timed to a millisecond, or onsets of "motion", timed to a frame.
+        f1, chance_f1: F1 within 62.5 ms, and the same with the sound shifted; the `strict` ones within 40 ms.
+        offset_ms: median offset of pairs within 62.5 ms, like the next three figures; above 0 the sound is late.
+        slope_ms_per_min: growth of the offset over the film.
+        slope_error_ms_per_min: standard error of the slope under random scatter.
+        lag_ms: the offset, up to half a second, at which most onsets coincide with events.
     """
 
     events: Literal["bounces", "motion"]
@@ -42,7 +42,7 @@ class SyncFigures:
 
 @dataclass(frozen=True)
 class SoundFigures:
-    """How loud it is; see `Loudness`."""
+    """Loudness and peaks of the film; the fields are those of `Loudness`."""
 
     integrated_lufs: float | None
     true_peak_db: float | None
@@ -50,7 +50,7 @@ class SoundFigures:
 
 
 def sync_figures(sync: Sync, events: Array, onsets: Array, seconds: float, bounces: bool) -> SyncFigures:
-    """Put a match into figures, with a stricter one beside it; `bounces` tells what the events are."""
+    """Figures of a match and of a second, stricter one; `bounces` states what the events are."""
     strict, lag = match(events, onsets, STRICT_TOLERANCE_S, seconds), lag_s(events, onsets)
     return SyncFigures(
         events="bounces" if bounces else "motion",
@@ -73,7 +73,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
 
 
-def sound_figures(hearing: Hearing) -> SoundFigures:
-    """How loud what was heard is."""
-    loudness = hearing.loudness
+def sound_figures(audio: AudioMeasures) -> SoundFigures:
+    """Loudness figures of the measured sound."""
+    loudness = audio.loudness
     return SoundFigures(loudness.integrated_lufs, loudness.true_peak_db, loudness.clipped)

@@ -1,6 +1,6 @@
-"""One pass over a film's pictures and one over its sound: what every measure needs, gathered as they stream by.
+"""One streaming pass over a film's pictures and one over its sound collect what all measures need.
 
-What is held grows by about 100 bytes a frame and 40 a second of sound, whatever the picture's size.
+Memory grows by about 100 bytes per frame and 40 bytes per second of sound, independent of the picture's size.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from longtake.pipeline.inspect.clicks import ClickMeter, Clicks
 from longtake.pipeline.inspect.loudness import Loudness, LoudnessMeter
 from longtake.pipeline.inspect.pictures import PictureMeter, Pictures
-from longtake.pipeline.inspect.shapes import Sightings, look
+from longtake.pipeline.inspect.shapes import Sightings, detect_shapes
 from longtake.pipeline.inspect.sound import window_onsets
 from longtake.pipeline.inspect.spectrum import Spectrum, SpectrumMeter
 from longtake.pipeline.inspect.subject import Subject
@@ -19,22 +19,22 @@ from longtake.pipeline.inspect.windows import sound_windows
 from longtake.pipeline.media.read import stream_frames, stream_sound
 
 LONGEST_SIDE = 256
-"""Larger pictures are measured at this size: seams, drift and motion show at it as well."""
+"""Larger pictures are scaled to this size first; seams, drift and motion are still visible at it."""
 _WORLD_SIDE = 128
 _NUM_STILLS = 24
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was seen; `sightings` are those of sounding shapes, None where the pictures are too large for any."""
+class VideoMeasures:
+    """Measures of the pictures; `sightings` of sounding shapes is None for pictures too large to show any."""
 
     pictures: Pictures
     sightings: Sightings | None
 
 
 @dataclass(frozen=True)
-class Hearing:
-    """What was heard; `clicks` is None where no chunk border is known."""
+class AudioMeasures:
+    """Measures of the sound; `clicks` is None if no chunk borders are known."""
 
     samples: int
     channels: int
@@ -45,20 +45,20 @@ class Hearing:
     clicks: Clicks | None
 
 
-def see(subject: Subject) -> Sight:
-    """Go through the pictures."""
+def measure_video(subject: Subject) -> VideoMeasures:
+    """Measure all pictures in one pass."""
     last = max(0, subject.num_frames - 1)
     meter = PictureMeter(keep=np.linspace(0, last, min(_NUM_STILLS, last + 1)).round().astype(int).tolist())
     sightings: list[Sightings] = []
     for block in stream_frames(subject.url, longest_side=LONGEST_SIDE):
-        meter.take(block)
+        meter.add(block)
         if max(block.frames.shape[1:3]) <= _WORLD_SIDE:
-            sightings.append(look(block.frames))
-    return Sight(meter.pictures(), Sightings.join(sightings) if sightings else None)
+            sightings.append(detect_shapes(block.frames))
+    return VideoMeasures(meter.pictures(), Sightings.join(sightings) if sightings else None)
 
 
-def hear(subject: Subject) -> Hearing | None:
-    """Go through the sound; None for a silent film. Onsets are told in seconds of the picture's clock."""
+def measure_audio(subject: Subject) -> AudioMeasures | None:
+    """Measure the sound in one pass; None for a silent film. Onset times count from the first frame."""
     stream = stream_sound(subject.url)
     if stream is None:
         return None
@@ -70,12 +70,12 @@ def hear(subject: Subject) -> Hearing | None:
     onsets: list[NDArray[np.float64]] = []
     samples = channels = 0
     for window in sound_windows(stream.blocks, stream.rate):
-        clicks.take(window)
-        loudness.take(window)
-        spectrum.take(window)
+        clicks.add(window)
+        loudness.add(window)
+        spectrum.add(window)
         onsets.append(window_onsets(window) + start_s)
         samples, channels = window.core.stop, len(window.samples)
-    return Hearing(
+    return AudioMeasures(
         samples,
         channels,
         stream.rate,

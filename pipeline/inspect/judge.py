@@ -1,7 +1,7 @@
-"""Where the lines are drawn: which figures matter, and what is good.
+"""Limits of the headline figures: which value is good, worth a look, or bad.
 
-Limits hold for a film as it should be. Seams: clean footage gives 1.00, and half a frame's jump 1.5. Sync: EBU R37
-allows sound 40 ms early and 60 ms late. Short films scatter more, so slopes are judged against their error.
+Seams: clean footage gives 1.00, a jump by half a frame's motion 1.5. Sync: EBU R37 allows sound 40 ms early and 60 ms
+late. Short films scatter more, so slopes are judged relative to their standard error.
 """
 
 from collections.abc import Sequence
@@ -12,36 +12,40 @@ from longtake.pipeline.inspect.drift import Drift
 from longtake.pipeline.inspect.figures import SoundFigures, SyncFigures
 from longtake.pipeline.inspect.prompts import PromptAccuracy, SceneReading
 from longtake.pipeline.inspect.seams import Seams
-from longtake.pipeline.inspect.verdicts import Scale, Verdict, told
+from longtake.pipeline.inspect.verdicts import Scale, Verdict, unjudged
 
-_COUNTS = Scale("miscounts", "Counts off", 0, 0, "Frames and samples against plan and each other.", "{:.0f}")
-_GAPS = Scale("gaps", "Gaps", 0, 0, "Frames that do not follow the last one after a frame's time.", "{:.0f}")
-_STARTS = Scale("start_apart_ms", "Starts", 1, 20, "When sound starts, less when picture starts.", "{:+.1f} ms", True)
+_COUNTS = Scale("miscounts", "Counts off", 0, 0, "Frames and samples missing or in excess.", "{:.0f}")
+_GAPS = Scale("gaps", "Gaps", 0, 0, "Frames not followed by the next after one frame's duration.", "{:.0f}")
+_STARTS = Scale("start_apart_ms", "Starts", 1, 20, "Start of the sound minus start of the picture.", "{:+.1f} ms", True)
 
 _LATENT_SEAMS = Scale(
-    "seam_latent_ratio", "Seams", 1.15, 1.4, "Change at chunk borders over that at other latents' borders."
+    "seam_latent_ratio", "Seams", 1.15, 1.4, "Change at chunk borders relative to other latent borders."
 )
-_SEAMS = Scale("seam_ratio", "Seams", 1.25, 1.5, "Change at chunk borders over that inside the chunks.")
-_JOLTS = Scale("jolt_ratio", "Jolts at seams", 1.4, 1.8, "Jumps in place or speed at borders over those inside.")
-_WORST_SEAM = Scale("worst_seam", "Worst seam", 1.45, 2.0, "Change at the worst border over the local median.")
-_CLICKS = Scale("clicks_excess", "Clicks at seams", 0, 0.1, "Share of borders that click, above that inside.", "{:.1%}")
+_SEAMS = Scale("seam_ratio", "Seams", 1.25, 1.5, "Change at chunk borders relative to inside the chunks.")
+_JOLTS = Scale("jolt_ratio", "Jolts at seams", 1.4, 1.8, "Jumps in position or speed at borders relative to inside.")
+_WORST_SEAM = Scale("worst_seam", "Worst seam", 1.45, 2.0, "Change at the worst border relative to the local median.")
+_CLICKS = Scale(
+    "clicks_excess", "Clicks at seams", 0, 0.1, "Share of borders with a click, minus that inside.", "{:.1%}"
+)
 
 _SCALES_OF_DRIFT = (
-    Scale("drift_contrast", "Contrast drift", 0.1, 0.25, "End of a scene against its start.", "{:+.1%}", True),
-    Scale("drift_saturation", "Saturation drift", 0.1, 0.25, "End of a scene against its start.", "{:+.1%}", True),
-    Scale("drift_sharpness", "Sharpness drift", 0.15, 0.35, "End of a scene against its start.", "{:+.1%}", True),
-    Scale("drift_loudness_db", "Loudness drift", 4, 8, "End of a scene against its start.", "{:+.1f} dB", True),
-    Scale("motion_left", "Motion left", 0.6, 0.3, "Motion at the end of a scene over that at its start.", least=True),
+    Scale("drift_contrast", "Contrast drift", 0.1, 0.25, "End of a scene compared with its start.", "{:+.1%}", True),
+    Scale(
+        "drift_saturation", "Saturation drift", 0.1, 0.25, "End of a scene compared with its start.", "{:+.1%}", True
+    ),
+    Scale("drift_sharpness", "Sharpness drift", 0.15, 0.35, "End of a scene compared with its start.", "{:+.1%}", True),
+    Scale("drift_loudness_db", "Loudness drift", 4, 8, "End of a scene compared with its start.", "{:+.1f} dB", True),
+    Scale("motion_left", "Motion left", 0.6, 0.3, "Motion at the end of a scene relative to its start.", least=True),
 )
-_F1 = Scale("sync_f1", "Sync F1", 0.8, 0.5, "Bounces met by sounds within 62.5 ms, one to one.", least=True)
+_F1 = Scale("sync_f1", "Sync F1", 0.8, 0.5, "Visible hits matched one to one with sounds within 62.5 ms.", least=True)
 _OFFSET = Scale("offset_ms", "Sound offset", 20, 40, "Median; above 0 the sound is late.", "{:+.1f} ms", True)
 _SLOPE = "slope_ms_per_min"
-_PEAK = Scale("true_peak_db", "True peak", 0, 1, "Above 0 it clips, if only between samples.", "{:+.1f} dBTP")
-_PROMPT = Scale("prompt_accuracy", "As prompted", 0.95, 0.8, "Scenes with all they should show.", "{:.0%}", least=True)
-_TELEPORTS = Scale("teleports", "Teleports", 0.001, 0.01, "Frames to which the shape jumped by over 8 px.", "{:.2%}")
+_PEAK = Scale("true_peak_db", "True peak", 0, 1, "Above 0 the sound clips, at least between samples.", "{:+.1f} dBTP")
+_PROMPT = Scale("prompt_accuracy", "As prompted", 0.95, 0.8, "Scenes that match their prompt.", "{:.0%}", least=True)
+_TELEPORTS = Scale("teleports", "Teleports", 0.001, 0.01, "Frames at which the shape jumps by over 8 px.", "{:.2%}")
 
 _LEAST_PAIRS = 8
-_MOST_ERROR = 1.5  # ms/min; a film of half a minute scatters by more
+_MOST_ERROR = 1.5  # ms/min; a film of half a minute has a larger error
 
 
 def judge(
@@ -54,7 +58,7 @@ def judge(
     accuracy: PromptAccuracy | None,
     scenes: Sequence[SceneReading],
 ) -> tuple[Verdict, ...]:
-    """All figures that a reader wants first, judged; in the order of the page."""
+    """Verdicts on the headline figures, in the order of the report."""
     return (
         *_of_container(container),
         *(_of_seams(seams) if seams is not None else ()),
@@ -69,7 +73,7 @@ def judge(
 def _of_container(container: Container) -> tuple[Verdict, ...]:
     counts = (container.missing_frames, container.missing_samples, container.extra_samples)
     miscounts = sum(abs(count) for count in counts if count is not None)
-    if container.missing_frames is None:  # a film that others made may end within a frame
+    if container.missing_frames is None:  # the sound of another tool's film may end within a frame
         frame = container.sample_rate / container.fps
         miscounts = 0 if abs(container.extra_samples or 0) < frame else miscounts
     starts = None if container.start_apart_s is None else 1000 * container.start_apart_s
@@ -81,10 +85,10 @@ def _of_seams(seams: Seams) -> tuple[Verdict, ...]:
     by_latents = seams.latent_ratio is not None
     return (
         _LATENT_SEAMS.judge(seams.latent_ratio) if by_latents else _SEAMS.judge(seams.ratio),
-        *((told("seam_ratio", "Seams, all frames", seams.ratio, "{:.2f}", _SEAMS.says),) if by_latents else ()),
+        *((unjudged("seam_ratio", "Seams, all frames", seams.ratio, "{:.2f}", _SEAMS.says),) if by_latents else ()),
         _JOLTS.judge(seams.jolt_ratio),
         _WORST_SEAM.judge(seams.worst_ratio if seams.worst_z > 8 else min(seams.worst_ratio, 1.0)),
-        told("seam_z", "Seam z", seams.z, "{:+.1f}", "Median over borders, in robust deviations."),
+        unjudged("seam_z", "Seam z", seams.z, "{:+.1f}", "Median over borders, in robust deviations."),
     )
 
 
@@ -95,25 +99,25 @@ def _of_drift(drift: Drift) -> tuple[Verdict, ...]:
 
 def _of_sync(sync: SyncFigures) -> tuple[Verdict, ...]:
     says = "The same with the sound shifted against the picture."
-    chance = told("sync_chance_f1", "By chance", sync.chance_f1, "{:.2f}", says)
+    chance = unjudged("sync_chance_f1", "By chance", sync.chance_f1, "{:.2f}", says)
     paired = min(sync.num_events, sync.num_onsets) * sync.f1 >= _LEAST_PAIRS
     exact = sync.events == "bounces" and sync.num_events + sync.num_onsets >= _LEAST_PAIRS
-    f1 = _F1.judge(sync.f1) if exact else told(_F1.key, _F1.title, sync.f1, "{:.2f}", _F1.says)
+    f1 = _F1.judge(sync.f1) if exact else unjudged(_F1.key, _F1.title, sync.f1, "{:.2f}", _F1.says)
     return f1, chance, _OFFSET.judge(sync.offset_ms if paired and exact else None), _slope(sync)
 
 
 def _slope(sync: SyncFigures) -> Verdict:
     error, title = sync.slope_error_ms_per_min, "Sound drift"
-    says = "How much later the sound comes with every minute; good within 5 and three errors."
+    says = "Growth of the sound's delay per minute; good within 5 plus three standard errors."
     if error is None or sync.events != "bounces" or error > _MOST_ERROR:
-        return told(_SLOPE, title, sync.slope_ms_per_min, "{:+.1f} ms/min", says)
+        return unjudged(_SLOPE, title, sync.slope_ms_per_min, "{:+.1f} ms/min", says)
     limit = 5.0 + 3 * error
     return Scale(_SLOPE, title, limit, 3 * limit, says, "{:+.1f} ms/min", signed=True).judge(sync.slope_ms_per_min)
 
 
 def _of_sound(sound: SoundFigures) -> tuple[Verdict, ...]:
     says = "Integrated loudness, ITU-R BS.1770-4."
-    loudness = told("loudness_lufs", "Loudness", sound.integrated_lufs, "{:.1f} LUFS", says)
+    loudness = unjudged("loudness_lufs", "Loudness", sound.integrated_lufs, "{:.1f} LUFS", says)
     return loudness, _PEAK.judge(sound.true_peak_db)
 
 

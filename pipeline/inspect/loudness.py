@@ -1,7 +1,7 @@
-"""How loud a film is: ITU-R BS.1770-4, as it streams by.
+"""Loudness by ITU-R BS.1770-4, streamed.
 
-The K-weighting is torchaudio's. Its filters forget within a window's margin what came before, so windows measure what
-the whole would; and they clip at full scale, so sound is turned down before them and up again after.
+The K-weighting is torchaudio's. The response of its filters decays within a window's margin, so windows give the same
+result as the whole. The filters clip at full scale, so the sound is attenuated before and amplified after.
 
 Shapes: c channels, n samples, t steps of 100 ms.
 """
@@ -32,12 +32,12 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Loudness:
-    """How loud a film is.
+    """Loudness and peaks of a film.
 
     Args:
-        integrated_lufs: gated loudness of the whole; None where nothing is loud enough to pass the gate.
-        true_peak_db: the highest peak between samples too (4x oversampled), dB below full scale; None for silence.
-        clipped: samples at full scale, of which there are at least two in a row.
+        integrated_lufs: gated loudness of the whole film; None if nothing passes the gate.
+        true_peak_db: highest peak including those between samples (4x oversampled), in dBFS; None for silence.
+        clipped: samples at full scale next to another one at full scale.
         steps_db: K-weighted level of every 100 ms [t], -120 for silence.
     """
 
@@ -48,14 +48,14 @@ class Loudness:
 
 
 class LoudnessMeter:
-    """Measures windows one after the other."""
+    """Measures the loudness of consecutive windows."""
 
     def __init__(self) -> None:
         self._powers: list[Array] = []
         self._peak = 0.0
         self._clipped = 0
 
-    def take(self, window: SoundWindow) -> None:
+    def add(self, window: SoundWindow) -> None:
         """Measure the next window; its rate must be a multiple of 10 Hz."""
         sound = torch.from_numpy(window.samples)
         first, last = window.core.start - window.start, window.core.stop - window.start
@@ -69,7 +69,7 @@ class LoudnessMeter:
         self._clipped += _clipped(sound[:, first:last])
 
     def loudness(self) -> Loudness:
-        """What was measured so far."""
+        """The result so far."""
         powers = np.concatenate(self._powers) if self._powers else np.empty(0)
         return Loudness(
             integrated_lufs=_integrated(powers),
@@ -80,14 +80,14 @@ class LoudnessMeter:
 
 
 def k_weighted(sound: Tensor, rate: int) -> Tensor:
-    """Sound [c n] as loud as the ear takes its frequencies: a shelf for the head, a high pass."""
+    """K-weighted sound [c n]: a high shelf that models the head, then a high pass."""
     shelved = treble_biquad(sound / _HEADROOM, rate, gain=4.0, central_freq=1500.0, Q=1 / sqrt(2))
     weighted: Tensor = highpass_biquad(shelved, rate, cutoff_freq=38.0, Q=0.5) * _HEADROOM
     return weighted
 
 
 def _integrated(powers: Array) -> float | None:
-    """The mean power of blocks that are above -70 LUFS, and above 10 LU below the mean of those."""
+    """Loudness of the blocks above -70 LUFS and above the relative gate, 10 LU below their mean."""
     if len(powers) < _BLOCK_STEPS:
         return None
     blocks = np.convolve(powers, np.full(_BLOCK_STEPS, 1 / _BLOCK_STEPS), mode="valid")
@@ -100,7 +100,7 @@ def _integrated(powers: Array) -> float | None:
 
 
 def _true_peak(sound: Tensor, first: int, last: int) -> float:
-    """The highest of the core's samples and of those between them (BS.1770-4, annex 2)."""
+    """The highest peak in the core, between samples too (BS.1770-4, annex 2)."""
     if not sound.numel():
         return 0.0
     between = resample(sound, 1, _OVERSAMPLING)[:, first * _OVERSAMPLING : last * _OVERSAMPLING]
@@ -109,7 +109,7 @@ def _true_peak(sound: Tensor, first: int, last: int) -> float:
 
 def _clipped(sound: Tensor) -> int:
     full = sound.abs() >= 1 - 2**-15
-    beside = torch.zeros_like(full)
-    beside[:, 1:] |= full[:, :-1]
-    beside[:, :-1] |= full[:, 1:]
-    return int((full & beside).sum())
+    neighbour_full = torch.zeros_like(full)
+    neighbour_full[:, 1:] |= full[:, :-1]
+    neighbour_full[:, :-1] |= full[:, 1:]
+    return int((full & neighbour_full).sum())

@@ -1,10 +1,10 @@
-"""How something moves, from where its middle is in every frame: hits to the fraction of a frame, speed, jumps.
+"""Hits (to a fraction of a frame), speed and jumps of an object, from the position of its centre in every frame.
 
-A hit turns one coordinate round from one frame to the next; in between the path is straight. So the time of a hit is
-where the straight lines before and after it cross. Codecs and generators round the corner off and make the path
-tremble, so the frames next to a turn are not asked, and whether a path turns at walls or glides in curves is decided
-by all its turns within two seconds together: by whether lines or waves come nearer to it.
-Frame i is taken to show the instant (i + 0.5) / fps, the middle of its time on the screen.
+A hit reverses one coordinate from one frame to the next; between hits the path is straight. The time of a hit is
+therefore the point where the straight lines before and after it cross. Codecs and generators round the corner off and
+add jitter, so frames next to a turn are left out of the fit. Whether a path bounces off walls or glides in curves is
+decided by all turns within two seconds together: whether lines or waves fit them better.
+Frame i shows the instant (i + 0.5) / fps, the middle of its time on the screen.
 
 Shapes: f frames, two axes (x right, y down), in pixels.
 """
@@ -16,30 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 TELEPORT_PX = 8.0
-_LEAST_SWING_PX = 0.8  # what comes back by less is noise
-_LEAST_SLOPE = 0.15  # pixels a frame; what turns slower than that does not turn
-_SMOOTH_FRAMES = 5  # over which trembling is evened out to see where a coordinate turns
+_LEAST_SWING_PX = 0.8  # a smaller reversal is noise
+_LEAST_SLOPE = 0.15  # pixels per frame; a slower reversal is not a turn
+_SMOOTH_FRAMES = 5  # moving average that suppresses jitter before turns are located
 _FIT_FRAMES = 16  # on either side of a turn, at most to the next one
 _ROUND_FRAMES = 1.5  # on either side of a turn, where the corner may be rounded off
-_SHARP_FRAMES = 4  # on either side of a turn that nothing rounded off
-_SHARP_PX = 0.1  # how far from two lines they may lie
-_NEAR_FRAMES = 32  # turns that are judged together
-_WAVES = np.arange(0.05, 0.31, 0.025)  # radians a frame: curves of 21 to 126 frames round
-_LAG = 4  # frames over which speed and heading are taken; codecs code so many at once, and steps inside them pulse
+_SHARP_FRAMES = 4  # on either side of a turn with a sharp corner
+_SHARP_PX = 0.1  # largest RMS distance from two lines for a sharp corner
+_NEAR_FRAMES = 32  # turns this near are judged together
+_WAVES = np.arange(0.05, 0.31, 0.025)  # radians per frame: periods of 21 to 126 frames
+_LAG = 4  # frames over which speed and heading are taken; a codec's latent, within which steps are uneven
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Track:
-    """How one thing moved.
+    """The motion of one object.
 
     Args:
-        hits_s: times at which one coordinate turned round, ascending; a corner is two hits.
-        jumps: frames whose middle lies more than `TELEPORT_PX` from that of the frame before, breaks aside.
-        speeds: pixels per second around each frame [f], NaN where a hit is too near or nothing was seen.
-        bends: radians per second by which the heading changes around each frame [f], clockwise above 0; NaN likewise.
-            Signed, so that a straight path that trembles has a median of about 0.
+        hits_s: times at which one coordinate reverses, ascending; a corner is two hits.
+        jumps: frames whose centre lies more than `TELEPORT_PX` from that of the frame before; breaks do not count.
+        speeds: pixels per second around each frame [f]; NaN next to a hit and where nothing was detected.
+        bends: change of heading around each frame [f], in radians per second, clockwise above 0; NaN likewise.
+            Signed, so that a straight path with jitter has a median of about 0.
     """
 
     hits_s: Array
@@ -49,7 +49,7 @@ class Track:
 
 
 def follow(middles: Array, fps: float, breaks: Sequence[int] = ()) -> Track:
-    """The track of middles [f 2], NaN where nothing was seen; `breaks` are frames that follow a cut."""
+    """The track of centres [f 2], NaN where nothing was detected; `breaks` are the first frames after cuts."""
     steps = np.linalg.norm(np.diff(middles, axis=0), axis=1)
     jumps = np.setdiff1d(np.flatnonzero(steps > TELEPORT_PX) + 1, np.asarray(breaks, dtype=np.int64))
     hits: list[float] = []
@@ -63,7 +63,7 @@ def follow(middles: Array, fps: float, breaks: Sequence[int] = ()) -> Track:
 
 
 def _runs(middles: Array, breaks: set[int]) -> Iterator[tuple[int, int]]:
-    """Stretches of frames in which the thing is seen, and goes on where it was."""
+    """Spans of frames in which the object is visible and moves without a break."""
     seen = np.isfinite(middles.sum(axis=1))
     start: int | None = None
     for frame, is_seen in enumerate(seen.tolist()):
@@ -78,7 +78,7 @@ def _runs(middles: Array, breaks: set[int]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Where one coordinate turns round, in frames, and what two lines and what a wave leave of it, pixels squared."""
+    """The frame at which one coordinate reverses, and the residuals of two lines and of a wave, pixels squared."""
 
     frame: float
     from_lines: float
@@ -86,7 +86,7 @@ class _Turn:
 
 
 def _hits(turns: Sequence[_Turn]) -> Array:
-    """Frames of the turns that are hits, ascending."""
+    """Frames of those turns that are hits, ascending: among the turns near them, lines fit better than waves."""
     frames = np.array([turn.frame for turn in turns])
     sharper = np.array([turn.from_wave - turn.from_lines for turn in turns])
     near = np.abs(frames[:, None] - frames) <= _NEAR_FRAMES
@@ -94,7 +94,7 @@ def _hits(turns: Sequence[_Turn]) -> Array:
 
 
 def _queue(path: Array) -> list[_Turn]:
-    """Where one coordinate [f] turns round."""
+    """The turns of one coordinate [f]."""
     extremes = _swings(_evened(path))
     borders = [0, *extremes, len(path) - 1]
     found = [_turn(path, *borders[i : i + 3]) for i in range(len(extremes))]
@@ -109,7 +109,7 @@ def _evened(path: Array) -> Array:
 
 
 def _swings(path: Array) -> list[int]:
-    """Frames at which the coordinate turns round and then goes back by at least the least swing (zigzag)."""
+    """Frames at which the coordinate reverses and then returns by at least the smallest swing (zigzag)."""
     extremes: list[int] = []
     low = high = 0
     heading = 0
@@ -130,13 +130,13 @@ def _swings(path: Array) -> list[int]:
 
 
 def _turn(path: Array, before: int, turn: int, after: int) -> _Turn | None:
-    """The turn between two others; None where no two lines cross there."""
-    first, last = before + (before > 0), after - (after < len(path) - 1)  # where the next turns may be rounded too
+    """The turn between two others; None if the lines before and after it do not cross there."""
+    first, last = before + (before > 0), after - (after < len(path) - 1)  # the neighbouring turns may be rounded too
     frames = np.arange(max(first, turn - _FIT_FRAMES), min(last, turn + _FIT_FRAMES) + 1)
     crossing = _crossing(path, frames, turn, _ROUND_FRAMES)
     if crossing is None:
         return None
-    near = np.concatenate(_beside(frames, crossing, _ROUND_FRAMES))
+    near = np.concatenate(_sides(frames, crossing, _ROUND_FRAMES))
     away = near.astype(np.float64) - crossing
     from_lines = _residual(_lines(away), path[near])
     from_wave = min(_residual(_wave(away, wave), path[near]) for wave in _WAVES)
@@ -145,7 +145,7 @@ def _turn(path: Array, before: int, turn: int, after: int) -> _Turn | None:
 
 
 def _sharp_crossing(path: Array, frames: NDArray[np.int64], turn: int) -> float | None:
-    """Where a turn was that nothing rounded off: needs no frames from afar, where the speed may have been another."""
+    """The time of a sharp turn, fitted to near frames only, since the speed may differ further away; else None."""
     near = frames[np.abs(frames - turn) <= _SHARP_FRAMES]
     crossing = _crossing(path, near, turn, gap=0)
     if crossing is None:
@@ -155,10 +155,10 @@ def _sharp_crossing(path: Array, frames: NDArray[np.int64], turn: int) -> float 
 
 
 def _crossing(path: Array, frames: NDArray[np.int64], turn: int, gap: float) -> float | None:
-    """Where the lines before and after a turn cross, each fitted to the frames that are at least `gap` from there."""
+    """Where the lines before and after a turn cross, each fitted to the frames at least `gap` away."""
     crossing = float(turn)
-    for _ in range(3):  # once it is known where they cross, it is known which frames lie on which
-        left, right = _beside(frames, crossing, gap)
+    for _ in range(3):  # the crossing decides which frames belong to which line, so iterate
+        left, right = _sides(frames, crossing, gap)
         if min(len(left), len(right)) < 2:
             return None
         (slope_a, start_a), (slope_b, start_b) = (np.polyfit(part, path[part], 1) for part in (left, right))
@@ -170,8 +170,8 @@ def _crossing(path: Array, frames: NDArray[np.int64], turn: int, gap: float) -> 
     return crossing
 
 
-def _beside(frames: NDArray[np.int64], crossing: float, gap: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Frames on both sides of a turn; those in the gap only where few others are left."""
+def _sides(frames: NDArray[np.int64], crossing: float, gap: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Frames on both sides of a turn; frames in the gap are used only if few others are left."""
     left, right = frames[frames <= crossing - gap], frames[frames >= crossing + gap]
     return (
         left if len(left) > 2 else frames[frames < crossing],
@@ -201,7 +201,7 @@ def _speeds(middles: Array, turns: Array) -> Array:
 
 
 def _bends(middles: Array, turns: Array) -> Array:
-    """Radians between the headings of neighbouring lags [f - 2 lag]; NaN where a turn lies inside."""
+    """Radians between the headings of adjacent lags [f - 2 lag]; NaN where a turn lies inside."""
     lags = middles[_LAG:] - middles[:-_LAG]
     first, second = lags[:-_LAG], lags[_LAG:]
     cross = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
@@ -217,7 +217,7 @@ def _free(count: int, lag: int, turns: Array) -> NDArray[np.bool_]:
 
 
 def _fill(target: Array, values: Array) -> None:
-    """Lay lagged values on the frames in the middle of their lags."""
+    """Write lagged values to the frames in the middle of their lags."""
     start = (len(target) - len(values)) // 2
     if len(values):
         target[start : start + len(values)] = values

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no network, pictures inlined."""
+"""The report as one self-contained HTML file: no scripts, no network, pictures inlined."""
 
 from base64 import b64encode
 from collections.abc import Iterable
@@ -19,25 +19,25 @@ from longtake.pipeline.inspect.drawings import (
 )
 from longtake.pipeline.inspect.prompts import SceneReading
 from longtake.pipeline.inspect.report import Inspection
-from longtake.pipeline.inspect.verdicts import Grade, Verdict, told
+from longtake.pipeline.inspect.verdicts import Grade, Verdict, unjudged
 
 _PAGE = Template(resources.files("longtake.pipeline").joinpath("inspect/report.html").read_text("utf-8"))
 _SUMMARY: dict[Grade, str] = {
     "good": "All figures are good",
     "look": "Worth a look",
     "bad": "Something is wrong",
-    "told": "Nothing to judge",
+    "told": "Not judged",
 }
 _SMALL = 200  # pixels; smaller pictures are shown with their pixels sharp
 _MOST_SCENES = 100
 
 
 def to_html(film: Inspection, comparison: Comparison | None = None) -> str:
-    """The page."""
-    pictures = film.traces.sight.pictures
+    """The report of an inspection, and of a comparison with another film if one was made."""
+    pictures = film.traces.video.pictures
     small = max(next(iter(pictures.stills.values())).shape[:2]) < _SMALL
     verdicts = (*film.verdicts, *(_compared(comparison) if comparison is not None else ()))
-    lacks = "".join(f"<li>{escape(lack)}</li>" for lack in film.lacks)
+    missing = "".join(f"<li>{escape(line)}</li>" for line in film.missing)
     return _PAGE.substitute(
         title=escape(film.subject.title),
         about=escape(_about(film)),
@@ -45,7 +45,7 @@ def to_html(film: Inspection, comparison: Comparison | None = None) -> str:
         summary=_SUMMARY[film.grade],
         scaling="pixelated" if small else "auto",
         cards="".join(_card(verdict) for verdict in verdicts),
-        lacks=f'<ul class="lacks">{lacks}</ul>' if lacks else "",
+        missing=f'<ul class="missing">{missing}</ul>' if missing else "",
         sections="".join(_sections(film)),
     )
 
@@ -71,14 +71,14 @@ def _card(verdict: Verdict) -> str:
 
 
 def _compared(comparison: Comparison) -> tuple[Verdict, ...]:
-    psnr = told("psnr_db", "PSNR", comparison.psnr_db, "{:.1f} dB", "Against the other film, all frames; - if equal.")
-    likeness = told("ssim", "SSIM", comparison.ssim, "{:.4f}", "Mean over frames, luma; 1 if equal.")
+    psnr = unjudged("psnr_db", "PSNR", comparison.psnr_db, "{:.1f} dB", "To the other film, all frames; - if equal.")
+    likeness = unjudged("ssim", "SSIM", comparison.ssim, "{:.4f}", "Mean over frames, luma; 1 if equal.")
     equal = comparison.equal_frames / max(1, comparison.frames)
-    return psnr, likeness, told("equal", "Equal frames", equal, "{:.1%}", "Bit for bit.")
+    return psnr, likeness, unjudged("equal", "Equal frames", equal, "{:.1%}", "Bit for bit.")
 
 
 def _sections(film: Inspection) -> Iterable[str]:
-    yield _section("Frames", "Evenly over the film.", _strip(film))
+    yield _section("Frames", "Evenly spaced over the film.", _strip(film))
     yield _section(
         "Change from frame to frame",
         "Dots are chunk borders: one that stands out is a visible seam. Red lines are cuts, dashed ones new prompts.",
@@ -86,21 +86,21 @@ def _sections(film: Inspection) -> Iterable[str]:
     )
     yield _section(
         "Drift",
-        "By the second, against the first quarter of each scene. What wears out leaves the band.",
+        "Per second, relative to the first quarter of each scene. A curve that leaves the band drifts.",
         drawn(partial(draw_drift, film), 3.9),
     )
-    if film.traces.hearing is not None:
+    if film.traces.audio is not None:
         yield _section(
-            "Seen and heard",
-            "The first seconds: onsets of sounds over events in the picture, and the pairs they form.",
+            "Picture and sound",
+            "The first seconds: sound onsets above motion events, and the matched pairs.",
             drawn(partial(draw_sound, film), 3.2),
         )
         if film.traces.sync is not None and film.traces.sync.pairs:
-            text = "How late the sound of every pair is; the line is the median."
+            text = "Delay of the sound in every pair; the line is the median."
             yield _section("Offsets", text, drawn(partial(draw_offsets, film), 2.6))
         yield _section("Spectrum", "The whole film.", drawn(partial(draw_spectrum, film), 2.6))
     if film.scenes:
-        yield _section("Scenes", "What is seen in each; green is as the prompt asked for.", _scenes(film.scenes))
+        yield _section("Scenes", "What each scene shows; green matches the prompt.", _scenes(film.scenes))
 
 
 def _section(title: str, text: str, body: str) -> str:
@@ -108,7 +108,7 @@ def _section(title: str, text: str, body: str) -> str:
 
 
 def _strip(film: Inspection) -> str:
-    pictures = film.traces.sight.pictures
+    pictures = film.traces.video.pictures
     figures = []
     for number, frame in pictures.stills.items():
         source = f"data:image/png;base64,{b64encode(png_of(frame)).decode()}"

@@ -1,4 +1,4 @@
-"""What every frame measures, taken as the film streams by; nothing larger than three frames is held.
+"""Figures of every frame, measured while the film is streamed; at most one block and two frames are held.
 
 Shapes: f frames, h height, w width.
 """
@@ -18,17 +18,17 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures by frame [f], all in units of the 8-bit scale.
+    """Figures per frame [f], all in units of the 8-bit scale.
 
     Args:
-        times_s: when it is shown.
+        times_s: presentation time.
         change: mean difference from the frame before; 0 for the first.
-        jolt: mean second difference from the two frames before, which a steady motion leaves low; 0 for the first two.
+        jolt: mean second difference over the two frames before, low for steady motion; 0 for the first two.
         brightness: mean luma.
         contrast: standard deviation of luma.
-        saturation: mean of the largest less the smallest of R, G and B.
+        saturation: mean of the largest minus the smallest of R, G and B.
         sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., 2000), smoothed over two pixels.
-        stills: some frames [h w 3], by number, to look at.
+        stills: selected frames [h w 3] by number, for display.
     """
 
     times_s: Array
@@ -58,7 +58,7 @@ class PictureMeter:
         self._before: NDArray[np.float32] | None = None  # the two frames before the block, or the first one
         self._count = 0
 
-    def take(self, block: FrameBlock) -> None:
+    def add(self, block: FrameBlock) -> None:
         """Measure the next frames."""
         frames = block.frames.astype(np.float32)
         held = frames if self._before is None else np.concatenate((self._before, frames))
@@ -83,20 +83,20 @@ class PictureMeter:
         self._before, self._count = held[-2:], self._count + len(frames)
 
     def pictures(self) -> Pictures:
-        """What was measured so far."""
+        """The figures so far."""
         times_s, change, jolt, brightness, contrast, saturation, sharpness = np.concatenate(self._parts, axis=1)
         stills = dict(sorted(self._stills.items()))
         return Pictures(times_s, change, jolt, brightness, contrast, saturation, sharpness, stills)
 
 
 def _laplacian(luma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Four neighbours less four times the middle [f h-6 w-6], smoothed first.
+    """The Laplacian of smoothed luma [f h-6 w-6].
 
-    Without that an edge that lies between two pixels looks softer than the same edge on a pixel's border.
+    Without smoothing, an edge in the middle of a pixel looks softer than the same edge on a pixel's border.
     """
     soft = _binomial(_binomial(luma))
-    beside = soft[:, 1:-1, :-2] + soft[:, 1:-1, 2:] + soft[:, :-2, 1:-1] + soft[:, 2:, 1:-1]
-    return np.asarray(beside - 4 * soft[:, 1:-1, 1:-1])
+    neighbours = soft[:, 1:-1, :-2] + soft[:, 1:-1, 2:] + soft[:, :-2, 1:-1] + soft[:, 2:, 1:-1]
+    return np.asarray(neighbours - 4 * soft[:, 1:-1, 1:-1])
 
 
 def _binomial(luma: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""Whether the picture shows where one chunk ends and the next begins.
+"""Visibility of the seams between chunks in the picture.
 
-What happens at a border is compared with the chunks on both of its sides, since scenes differ in how much they move;
-and with the borders between video latents inside those chunks, since a codec that codes four frames at once pulses
-every four frames, and that is not the chunks' doing.
+Each border is compared with the chunks on both sides, since scenes differ in how much they move. It is also compared
+with the borders between video latents inside those chunks: a codec that codes four frames at once changes more every
+four frames, which is not caused by the chunks.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from longtake.pipeline.inspect.pictures import Pictures
 Array = NDArray[np.float64]
 
 _MAD_TO_SIGMA = 1.4826
-_LEAST_SPREAD = 0.03  # of the median; pictures that hardly vary would make any trifle an outlier
-_LEAST_LEVEL = 0.05  # 8-bit units, what a codec changes in a still
+_LEAST_SPREAD = 0.03  # of the median; in pictures that hardly vary, any small change would be an outlier
+_LEAST_LEVEL = 0.05  # 8-bit units; coding noise of a still
 _MOST_REACH = 64
 
 
 @dataclass(frozen=True)
 class Seams:
-    """Chunk borders against what surrounds them; 1 means alike, for all ratios.
+    """Chunk borders compared with their surroundings; a ratio of 1 means that the border does not stand out.
 
     Args:
-        count: borders compared; those between scenes are left out.
-        ratio: change from frame to frame at borders, over that inside the chunks.
-        jolt_ratio: second differences likewise: a jump in position or in speed.
-        latent_ratio: change at chunk borders, over that at the other borders between latents; None where unknown.
-        z: median over borders of how many robust deviations (1.4826 MAD) the change lies above the local median.
+        count: borders compared, without those between scenes.
+        ratio: frame-to-frame change at borders divided by that inside the chunks.
+        jolt_ratio: the same for second differences: jumps in position or speed.
+        latent_ratio: change at chunk borders divided by that at other latent borders; None if these are unknown.
+        z: robust deviations (1.4826 MAD) by which the change lies above the local median; median over borders.
         worst_z: the largest of them.
-        worst_ratio: change at that border over the local median.
-        worst_frame: which border that is.
+        worst_ratio: change at that border divided by the local median.
+        worst_frame: first frame after that border.
     """
 
     count: int
@@ -49,12 +49,12 @@ class Seams:
 def measure_seams(
     pictures: Pictures, borders: Sequence[int], latent_borders: Sequence[int] = (), changes: Sequence[int] = ()
 ) -> Seams | None:
-    """Compare the picture at chunk borders with that around them; None without a border.
+    """Compare the change at chunk borders with that around them; None without borders.
 
     Args:
-        borders: frames that open a chunk.
-        latent_borders: frames that open a video latent.
-        changes: frames that open a scene, where the picture may change on purpose.
+        borders: first frames of chunks.
+        latent_borders: first frames of video latents.
+        changes: first frames of scenes, where the picture may change on purpose.
     """
     seams = sorted(set(borders) - set(changes) - {0, 1})
     reach = _reach(sorted({0, *borders, len(pictures)}))
@@ -79,7 +79,7 @@ def measure_seams(
 
 
 class _Surroundings:
-    """One border, the frames inside the chunks beside it, and the other latents' borders among those."""
+    """One border, the frames inside the adjacent chunks, and the other latent borders among those."""
 
     def __init__(
         self, pictures: Pictures, seam: int, reach: int, borders: Sequence[int], latent_borders: Sequence[int]
@@ -104,11 +104,11 @@ class _Surroundings:
 
 
 def _reach(stops: Sequence[int]) -> int:
-    """The length of a usual chunk, and no more than the eye compares."""
+    """Frames to compare on either side: the median length of a chunk, at most `_MOST_REACH`."""
     return int(np.clip(np.median(np.diff(stops)), 4, _MOST_REACH))
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The ratio of sums, so that a still does not divide by nothing."""
+    """The ratio of sums, each with a floor, so that a still does not divide by zero."""
     least = _LEAST_LEVEL * len(below)
     return max(float(sum(above)), least) / max(float(sum(below)), least)

@@ -1,8 +1,8 @@
-"""What a film of the world of sounding shapes shows, read back from its pixels alone.
+"""Detection of the shape, its colour, its background and its motion in films of the world of sounding shapes.
 
-The background is the median of the picture's rim; the shape is what differs from it, weighted by how much. Its middle
-is a weighted mean, so it is known to a small part of a pixel. Its outline is brought to one size and place, and
-compared with those of the world's shapes.
+The background is the median of the picture's rim; the shape is what differs from it, weighted by the difference. Its
+centre is a weighted mean, accurate to a small fraction of a pixel. Its outline is normalised in size and position and
+compared with the outlines of the world's shapes.
 
 Shapes: f frames, h height, w width, p patch side.
 """
@@ -27,26 +27,26 @@ Numbers = NDArray[np.int64]
 
 SHAPES = tuple(EXTENTS)
 _RIM = 2
-_REACH = 16.0  # pixels around its middle that belong to the shape; the widest reaches 13.9
+_REACH = 16.0  # pixels around the centre that belong to the shape; the widest reaches 13.9
 _LEAST_CONTRAST = 40.0  # of 442 between black and white; the world's palest pair has 160
-_LEAST_COVER = 0.15  # below it a codec's ringing is as strong as an edge
+_LEAST_COVER = 0.15  # below it, ringing from a codec is as strong as an edge
 _LEAST_AREA, _MOST_AREA = 90.0, 700.0  # square pixels; the world's shapes have 214 to 324
-_LEAST_SHARE = 0.8  # of everything that is not background lies in one place
+_LEAST_SHARE = 0.8  # least share of the foreground that belongs to one shape
 _PATCH = 24
 _REST_PX_S = 6.0
 _SPEED_BORDER = (SPEEDS["slow"][1] + SPEEDS["fast"][0]) / 2
 _LEAST_BEND = 0.8  # radians per second; the widest and slowest glide turns by 1.4
-_CLOSE_FRAMES = 64  # looked at together; more would only hold more memory
+_BLOCK_FRAMES = 64  # frames per batch; more would only use more memory
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """What each frame shows.
+    """What was detected in each frame.
 
     Args:
-        middles: of the shape, pixels from the left and from the top [f 2]; NaN where no single shape is seen.
+        middles: centre of the shape, pixels from the left and from the top [f 2]; NaN without a single shape.
         areas: square pixels [f].
-        colours, shapes, backgrounds: indices into `COLOURS`, `SHAPES` and `BACKGROUNDS` [f]; -1 where nothing is seen.
+        colours, shapes, backgrounds: indices into `COLOURS`, `SHAPES` and `BACKGROUNDS` [f]; -1 without a shape.
     """
 
     middles: Floats
@@ -57,12 +57,12 @@ class Sightings:
 
     @classmethod
     def join(cls, parts: Sequence["Sightings"]) -> "Sightings":
-        """Sightings of frames that follow each other."""
+        """Concatenate the sightings of consecutive frames."""
         names = ("middles", "areas", "colours", "shapes", "backgrounds")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def part(self, frames: range) -> "Sightings":
-        """The sightings of some of the frames."""
+        """The sightings of a range of frames."""
         span = slice(frames.start, frames.stop)
         return Sightings(
             self.middles[span], self.areas[span], self.colours[span], self.shapes[span], self.backgrounds[span]
@@ -76,16 +76,16 @@ class Sightings:
 
 @dataclass(frozen=True)
 class ShapeTrack:
-    """A stretch of film in words and numbers.
+    """Description of a range of frames.
 
     Args:
-        colour, shape, background: what most frames show; None where nothing is seen in any.
-        motion: "bounces fast", "bounces slow", "glides" or "rests"; None where it was not seen for long enough.
-        bounces_s: times at which walls were hit, ascending, to about a millisecond; two for a corner.
-        teleports: frames to which the shape jumped.
-        speed_px_s: median, away from hits; None where it was not seen for long enough.
+        colour, shape, background: what most frames show; None if no frame shows a shape.
+        motion: "bounces fast", "bounces slow", "glides" or "rests"; None if the shape is not visible for long enough.
+        bounces_s: times of wall hits, ascending, accurate to about a millisecond; two for a corner.
+        teleports: frames at which the shape jumps.
+        speed_px_s: median speed away from hits; None if the shape is not visible for long enough.
         seen: the share of frames that show one shape on a plain background.
-        sightings: frame by frame.
+        sightings: the detections per frame.
     """
 
     colour: str | None
@@ -100,13 +100,13 @@ class ShapeTrack:
 
 
 def read(frames: Tensor | NDArray[np.uint8], fps: float) -> ShapeTrack:
-    """Read one stretch of film: uint8 [f h w 3], RGB, without a cut."""
-    sightings = look(frames)
+    """Describe frames without a cut: uint8 [f h w 3], RGB."""
+    sightings = detect_shapes(frames)
     return describe(sightings, follow(sightings.middles, fps), range(len(sightings.areas)), fps)
 
 
 def describe(sightings: Sightings, track: Track, frames: range, fps: float) -> ShapeTrack:
-    """Put some frames of a film into words; `sightings` and `track` are those of the whole film."""
+    """Describe a range of frames; `sightings` and `track` are those of the whole film."""
     part = sightings.part(frames)
     speed, bend = _middle(track.speeds[frames.start : frames.stop]), _middle(track.bends[frames.start : frames.stop])
     hits = track.hits_s[(track.hits_s >= frames.start / fps) & (track.hits_s < frames.stop / fps)]
@@ -123,14 +123,14 @@ def describe(sightings: Sightings, track: Track, frames: range, fps: float) -> S
     )
 
 
-def look(frames: Tensor | NDArray[np.uint8]) -> Sightings:
-    """See what each frame shows; uint8 [f h w 3], RGB."""
+def detect_shapes(frames: Tensor | NDArray[np.uint8]) -> Sightings:
+    """Detect the shape in each frame; uint8 [f h w 3], RGB."""
     film = torch.as_tensor(frames)
-    starts = range(0, len(film), _CLOSE_FRAMES)
-    return Sightings.join([_look(film[start : start + _CLOSE_FRAMES].float()) for start in starts])
+    starts = range(0, len(film), _BLOCK_FRAMES)
+    return Sightings.join([_detect(film[start : start + _BLOCK_FRAMES].float()) for start in starts])
 
 
-def _look(frames: Tensor) -> Sightings:
+def _detect(frames: Tensor) -> Sightings:
     paper = _rim(frames).median(dim=1).values
     away = torch.linalg.vector_norm(frames - paper[:, None, None], dim=-1)
     contrast = torch.quantile(away.flatten(1), 0.98, dim=1)
@@ -160,7 +160,10 @@ def _rim(frames: Tensor) -> Tensor:
 
 
 def _middles(cover: Tensor) -> tuple[Tensor, Tensor]:
-    """The shape's middle [f 2], and the cover near it [f h w]: first where most lies, then the mean around that."""
+    """The shape's centre [f 2] and the cover near it [f h w].
+
+    The densest place gives the first estimate; the mean of the cover around it refines it.
+    """
     _, height, width = cover.shape
     y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     crowd = functional.avg_pool2d(cover.unsqueeze(1), 15, stride=1, padding=7).flatten(1).argmax(dim=1)
@@ -176,7 +179,7 @@ def _middles(cover: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _patches(cover: Tensor, middles: Tensor, areas: Tensor) -> Tensor:
-    """Covers brought to one size and place [f p p]: each side is twice the root of the area."""
+    """Covers normalised in size and position [f p p]: each side is twice the square root of the area."""
     _, height, width = cover.shape
     steps = torch.linspace(-1, 1, _PATCH) * areas.clamp(min=1).sqrt()[:, None]
     x, y = middles[:, :1] + steps, middles[:, 1:] + steps
@@ -188,7 +191,7 @@ def _patches(cover: Tensor, middles: Tensor, areas: Tensor) -> Tensor:
 
 @cache
 def _templates() -> Tensor:
-    """The outline of each of the world's shapes [1 shapes p p], by the same road as what is compared with them."""
+    """The outline of each of the world's shapes [1 shapes p p], computed in the same way as those of frames."""
     centre = np.full(2, SIZE / 2)
     captions = [Caption("red", shape, "rests", "dark") for shape in SHAPES]
     still = [Moves((Leg(caption, 0.0, centre, np.zeros(2)),)) for caption in captions]

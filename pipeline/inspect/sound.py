@@ -1,7 +1,7 @@
-"""When sounds begin.
+"""Sound onsets.
 
-An onset is where the sound's power rises: it is taken in decibels, so that a soft hit in the tail of a loud one of the
-same pitch is still a step, and steps are looked for between two short neighbouring windows.
+An onset is a rise of the sound's power between two short adjacent windows. Power is taken in decibels, so that a soft
+hit in the tail of a loud one of the same pitch is still a step.
 
 Shapes: c channels, n samples, t steps of one millisecond.
 """
@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from longtake.pipeline.inspect.windows import SoundWindow
 
 _STEPS_PER_S = 1000
-_SMOOTH, _REACH = 24, 12  # ms; longer than the beat of any two partials that the ear hears as one tone
-_FINE_SMOOTH, _FINE_REACH = 8, 4  # ms; where exactly, once it is known that a sound begins
+_SMOOTH, _REACH = 24, 12  # ms; longer than the beat of two partials that fuse into one tone
+_FINE_SMOOTH, _FINE_REACH = 8, 4  # ms; for the exact time of a detected onset
 _LEAST_RISE_DB = 2.5
-_LEAST_APART = 30  # ms; below it two hits fuse to one
-_FLOOR_DB = -40.0  # below the loudest moment: what lies under it is not heard beside it
+_LEAST_APART = 30  # ms; closer hits are perceived as one
+_FLOOR_DB = -40.0  # relative to the loudest moment, which masks everything below
 _QUIET_DB = -66.0  # full scale: digital silence and a codec's hiss
-_HISS = 8.0  # times the power of the quietest tenth: what goes on all the time does not begin
+_HISS = 8.0  # times the power of the quietest tenth: a continuous sound has no onset
 
 Array = NDArray[np.float64]
 
@@ -27,8 +27,8 @@ def onsets(samples: ArrayLike, rate: int) -> Array:
     """Times in seconds, ascending, at which sounds begin.
 
     Args:
-        samples: [n], or [c n] whose channels are averaged; -1..1. What lasts longer than a minute is better read
-            in windows, since soft sounds are judged against the loudest of all.
+        samples: [n], or [c n] whose channels are averaged; -1..1. Use windows for sounds longer than a minute, since
+            soft sounds are judged relative to the loudest one.
         rate: samples per second.
     """
     sound = np.asarray(samples, dtype=np.float64)
@@ -58,7 +58,7 @@ def _power(sound: Array, rate: int) -> Array:
 
 
 def _rise_db(power: Array) -> Array:
-    """By how many decibels the power rises around every millisecond [t]."""
+    """Rise of the power around every millisecond [t], in decibels."""
     smooth = _smooth(power, _SMOOTH)
     hiss = _HISS * float(np.percentile(smooth, 10))
     floor = max(float(smooth.max()) * 10 ** (_FLOOR_DB / 10), 10 ** (_QUIET_DB / 10), hiss)
@@ -72,7 +72,7 @@ def _smooth(power: Array, width: int) -> Array:
 
 
 def _across(values: Array, reach: int) -> Array:
-    """What lies `reach` after every value, less what lies `reach` before it."""
+    """The difference between the values `reach` after and `reach` before every place."""
     padded = np.pad(values, reach, mode="edge")
     return np.asarray(padded[2 * reach :] - padded[: -2 * reach])
 
@@ -83,7 +83,7 @@ def _steepest(slope: Array, peak: int) -> int:
 
 
 def local_maxima(values: Array, reach: int, least: float) -> NDArray[np.int64]:
-    """Where values [t] are above `least` and the first largest within `reach` to both sides."""
+    """Indices of values [t] above `least` that are the largest within `reach` on both sides; the first of equals."""
     padded = np.pad(values, reach, constant_values=-np.inf)
     highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
     peaks = np.flatnonzero((values >= highest) & (values > least))

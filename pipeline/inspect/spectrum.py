@@ -1,4 +1,4 @@
-"""The film's sound as a picture, of one size however long the film is.
+"""A spectrogram of the film's sound, of fixed size however long the film is.
 
 Shapes: n samples, b bands, t columns.
 """
@@ -20,11 +20,11 @@ DETAIL_S = 16.0
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What is heard, to look at.
+    """The spectrogram, and the waveform of the first seconds.
 
     Args:
-        seconds: of the whole.
-        bands_hz: the middle of every band [b].
+        seconds: duration of the sound.
+        bands_hz: the centre of every band [b].
         power_db: mean power by band and column [b t].
         detail: the mean of all channels over the first `DETAIL_S` [n].
         rate: samples per second.
@@ -38,10 +38,10 @@ class Spectrum:
 
 
 class SpectrumMeter:
-    """Draws windows one after the other.
+    """Accumulates the spectrogram window by window.
 
     Args:
-        seconds: how long the sound is, about.
+        seconds: approximate duration of the sound.
         rate: samples per second.
     """
 
@@ -55,8 +55,8 @@ class SpectrumMeter:
         self._counts = np.zeros(self._columns)
         self._detail: list[NDArray[np.float32]] = []
 
-    def take(self, window: SoundWindow) -> None:
-        """Draw the next window."""
+    def add(self, window: SoundWindow) -> None:
+        """Add the next window."""
         mono = window.mono()
         first, last = window.core.start - window.start, window.core.stop - window.start
         if window.core.start < DETAIL_S * self._rate:
@@ -71,7 +71,7 @@ class SpectrumMeter:
         np.add.at(self._counts, columns, 1)
 
     def spectrum(self) -> Spectrum:
-        """What was drawn so far."""
+        """The spectrogram so far."""
         mean = self._power / np.maximum(self._counts, 1)
         detail = np.concatenate(self._detail) if self._detail else np.zeros(0, dtype=np.float32)
         return Spectrum(
@@ -84,7 +84,7 @@ class SpectrumMeter:
 
 
 def _bands(middles_hz: Array, bins_hz: Array) -> Array:
-    """Triangles over the logarithm of frequency, each of sum 1; a band between two bins takes the nearest."""
+    """Triangular filters over the logarithm of frequency, each of sum 1; a band between two bins uses the nearest."""
     step = np.log(middles_hz[1] / middles_hz[0])
     away = np.abs(np.log(np.maximum(bins_hz, 1.0)) - np.log(middles_hz)[:, None]) / step
     weights = np.maximum(0.0, 1.0 - away)

@@ -1,4 +1,4 @@
-"""How far a take is, read from its card and its event log alone: no model, no wish, from any machine."""
+"""Progress of a take, read from its card and its event log: needs no model and no storyboard, works on any machine."""
 
 from collections import deque
 from datetime import UTC, datetime
@@ -13,11 +13,11 @@ from longtake.pipeline.inspect.event_tail import Event, EventTail
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 
-MASTER_NAME = "live/master.m3u8"  # as in pipeline/media/hls.py, which takes two seconds of imports to ask
+MASTER_NAME = "live/master.m3u8"  # as in pipeline/media/hls.py, whose import takes two seconds
 State = Literal["rendering", "stalled", "done", "failed", "interrupted"]
 
 _RECENT_CHUNKS = 120  # a median over these, and the chart that shows them
-_RATE_CHUNKS = 32  # the speed is that of the latest so many chunks
+_RATE_CHUNKS = 32  # the speed is measured over the latest chunks
 _QUIET_CHUNKS, _LEAST_QUIET_S, _START_UP_S = 5, 30.0, 300.0
 
 
@@ -26,13 +26,13 @@ class _Part(BaseModel):
 
 
 class ActStatus(_Part):
-    """One act of the road.
+    """Progress of one pipeline stage.
 
     Args:
-        done: chunks that are through, from the film's start; those in the journal count.
-        kept: how many of them an earlier render had finished.
-        median_s: seconds a chunk takes, over the latest chunks; None before the first.
-        last_s: seconds the latest chunk took.
+        done: chunks finished, counted from the film's start and including those in the journal.
+        kept: how many of them an earlier render finished.
+        median_s: median seconds per chunk over the latest chunks; None before the first.
+        last_s: seconds of the latest chunk.
         chunk_s: the latest chunks with their seconds.
     """
 
@@ -45,7 +45,7 @@ class ActStatus(_Part):
 
 
 class SceneStatus(_Part):
-    """One scene: where it lies in seconds, whether it opens with a cut, its chunks, and how many are published."""
+    """One scene: its time span in seconds, whether it starts with a cut, its chunks, and how many are published."""
 
     prompt: str
     cut: bool
@@ -56,18 +56,20 @@ class SceneStatus(_Part):
 
 
 class Status(_Part):
-    """A take at one moment.
+    """The status of a take at one moment.
 
     Args:
-        summary: the state in plain words.
-        error: what ended the render, in one line; None while nothing did.
-        chunks: chunks of the whole film.
+        summary: the state in one sentence.
+        error: the error that ended the render, in one line; None without one.
+        road: how the render runs, such as "in-process"; None before it starts.
+        runs: number of renders started in this take.
+        chunks: chunks in the whole film.
         published: chunks that can be watched.
-        chunk_film_s: how long a whole chunk lasts in the film.
-        realtime: seconds of film published per second, of late; of the whole render once it is done.
-        eta_s: seconds until the film is whole, at that speed.
+        chunk_film_s: duration of a full chunk in the film.
+        realtime: seconds of film published per second, over the latest chunks; over the whole render once it is done.
+        eta_s: seconds until the film is complete at that speed.
         quiet_s: seconds since the latest event.
-        plays: the name, in the output root, of what can be watched now; None while nothing can.
+        plays: name, in the output root, of the file to play now; None if nothing can be played yet.
     """
 
     title: str
@@ -93,15 +95,15 @@ class Status(_Part):
 
 
 def read_status(store: Store) -> Status:
-    """How far the take in `store` is; SpecError where there is none."""
+    """The status of the take in `store`. Raises SpecError if the store holds none."""
     return TakeReader(store).read()
 
 
 class TakeReader:
-    """Reads a take's status again and again, and of its event log only what is new.
+    """Reads a take's status repeatedly; each event of its log is read once.
 
     Args:
-        num_events: how many of the latest events to hold in `events`.
+        num_events: how many of the latest events to keep in `events`.
 
     Raises:
         SpecError: the store holds no take.
@@ -116,15 +118,15 @@ class TakeReader:
         self.num_events = 0
 
     def read(self, now: datetime | None = None) -> Status:
-        """The status now."""
-        anew, added = self._tail.poll()
-        if anew:
+        """The status at `now`, by default the current time."""
+        replaced, added = self._tail.poll()
+        if replaced:
             self._run, self.num_events = _Run(self._card), 0
             self.events.clear()
         for event in added:
             if event["event"] == "film.start":  # an edited storyboard brings another card
                 self._card = self._run.card = _read_card(self._store)
-            self._run.take(event)
+            self._run.add(event)
             self.events.append(event)
             self.num_events += 1
         return self._run.status(now or datetime.now(UTC), self._plays())
@@ -145,11 +147,11 @@ def _read_card(store: Store) -> TakeCard:
             f"{store.url} holds no take; render one with longtake render STORYBOARD -o {store.url}"
         ) from None
     except ValidationError as error:
-        raise SpecError(f"{store.url_of(NAME)} is damaged; render again and it is written anew") from error
+        raise SpecError(f"{store.url_of(NAME)} is damaged; render again to rewrite it") from error
 
 
 class _Run:
-    """What the events told so far: counts over all renders of the take, times of the latest one."""
+    """State accumulated from the events: counts over all renders of the take, times of the latest one."""
 
     def __init__(self, card: TakeCard) -> None:
         self.card = card
@@ -164,7 +166,7 @@ class _Run:
         self.points: deque[tuple[float, float]] = deque(maxlen=_RATE_CHUNKS + 1)  # (wall, film) in seconds
         self.first_point = (0.0, 0.0)
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         name = event["event"]
         act, _, what = name.partition(".")
         self.updated = event["time"]
@@ -183,7 +185,7 @@ class _Run:
 
     def _start(self, event: Event) -> None:
         latents, segments = int(event.get("kept_latents", 0)), int(event.get("kept_segments", 0))
-        # What viewers see shrinks only where the film was changed; the publisher feeds it again from the start.
+        # The publisher starts again from the first segment; viewers lose only segments that changed.
         known = {"embed": latents, "denoise": latents, "publish": min(segments, self.done["publish"])}
         self.kept = {act: known.get(act, segments) for act in self.card.acts}
         self.done = dict(self.kept)
@@ -193,7 +195,7 @@ class _Run:
 
     def _chunk(self, act: str, event: Event) -> None:
         done = event["chunk"] + 1
-        self.ended, self.error = "", None  # somebody goes on, even if somebody else was turned away
+        self.ended, self.error = "", None  # a failure before this event was a second writer that was refused
         self.done[act] = max(self.done[act], done)
         if act == "publish" and done <= self.kept["encode"]:
             self._begin_rate(event["time"], done)
@@ -272,18 +274,20 @@ class _Run:
     def _state(self, quiet_s: float | None, published: int, acts: tuple[ActStatus, ...]) -> tuple[State, str]:
         so_far = f"{published} of {len(self.card.chunk_stops)} chunks published"
         if self.ended == "done":
-            return "done", f"The film is whole: {len(self.card.chunk_stops)} chunks."
+            return "done", f"The film is complete: {len(self.card.chunk_stops)} chunks."
         if self.ended == "interrupted":
-            return "interrupted", f"Interrupted with {so_far}; the same command goes on from there."
+            return "interrupted", f"Interrupted with {so_far}; run the same command again to resume."
         if self.ended == "failed":
-            return "failed", f"Failed with {so_far}; the same command goes on from there."
+            return "failed", f"Failed with {so_far}; run the same command again to resume."
         if quiet_s is None:
             return "rendering", "Starting; no event yet."
         slowest_s = max((act.median_s for act in acts if act.median_s is not None), default=None)
         allowed_s = _START_UP_S if slowest_s is None else max(_LEAST_QUIET_S, _QUIET_CHUNKS * slowest_s)
         if quiet_s > allowed_s:
-            pace = "none was finished yet" if slowest_s is None else f"the slowest act takes {slowest_s:.1f} s a chunk"
-            return "stalled", f"No event for {quiet_s:.0f} s, though {pace}: stuck or killed, with {so_far}."
+            pace = (
+                "no chunk is finished" if slowest_s is None else f"the slowest stage takes {slowest_s:.1f} s per chunk"
+            )
+            return "stalled", f"No event for {quiet_s:.0f} s ({pace}): hung or killed, with {so_far}."
         return "rendering", f"Rendering: {so_far}."
 
     def _realtime(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What is inspected: a film, and what is known of how it was made."""
+"""The film under inspection, and its chunks, latents, scenes and prompts as far as they are known."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +12,7 @@ from longtake.pipeline.spec import parse_duration
 
 @dataclass(frozen=True)
 class FilmScene:
-    """A stretch of film under one prompt; the frames of a file without a take are one scene without a prompt."""
+    """A range of frames under one prompt; a file without a take is one scene without a prompt."""
 
     prompt: str | None
     cut: bool
@@ -24,13 +24,13 @@ class Subject:
     """A film to inspect.
 
     Args:
-        url: of the film itself.
-        count: its packets.
-        fps: frames per second; of a film without a take, the rate that most frames keep.
-        chunk_borders: frames that open a chunk, the first aside; empty where nobody knows.
-        latent_borders: frames that open a video latent, likewise; chunk borders are among them.
-        scenes: at least one; together they are the whole film.
-        wished_frames, wished_samples: what the take planned; None without a take.
+        url: of the film file.
+        count: packet counts of its streams.
+        fps: frames per second; without a take, the rate of most frames.
+        chunk_borders: first frames of chunks, except the first chunk; empty if unknown.
+        latent_borders: first frames of video latents, likewise; chunk borders are among them.
+        scenes: at least one; together they cover the whole film.
+        planned_frames, planned_samples: what the take planned; None without a take.
     """
 
     title: str
@@ -40,34 +40,34 @@ class Subject:
     chunk_borders: tuple[int, ...]
     latent_borders: tuple[int, ...]
     scenes: tuple[FilmScene, ...]
-    wished_frames: int | None = None
-    wished_samples: int | None = None
+    planned_frames: int | None = None
+    planned_samples: int | None = None
 
     @property
     def num_frames(self) -> int:
-        """Frames that the film holds."""
+        """Number of frames in the film."""
         return self.count.video.num_packets
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Frames that follow a cut."""
+        """First frames after cuts."""
         return tuple(scene.frames.start for scene in self.scenes if scene.cut and scene.frames.start)
 
     @property
     def changes(self) -> tuple[int, ...]:
-        """Frames that open a scene, where the picture may change on purpose; the film's start aside."""
+        """First frames of scenes, except the film's start; the picture may change there on purpose."""
         return tuple(scene.frames.start for scene in self.scenes if scene.frames.start)
 
 
 def open_subject(place: str, chunk: str | None = None) -> Subject:
-    """What lies at `place`: an output root that holds a take, or any film.
+    """Open `place`: an output root that holds a take, or any film.
 
     Args:
-        chunk: how long a chunk lasts, such as `1s` or `16f`, for a film without a take.
+        chunk: the length of a chunk, such as `1s` or `16f`, for a film without a take.
 
     Raises:
-        SpecError: the take is not whole yet, or `chunk` cannot be read.
-        MediaError: there is no film that can be read.
+        SpecError: the take is not complete yet, or `chunk` is invalid.
+        MediaError: the film cannot be read.
     """
     if "." not in place.rpartition("/")[2] or Store(place).exists(NAME):
         return _of_take(Store(place))
@@ -80,7 +80,7 @@ def _of_take(store: Store) -> Subject:
     except FileNotFoundError:
         raise SpecError(f"{store.url} holds no take; name an output root of longtake render, or a film") from None
     if not store.exists(card.film):
-        raise SpecError(f"{store.url} has no {card.film} yet; the film is there once the render is done")
+        raise SpecError(f"{store.url} has no {card.film} yet; it is written once the render is complete")
     url = store.url_of(card.film)
     return Subject(
         title=card.title,
@@ -90,8 +90,8 @@ def _of_take(store: Store) -> Subject:
         chunk_borders=card.chunk_stops[:-1],
         latent_borders=card.latent_stops[:-1],
         scenes=_scenes(card),
-        wished_frames=card.frames,
-        wished_samples=card.samples,
+        planned_frames=card.frames,
+        planned_samples=card.samples,
     )
 
 
@@ -126,5 +126,5 @@ def _grid(chunk: str, fps: Fraction, num_frames: int) -> tuple[int, ...]:
         raise SpecError(f"--chunk {chunk}: {error}") from error
     length = seconds * fps + frames
     if length < 1:
-        raise SpecError(f"--chunk {chunk} is less than a frame at {fps} fps; make it at least 1f")
+        raise SpecError(f"--chunk {chunk} is less than a frame at {fps} fps; use at least 1f")
     return tuple(round(number * length) for number in range(1, -(-num_frames // length)))

@@ -1,7 +1,7 @@
-"""Whether what is seen and what is heard happen together.
+"""Synchrony of picture and sound.
 
-Motion events (a bounce, a hit) are matched one to one with sound onsets. A score means nothing alone: events that come
-often are hit by chance, so every figure stands beside the same figure with the sound shifted against the picture.
+Motion events (bounces) are matched one to one with sound onsets. A score means nothing alone: frequent events match by
+chance, so every figure is accompanied by the same figure with the sound shifted against the picture.
 
 Offsets are signed: above 0 the sound comes late.
 """
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 TOLERANCE_S = 0.0625
-"""One frame at 16 fps: within it, nobody can tell the order."""
+"""One frame at 16 fps; within it the order cannot be perceived."""
 STRICT_TOLERANCE_S = 0.04
-"""What EBU R37 allows sound to be early; it allows 60 ms late."""
+"""The largest lead of the sound that EBU R37 allows; it allows a delay of 60 ms."""
 
 _CHANCE_SHIFTS = 12
 _LEAST_SHIFT_S = 0.5
 _GOLDEN = (sqrt(5) - 1) / 2
 _SLOPE_POINTS = 600
 _MAD_TO_SIGMA = 1.4826
-_MS_PER_MIN = 60_000.0  # of an offset in seconds that grows by so much a second
+_MS_PER_MIN = 60_000.0  # converts a slope in seconds per second
 
 Times = NDArray[np.float64]
 
@@ -38,14 +38,14 @@ class Sync:
         num_events: motion events.
         num_onsets: sound onsets.
         pairs: matched (event, onset) times in seconds, in order.
-        f1: 2 pairs / (events + onsets); 1 where there is neither, since silence fits stillness.
+        f1: 2 pairs / (events + onsets); 1 without events and onsets, since silence matches a still picture.
         offset_s: median of onset - event; None without pairs.
         median_abs_s: median of |onset - event|; None without pairs.
         mad_s: median absolute deviation from `offset_s`; None without pairs.
-        slope_ms_per_min: how the offset grows over the film (Theil, 1950; Sen, 1968); None below 3 pairs.
-        slope_error_ms_per_min: its standard error, were offsets scattered by chance around `offset_s`.
-        chance_f1: the mean F1 with the sound shifted round the film by more than half a second; None where the
-            film was not given a length, or lasts too short a time to shift.
+        slope_ms_per_min: growth of the offset over the film (Theil, 1950; Sen, 1968); None below 3 pairs.
+        slope_error_ms_per_min: standard error of the slope if offsets scatter randomly around `offset_s`.
+        chance_f1: the mean F1 with the sound shifted cyclically by more than half a second; None without the film's
+            duration, and for films too short to shift.
     """
 
     tolerance_s: float
@@ -64,12 +64,12 @@ class Sync:
 def match(
     events_s: ArrayLike, onsets_s: ArrayLike, tolerance_s: float = TOLERANCE_S, duration_s: float | None = None
 ) -> Sync:
-    """Match events with onsets: as many pairs as possible, and among those matchings the one with the least offsets.
+    """Match events with onsets: the largest number of pairs, and among such matchings the smallest sum of offsets.
 
     Args:
         events_s: times of motion events, seconds, in any order.
         onsets_s: times of sound onsets, seconds, in any order.
-        duration_s: the film's length, for the chance control.
+        duration_s: the film's duration, for the chance control.
     """
     events, onsets = _sorted(events_s), _sorted(onsets_s)
     pairs = _pairs(events, onsets, tolerance_s)
@@ -92,9 +92,9 @@ def match(
 
 
 def merged(times_s: ArrayLike, within_s: float) -> Times:
-    """Times of which none follows the one before by less than `within_s`: the first of each cluster.
+    """The first time of each cluster of times closer than `within_s`.
 
-    A hit in a corner is two hits of two walls, which nobody hears or sees apart.
+    A hit in a corner hits two walls at once, which looks and sounds like one hit.
     """
     times = _sorted(times_s)
     kept: list[float] = []
@@ -105,7 +105,7 @@ def merged(times_s: ArrayLike, within_s: float) -> Times:
 
 
 def slope_ms_per_min(times_s: Times, offsets_s: Times) -> float | None:
-    """The median slope over all pairs of points (Theil-Sen); long films are first thinned to medians of neighbours."""
+    """The median slope over all pairs of points (Theil-Sen); long films are first reduced to medians of neighbours."""
     if len(times_s) < 3:
         return None
     groups = np.array_split(np.arange(len(times_s)), min(len(times_s), _SLOPE_POINTS))
@@ -127,9 +127,9 @@ def _slope_error(times_s: Times, offsets_s: Times) -> float | None:
 
 
 def lag_s(events_s: ArrayLike, onsets_s: ArrayLike, reach_s: float = 0.5, width_s: float = 0.02) -> float | None:
-    """The one offset, up to `reach_s`, at which most onsets fall on events: sound that is late by more than a match.
+    """The offset, up to `reach_s`, at which most onsets coincide with events; detects delays too large to match.
 
-    It is the mean of the densest `2 * width_s` of all offsets between an event and an onset; None without any.
+    It is the mean of the densest `2 * width_s` among all offsets between an event and an onset; None without any.
     """
     events, onsets = _sorted(events_s), _sorted(onsets_s)
     first = np.searchsorted(onsets, events - reach_s)
@@ -152,11 +152,11 @@ def _f1(num_pairs: int, num_events: int, num_onsets: int) -> float:
 
 
 def _chance_f1(events: Times, onsets: Times, tolerance_s: float, duration_s: float) -> float | None:
-    room_s = duration_s - 2 * _LEAST_SHIFT_S
-    if room_s <= 0:
+    range_s = duration_s - 2 * _LEAST_SHIFT_S
+    if range_s <= 0:
         return None
-    # Multiples of the golden ratio, so that no shift is a multiple of the film's own rhythm for all of them.
-    shifts = [_LEAST_SHIFT_S + room_s * ((number * _GOLDEN) % 1) for number in range(1, _CHANCE_SHIFTS + 1)]
+    # Multiples of the golden ratio, so that the shifts cannot all be multiples of the film's own rhythm.
+    shifts = [_LEAST_SHIFT_S + range_s * ((number * _GOLDEN) % 1) for number in range(1, _CHANCE_SHIFTS + 1)]
     scores = []
     for shift in shifts:
         shifted = np.sort((onsets + shift) % duration_s)
@@ -165,11 +165,11 @@ def _chance_f1(events: Times, onsets: Times, tolerance_s: float, duration_s: flo
 
 
 def _pairs(events: Times, onsets: Times, tolerance_s: float) -> list[tuple[float, float]]:
-    """Every cluster of times that is parted from the others by more than the tolerance is matched on its own."""
+    """Clusters of times that are further apart than the tolerance are matched independently."""
     times = np.concatenate((events, onsets))
     order = np.argsort(times, kind="stable")
     sorted_times, is_event = times[order], order < len(events)
-    # Rounding must not part a pair that is exactly the tolerance apart.
+    # Rounding must not separate a pair that is exactly the tolerance apart.
     borders = np.flatnonzero(np.diff(sorted_times) > tolerance_s * (1 + 1e-9)) + 1
     pairs: list[tuple[float, float]] = []
     for start, stop in pairwise([0, *borders.tolist(), len(times)]):
@@ -180,9 +180,9 @@ def _pairs(events: Times, onsets: Times, tolerance_s: float) -> list[tuple[float
 
 
 def _best_pairs(events: Sequence[float], onsets: Sequence[float], tolerance_s: float) -> list[tuple[float, float]]:
-    """Dynamic programming over prefixes; on a line some best matching never crosses itself.
+    """Dynamic programming over prefixes: for points on a line, one of the best matchings has no crossing pairs.
 
-    A pair is worth more than all offsets together, so numbers come first and offsets second.
+    A pair is worth more than all offsets together, so the number of pairs comes first and the offsets second.
     """
     worth = 1 + tolerance_s * (len(events) + len(onsets))
     best = np.zeros((len(events) + 1, len(onsets) + 1))

@@ -1,6 +1,6 @@
-"""What a figure means: good, worth a look, or bad, and where the line is drawn.
+"""Grades of figures: good, worth a look, or bad, and the limits between them.
 
-A figure that cannot be judged, for want of data or of a standard, is told without a verdict.
+A figure without data or without a standard is reported but not judged; its grade is "told".
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ Grade = Literal["good", "look", "bad", "told"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One figure with its judgement.
+    """One figure with its grade.
 
     Args:
-        key: what it is called in JSON.
-        title: what it is called on paper.
-        value: None where there is nothing to measure.
-        shown: the value as a person reads it.
-        limit: what good means, such as "at most 1.15".
-        says: one sentence.
+        key: name in JSON.
+        title: name in the report.
+        value: None if it could not be measured.
+        shown: the value, formatted.
+        limit: the limit of a good value, such as "at most 1.15".
+        says: one sentence that explains the figure.
     """
 
     key: str
@@ -34,7 +34,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Scale:
-    """How a figure is judged: good up to `good`, worth a look up to `bad`, bad beyond; by size where `signed`."""
+    """Limits of a figure: good up to `good`, worth a look up to `bad`, else bad.
+
+    Args:
+        signed: judge the absolute value.
+        least: larger is better.
+    """
 
     key: str
     title: str
@@ -46,7 +51,7 @@ class Scale:
     least: bool = False
 
     def judge(self, value: float | None) -> Verdict:
-        """The verdict on a value; without one, the figure is told to be missing."""
+        """The verdict on a value; None is reported without a grade."""
         return Verdict(self.key, self.title, value, self._shown(value), self._grade(value), self._limit(), self.says)
 
     def _grade(self, value: float | None) -> Grade:
@@ -64,12 +69,12 @@ class Scale:
         return f"{how} {self.pattern.replace('+', '').format(self.good)}"
 
 
-def told(key: str, title: str, value: float | None, pattern: str, says: str) -> Verdict:
-    """A figure without a judgement."""
+def unjudged(key: str, title: str, value: float | None, pattern: str, says: str) -> Verdict:
+    """A figure that is reported without a grade."""
     return Verdict(key, title, value, _NOTHING if value is None else pattern.format(value), "told", "", says)
 
 
 def worst(verdicts: tuple[Verdict, ...]) -> Grade:
-    """The worst grade among them."""
+    """The worst grade of all verdicts; "told" if none is judged."""
     grades = {verdict.grade for verdict in verdicts}
     return next((grade for grade in ("bad", "look", "good") if grade in grades), "told")

@@ -1,4 +1,4 @@
-"""A stream of sound cut into overlapping windows, so that hours of it are measured in little memory.
+"""A sound stream split into overlapping windows, so that hours are measured in constant memory.
 
 Shapes: c channels, n samples.
 """
@@ -16,12 +16,12 @@ CORE_S, MARGIN_S = 10, 1
 
 @dataclass(frozen=True)
 class SoundWindow:
-    """A stretch of sound: a measure looks at all of it, and answers for `core` alone. Cores tile the film.
+    """A core with margins: a measure reads the whole window and reports on `core` only. The cores tile the film.
 
     Args:
-        samples: float32 [c n]; shorter before the core at the film's start, and after it at its end.
-        start: number of its first sample in the film.
-        core: samples of the film to answer for.
+        samples: float32 [c n]; the margins are shorter at the film's start and end.
+        start: index of the first sample in the film.
+        core: the film's samples to report on.
         rate: samples per second.
     """
 
@@ -32,7 +32,7 @@ class SoundWindow:
 
     @property
     def is_last(self) -> bool:
-        """Whether the film ends here."""
+        """Whether this is the film's last window."""
         return bool(self.core.stop == self.start + self.samples.shape[1])
 
     def mono(self) -> NDArray[np.float64]:
@@ -44,7 +44,7 @@ class SoundWindow:
 def sound_windows(
     blocks: Iterable[Samples], rate: int, core_s: int = CORE_S, margin_s: int = MARGIN_S
 ) -> Iterator[SoundWindow]:
-    """Cut blocks [c n] of any lengths into windows; the last core is shorter, and never followed by an empty one."""
+    """Split blocks [c n] of any length into windows; the last core may be shorter, but is never empty."""
     core, margin = core_s * rate, margin_s * rate
     held, start, done = np.zeros((0, 0), dtype=np.float32), 0, 0
     for block in blocks:

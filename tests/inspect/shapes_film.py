@@ -1,4 +1,4 @@
-"""Films of sounding shapes whose truth is known, for tests of what measures films."""
+"""Films of sounding shapes with known hits, for tests of the inspector."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +23,7 @@ class TrueFilm:
     frames: np.ndarray  # uint8 [f h w 3]
     sound: np.ndarray  # float32 [n]
     moves: Moves
-    hits_s: np.ndarray  # of all walls, heard or not
+    hits_s: np.ndarray  # of all walls, with or without a sound
 
     @property
     def seconds(self):
@@ -47,7 +47,7 @@ def switched_film(prompt, then, at_s, seconds, seed=0):
 
 
 def inner(times_s, seconds, edge_s=2 / FPS):
-    """Times that are not so near an end that nothing is seen of one side."""
+    """Times far enough from both ends for a turn to be visible."""
     return times_s[(times_s > edge_s) & (times_s < seconds - edge_s)]
 
 
@@ -55,7 +55,7 @@ CLOCK = MediaClock(Fraction(FPS), SAMPLE_RATE, video_stride=4, audio_stride=800)
 
 
 def write_take(folder, film, prompts, seconds, cuts=None, chunk_latents=4):
-    """A take of a true film, through the road's own encoder and publisher; returns its folder."""
+    """Write a take of a true film with the pipeline's encoder and publisher; returns its folder."""
     scenes = plan_scenes(CLOCK, [Fraction(s) for s in seconds], cuts or [True] * len(prompts))
     chunks = plan_chunks(CLOCK, scenes, chunk_latents)
     storyboard = Storyboard(
@@ -65,15 +65,15 @@ def write_take(folder, film, prompts, seconds, cuts=None, chunk_latents=4):
     frames, sound = torch.from_numpy(film.frames), torch.from_numpy(film.sound)[None]
     with PublishStage(store, PublishOptions(CLOCK.fps, Fraction(1), hls=False)) as publish:
         for chunk in chunks:
-            shown = FrameChunk(chunk, frames[chunk.frames.start : chunk.frames.stop].contiguous())
-            heard = sound[:, chunk.samples.start : chunk.samples.stop].contiguous()
-            publish(encode(shown, SoundChunk(chunk.samples.start, SAMPLE_RATE, heard)))
+            picture = FrameChunk(chunk, frames[chunk.frames.start : chunk.frames.stop].contiguous())
+            samples = sound[:, chunk.samples.start : chunk.samples.stop].contiguous()
+            publish(encode(picture, SoundChunk(chunk.samples.start, SAMPLE_RATE, samples)))
     put_take(store, take_card(storyboard, CLOCK, scenes, chunks))
     return str(folder)
 
 
 def write_mp4(path, frames, sound=None, ticks=None, fps=FPS):
-    """A film of others: one encoder, one muxer; `ticks` are the frames' times in frames."""
+    """Write a film as other tools do, with one encoder and one muxer; `ticks` are frame times in frames."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=fps, options={"qp": "12", "bf": "0"})
         video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -85,8 +85,8 @@ def write_mp4(path, frames, sound=None, ticks=None, fps=FPS):
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if audio is not None:
-            heard = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
-            heard.sample_rate, heard.pts = SAMPLE_RATE, 0
-            container.mux(audio.encode(heard))
+            block = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
+            block.sample_rate, block.pts = SAMPLE_RATE, 0
+            container.mux(audio.encode(block))
             container.mux(audio.encode(None))
     return str(path)

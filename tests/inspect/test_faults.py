@@ -1,4 +1,4 @@
-"""Each detector against each fault: the right one fires, the others stay quiet."""
+"""Every fault triggers its own detector and no other."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ SLOW = "a blue square bounces slow on a light background"
 
 
 class Jumpy(Moves):
-    """At every chunk's border the shape jumps ahead by half a frame's way."""
+    """At every chunk border the shape jumps ahead by half of its motion per frame."""
 
     def places(self, times_s):
         places = super().places(times_s)

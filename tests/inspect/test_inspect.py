@@ -42,7 +42,7 @@ def measured(frames, block=7):
     meter = PictureMeter(keep=[0, len(frames) - 1])
     for start in range(0, len(frames), block):
         part = frames[start : start + block]
-        meter.take(FrameBlock(tuple((start + i) / FPS for i in range(len(part))), part))
+        meter.add(FrameBlock(tuple((start + i) / FPS for i in range(len(part))), part))
     return meter.pictures()
 
 
@@ -50,7 +50,7 @@ def loudness(sound, rate, block=12_345):
     meter = LoudnessMeter()
     blocks = (sound[:, start : start + block].astype(np.float32) for start in range(0, sound.shape[1], block))
     for window in sound_windows(blocks, rate):
-        meter.take(window)
+        meter.add(window)
     return meter.loudness()
 
 
@@ -59,7 +59,7 @@ def sine(hz, rate, seconds, decibels, channels=1):
     return np.tile(10 ** (decibels / 20) * np.sin(2 * np.pi * hz * times), (channels, 1))
 
 
-def test_a_take_tells_its_borders_scenes_and_prompts(take):
+def test_a_take_provides_borders_scenes_and_prompts(take):
     subject = open_subject(take)
     assert subject.chunk_borders == tuple(range(16, 192, 16))
     assert subject.latent_borders == tuple(range(4, 192, 4))
@@ -70,24 +70,24 @@ def test_a_take_tells_its_borders_scenes_and_prompts(take):
     assert subject.cuts == ()
 
 
-def test_a_film_of_two_scenes_is_read_as_it_was_asked_for(inspection):
+def test_a_film_of_two_scenes_matches_its_prompts(inspection):
     assert inspection.grade == "good"
     assert inspection.accuracy.whole == 1
     assert [scene.motion for scene in inspection.scenes] == ["bounces fast", "bounces slow"]
     assert inspection.sync.events == "bounces"
     assert inspection.sync.f1 > 0.9
-    assert inspection.lacks == ()
+    assert inspection.missing == ()
 
 
 def test_json_holds_every_figure_and_its_grade(inspection):
-    told = json.loads(json.dumps(inspection.as_dict()))
-    assert told["figures"].keys() == told["grades"].keys()
-    assert told["container"]["frames"] == 192
-    assert told["seams"]["count"] == 10  # where the second scene opens is none
-    assert len(told["scenes"]) == 2
+    report = json.loads(json.dumps(inspection.as_dict()))
+    assert report["figures"].keys() == report["grades"].keys()
+    assert report["container"]["frames"] == 192
+    assert report["seams"]["count"] == 10  # the start of the second scene is not a seam
+    assert len(report["scenes"]) == 2
 
 
-def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(inspection):
+def test_the_page_is_self_contained_and_escapes_titles(inspection):
     page = to_html(replace(inspection, subject=replace(inspection.subject, title="<script>alert(1)</script>")))
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page.replace("xlink:href", "href"))
@@ -97,19 +97,19 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(inspection):
         assert word in page
 
 
-def test_a_bare_film_says_what_it_lacks_and_takes_a_grid(tmp_path):
+def test_a_bare_film_reports_what_is_missing_and_accepts_a_chunk_length(tmp_path):
     film = true_film(FAST, seconds=5)
     url = write_mp4(tmp_path / "film.mp4", film.frames, film.sound)
     bare, gridded = inspect_film(open_subject(url)), inspect_film(open_subject(url, "0.5s"))
     assert bare.seams is bare.clicks is None
-    assert any("--chunk" in lack for lack in bare.lacks)
+    assert any("--chunk" in line for line in bare.missing)
     assert gridded.seams.count == 9
     assert gridded.sync.events == "bounces"
     with pytest.raises(SpecError, match="--chunk 1ms is less than a frame"):
         open_subject(url, "1ms")
 
 
-def test_a_silent_film_and_a_film_of_another_world_are_measured_as_far_as_they_go(tmp_path):
+def test_a_silent_film_and_a_film_without_shapes_are_measured_as_far_as_possible(tmp_path):
     film = true_film(FAST, seconds=5)
     silent = inspect_film(open_subject(write_mp4(tmp_path / "silent.mp4", film.frames)))
     assert (silent.sync, silent.sound) == (None, None)
@@ -122,7 +122,7 @@ def test_a_silent_film_and_a_film_of_another_world_are_measured_as_far_as_they_g
 
 
 @pytest.mark.parametrize("place", ["nothing.mp4", "nowhere"])
-def test_what_is_not_there_is_refused_with_the_cure(tmp_path, place):
+def test_a_missing_film_is_refused_with_the_fix(tmp_path, place):
     with pytest.raises((MediaError, SpecError), match="name"):
         open_subject(str(tmp_path / place))
 
@@ -131,14 +131,14 @@ def test_the_command_prints_one_line_of_json_and_writes_the_page(take, tmp_path,
     with pytest.raises(SystemExit) as exit_:
         main(["inspect", take, "--against", take, "--json", "--html", str(tmp_path / "deep" / "report.html")])
     assert exit_.value.code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["against"]["equal_frames"] == 192
-    assert told["against"]["psnr_db"] is None
-    assert told["against"]["sound_equal"] is True
+    report = json.loads(capsys.readouterr().out)
+    assert report["against"]["equal_frames"] == 192
+    assert report["against"]["psnr_db"] is None
+    assert report["against"]["sound_equal"] is True
     assert "</html>" in (tmp_path / "deep" / "report.html").read_text()
 
 
-def test_the_command_prints_a_table_for_people(take, capsys):
+def test_the_command_prints_a_table(take, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", take])
     out = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_ssim_is_1_for_equals_and_falls_with_noise():
     assert ssim(frames, (frames + 40 * torch.randn(frames.shape)).clamp(0, 255)).max() < 0.5
 
 
-def test_blocks_of_frames_measure_what_the_whole_measures():
+def test_frames_measured_in_blocks_give_the_figures_of_the_whole():
     frames = true_film(FAST, seconds=3).frames
     streamed, whole = measured(frames, 5), measured(frames, 48)
     for name in ("times_s", "change", "jolt", "contrast", "saturation", "sharpness"):
@@ -176,8 +176,8 @@ def test_blocks_of_frames_measure_what_the_whole_measures():
     assert list(streamed.stills) == [0, 47]
 
 
-def test_a_codecs_pulse_is_no_seam():
-    """Every latent's border changes by half as much again; those of chunks do not stand out among them."""
+def test_the_period_of_a_codecs_latents_is_not_a_seam():
+    """Every latent border changes 1.5 times as much; chunk borders do not stand out among them."""
     rng = np.random.default_rng(0)
     pictures = measured(true_film(FAST, seconds=8).frames)
     latents = range(4, 128, 4)
@@ -188,7 +188,7 @@ def test_a_codecs_pulse_is_no_seam():
     assert seams.latent_ratio == pytest.approx(1, abs=0.03)
 
 
-def test_where_a_scene_opens_there_is_no_seam():
+def test_the_start_of_a_scene_is_not_a_seam():
     pictures = measured(true_film(FAST, seconds=8).frames)
     change = pictures.change.copy()
     change[64] = 100
@@ -198,7 +198,7 @@ def test_where_a_scene_opens_there_is_no_seam():
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
-def test_loudness_is_that_of_the_standards_own_test_signals(rate):
+def test_loudness_of_the_standards_test_signals(rate):
     """EBU Tech 3341, cases 1, 2 and 3: 1 kHz in stereo; the soft beginning and end are gated."""
     assert loudness(sine(1000, rate, 20, -23, 2), rate).integrated_lufs == pytest.approx(-23, abs=0.1)
     assert loudness(sine(1000, rate, 20, -33, 2), rate).integrated_lufs == pytest.approx(-33, abs=0.1)
@@ -206,7 +206,7 @@ def test_loudness_is_that_of_the_standards_own_test_signals(rate):
     assert loudness(gated, rate).integrated_lufs == pytest.approx(-23, abs=0.1)
 
 
-def test_loudness_in_windows_is_torchaudios_of_the_whole():
+def test_loudness_in_windows_equals_torchaudios_for_the_whole():
     from torchaudio.functional import loudness as reference
 
     sound = true_film(FAST, seconds=34).sound[None]
@@ -214,29 +214,29 @@ def test_loudness_in_windows_is_torchaudios_of_the_whole():
     assert loudness(sound, SAMPLE_RATE).integrated_lufs == pytest.approx(wanted, abs=0.02)
 
 
-def test_a_peak_between_samples_is_seen_and_clipping_is_counted():
+def test_a_peak_between_samples_is_measured_and_clipping_is_counted():
     quarter = np.sin(np.pi / 2 * np.arange(48_000) + np.pi / 4)[None]  # samples reach 0.707, the wave 1
-    told = loudness(quarter, 48_000)
-    assert told.true_peak_db == pytest.approx(0, abs=0.3)
-    assert told.clipped == 0
+    measure = loudness(quarter, 48_000)
+    assert measure.true_peak_db == pytest.approx(0, abs=0.3)
+    assert measure.clipped == 0
     assert loudness(np.clip(2 * sine(100, 48_000, 1, 0), -1, 1), 48_000).clipped > 1000
     silent = loudness(np.zeros((1, 48_000)), 48_000)
     assert (silent.integrated_lufs, silent.true_peak_db) == (None, None)
 
 
-def test_a_click_at_a_border_is_told_from_hits_that_fall_there_by_chance():
+def test_a_click_at_a_border_is_distinguished_from_hits_on_borders():
     film = true_film(FAST, seconds=30)
     for click in (0, 0.02):
         sound = film.sound.copy()
         sound[7 * SAMPLE_RATE] += click
         meter = ClickMeter([*np.arange(1.0, 30), *film.hits_s[1:-1]])
         for window in sound_windows([sound[None]], SAMPLE_RATE):
-            meter.take(window)
+            meter.add(window)
         assert (meter.clicks().clicks > 0) == (click > 0)
     assert meter.clicks().worst_s == pytest.approx(7, abs=0.005)
 
 
-def test_motion_that_sets_in_is_an_event_to_a_frame():
+def test_motion_onsets_are_events_accurate_to_a_frame():
     still = np.full((96, 32, 32, 3), 40, dtype=np.uint8)
     for frame in (20, 50, 77):
         for later in range(3):
@@ -244,7 +244,7 @@ def test_motion_that_sets_in_is_an_event_to_a_frame():
     assert motion_events(measured(still)) == pytest.approx([20 / FPS, 50 / FPS, 77 / FPS], abs=0.01)
 
 
-def test_in_a_short_scene_loudness_is_not_compared(inspection):
+def test_loudness_of_short_scenes_is_not_compared(inspection):
     assert {drift.loudness_db for drift in inspection.drift.scenes} == {None}
     assert all(abs(drift.contrast) < 0.02 for drift in inspection.drift.scenes)
 

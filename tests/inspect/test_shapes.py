@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from longtake.pipeline.inspect import motion
-from longtake.pipeline.inspect.shapes import Sightings, describe, look, read
+from longtake.pipeline.inspect.shapes import Sightings, describe, detect_shapes, read
 from longtake.pipeline.inspect.sync import match
 from longtake.pipeline.training.world import CAPTIONS, FPS, Leg, Moves, box
 from tests.inspect.shapes_film import film_of, inner, switched_film, true_film
@@ -23,9 +23,9 @@ def test_every_caption_is_read_back_from_pixels(noise):
         film = true_film(str(caption), seconds=4, seed=seed)
         frames = np.clip(film.frames + rng.normal(0, noise, film.frames.shape), 0, 255).astype(np.uint8)
         track = read(frames, FPS)
-        told = (track.colour, track.shape, track.background, track.motion)
+        shown = (track.colour, track.shape, track.background, track.motion)
         wanted = (caption.colour, caption.shape, caption.background, seen_motion(caption))
-        wrong += [(told, wanted)] if told != wanted else []
+        wrong += [(shown, wanted)] if shown != wanted else []
         right_frames.append(np.mean(track.sightings.shapes == ("circle", "square", "triangle").index(caption.shape)))
         assert track.seen == 1
         assert track.teleports == ()
@@ -34,7 +34,7 @@ def test_every_caption_is_read_back_from_pixels(noise):
 
 
 @pytest.mark.parametrize(("noise", "within_s"), [(0, 0.002), (8, 0.006)])
-def test_bounces_are_timed_to_a_small_part_of_a_frame(noise, within_s):
+def test_bounces_are_timed_to_a_small_fraction_of_a_frame(noise, within_s):
     rng = np.random.default_rng(0)
     bouncing = [caption for caption in CAPTIONS if caption.bounces]
     scores, offsets = [], []
@@ -57,7 +57,7 @@ def test_a_corner_is_two_hits_at_one_time():
     assert read(film.frames, FPS).bounces_s == pytest.approx([0.77, 0.77], abs=0.003)
 
 
-def test_what_glides_or_rests_hits_no_wall():
+def test_gliding_and_resting_shapes_hit_no_wall():
     for motion_ in ("glides", "rests"):
         for seed in range(6):
             film = true_film(f"a cyan triangle {motion_} on a light background", seconds=12, seed=seed)
@@ -65,7 +65,7 @@ def test_what_glides_or_rests_hits_no_wall():
             assert (track.motion, len(track.bounces_s)) == (motion_, 0)
 
 
-def test_a_jump_is_a_teleport_and_no_bounce():
+def test_a_jump_is_a_teleport_and_not_a_bounce():
     film = true_film("a blue square rests on a light background", seconds=4)
     frames = film.frames.copy()
     frames[30:] = np.roll(frames[30:], 12, axis=2)
@@ -83,7 +83,7 @@ def test_bounces_on_both_sides_of_a_change_of_prompt_are_found():
 
 def test_scenes_are_described_from_the_sightings_of_the_whole_film():
     film = switched_film(FAST, "a blue square rests on a light background", 5.0, 9)
-    sightings = look(film.frames)
+    sightings = detect_shapes(film.frames)
     track = motion.follow(sightings.middles, FPS)
     first, second = (describe(sightings, track, frames, FPS) for frames in (range(80), range(80, 144)))
     assert (first.colour, first.shape, first.motion, first.background) == ("red", "circle", "bounces fast", "dark")
@@ -92,9 +92,12 @@ def test_scenes_are_described_from_the_sightings_of_the_whole_film():
     assert len(second.bounces_s) == 0
 
 
-def test_a_film_in_blocks_is_seen_as_the_whole():
+def test_detection_in_blocks_equals_detection_of_the_whole():
     film = true_film(FAST, seconds=5)
-    whole, streamed = look(film.frames), Sightings.join([look(block) for block in np.array_split(film.frames, 7)])
+    whole, streamed = (
+        detect_shapes(film.frames),
+        Sightings.join([detect_shapes(block) for block in np.array_split(film.frames, 7)]),
+    )
     assert np.allclose(streamed.middles, whole.middles)
     assert np.array_equal(streamed.shapes, whole.shapes)
 
@@ -106,27 +109,27 @@ def test_noise_and_an_empty_picture_show_no_shape():
         assert (track.seen, track.colour, track.shape, track.motion, len(track.bounces_s)) == (0, None, None, None, 0)
 
 
-def test_two_shapes_at_once_are_not_taken_for_one():
+def test_two_shapes_at_once_are_not_detected_as_one():
     film = true_film("a blue square rests on a light background", seconds=1)
     other = true_film("a blue square rests on a light background", seconds=1, seed=3)
     assert read(np.minimum(film.frames, other.frames), FPS).seen == 0
 
 
 @pytest.mark.parametrize("speed", [18.0, 26.0, 50.0])
-def test_a_straight_path_that_trembles_does_not_glide(speed):
+def test_a_straight_path_with_jitter_does_not_glide(speed):
     rng = np.random.default_rng(0)
     caption = next(caption for caption in CAPTIONS if str(caption) == FAST)
     leg = Leg(caption, 0.0, np.array([32.0, 24.0]), speed * np.array([0.8, 0.6]))
     middles = leg.places((np.arange(64) + 0.5) / FPS) + rng.normal(0, 0.7, (64, 2))
-    film = look(film_of(Moves((leg,)), 4).frames)
+    film = detect_shapes(film_of(Moves((leg,)), 4).frames)
     trembling = Sightings(middles, film.areas, film.colours, film.shapes, film.backgrounds)
-    told = describe(trembling, motion.follow(middles, FPS), range(64), FPS)
-    assert told.motion == ("bounces fast" if speed > 40 else "bounces slow")
+    shown = describe(trembling, motion.follow(middles, FPS), range(64), FPS)
+    assert shown.motion == ("bounces fast" if speed > 40 else "bounces slow")
 
 
 @pytest.mark.parametrize("caption", ["bounces fast", "bounces slow", "glides"])
-def test_corners_that_were_rounded_off_are_still_hits_and_curves_are_not(caption):
-    """As codecs and generators do it; this read 11 % of the fast hits while it asked for sharp corners."""
+def test_rounded_corners_are_still_hits_and_curves_are_not(caption):
+    """Codecs and generators round corners off; requiring sharp corners detected only 11 % of the fast hits."""
     rng = np.random.default_rng(0)
     found, hits, pairs = 0, 0, 0
     for seed in range(12):
@@ -134,9 +137,9 @@ def test_corners_that_were_rounded_off_are_still_hits_and_curves_are_not(caption
         sharp = film.moves.places((np.arange(128) + 0.5) / FPS)
         padded = np.pad(sharp, ((2, 2), (0, 0)), mode="edge")
         rounded = np.stack([np.convolve(padded[:, axis], np.full(5, 0.2), mode="valid") for axis in (0, 1)], axis=1)
-        told = inner(motion.follow(rounded + rng.normal(0, 0.25, rounded.shape), FPS).hits_s, 8, edge_s=3 / FPS)
+        shown = inner(motion.follow(rounded + rng.normal(0, 0.25, rounded.shape), FPS).hits_s, 8, edge_s=3 / FPS)
         true = inner(film.hits_s, 8, edge_s=3 / FPS)
-        found, hits, pairs = found + len(told), hits + len(true), pairs + len(match(true, told, 0.0625).pairs)
+        found, hits, pairs = found + len(shown), hits + len(true), pairs + len(match(true, shown, 0.0625).pairs)
     assert pairs >= 0.9 * hits
     assert pairs >= 0.95 * found
     assert (found > 0) == (caption != "glides")

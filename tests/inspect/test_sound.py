@@ -10,7 +10,7 @@ from tests.inspect.shapes_film import true_film
 SOUNDING = [str(caption) for caption in CAPTIONS if caption.sounds]
 
 
-def test_the_worlds_tones_are_found_to_10_ms_though_they_overlap_on_one_pitch():
+def test_overlapping_tones_of_equal_pitch_are_found_to_10_ms():
     scores, chances, offsets = [], [], []
     for seed, prompt in enumerate(SOUNDING[::5]):
         film = true_film(prompt, seed=seed)
@@ -31,7 +31,7 @@ def test_clicks_are_found_at_any_rate(rate):
     assert onsets(sound, rate) == pytest.approx([0.5, 1.25, 3.1], abs=0.005)
 
 
-def test_stereo_is_heard_as_the_mean_of_its_channels():
+def test_stereo_is_measured_as_the_mean_of_its_channels():
     film = true_film(SOUNDING[0], seconds=4)
     assert onsets(np.stack([film.sound, film.sound]), SAMPLE_RATE) == pytest.approx(onsets(film.sound, SAMPLE_RATE))
 
@@ -41,15 +41,15 @@ def test_silence_holds_no_onset(num_samples):
     assert len(onsets(np.zeros(num_samples), SAMPLE_RATE)) == 0
 
 
-def test_a_tone_that_only_dies_away_and_steady_noise_hold_no_onset():
+def test_a_decaying_tone_holds_no_onset():
     times = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     assert len(onsets(np.sin(2 * np.pi * 440 * times) * np.exp(-times), SAMPLE_RATE)) == 0
 
 
-def test_hiss_behind_sounds_is_not_taken_for_sounds():
+def test_background_hiss_adds_no_onsets():
     film = true_film("a red circle bounces slow on a dark background", seconds=12)
     noise = np.random.default_rng(0).normal(0, 1, len(film.sound))
-    hiss = 0.02 * np.convolve(noise, np.hanning(40) / 20, mode="same")  # a codec's: of low tones, which flutter
+    hiss = 0.02 * np.convolve(noise, np.hanning(40) / 20, mode="same")  # low and fluttering, like a codec's
     assert onsets(film.sound + hiss, SAMPLE_RATE) == pytest.approx(onsets(film.sound, SAMPLE_RATE), abs=0.01)
 
 
@@ -62,7 +62,7 @@ def test_a_film_in_windows_has_the_onsets_of_the_whole(block):
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 160_000, 160_001, 176_000, 320_000, 333_333])
-def test_windows_tile_a_film_and_see_a_second_around_their_core(num_samples):
+def test_windows_tile_a_film_with_margins_of_a_second(num_samples):
     sound = np.arange(num_samples, dtype=np.float32)[None]
     windows = list(sound_windows(np.array_split(sound, 9, axis=1), SAMPLE_RATE))
     assert [sample for window in windows for sample in window.core] == list(range(num_samples))

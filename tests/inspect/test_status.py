@@ -38,7 +38,7 @@ ACTS = ("embed", "denoise", "decode", "encode", "publish")
 
 
 class Take:
-    """A take whose events are written by hand, second by second."""
+    """A take whose events are written by the test, with a simulated clock."""
 
     def __init__(self, store):
         self.store, self.now_s, self.lines = store, 0.0, ""
@@ -71,16 +71,16 @@ def take(request, tmp_path):
 
 
 @pytest.fixture
-def no_haste(monkeypatch):
-    """Every look at the clock is a hundred times later than the last, so that no read of a remote log has to wait."""
-    monkeypatch.setattr("longtake.pipeline.inspect.event_tail.monotonic", (100.0**look for look in count()).__next__)
+def no_rate_limit(monkeypatch):
+    """Every reading of the clock is a hundred times the last, so that remote logs are fetched without waiting."""
+    monkeypatch.setattr("longtake.pipeline.inspect.event_tail.monotonic", (100.0**call for call in count()).__next__)
 
 
 def done(status):
     return {act.act: act.done for act in status.acts}
 
 
-def test_a_folder_without_a_take_is_refused_with_the_cure(tmp_path):
+def test_a_folder_without_a_take_is_refused_with_the_fix(tmp_path):
     with pytest.raises(SpecError, match=f"{tmp_path} holds no take; render one with longtake render"):
         read_status(Store(str(tmp_path)))
 
@@ -106,7 +106,7 @@ def test_a_take_without_events_is_starting(take):
     assert [(scene.prompt, scene.published) for scene in status.scenes] == [("rain", 0), ("sun", 0)]
 
 
-def test_a_render_tells_its_acts_scenes_speed_and_time_left(take):
+def test_a_render_reports_stages_scenes_speed_and_remaining_time(take):
     take.start()
     for chunk in range(3):
         take.chunk(chunk, seconds=0.25 * (chunk + 1))
@@ -122,11 +122,11 @@ def test_a_render_tells_its_acts_scenes_speed_and_time_left(take):
     assert status.scenes[1].start_s == pytest.approx(2.002)
     wall_s = 5 * (0.25 + 0.5 + 0.75)
     assert status.realtime == pytest.approx(3.003 / wall_s)
-    assert status.eta_s == pytest.approx(2.002 / status.realtime - 1.0)  # a second went by since the last publish
+    assert status.eta_s == pytest.approx(2.002 / status.realtime - 1.0)  # one second has passed since the last publish
     assert take.status(after_s=0.5).eta_s == pytest.approx(status.eta_s - 0.5)
 
 
-def test_a_whole_film_is_done_and_plays_as_a_file(take):
+def test_a_complete_film_is_done_and_plays_as_a_file(take):
     take.start()
     for chunk in range(CHUNKS):
         take.chunk(chunk)
@@ -146,16 +146,16 @@ def test_a_whole_film_is_done_and_plays_as_a_file(take):
         ("KeyboardInterrupt", "", "interrupted", None),
     ],
 )
-def test_a_render_that_ended_early_says_why_and_what_to_do(take, error, message, state, shown):
+def test_a_render_that_ended_early_states_the_reason_and_the_fix(take, error, message, state, shown):
     take.start()
     take.chunk(0)
     take.event("road.failed", error=error, message=message)
     status = take.status(after_s=1e6)
     assert (status.state, status.error) == (state, shown)
-    assert "1 of 5 chunks published; the same command goes on" in status.summary
+    assert "1 of 5 chunks published; run the same command again" in status.summary
 
 
-def test_silence_that_is_long_for_its_chunks_is_a_stall(take):
+def test_no_event_for_many_chunk_times_is_a_stall(take):
     take.start()
     assert take.status(after_s=200).state == "rendering", "the first chunk may have to wait for its weights"
     assert take.status(after_s=400).state == "stalled"
@@ -164,10 +164,10 @@ def test_silence_that_is_long_for_its_chunks_is_a_stall(take):
     status = take.status(after_s=120)
     assert status.state == "stalled"
     assert status.eta_s is None
-    assert "No event for 120 s, though the slowest act takes 20.0 s a chunk" in status.summary
+    assert "No event for 120 s (the slowest stage takes 20.0 s per chunk)" in status.summary
 
 
-def test_a_resumed_render_counts_what_is_kept_and_measures_only_what_is_new(take):
+def test_a_resumed_render_counts_kept_chunks_and_times_only_new_ones(take):
     take.start()
     for chunk in range(2):
         take.chunk(chunk, seconds=1)
@@ -185,7 +185,7 @@ def test_a_resumed_render_counts_what_is_kept_and_measures_only_what_is_new(take
     assert take.status().realtime == pytest.approx(1.001 / 1.5)
 
 
-def test_an_edit_shows_less_than_before(take):
+def test_an_edit_lowers_the_published_count(take):
     take.start()
     for chunk in range(4):
         take.chunk(chunk)
@@ -193,18 +193,18 @@ def test_an_edit_shows_less_than_before(take):
     assert take.status().published == 2
 
 
-def test_a_second_writer_that_is_turned_away_does_not_end_the_first(take):
+def test_a_refused_second_writer_does_not_end_the_first(take):
     take.start()
     take.chunk(0)
     take.event("road.start", road="in-process")
-    take.event("road.failed", error="JournalError", message="owned by somebody else")
+    take.event("road.failed", error="JournalError", message="owned by another process")
     take.chunk(1)
     status = take.status()
     assert (status.state, status.error, status.published) == ("rendering", None, 2)
 
 
-@pytest.mark.usefixtures("no_haste")
-def test_a_torn_line_is_left_for_later(take):
+@pytest.mark.usefixtures("no_rate_limit")
+def test_an_incomplete_line_is_read_by_a_later_poll(take):
     take.start()
     whole = take.lines
     take.chunk(0, acts=("embed",))
@@ -218,15 +218,15 @@ def test_a_torn_line_is_left_for_later(take):
     assert [event["event"] for event in tail.poll()[1]] == ["embed.chunk"]
 
 
-def test_a_line_that_its_writer_never_finished_is_passed_over(take):
+def test_a_line_that_its_writer_never_finished_is_skipped(take):
     take.start()
     take.write('{"time": "2026\n[]\n')
     take.chunk(0)
     assert take.status().published == 1
 
 
-@pytest.mark.usefixtures("no_haste")
-def test_a_log_that_was_begun_anew_is_read_anew(take):
+@pytest.mark.usefixtures("no_rate_limit")
+def test_a_replaced_log_is_read_from_its_start(take):
     take.start()
     take.chunk(0)
     reader = TakeReader(take.store)

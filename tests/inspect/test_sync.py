@@ -12,13 +12,13 @@ GRID = st.lists(st.integers(0, 40), max_size=4, unique=True)
 
 
 def rhythm(seconds=120.0, seed=0):
-    """Events 0.2 to 1 s apart, in no rhythm."""
+    """Events at random distances of 0.2 to 1 s."""
     times = np.cumsum(np.random.default_rng(seed).uniform(0.2, 1.0, size=int(2 * seconds)))
     return times[times < seconds]
 
 
 def best_by_trial(events, onsets, tolerance):
-    """The most pairs, and the least sum of offsets among matchings with so many, by trying them all."""
+    """The largest number of pairs and the smallest sum of offsets for it, by exhaustive search."""
     few, many = sorted((events, onsets), key=len)
     best = (0, 0.0)
     for count in range(1, len(few) + 1):
@@ -37,14 +37,14 @@ def test_no_matching_has_more_pairs_or_smaller_offsets(events, onsets, tolerance
     assert (len(sync.pairs), total) == pytest.approx(best_by_trial(events, onsets, tolerance))
 
 
-def test_sound_at_the_moment_of_the_event_scores_1_and_chance_scores_little():
+def test_synchronous_sound_scores_1_and_chance_scores_low():
     events = rhythm()
     sync = match(events, events, duration_s=120)
     assert (sync.f1, sync.offset_s, sync.mad_s, sync.slope_ms_per_min) == (1, 0, 0, 0)
     assert 0.1 < sync.chance_f1 < 0.3
 
 
-def test_chance_is_measured_against_the_films_own_rhythm():
+def test_chance_f1_is_not_inflated_by_a_regular_rhythm():
     beats = np.arange(0, 120, 0.5)
     assert 0.05 < match(beats, beats, duration_s=120).chance_f1 < 0.6
 
@@ -57,7 +57,7 @@ def test_late_sound_shows_as_an_offset_above_0_and_early_sound_below():
     assert match(events, events + 0.05, tolerance_s=0.04).f1 < 0.1
 
 
-def test_sound_that_drifts_shows_as_a_slope_though_a_quarter_of_the_onsets_is_noise():
+def test_drifting_sound_gives_a_slope_although_a_quarter_of_the_onsets_is_noise():
     rng = np.random.default_rng(3)
     events = rhythm(240)
     onsets = events - 0.03 + events * 0.015 / 60
@@ -66,13 +66,13 @@ def test_sound_that_drifts_shows_as_a_slope_though_a_quarter_of_the_onsets_is_no
     assert match(events, onsets).slope_ms_per_min == pytest.approx(15, abs=2)
 
 
-def test_sound_that_is_later_than_any_match_is_found_as_a_lag():
+def test_a_delay_beyond_the_tolerance_is_found_as_a_lag():
     events = rhythm()
     assert lag_s(events, events + 0.21) == pytest.approx(0.21, abs=0.005)
     assert lag_s(events, []) is None
 
 
-def test_nothing_seen_and_nothing_heard_agree():
+def test_no_events_and_no_onsets_agree():
     assert match([], []).f1 == 1
     assert match([1.0], []).f1 == match([], [1.0]).f1 == 0
     assert match([1.0], []).offset_s is None
@@ -82,7 +82,7 @@ def test_two_hits_in_a_corner_count_as_one():
     assert merged([1.0, 1.02, 1.2, 1.04], within_s=0.03).tolist() == [1.0, 1.04, 1.2]
 
 
-def test_ten_thousand_events_are_matched_in_little_time_and_no_recursion():
+def test_ten_thousand_events_are_matched_without_recursion():
     events = rhythm(6000)
     assert len(events) > sys.getrecursionlimit()
     assert match(events, events + 0.01).f1 == 1
