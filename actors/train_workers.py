@@ -22,7 +22,7 @@ from longtake.pipeline.journal.writer import lend_hand
 from longtake.pipeline.training.average import RunningAverage
 from longtake.pipeline.training.run_folder import RunFolder, state_name
 from longtake.pipeline.training.spec import TrainSpec
-from longtake.pipeline.training.task import Batch, LessonBuilder, Student, TrainTask
+from longtake.pipeline.training.task import Batch, TaskBuilder, TrainedModel, TrainTask
 from longtake.pipeline.weights.load import save_model
 
 START_S = 180.0
@@ -37,7 +37,7 @@ class TrainConfig:
     """What a worker must know to take part in a run."""
 
     spec: TrainSpec
-    build: LessonBuilder
+    build: TaskBuilder
     folder: str
 
 
@@ -213,7 +213,7 @@ class Trainer:
             with torch.no_grad():
                 self._lesson.sample(self._model(self._average), folder)
 
-    def _model(self, average: RunningAverage) -> Student:
+    def _model(self, average: RunningAverage) -> TrainedModel:
         # A lesson may load the averaged weights into its own objective, which must not be the one that is trained.
         if self._finisher is None:
             self._finisher = self._order.build(self._spec)

@@ -21,7 +21,7 @@ from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
 from longtake.pipeline.training.spec import TrainSpec, load_train_spec
-from longtake.pipeline.training.task import LessonBuilder
+from longtake.pipeline.training.task import TaskBuilder
 
 CALL_S = 2.0  # work of one remote call: short enough to be stopped between, long enough to cost nothing
 
@@ -36,7 +36,7 @@ class TrainOptions:
     address: str | None = None
 
 
-def train(spec: TrainSpec, folder: RunFolder, build: LessonBuilder, stopping: Event, console: Console) -> Progress:
+def train(spec: TrainSpec, folder: RunFolder, build: TaskBuilder, stopping: Event, console: Console) -> Progress:
     """Train until `spec.steps`, or until `stopping` is set: how far that is. What was done is kept, either way."""
     order = TrainConfig(spec, build, folder.store.url)
     try:

@@ -26,7 +26,7 @@ from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.testing.diffusers_folder import save
 from longtake.pipeline.testing.wan import (
-    BESIDE,
+    CONDITION_CHANNELS,
     IMAGE_WIDTH,
     LATENT_CHANNELS,
     TEXT_WIDTH,
@@ -62,8 +62,8 @@ class PassCase:
 PASSES = {
     "Wan 2.1": PassCase("2.1"),
     "Wan 2.2 5B": PassCase("2.2"),
-    "Wan 2.1 I2V": PassCase("2.1", BESIDE, True),
-    "Wan 2.2 I2V A14B": PassCase("2.1", BESIDE),
+    "Wan 2.1 I2V": PassCase("2.1", CONDITION_CHANNELS, True),
+    "Wan 2.2 I2V A14B": PassCase("2.1", CONDITION_CHANNELS),
 }
 
 
@@ -116,7 +116,7 @@ def pass_difference(case: PassCase, sigma: Tensor | None = None) -> float:
         sigma: a noise level for every latent [1 f], as TI2V-5B understands it; one for all, where not given.
     """
     text, level = randn(1, TEXT, TEXT_WIDTH, seed=3), torch.tensor([[0.6]]) if sigma is None else sigma
-    streams, transformer = streams_of(case, level), tiny_transformer(case.form, beside=case.beside, image=case.image)
+    streams, transformer = streams_of(case, level), tiny_transformer(case.form, extra=case.beside, image=case.image)
     tokens = SIZE[0] * SIZE[1] // 4
     timestep = 1000 * (level[0] if sigma is None else level.repeat_interleave(tokens, dim=1))
     expected = their_pass(transformer, streams, timestep, text)

@@ -1,4 +1,4 @@
-"""What the tiny random models of every family have in common: random weights, a tokenizer, a folder, a short film."""
+"""Shared parts of the tiny random models of all families: random weights, a tokenizer, a folder, a short film."""
 
 import json
 from fractions import Fraction
@@ -16,19 +16,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def all_random(network: Network) -> Network:
-    """`network`, ready to run, with every parameter drawn anew: diffusers' own start leaves biases at 0, norms at 1."""
+    """`network` in eval mode with all parameters random; diffusers itself initialises biases to 0 and norms to 1."""
     for parameter in network.parameters():
         nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     return network.eval()
 
 
 def tokenizer_of(words: tuple[str, ...], prompt: str, **special: str) -> Any:
-    """Words to numbers.
+    """A word-level tokenizer.
 
     Args:
-        words: all that it knows: what pads, what begins or ends a prompt, what stands for unknown words, and others.
-        prompt: how a prompt `$A` is begun or ended, such as "$A </s>".
-        special: what transformers calls the word that begins or ends.
+        words: the vocabulary: the padding token, the start or end token, the unknown token, then words.
+        prompt: template of a prompt `$A` with its start or end token, such as "$A </s>".
+        special: the start or end token under its name in transformers.
     """
     pad, edge, unknown = words[:3]
     numbers = {word: number for number, word in enumerate(words)}
@@ -40,7 +40,7 @@ def tokenizer_of(words: tuple[str, ...], prompt: str, **special: str) -> Any:
 
 
 def save(pipeline: Any, folder: Path, **mark: object) -> Path:
-    """A folder in diffusers' format; marked as causal where chunk_latents, window and sink are given."""
+    """Save a folder in diffusers' format; `mark` (chunk_latents, window, sink) marks it as causal."""
     pipeline.save_pretrained(folder)
     if mark:
         (folder / MARK).write_text(json.dumps({"rollout": "causal", **mark}))
@@ -48,7 +48,7 @@ def save(pipeline: Any, folder: Path, **mark: object) -> Path:
 
 
 def only_chunk(clock: MediaClock, num_latents: int) -> ChunkSpan:
-    """A film that is one chunk of a section."""
+    """A film of a single chunk."""
     scenes = plan_scenes(clock, [Fraction(clock.frames(num_latents)) / clock.fps], [True])
     (chunk,) = plan_chunks(clock, scenes, num_latents)
     return chunk

@@ -1,4 +1,4 @@
-"""Tiny random LTX-2 networks of both forms, for tests and benches: the same architecture, no weights."""
+"""Tiny LTX-2 networks of both versions with random weights, for tests and benches."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -24,16 +24,16 @@ FORMS: tuple[Form, ...] = ("2.0", "2.3")
 
 LATENT_CHANNELS = 4
 AUDIO_CHANNELS, AUDIO_MEL = 2, 2
-"""Of an audio latent: channels, and mel bands of each."""
+"""Channels of an audio latent, and mel bands of each channel."""
 CAPTION_WIDTH, TEXT_LAYERS = 8, 2
-"""Of the text encoder."""
+"""Width and number of layers of the text encoder."""
 WORDS = ("<pad>", "<bos>", "<unk>", "a", "red", "blue", "circle", "rests")
 
 
 def tiny_transformer(
     form: Form = "2.0", rope_type: str = "split", *, heads: int = 2, head_dim: int = 8, theta: float = 10_000.0
 ) -> LTX2VideoTransformer3DModel:
-    """A small denoiser: of LTX-2 2.0, or with what 2.3 adds."""
+    """A small denoiser of LTX-2 2.0 or 2.3."""
     added: dict[str, Any] = {}
     if form == "2.3":
         added = dict.fromkeys(("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"), True)
@@ -60,7 +60,7 @@ def tiny_transformer(
 
 
 def tiny_connectors(form: Form = "2.0", *, heads: int = 2, head_dim: int = 8) -> LTX2TextConnectors:
-    """What makes the prompts of both streams of a small Gemma's hidden states."""
+    """Small connectors that turn Gemma's hidden states into the prompts of both streams."""
     video, audio = head_dim, head_dim // 2
     if form == "2.0":  # one projection, and the transformer has its own
         video = audio = CAPTION_WIDTH // heads
@@ -84,8 +84,11 @@ def tiny_connectors(form: Form = "2.0", *, heads: int = 2, head_dim: int = 8) ->
 
 
 def tiny_video_vae(causal: bool = False) -> AutoencoderKLLTX2Video:
-    """A small video autoencoder with the strides of the real one in time: 8k + 1 frames. Its decoder looks ahead, as
-    the published one does, unless it is to be causal."""
+    """A small video autoencoder with the published temporal strides: 8k + 1 frames.
+
+    Args:
+        causal: use a causal decoder; the published decoder looks ahead.
+    """
     with seeded(3):
         vae = AutoencoderKLLTX2Video(
             latent_channels=LATENT_CHANNELS,
@@ -135,7 +138,7 @@ def tiny_vocoder() -> LTX2Vocoder:
 
 
 def tiny_wide_vocoder() -> LTX2VocoderWithBWE:
-    """A small vocoder whose sound is made finer by another one: from 8 kHz to 16."""
+    """A small vocoder with bandwidth extension from 8 to 16 kHz."""
     small: dict[str, Any] = {"resnet_kernel_sizes": [3], "resnet_dilations": [[1, 3]]}
     with seeded(6):
         vocoder = LTX2VocoderWithBWE(
@@ -162,7 +165,7 @@ def tiny_wide_vocoder() -> LTX2VocoderWithBWE:
 
 
 def tiny_tokenizer() -> Any:
-    """A few words to numbers, with a beginning."""
+    """A tokenizer of a few words, with a start token."""
     return fake.tokenizer_of(WORDS, "<bos> $A", bos_token="<bos>")
 
 
@@ -182,7 +185,7 @@ def tiny_text_encoder() -> Any:
 
 
 def save(folder: Path, form: Form = "2.3", **mark: object) -> Path:
-    """A tiny LTX-2 in diffusers' format; marked as causal where chunk_latents, window and sink are given."""
+    """Save a tiny LTX-2 in diffusers' format; `mark` (chunk_latents, window, sink) marks it as causal."""
     pipeline = tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer())
     return fake.save(pipeline, folder, **mark)
 
@@ -204,6 +207,6 @@ def tiny_pipeline(form: Form = "2.3", *, theta: float = 10_000.0, **more: Any) -
 
 
 def one_chunk(num_latents: int, fps: int = 24) -> tuple[ChunkSpan, MediaClock]:
-    """A film that is one chunk of a section, and its clock: 8k + 1 frames, 25 audio latents a second."""
+    """A film of a single chunk, and its clock: 8k + 1 frames, 25 audio latents per second."""
     clock = MediaClock(Fraction(fps), 24_000, 8, 960, first_latent_frames=1, audio_centre=Fraction(-1, 4))
     return fake.only_chunk(clock, num_latents), clock

@@ -1,4 +1,4 @@
-"""A picture that moves and a tone that sounds, known at every frame and sample without a model.
+"""A moving picture and a tone with known values at every frame and sample, without a model.
 
 Shapes: f frames, h height, w width, c channels, n samples.
 """
@@ -16,7 +16,7 @@ _BASE_HZ = 440.0
 
 
 def fake_spans(clock: MediaClock, lengths: Sequence[int]) -> tuple[ChunkSpan, ...]:
-    """A film of one scene, in chunks of these numbers of frames, with one frame to the latent."""
+    """A film of one scene in chunks of the given numbers of frames, with one frame per latent."""
     borders = [sum(lengths[:count]) for count in range(len(lengths) + 1)]
     return tuple(_span(clock, borders, index) for index in range(len(lengths)))
 
@@ -40,7 +40,7 @@ def _span(clock: MediaClock, borders: Sequence[int], index: int) -> ChunkSpan:
 
 
 def fake_frames(span: ChunkSpan, height: int, width: int) -> FrameChunk:
-    """Colour ramps that scroll one pixel a frame, under a white bar that takes 32 frames to cross; uint8 [f h w 3]."""
+    """Colour ramps that scroll one pixel per frame, and a white bar that crosses in 32 frames; uint8 [f h w 3]."""
     frame = rearrange(torch.arange(span.frames.start, span.frames.stop), "f -> f 1 1")
     row = rearrange(torch.arange(height), "h -> 1 h 1")
     column = rearrange(torch.arange(width), "w -> 1 1 w")
@@ -52,7 +52,7 @@ def fake_frames(span: ChunkSpan, height: int, width: int) -> FrameChunk:
 
 
 def _bounce(ramp: torch.Tensor) -> torch.Tensor:
-    """Fold an endless ramp into 0..240..0, so that it has no jumps."""
+    """Fold a ramp into 0..240..0, so that it has no jumps."""
     return 240 - (ramp % 480 - 240).abs()
 
 

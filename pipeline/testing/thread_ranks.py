@@ -1,4 +1,4 @@
-"""Ranks as threads of one process: the same exchanges without a network, for tests and for trying out degrees."""
+"""Ranks as threads of one process: the same exchanges without a network, for tests and to try out degrees."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,32 +8,34 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel
 from longtake.pipeline.parallel.degrees import Degrees, Place
+from longtake.pipeline.parallel.group import Group
 
 T = TypeVar("T")
 
 Mail = Mapping[tuple[int, int], "SimpleQueue[Tensor]"]
-"""What is on its way, by sender and receiver."""
+"""Tensors in transit, by (sender, receiver)."""
 
 
-class ThreadPeers:
+class ThreadPeers(Group):
     """A `Group` of threads.
 
     Args:
-        rank: of this thread.
-        ranks: of the group, in order.
-        mail: of all ranks.
-        timeout_s: how long to wait for a tensor before `queue.Empty` is raised.
+        rank: rank of this thread.
+        ranks: ranks of the group, in order.
+        mail: queues shared by all ranks.
+        timeout_s: time to wait for a tensor before `queue.Empty` is raised.
     """
 
     def __init__(self, rank: int, ranks: Sequence[int], mail: Mail, timeout_s: float = 600) -> None:
         self.index, self.size, self.sent_bytes = ranks.index(rank), len(ranks), 0
         self._rank, self._ranks, self._mail, self._timeout_s = rank, ranks, mail, timeout_s
 
+    @override
     def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
-        """See `Group.start`."""
         for peer, tensor in outgoing.items():
             if tensor.numel():
                 self._mail[self._rank, self._ranks[peer]].put(tensor.clone())
@@ -48,7 +50,7 @@ class ThreadPeers:
 
 
 def run_threads(act: Callable[[ContextParallel], T], degrees: Degrees, sharded: Collection[str] = SHARDED) -> list[T]:
-    """What `act` returns on each rank of a gang of threads, in inference mode."""
+    """Run `act` on each rank of a gang of threads in inference mode; returns the results in rank order."""
     mail: Mail = {(a, b): SimpleQueue() for a, b in product(range(degrees.ranks), repeat=2)}
 
     def run(rank: int) -> T:

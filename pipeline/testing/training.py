@@ -1,4 +1,4 @@
-"""A lesson that is learned in a second: one linear layer of the tiny model. It shows that the runner works."""
+"""A training task that takes a second, to test the runner: one linear layer of the tiny model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +12,23 @@ from longtake.pipeline.training.task import Batch
 
 
 class LinearObjective(nn.Module):
-    """How far a linear layer is from the examples it is shown."""
+    """The squared error of a linear layer."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """See `TrainTask.objective`; batch holds `x [b in]` and `y [b out]`."""
+        """The loss, and the largest error, of a batch with `x [b in]` and `y [b out]`."""
         away = self.layer(batch["x"]).float() - batch["y"]
         return {"loss": away.square().mean(), "away": away.abs().amax()}
 
 
 class LinearTask:
-    """Teach the first linear layer of a tiny model a fixed random map; see `TrainTask`.
+    """Trains the first linear layer of a tiny model on a fixed random map; a `TrainTask`.
 
     Args:
-        poisoned_step: the step whose examples hold a NaN, to see what then happens; none by default.
+        poisoned_step: a step whose examples hold a NaN; none by default.
     """
 
     def __init__(self, seed: int = 0, poisoned_step: int = -1) -> None:
@@ -38,7 +38,7 @@ class LinearTask:
         self._layer, self.objective = layer, LinearObjective(layer)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """See `TrainTask.draw`."""
+        """Random inputs and their images under the map."""
         rows = [self._row(seed, step, rank * size + index) for index in range(size)]
         x = torch.stack(rows)
         if step == self._poisoned_step and rank == 0:
@@ -50,15 +50,15 @@ class LinearTask:
         return torch.randn(self._layer.in_features, generator=generator)
 
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
-        """See `TrainTask.finished`."""
+        """The tiny model with the trained layer."""
         self.objective.load_state_dict(weights)
         return self._model
 
     def sample(self, model: EmbeddedModel, folder: Path) -> None:
-        """See `TrainTask.sample`; a line of text will do."""
+        """Write the model's fingerprint to a text file."""
         (folder / "model.txt").write_text(model.fingerprint() + "\n")
 
 
 def build_linear_task(spec: TrainSpec) -> LinearTask:
-    """A `LessonBuilder`; `options.poisoned_step` names the step to spoil."""
+    """A `TaskBuilder`; `options.poisoned_step` sets the poisoned step."""
     return LinearTask(spec.seed, int(spec.options.get("poisoned_step", -1)))

@@ -1,4 +1,4 @@
-"""Tiny random Wans of every kind in diffusers' format, for tests and benches: the same architecture, no weights."""
+"""Tiny Wan models of every kind with random weights, in diffusers' format, for tests and benches."""
 
 from fractions import Fraction
 from typing import Any, Literal
@@ -25,15 +25,15 @@ from longtake.pipeline.models.seeding import seeded
 from longtake.pipeline.testing.diffusers_folder import all_random, only_chunk, tokenizer_of
 
 Form = Literal["2.1", "2.2"]
-"""Of the video autoencoder: 2.2 is that of TI2V-5B."""
+"""The version of the video autoencoder; 2.2 is that of TI2V-5B."""
 FORMS: tuple[Form, ...] = ("2.1", "2.2")
 Kind = Literal["2.1", "5b", "a14b", "i2v 2.1", "i2v 5b", "i2v a14b"]
-"""Of a pipeline: from text, or from an image."""
+"""The kind of pipeline: text to video, or image to video."""
 
 LATENT_CHANNELS = {"2.1": 4, "2.2": 6}
 TEXT_WIDTH, IMAGE_WIDTH = 16, 8
-BESIDE = 4 + LATENT_CHANNELS["2.1"]
-"""Channels beside the latents of weights that continue an image: its mask, and its latents."""
+CONDITION_CHANNELS = 4 + LATENT_CHANNELS["2.1"]
+"""Channels that image-to-video weights read in addition to the latents: the mask and latents of the image."""
 WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "&")
 
 
@@ -48,18 +48,18 @@ def tiny_vae(form: Form, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan
     std = [0.5 + 0.3 * channel for channel in range(channels)]
     with seeded(7):
         vae = AutoencoderKLWan(**sizes, temperal_downsample=[False, True, True], latents_mean=mean, latents_std=std)
-    nn.Module.to(vae.eval(), dtype)  # diffusers' own warns
+    nn.Module.to(vae.eval(), dtype)  # diffusers' own `to` warns
     return vae
 
 
 def tiny_transformer(
-    form: Form = "2.1", *, beside: int = 0, image: bool = False, seed: int = 0, heads: int = 2
+    form: Form = "2.1", *, extra: int = 0, image: bool = False, seed: int = 0, heads: int = 2
 ) -> WanTransformer3DModel:
     """A small denoiser for latents of `tiny_vae(form)`.
 
     Args:
-        beside: channels that it reads beside the latents.
-        image: whether it looks at an image, too.
+        extra: channels that it reads in addition to the latents.
+        image: whether it also attends to image tokens.
     """
     channels, width = LATENT_CHANNELS[form], 12 * heads
     with seeded(seed):
@@ -67,7 +67,7 @@ def tiny_transformer(
             patch_size=(1, 2, 2),
             num_attention_heads=heads,
             attention_head_dim=12,
-            in_channels=channels + beside,
+            in_channels=channels + extra,
             out_channels=channels,
             text_dim=TEXT_WIDTH,
             freq_dim=32,
@@ -82,7 +82,7 @@ def tiny_transformer(
 
 
 def tiny_tokenizer() -> Any:
-    """A few words to numbers, with an end."""
+    """A tokenizer of a few words, with an end token."""
     return tokenizer_of(WORDS, "$A </s>", eos_token="</s>")
 
 
@@ -95,7 +95,7 @@ def tiny_text_encoder() -> Any:
 
 
 def tiny_clip() -> tuple[Any, Any]:
-    """A small CLIP that makes five tokens of an image."""
+    """A small CLIP that encodes an image as five tokens."""
     sizes: dict[str, Any] = {"hidden_size": IMAGE_WIDTH, "intermediate_size": 12, "num_attention_heads": 2}
     with seeded(13):
         encoder: Any = CLIPVisionModel(CLIPVisionConfig(**sizes, num_hidden_layers=3, image_size=28, patch_size=14))
@@ -103,16 +103,16 @@ def tiny_clip() -> tuple[Any, Any]:
 
 
 def tiny_pipeline(kind: Kind, shift: float = 3.0) -> Any:
-    """diffusers' pipeline of a tiny Wan, sampled by Euler's steps with `shift`."""
+    """diffusers' pipeline of a tiny Wan with an Euler scheduler of the given `shift`."""
     form: Form = "2.2" if kind.endswith("5b") else "2.1"
-    two, beside = kind.endswith("a14b"), BESIDE if kind in ("i2v 2.1", "i2v a14b") else 0
+    two, extra = kind.endswith("a14b"), CONDITION_CHANNELS if kind in ("i2v 2.1", "i2v a14b") else 0
     parts = {
         "vae": tiny_vae(form),
         "text_encoder": tiny_text_encoder(),
         "tokenizer": tiny_tokenizer(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
-        "transformer": tiny_transformer(form, beside=beside, image=kind == "i2v 2.1", seed=1),
-        "transformer_2": tiny_transformer(form, beside=beside, seed=2) if two else None,
+        "transformer": tiny_transformer(form, extra=extra, image=kind == "i2v 2.1", seed=1),
+        "transformer_2": tiny_transformer(form, extra=extra, seed=2) if two else None,
         "boundary_ratio": 0.875 if two else None,
         "expand_timesteps": kind.endswith("5b"),
     }
@@ -124,6 +124,6 @@ def tiny_pipeline(kind: Kind, shift: float = 3.0) -> Any:
 
 
 def one_chunk(num_latents: int, fps: int = 16) -> tuple[ChunkSpan, MediaClock]:
-    """A film that is one chunk of a section whose first latent holds one frame, and its clock."""
+    """A film of a single chunk whose first latent holds one frame, and its clock."""
     clock = MediaClock(Fraction(fps), 16_000, 4, 800, first_latent_frames=1, audio_centre=Fraction(0))
     return only_chunk(clock, num_latents), clock

@@ -1,4 +1,4 @@
-"""The running average of weights: what is saved, since it renders better than the weights of any one step."""
+"""The running average of the weights; it is saved instead of the weights of the last step, since it renders better."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,8 @@ class RunningAverage:
     """Exponential moving average of a module's trained parameters, in float32.
 
     Args:
-        decay: how much of the average a step keeps. Early steps keep less, so that a short run forgets where it began.
+        decay: share of the average that a step keeps; early steps keep less, so that short runs forget the initial
+            weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -22,16 +23,16 @@ class RunningAverage:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Take in the module's weights after `step`, counted from 0."""
+        """Update the average with the module's weights after `step`, counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.weights.values()), self._trained, 1 - decay)
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from an average that was kept."""
+        """Continue from a saved average."""
         for name, weight in self.weights.items():
             weight.copy_(weights[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The module's state dict on the CPU, trained weights averaged and all others as they are."""
+        """The module's state dict on the CPU: averages of trained weights, all others unchanged."""
         state = {**self._module.state_dict(), **self.weights}
         return {name: tensor.detach().cpu() for name, tensor in state.items()}

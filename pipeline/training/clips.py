@@ -1,4 +1,4 @@
-"""Clips of real footage with captions, at random moments, in the size, rate and sound that a model works in.
+"""Random clips of captioned footage, converted to the model's size, frame rate and sample rate.
 
 A folder or any fsspec URL holds the clips and one of
 
@@ -30,26 +30,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import resample
+from typing_extensions import override
 
 from longtake.pipeline.errors import MediaError, SpecError
 from longtake.pipeline.media.ffmpeg import reported
-from longtake.pipeline.training.source import Clips, Key
+from longtake.pipeline.training.source import Clips, ClipSource, Key
 
-MARGIN_S = Fraction(1, 50)  # what the resampler wants to hear on both sides
-PREROLL_S = Fraction(1, 5)  # packets that a sound decoder needs before it is right
-ROUNDING_S = 1e-3  # decord tells times in float32
-MOVED = 0.1  # a pixel that changes by more, of 2, is one that moves
-MAX_TOLD = 8
-BATCH = 8  # pictures that are held in their own size, which may be large
+MARGIN_S = Fraction(1, 50)  # context that the resampler needs on both sides
+PREROLL_S = Fraction(1, 5)  # an audio decoder needs some packets before its output is correct
+ROUNDING_S = 1e-3  # decord reports times in float32
+MOVED = 0.1  # pixels that change by more, on a scale of 2, count as moving
+MAX_LISTED = 8
+BATCH = 8  # pictures held in their original size, which may be large
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What a model works in.
+    """The picture and sound format of a model.
 
     Args:
         fps: frames per second.
-        sample_rate: samples per second of its one channel of sound.
+        sample_rate: samples per second of mono sound.
     """
 
     fps: Fraction
@@ -60,7 +61,7 @@ class ClipFormat:
 
 @dataclass(frozen=True)
 class Footage:
-    """One file: its name, what is told of it, and from when to when its pictures last."""
+    """One file: its name, its caption, and the time span of its pictures."""
 
     file: str
     prompt: str
@@ -68,18 +69,18 @@ class Footage:
     stop_s: Fraction
 
 
-class ClipFolder:
-    """Clips from a folder; answers to `ClipSource`.
+class ClipFolder(ClipSource):
+    """Clips from a folder of captioned files.
 
-    A clip begins anywhere in its file, as its key and number say. Pictures are those that are shown at the middle of
-    each frame of ours, scaled to cover ours and cut to it around their centre; sound is mixed to one channel, and
-    silence where there is none. Near is what moves.
+    Key and number of a clip determine its file and start time. Each output frame is the picture shown at the middle of
+    the frame's time, scaled to cover the output size and centre-cropped. Sound is mixed to mono; files without sound
+    give silence. `Clips.near` marks moving pixels.
 
     Args:
-        url: a folder or any fsspec URL, with its captions. Remote files are read whole.
+        url: a folder or any fsspec URL with captions. Remote files are downloaded whole.
 
     Raises:
-        SpecError: there are no captions, or they are not as above.
+        SpecError: the captions are missing or malformed.
         MediaError: a file cannot be read.
     """
 
@@ -89,7 +90,7 @@ class ClipFolder:
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
-            raise SpecError(f"data is {url}; it cannot be reached: {error}") from error
+            raise SpecError(f"data is {url}; it cannot be opened: {error}") from error
         self._root = str(root).rstrip("/")
         self._footage = tuple(self._measured(file, prompt) for file, prompt in self._captions())
         self._long_enough: set[Fraction] = set()
@@ -100,7 +101,7 @@ class ClipFolder:
         return frozenset(footage.prompt for footage in self._footage)
 
     def draw(self, key: Key, numbers: Sequence[int], seconds: Fraction, switch: float = 0.0) -> Clips:
-        """See `ClipSource.draw`; a file has one prompt, so `switch` is of no effect.
+        """Clips of `seconds`; `switch` has no effect, since a file has one prompt.
 
         Raises:
             MediaError: a file is damaged, or some are shorter than `seconds`.
@@ -115,12 +116,12 @@ class ClipFolder:
             since_s=(0.0,) * len(moments),
         )
 
+    @override
     def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
-        """See `ClipSource.sound`."""
         moments = [self._moment(key, number, seconds) for number in numbers]
         return torch.stack([self._sound(footage, start_s, seconds) for footage, start_s in moments])
 
-    # ---------------------------------------------------------------- what there is
+    # ---------------------------------------------------------------- captions and lengths
 
     def _captions(self) -> list[tuple[str, str]]:
         for name, read in _READERS.items():
@@ -132,20 +133,20 @@ class ClipFolder:
                 raise SpecError(f"data is {self._url}; its {name} cannot be read: {error}") from error
             return _checked(f"{self._url.rstrip('/')}/{name}", read(text))
         raise SpecError(
-            f"data is {self._url}; it holds neither captions.jsonl nor captions.csv: write one, with a line"
+            f"data is {self._url}; it has neither captions.jsonl nor captions.csv: write one, with a line"
             ' {"file": "name.mp4", "prompt": "what it shows"} for every clip'
         )
 
     def _measured(self, file: str, prompt: str) -> Footage:
         with self._container(file) as container:
             if not container.streams.video:
-                raise MediaError(f"{self._name(file)} holds no pictures; take it out of the captions")
+                raise MediaError(f"{self._name(file)} has no video; remove it from the captions")
             stream = container.streams.video[0]
             tick_s = stream.time_base or Fraction(0)
             start_s = (stream.start_time or 0) * tick_s
             length_s = (stream.duration or 0) * tick_s or Fraction(container.duration or 0, av.time_base)
         if length_s <= 0:
-            raise MediaError(f"{self._name(file)} does not say how long it is; put it into an MP4 anew")
+            raise MediaError(f"{self._name(file)} states no duration; remux it, for example to MP4")
         return Footage(file, prompt, start_s, start_s + length_s)
 
     def _check_length(self, seconds: Fraction) -> None:
@@ -153,21 +154,21 @@ class ClipFolder:
             return
         short = [footage for footage in self._footage if footage.stop_s - footage.start_s < seconds]
         if short:
-            told = ", ".join(f"{clip.file} ({float(clip.stop_s - clip.start_s):g} s)" for clip in short[:MAX_TOLD])
+            listed = ", ".join(f"{clip.file} ({float(clip.stop_s - clip.start_s):g} s)" for clip in short[:MAX_LISTED])
             raise MediaError(
                 f"{len(short)} of {len(self._footage)} clips in {self._url} are shorter than the {float(seconds):g} s"
-                f" that are learned at once: {told}{', ...' if len(short) > MAX_TOLD else ''}; take them out of the"
-                " captions, or learn from shorter ones"
+                f" of a training clip: {listed}{', ...' if len(short) > MAX_LISTED else ''}; remove them from the"
+                " captions, or train on shorter clips"
             )
         self._long_enough.add(seconds)
 
     def _moment(self, key: Key, number: int, seconds: Fraction) -> tuple[Footage, Fraction]:
-        """Which file, and when in it; on a whole sample of ours."""
+        """The file of a clip and its start time, a whole number of output samples after the file's start."""
         self._check_length(seconds)
         rng = np.random.default_rng((*key, number))
         footage = self._footage[int(rng.integers(len(self._footage)))]
-        room = floor((footage.stop_s - footage.start_s - seconds) * self._format.sample_rate)
-        return footage, footage.start_s + Fraction(int(rng.integers(room + 1)), self._format.sample_rate)
+        latest = floor((footage.stop_s - footage.start_s - seconds) * self._format.sample_rate)
+        return footage, footage.start_s + Fraction(int(rng.integers(latest + 1)), self._format.sample_rate)
 
     # ---------------------------------------------------------------- pictures
 
@@ -184,22 +185,22 @@ class ClipFolder:
             raise MediaError(f"reading the pictures of {name}: {str(error).splitlines()[0]}") from error
         if spans[-1, 1] < middles[-1] - ROUNDING_S:
             raise MediaError(
-                f"{name} is damaged: its pictures end at {spans[-1, 1]:g} s, it says {float(footage.stop_s):g} s;"
-                " take it out of the captions"
+                f"{name} is damaged: its pictures end at {spans[-1, 1]:g} s, its header states"
+                f" {float(footage.stop_s):g} s; remove it from the captions"
             )
         return frames
 
     def _covering(self, file: str, reader: Any, indices: list[int]) -> Tensor:
-        """Pictures by their number in the file, in our size: [f 3 h w] in -1..1."""
+        """Pictures by their index in the file, in the output size: [f 3 h w] in -1..1."""
         height, width, channels = reader[indices[0]].shape
         if channels != 3:
-            # Of widths such as 32, 48, 96 or 144 decord takes the padding of rows for more channels, and then fails
-            # (dmlc/decord#336). Rows of whole 64 pixels are never padded; the width is put right in `_cover`.
+            # For widths such as 32, 48, 96 or 144 decord mistakes the padding of rows for extra channels, then fails
+            # (dmlc/decord#336). Rows of a multiple of 64 pixels are never padded; `_cover` restores the width.
             reader = self._reader(file, width=-(-width // 64) * 64, height=height)
         batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
         pictures = (torch.from_numpy(reader.get_batch(batch).asnumpy()) for batch in batches)
-        ours = self._format
-        return torch.cat([_cover(some, (height, width), ours.height, ours.width) for some in pictures])
+        target = self._format
+        return torch.cat([_cover(some, (height, width), target.height, target.width) for some in pictures])
 
     def _reader(self, file: str, **size: int) -> Any:
         if isinstance(self._fs, LocalFileSystem):
@@ -235,7 +236,7 @@ class ClipFolder:
         try:
             opened = self._fs.open(self._path(file), "rb")
         except OSError as error:
-            raise MediaError(f"{self._name(file)} cannot be read: {error}; is it there?") from error
+            raise MediaError(f"{self._name(file)} cannot be read: {error}; does it exist?") from error
         with opened:
             yield opened
 
@@ -250,7 +251,7 @@ class ClipFolder:
 
 
 def _read_jsonl(text: str) -> Iterator[tuple[int, Any]]:
-    """Numbered lines; an empty one is left out, and one that is not JSON is None."""
+    """Numbered lines without empty ones; a line that is not JSON gives None."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
@@ -276,16 +277,16 @@ def _checked(name: str, rows: Iterator[tuple[int, Any]]) -> list[tuple[str, str]
     for number, row in rows:
         file, prompt = (row.get("file"), row.get("prompt")) if isinstance(row, dict) else (None, None)
         if not isinstance(file, str) or not isinstance(prompt, str) or not file or not prompt.strip():
-            mistakes.append(f'{name}: line {number} needs "file" and "prompt", each a text')
+            mistakes.append(f'{name}: line {number} needs "file" and "prompt", both strings')
         elif ".." in file.split("/") or file.startswith("/"):
-            mistakes.append(f"{name}: line {number} names {file}; use a path below that folder")
+            mistakes.append(f"{name}: line {number} names {file}; use a path inside that folder")
         else:
             captions.append((file, prompt.strip()))
     if not captions and not mistakes:
-        mistakes.append(f"{name} names no clips")
+        mistakes.append(f"{name} lists no clips")
     if mistakes:
-        more = [f"... and {len(mistakes) - MAX_TOLD} more"] if len(mistakes) > MAX_TOLD else []
-        raise SpecError("\n".join(mistakes[:MAX_TOLD] + more))
+        more = [f"... and {len(mistakes) - MAX_LISTED} more"] if len(mistakes) > MAX_LISTED else []
+        raise SpecError("\n".join(mistakes[:MAX_LISTED] + more))
     return captions
 
 
@@ -293,7 +294,10 @@ def _checked(name: str, rows: Iterator[tuple[int, Any]]) -> list[tuple[str, str]
 
 
 def _cover(pictures: Tensor, shape: tuple[int, int], height: int, width: int) -> Tensor:
-    """uint8 [f h w 3], meant to be of `shape`, to [f 3 height width] in -1..1: scaled to cover that, and cut to it."""
+    """Pictures uint8 [f h w 3] whose true size is `shape`, scaled to cover height and width, and centre-cropped.
+
+    Returns [f 3 height width] in -1..1.
+    """
     frames = rearrange(pictures, "f h w c -> f c h w").float() / 127.5 - 1
     scale = max(Fraction(height, shape[0]), Fraction(width, shape[1]))
     size = [max(round(scale * side), least) for side, least in zip(shape, (height, width), strict=True)]
@@ -304,13 +308,13 @@ def _cover(pictures: Tensor, shape: tuple[int, int], height: int, width: int) ->
 
 
 def _moving(frames: Tensor) -> Tensor:
-    """1 at pixels that change from one frame to the next, or did from the one before: [b f 3 h w] to [b f h w]."""
+    """1 at pixels that differ from the frame before or after: [b f 3 h w] to [b f h w]."""
     change = functional.pad((frames.diff(dim=1).abs().amax(dim=2) > MOVED).float(), (0, 0, 0, 0, 1, 1))
     return torch.maximum(change[:, :-1], change[:, 1:])
 
 
 def _read_sound(container: InputContainer, first: int, num_samples: int) -> NDArray[np.float32]:
-    """Samples `first`, `first + 1` ... of a container's sound by their time [s], its m channels' mean; 0 where none."""
+    """`num_samples` samples of a container's sound from sample `first` on, mixed to mono [s]; 0 where it has none."""
     stream = container.streams.audio[0]
     tick_s = stream.time_base or Fraction(1, stream.rate)
     wanted = max(floor((Fraction(first, stream.rate) - PREROLL_S) / tick_s), stream.start_time or 0)

@@ -1,4 +1,4 @@
-"""The codec lesson: pictures to latents and back, and the basis in which sound is kept.
+"""Training of the codecs: the video autoencoder, and the basis of the sound codec.
 
 Shapes: b clips, f latent frames, c channels, h w pixels, n samples, l audio latents, k MDCT bins.
 """
@@ -24,10 +24,10 @@ CALIBRATION_CLIPS = 128
 SOUND_CLIPS = 384
 SOUND_SECONDS = 6
 SAMPLE_STEP, CALIBRATION_STEP, SOUND_STEP = range(10**9, 10**9 + 3)
-"""Steps that no training reaches, so that these clips are never trained on."""
+"""Steps beyond any training, so that these clips are held out."""
 
 WHITENING = 0.6
-"""Channels are divided by this power of their standard deviation: quiet ones are lifted, but stay quieter."""
+"""Channels are divided by this power of their standard deviation: quiet ones are amplified, but remain quieter."""
 
 
 class CodecTask:
@@ -42,12 +42,12 @@ class CodecTask:
         )
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """Short clips, without sound."""
+        """Short clips without sound."""
         clips = self._source.draw((seed, step), range(rank * size, (rank + 1) * size), self._seconds)
         return {"frames": clips.frames, "near": clips.near}
 
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
-        """The model with this video codec, its latents calibrated, and the sound basis."""
+        """The model with the trained video codec, calibrated latents and the fitted sound basis."""
         self.objective.load_state_dict(weights)
         calibrate(self._model.video_codec, self._frames())
         fit_basis(self._model.sound_codec, self._sound())
@@ -69,7 +69,7 @@ class CodecTask:
 
 
 class Reconstruction(nn.Module):
-    """How far decoded frames are from those that were encoded, more so near what moves."""
+    """The reconstruction error of the video codec, weighted higher near moving objects."""
 
     def __init__(self, codec: VideoCodec, latent_noise: float, near_weight: float, square_weight: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Reconstruction(nn.Module):
         self._latent_noise, self._near_weight, self._square_weight = latent_noise, near_weight, square_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the PSNR in dB, of batch "frames" [b f*4 3 h w] in -1..1 with weights "near" [b f*4 h w]."""
+        """Loss and PSNR (dB) of a batch: "frames" [b f*4 3 h w] in -1..1, weights "near" [b f*4 h w]."""
         frames = batch["frames"]
         latents = self.codec.encode(frames)
         decoded, _ = self.codec.decode(latents + self._latent_noise * torch.randn_like(latents), None)
@@ -89,8 +89,8 @@ class Reconstruction(nn.Module):
 
 @torch.no_grad()
 def calibrate(codec: VideoCodec, frames: Tensor) -> None:
-    """Give latents of `frames` [b f*4 3 h w] zero mean and unit variance under the codec's present weights."""
-    codec.norm.momentum = None  # a plain average over what follows
+    """Set the normalisation so that latents of `frames` [b f*4 3 h w] have zero mean and unit variance."""
+    codec.norm.momentum = None  # a cumulative average
     codec.norm.reset_running_stats()
     codec.train()
     codec.encode(frames)
@@ -99,8 +99,10 @@ def calibrate(codec: VideoCodec, frames: Tensor) -> None:
 
 @torch.no_grad()
 def fit_basis(codec: SoundCodec, sound: Tensor) -> None:
-    """Set the basis to the principal components of the MDCT frames of `sound` [b n], and the scale so that latents
-    have unit variance over all channels together."""
+    """Set the basis to the principal components of the MDCT frames of `sound` [b n].
+
+    The scale is set so that latents have unit variance over all channels together.
+    """
     hop, channels = codec.config.hop, codec.config.latent_channels
     frames = functional.pad(sound, (hop, 0)).unfold(-1, 2 * hop, hop) @ codec.mdct
     bins = rearrange(frames, "b l k -> (b l) k").double()

@@ -1,4 +1,4 @@
-"""Clips of the world, drawn and struck: endless, seeded, vectorised.
+"""Synthetic clips of the world of sounding shapes: endless, seeded, vectorised.
 
 Shapes: b clips, f frames, h w pixels, n samples, e hits, k samples of one tone.
 """
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from typing_extensions import override
 
-from longtake.pipeline.training.source import Clips, Key
+from longtake.pipeline.training.source import Clips, ClipSource, Key
 from longtake.pipeline.training.world import (
     BACKGROUNDS,
     COLOURS,
@@ -34,17 +35,17 @@ NEAR_PIXELS = 3
 _PERIOD = SAMPLE_RATE // 20
 
 
-class World:
-    """Sounding shapes under the captions of the training set; answers to `ClipSource`."""
+class World(ClipSource):
+    """Clips of sounding shapes under the captions of the training set."""
 
     fps = Fraction(FPS)
 
+    @override
     def draw(self, key: Key, numbers: Sequence[int], seconds: Fraction, switch: float = 0.0) -> Clips:
-        """See `ClipSource.draw`."""
         return render([_draw(key, number, seconds, switch) for number in numbers], seconds)
 
+    @override
     def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
-        """See `ClipSource.sound`."""
         return strike_sound([_draw(key, number, seconds) for number in numbers], round(seconds * SAMPLE_RATE))
 
 
@@ -57,7 +58,7 @@ def _draw(key: Key, number: int, seconds: Fraction, switch: float = 0.0) -> Move
 
 
 def render(moves: Sequence[Moves], seconds: Fraction) -> Clips:
-    """What `moves` look and sound like for their first `seconds`."""
+    """Picture and sound of the first `seconds` of `moves`."""
     frames, near = draw_frames(moves, round(seconds * FPS))
     last = [clip.legs[-1] for clip in moves]
     return Clips(
@@ -70,7 +71,7 @@ def render(moves: Sequence[Moves], seconds: Fraction) -> Clips:
 
 
 def draw_frames(moves: Sequence[Moves], num_frames: int) -> tuple[Tensor, Tensor]:
-    """Anti-aliased frames [b f 3 h w] in -1..1, and where the shape is near [b f h w]."""
+    """Anti-aliased frames [b f 3 h w] in -1..1, and a mask of the pixels near the shape [b f h w]."""
     times_s = (np.arange(num_frames) + 0.5) / FPS
     captions = [clip.legs[leg].caption for clip in moves for leg in clip.leg_index(times_s)]
     centres = torch.from_numpy(np.concatenate([clip.places(times_s) for clip in moves])).float()
@@ -108,7 +109,7 @@ def strike_sound(moves: Sequence[Moves], num_samples: int) -> Tensor:
 
 
 def _amplitude(speed: Tensor) -> Tensor:
-    """Loudness by impact speed in pixels per second: 0.1 at a touch, 0.5 at the fastest."""
+    """Amplitude by impact speed in pixels per second: 0.1 at a touch, 0.5 at the highest speed."""
     return 0.1 + 0.4 * speed / 60
 
 
@@ -129,7 +130,7 @@ def _rgb(colours: Sequence[tuple[int, int, int]]) -> Tensor:
 
 
 def _distance(shapes: Sequence[str], centres: Tensor) -> Tensor:
-    """Signed distance in pixels from each pixel's middle to the shape's edge, negative inside [(b f) h w]."""
+    """Signed distance in pixels from each pixel's centre to the shape's edge, negative inside [(b f) h w]."""
     pixels = torch.arange(SIZE) + 0.5
     right, down = (pixels - axis[:, None] for axis in centres.unbind(dim=1))
     distance = torch.empty(len(shapes), SIZE, SIZE)
@@ -149,7 +150,7 @@ def _square(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor) -> Tensor:
-    """Standing on its base: the largest of the distances to its three sides."""
+    """A triangle on its base: the largest of the distances to its three sides."""
     half, _, up, down = EXTENTS["triangle"]
     slope = float(np.hypot(half, up + down))
     return torch.maximum((x.abs() * (up + down) - (y + up) * half) / slope, y - down)

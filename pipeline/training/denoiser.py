@@ -1,8 +1,8 @@
-"""The denoiser lesson: flow matching under teacher forcing, picture ahead of sound.
+"""Training of the denoiser: flow matching under teacher forcing, with the sound lagging the picture.
 
-Each clip is one clean row and several noisy copies; every chunk of a copy has noise levels of its own and sees the
-clean chunks before it. Noise levels are drawn along the path that sampling takes, where the sound lags the picture
-(`EmbeddedModelConfig.audio_lag`), and a share of them apart from it, so that either stream may also be given.
+Each clip is one clean row and several noisy copies. Every chunk of a copy has its own noise levels and sees the clean
+chunks before it. Noise levels are drawn along the path of the sampler, where the sound lags the picture
+(`EmbeddedModelConfig.audio_lag`); a share of them is drawn independently, so that one stream can condition the other.
 
 Shapes: b clips, r rows (copies of clips), k chunks, f latent frames of a stream, l text tokens.
 """
@@ -34,21 +34,21 @@ Latents = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class DenoiserOptions:
-    """The lesson's own numbers.
+    """Options of denoiser training.
 
     Args:
-        chunks: of one clip.
+        chunks: number of chunks in a clip.
         copies: noisy copies of each clip, which share its clean row.
-        shift: bends noise levels towards noise, as the sampling schedule does.
+        shift: shifts noise levels towards noise, as the sampling schedule does.
         switch: share of clips whose prompt changes.
         no_text: share of clips without a prompt, for guidance.
         off_path: share of chunks whose streams have unrelated noise levels.
         audio_given: share of chunks whose sound is clean.
-        apart: share of steps in which the two streams may not see each other.
-        history_noise: how noisy the clean row may be without being told, in `history_share` of the clips.
-        own_history: share of clips whose clean row is the model's own: noised, and denoised again in one step.
-        audio_weight: of the sound's loss, beside the picture's 1.
-        compile: whether blocks are compiled, which takes a minute and a C compiler, and saves a quarter of each step.
+        apart: share of steps in which the streams do not attend to each other.
+        history_noise: largest noise level added to the clean row, unknown to the model, in `history_share` of clips.
+        own_history: share of clips whose clean row is the model's own output: noised, and denoised in one step.
+        audio_weight: weight of the sound's loss relative to the picture's.
+        compile: compile the blocks; takes a minute and a C compiler, and saves a quarter of each step.
     """
 
     chunks: int = 4
@@ -80,7 +80,7 @@ class DenoiserTask:
         self.objective: nn.Module = FlowMatching(model, self._grid, self._options)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """Clips with their words, and noise levels of each chunk of each copy [b r k]."""
+        """Clips, their tokenized prompts, and noise levels per chunk and copy [b r k]."""
         options, numbers = self._options, range(rank * size, (rank + 1) * size)
         clips = self._source.draw((seed, step), numbers, self._grid.seconds, options.switch)
         rng = np.random.default_rng((seed, step, 0, rank))
@@ -100,32 +100,32 @@ class DenoiserTask:
         }
 
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
-        """The whole model, which now counts as trained."""
+        """The whole model, marked as trained."""
         self.objective.load_state_dict(weights)
         self._model.config = replace(self._model.config, trained=True)
         return self._model
 
     def sample(self, model: EmbeddedModel, folder: Path) -> None:
-        """Nothing: `longtake render --set model=...` shows more than a sample could."""
+        """Write no samples: `longtake render --set model=...` shows more than a sample could."""
 
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """A clip cut into chunks, each alike."""
+    """A clip split into equal chunks."""
 
     clock: MediaClock
     spans: tuple[ChunkSpan, ...]
 
     @classmethod
     def of(cls, model: EmbeddedModel, fps: Fraction, chunks: int) -> "ClipGrid":
-        """The grid of a clip of `chunks` chunks at `fps`."""
+        """The grid of a clip with `chunks` chunks at `fps`."""
         clock = model.clock(fps)
         seconds = clock.seconds(clock.frames(chunks * model.config.chunk_latents))
         return cls(clock, plan_chunks(clock, plan_scenes(clock, [seconds], [True]), model.config.chunk_latents))
 
     @property
     def seconds(self) -> Fraction:
-        """How long a clip is."""
+        """The duration of a clip."""
         return self.spans[-1].stop_s
 
     def times_s(self, stream: str) -> Tensor:
@@ -134,7 +134,7 @@ class ClipGrid:
         return torch.tensor([time_s for span in self.spans for time_s in times(span)], dtype=torch.float64)
 
     def lengths(self, tokens_per_latent: Mapping[str, int]) -> list[ChunkLengths]:
-        """What the attention context needs to know of each chunk."""
+        """Token counts and times of each chunk, for the attention context."""
         return [
             ChunkLengths(
                 {
@@ -148,20 +148,20 @@ class ClipGrid:
         ]
 
     def spread(self, per_chunk: Tensor, stream: str) -> Tensor:
-        """A value per chunk [r k] to one per latent frame [r f]."""
+        """Expand a value per chunk [r k] to one per latent frame [r f]."""
         lengths = [len(span.latents if stream == "video" else span.audio_latents) for span in self.spans]
         return per_chunk.repeat_interleave(torch.tensor(lengths, device=per_chunk.device), dim=1)
 
 
 class FlowMatching(nn.Module):
-    """The squared error of predicted velocities (noise minus clean), each stream's mean over the latents it learns."""
+    """The squared error of predicted velocities (noise minus clean), averaged per stream over the trained latents."""
 
     def __init__(self, model: EmbeddedModel, grid: ClipGrid, options: DenoiserOptions) -> None:
         super().__init__()
         self.model, self._grid, self._options = model, grid, options
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of one batch, and both streams' parts of it."""
+        """The loss of one batch, and the part of each stream."""
         clean = self._encode(batch)
         text, apart = self.model.text(batch["words"]), bool(batch["apart"])
         history = self._history(clean, text, batch)
@@ -179,7 +179,7 @@ class FlowMatching(nn.Module):
 
     @torch.no_grad()
     def _history(self, clean: Latents, text: Tensor, batch: Batch) -> Latents:
-        """The clean rows as later chunks see them: with a little untold noise, or with the model's own mistakes."""
+        """The clean rows as later chunks see them: with a little noise, or with the model's own errors."""
         level = batch["own_history"]
         if level.any():
             levels = {name: _column(level, z).flatten(1).expand(z.shape[:2]) for name, z in clean.items()}
@@ -187,25 +187,25 @@ class FlowMatching(nn.Module):
             clean = {
                 name: z + _column(level, z) * (targets[name] - velocities[name].float()) for name, z in clean.items()
             }
-        untold = batch["history_noise"]
+        noise = batch["history_noise"]
         return {
-            name: (1 - _column(untold, z)) * z + _column(untold, z) * torch.randn_like(z) for name, z in clean.items()
+            name: (1 - _column(noise, z)) * z + _column(noise, z) * torch.randn_like(z) for name, z in clean.items()
         }
 
     def _velocities(
         self, history: Latents, copies: Latents, levels: Latents, text: Tensor, apart: bool
     ) -> tuple[Latents, Latents]:
-        """Predicted and true velocities of `copies` [r f ...], noised to `levels` [r f], in the light of `history`.
+        """Predicted and true velocities of `copies` [r f ...] noised to `levels` [r f], conditioned on `history`.
 
         Args:
-            apart: send each stream through on its own.
+            apart: run each stream separately.
         """
         streams, targets = {}, {}
         for name, z in copies.items():
             noise, level = torch.randn_like(z), levels[name].reshape(*levels[name].shape, *[1] * (z.ndim - 2))
             rows = torch.cat((history[name], (1 - level) * z + level * noise))
-            told = torch.cat((torch.zeros_like(levels[name][: len(text)]), levels[name]))
-            streams[name], targets[name] = Stream(rows, told, self._grid.times_s(name)), noise - z
+            row_levels = torch.cat((torch.zeros_like(levels[name][: len(text)]), levels[name]))
+            streams[name], targets[name] = Stream(rows, row_levels, self._grid.times_s(name)), noise - z
         denoiser, plan = self.model.denoiser, self.model.plan
         patches = copies["video"].shape[-2:].numel() // denoiser.config.patch**2
         chunks = self._grid.lengths({"video": patches, "audio": 1})
@@ -217,8 +217,11 @@ class FlowMatching(nn.Module):
         return {name: velocity[len(text) :] for name, velocity in out.items()}, targets
 
     def _loss(self, name: str, velocity: Tensor, target: Tensor, level: Tensor, batch: Batch) -> Tensor:
-        """Nothing is learned from clean latents, nor from pure noise, which sampling leaves as it is until the stream's
-        turn comes, nor from what another prompt governs."""
+        """The mean squared error over trained latents.
+
+        Left out are clean latents, pure noise (sampling keeps it until the stream's first step), and chunks before a
+        change of prompt.
+        """
         learned = repeat(batch["learned"], "b k -> (c b) k", c=self._options.copies)
         weight = self._grid.spread(learned, name) * ((level > 0) & (level < 1))
         error = reduce((velocity.float() - target) ** 2, "r f ... -> r f", "mean")
@@ -228,8 +231,10 @@ class FlowMatching(nn.Module):
 def draw_levels(
     rng: np.random.Generator, shape: tuple[int, int, int], audio_lag: float, options: DenoiserOptions
 ) -> dict[str, np.ndarray]:
-    """Noise levels of both streams, each `shape`: along the sampling path at a progress that is spread evenly over
-    all of them, but for the shares that `options` sets apart."""
+    """Noise levels of both streams, each `shape`.
+
+    They lie on the sampling path, at stratified progress, except for the shares `off_path` and `audio_given`.
+    """
     count = int(np.prod(shape))
     progress = rng.permutation((np.arange(count) + rng.random(count)) / count).reshape(shape)
     video, audio = staggered(progress, audio_lag)
@@ -242,7 +247,7 @@ def draw_levels(
 
 
 def compile_blocks(model: EmbeddedModel) -> None:
-    """Compile what a block does beside attention."""
+    """Compile the parts of each block outside attention."""
     for stream in model.denoiser.blocks.modules():
         if isinstance(stream, StreamBlock):
             for name in ("qkv", "update"):
@@ -250,12 +255,12 @@ def compile_blocks(model: EmbeddedModel) -> None:
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
-    """Values [b] beside `like` [b ...]."""
+    """Reshape values [b] so that they broadcast to `like` [b ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _own_history(rng: np.random.Generator, size: int, options: DenoiserOptions) -> np.ndarray:
-    """The level to which each clip's clean row is noised before the model mends it; 0 where it stays."""
+    """The level to which each clip's clean row is noised before the model denoises it; 0 for unchanged rows."""
     return np.where(rng.random(size) < options.own_history, rng.uniform(0.2, 0.9, size), 0.0)
 
 

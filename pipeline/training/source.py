@@ -1,4 +1,4 @@
-"""Where clips come from: the world of sounding shapes, or a folder of real ones.
+"""The interface of clip sources: the synthetic world of sounding shapes, or a folder of footage.
 
 Shapes: b clips, f frames, h w pixels, n samples.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 Key = tuple[int, int]
-"""Seed and step: what a draw depends on, beside the numbers of the clips."""
+"""Seed and step; with the numbers of the clips, they determine a draw."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Clips:
     Args:
         frames: in -1..1 [b f 3 h w].
         sound: in -1..1 [b n].
-        near: 1 where pictures matter most, at what moves, else 0 [b f h w].
-        prompts: of each clip, as it ends.
-        since_s: from when each prompt holds; what comes before belongs to another one.
+        near: 1 near moving objects, which weigh more in the loss, else 0 [b f h w].
+        prompts: the prompt at the end of each clip.
+        since_s: the time from which that prompt holds; earlier frames belong to another prompt.
     """
 
     frames: Tensor
@@ -37,7 +37,7 @@ class ClipSource(Protocol):
     """An endless supply of clips, numbered from 0 for every key.
 
     Attributes:
-        fps: frames per second of what it gives.
+        fps: frames per second of the clips.
     """
 
     fps: Fraction
@@ -47,5 +47,5 @@ class ClipSource(Protocol):
         ...
 
     def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
-        """The sound alone of such clips [b n]."""
+        """The sound of the clips that `draw` returns [b n]."""
         ...

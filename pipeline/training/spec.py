@@ -1,4 +1,4 @@
-"""How to train: a YAML file, checked whole before anything starts."""
+"""The training configuration: a YAML file, fully checked before anything starts."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MAX_STEPS = 10**9
 
 
 def _read_number(value: object) -> object:
-    """YAML 1.1 reads 1e-3 as text; nobody means that."""
+    """Numbers in text become floats: YAML 1.1 reads 1e-3 as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -42,24 +42,24 @@ Beta = Annotated[float, _real(0, 0.999999)]
 
 
 class TrainSpec(BaseModel):
-    """A training run as wished; build one with `parse_train_spec` or `load_train_spec`.
+    """A training configuration; build one with `parse_train_spec` or `load_train_spec`.
 
     Args:
-        stage: which lesson is learned.
-        batch_size: examples of one step, over all workers.
-        warmup_steps: steps over which the learning rate rises to `lr`, where it stays.
-        decay_fraction: the last part of `steps`, over which it falls to zero as `decay` says.
-        clip: the norm that the gradient is cut to; 0 leaves it as it is.
-        ema: decay of the running average of weights that is saved; 0 saves the weights themselves.
-        dtype: what the forward pass computes in, where that is safe (autocast); weights are float32 always.
-        zero_stage: DeepSpeed's ZeRO: 0 copies, 1 shards the optimizer's state, 2 the gradients too.
-        threads: compute threads of each worker.
-        checkpoint_every_s: how often what was done is kept, beside the end; 0 for after every call.
-        sample_every_s: how often the lesson leaves samples, which takes time; 0 for only at the end.
+        stage: the training task.
+        batch_size: examples per step, over all workers.
+        warmup_steps: steps over which the learning rate rises to `lr`.
+        decay_fraction: final part of `steps` over which the learning rate falls to zero; `decay` sets the curve.
+        clip: maximum gradient norm; 0 disables clipping.
+        ema: decay of the saved running average of weights; 0 saves the weights themselves.
+        dtype: precision of the forward pass (autocast); weights are always float32.
+        zero_stage: DeepSpeed's ZeRO stage: 0 replicates, 1 shards the optimizer's state, 2 also the gradients.
+        threads: compute threads per worker.
+        checkpoint_every_s: seconds between checkpoints; 0 for one after every call. The last step is always saved.
+        sample_every_s: seconds between samples, which take time; 0 for samples only at the end.
         start: path or URL of a model to start from.
         model: the embedded model whose architecture is trained.
-        data: a folder or URL of clips, for lessons that learn from clips.
-        options: numbers of the lesson's own.
+        data: a folder or URL of clips; by default, synthetic shapes.
+        options: options of the task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -99,19 +99,19 @@ class TrainSpec(BaseModel):
             )
         if self.warmup_steps + self.decay_steps > self.steps:
             raise SpecError(
-                f"warmup_steps is {self.warmup_steps}; with {self.decay_steps} steps of decay that is more than the"
-                f" {self.steps} there are, use at most {self.steps - self.decay_steps}"
+                f"warmup_steps is {self.warmup_steps}; with {self.decay_steps} steps of decay that exceeds the"
+                f" {self.steps} steps in total, use at most {self.steps - self.decay_steps}"
             )
         return self
 
     @property
     def decay_steps(self) -> int:
-        """The last steps, over which the learning rate falls."""
+        """Number of final steps over which the learning rate falls."""
         return round(self.decay_fraction * self.steps)
 
     @property
     def worker_batch(self) -> int:
-        """Examples of one step on one worker."""
+        """Examples per step on one worker."""
         return self.batch_size // self.workers
 
     def lr_at(self, step: int) -> float:
@@ -125,20 +125,20 @@ class TrainSpec(BaseModel):
 
 def load_train_spec(url: str, overrides: Sequence[str] = ()) -> TrainSpec:
     """Read and check the training configuration at any path or fsspec URL; see `parse_train_spec`."""
-    return parse_train_spec(read_text(url, "configs/ holds some to start from"), overrides, source=url)
+    return parse_train_spec(read_text(url, "see configs/ for examples"), overrides, source=url)
 
 
 def parse_train_spec(text: str, overrides: Sequence[str] = (), *, source: str = "configuration") -> TrainSpec:
-    """Check the YAML in `text`; see `parse_yaml_spec`. Raises `SpecError` with a line for every mistake."""
-    return parse_yaml_spec(TrainSpec, text, overrides, source, _told)
+    """Parse and check the YAML in `text`. Raises `SpecError` with a line for every mistake."""
+    return parse_yaml_spec(TrainSpec, text, overrides, source, _message)
 
 
-def _told(error: ErrorDetails) -> str:
-    if error["type"] == "value_error" and not error["loc"]:  # about several keys, which it names
+def _message(error: ErrorDetails) -> str:
+    if error["type"] == "value_error" and not error["loc"]:  # concerns several keys, which its text names
         return str(error["ctx"]["error"])
     return told({**error, "type": "model_type"} if error["type"] == "dict_type" else error, _nearest_key)
 
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:
     near = get_close_matches(str(loc[-1]), list(TrainSpec.model_fields), n=1)
-    return f"did you mean {near[0]}?" if near else "a lesson's own numbers go under options"
+    return f"did you mean {near[0]}?" if near else "options of a task go under options"

@@ -1,4 +1,4 @@
-"""What a training run is given: a lesson. The runner knows nothing of pictures, sounds or diffusion."""
+"""The interface of training tasks. The runner is independent of pictures, sound and diffusion."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,44 +12,44 @@ from longtake.pipeline.training.spec import TrainSpec
 
 Batch = dict[str, Tensor]
 
-Student = EmbeddedModel | Upscaler
-"""What a lesson teaches, and a run saves."""
+TrainedModel = EmbeddedModel | Upscaler
+"""The models that a run can train and save."""
 
 
 class TrainTask(Protocol):
-    """One stage of training: what is learned, and from what.
+    """One kind of training: an objective and its examples.
 
-    Every worker builds its own from the same `TrainSpec`, so building one must depend on the spec alone.
+    Every worker builds its own instance, so a task must depend only on its `TrainSpec`.
     """
 
     @property
     def objective(self) -> nn.Module:
-        """What is minimised; always the same object.
+        """The module to minimise; always the same object.
 
-        `forward(batch)` gives scalar tensors by name: "loss", which is minimised, and whatever else is worth logging,
+        `forward(batch)` returns scalar tensors by name: "loss", which is minimised, and further figures to log, with
         the same names at every step. Parameters with `requires_grad` are trained. All are float32; the runner adds
-        autocast. What it draws from torch's default generator is a function of seed, step and rank, as `draw` is.
+        autocast. The runner seeds torch's default generator from seed, step and rank.
         """
         ...
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
         """`size` examples on the CPU; a pure function of its arguments.
 
-        The examples of a step should be numbered over ranks, `rank * size + i`, so that a run on two workers sees the
-        same ones as a run on one.
+        Number the examples of a step across ranks, `rank * size + i`, so that two workers see the same examples as
+        one.
         """
         ...
 
-    def finished(self, weights: Mapping[str, Tensor]) -> Student:
-        """The model to save, given the objective's state dict with its averaged weights, on the CPU.
+    def finished(self, weights: Mapping[str, Tensor]) -> TrainedModel:
+        """The model to save, from the objective's state dict with averaged weights on the CPU.
 
-        The runner asks a lesson of its own, built like those that train, so this may load the weights into it.
+        The runner calls this on a separate instance of the task, so it may load the weights into its objective.
         """
         ...
 
     def sample(self, model: Any, folder: Path) -> None:
-        """Leave something of the `model` that `finished` gave to look at (PNG, MP4) in `folder`, which exists."""
+        """Write samples (PNG, MP4) of the `model` that `finished` returned to `folder`, which exists."""
         ...
 
 
-LessonBuilder = Callable[[TrainSpec], TrainTask]
+TaskBuilder = Callable[[TrainSpec], TrainTask]

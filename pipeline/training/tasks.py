@@ -1,4 +1,4 @@
-"""Which lesson a training run means."""
+"""The registry of training tasks."""
 
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ from longtake.pipeline.weights.load import EMBEDDED, EMBEDDED_UPSCALERS, load_mo
 
 
 def build_task(spec: TrainSpec) -> TrainTask:
-    """The lesson of `spec.stage`, on the model it starts from."""
+    """The task of `spec.stage`, on the model that it starts from."""
     if spec.stage == "upscaler":
         return UpscalerTask(spec, load_upscaler(spec.start) if spec.start else _untrained_upscaler(spec))
     model = load_model(spec.start) if spec.start else EmbeddedModel.untrained(EMBEDDED[spec.model], spec.seed)
@@ -32,13 +32,16 @@ def build_task(spec: TrainSpec) -> TrainTask:
 
 def _untrained_upscaler(spec: TrainSpec) -> Upscaler:
     if spec.model not in EMBEDDED_UPSCALERS:
-        raise SpecError(f"model is {spec.model!r}; this lesson teaches {' or '.join(EMBEDDED_UPSCALERS)}")
+        raise SpecError(f"model is {spec.model!r}; this stage trains {' or '.join(EMBEDDED_UPSCALERS)}")
     return Upscaler.untrained(EMBEDDED_UPSCALERS[spec.model], spec.seed)
 
 
 def _source(spec: TrainSpec, model: EmbeddedModel) -> ClipSource:
-    """The clips at `spec.data`, at the world's size and rate; the world itself without. Raises `SpecError` for
-    captions that the text encoder cannot read, before anything starts."""
+    """The clips at `spec.data` in the world's size and rate, or the world itself without `data`.
+
+    Raises:
+        SpecError: the text encoder cannot read a caption.
+    """
     if spec.data is None:
         return World()
     clips = ClipFolder(spec.data, ClipFormat(Fraction(FPS), SIZE, SIZE, model.config.sound_codec.sample_rate))

@@ -1,8 +1,8 @@
-"""Clips to learn super-resolution from: a window that moves over pictures, drawn or taken from installed packages.
+"""Clips for training super-resolution: a window that moves over synthetic pictures or photographs.
 
-Nothing is downloaded. The photographs are freely licensed ones that come inside Python packages (`PICTURES`), read as
-files without importing their package; the rest is drawn. A clip pans by fractions of a pixel, zooms and turns a
-little; in some a second picture moves in front of the first.
+Nothing is downloaded. The photographs are freely licensed ones shipped inside Python packages (`PICTURES`), read as
+files without importing the package; the rest is drawn. A clip pans by fractions of a pixel, and zooms and rotates a
+little; in some, a second picture moves in front of the first.
 
 Shapes: f frames, h w pixels.
 """
@@ -38,19 +38,20 @@ PICTURES = {
 """Files by distribution; docs/models/upscaler.md names their authors and licences."""
 
 DRAWN_SIDE = 384
-MARGIN = 4  # pixels that a cubic filter reads beside a window
+MARGIN = 4  # pixels that a cubic filter reads outside a window
 
 
 @dataclass(frozen=True)
 class MotionOptions:
-    """How windows move, and over what.
+    """Pictures and motion of clips.
 
     Args:
-        drawn: how many pictures are drawn.
-        photographs: whether photographs are used too; `drawn_share` of the clips still show drawn pictures.
+        drawn: number of synthetic pictures.
+        photographs: whether to use photographs too.
+        drawn_share: share of clips of synthetic pictures when photographs are used.
         still: share of clips that do not move.
         layered: share of clips with a second picture in front.
-        speed: most pixels of high resolution that a clip moves in a frame.
+        speed: largest motion per frame, in high-resolution pixels.
     """
 
     drawn: int = 48
@@ -67,8 +68,8 @@ class Clip:
 
     Args:
         frames: in 0..1 [f 3 h w].
-        steps: where each frame's pixels were in the frame before, as `affine_grid` takes it [f 2 3].
-        alone: whether all pixels go that way; otherwise something else moves in front.
+        steps: affine map from each frame's pixels to the frame before, in the form of `affine_grid` [f 2 3].
+        alone: whether the map holds for all pixels; otherwise a second picture moves in front.
     """
 
     frames: Tensor
@@ -90,7 +91,7 @@ class MovingPictures:
         self._shares = np.sqrt(areas) / np.sqrt(areas).sum()
 
     def draw(self, key: Sequence[int], num_frames: int, side: int) -> Clip:
-        """A clip of `side` pixels square."""
+        """A square clip of `side` pixels."""
         rng = np.random.default_rng(key)
         picture, path = self._picture(rng), _draw_path(rng, num_frames, self._options)
         window = Window.on(picture, path, side)
@@ -102,7 +103,7 @@ class MovingPictures:
         return Clip(_relit(rng, frames).clamp(0, 1), window.steps(), alone)
 
     def _picture(self, rng: Generator) -> Tensor:
-        """One of the pictures, turned and mirrored."""
+        """A random picture, rotated and mirrored."""
         if not self._photographs or rng.random() < self._options.drawn_share:
             picture = self._drawn[rng.integers(len(self._drawn))]
         else:
@@ -113,12 +114,12 @@ class MovingPictures:
 
 @dataclass(frozen=True)
 class Path:
-    """Where a window is in each frame.
+    """The path of a window.
 
     Args:
-        centre: of the window, in 0..1 of the room that it has [2].
-        offset: by how many pixels it has moved [f 2].
-        zoom: pixels of the picture to one of the window [f].
+        centre: of the window, in 0..1 of the positions inside the picture [2].
+        offset: displacement in pixels [f 2].
+        zoom: pixels of the picture per pixel of the window [f].
         angle: radians [f].
     """
 
@@ -134,7 +135,7 @@ def _draw_path(rng: Generator, num_frames: int, options: MotionOptions) -> Path:
         return Path(centre, np.zeros((num_frames, 2)), np.ones(num_frames), np.zeros(num_frames))
     direction, speed = rng.uniform(0, 2 * np.pi), options.speed * rng.random() ** 2
     offset = time[:, None] * speed * np.array([np.sin(direction), np.cos(direction)])
-    if rng.random() < 0.5:  # whole pixels of high resolution keep all that is sharp, and are fractions of large ones
+    if rng.random() < 0.5:  # whole high-resolution pixels stay sharp, and are fractions of low-resolution ones
         return Path(centre, np.round(offset), np.ones(num_frames), np.zeros(num_frames))
     offset = offset + rng.normal(0, 0.3 * rng.random(), (num_frames, 2)).cumsum(0)
     zoom = rng.uniform(0.8, 1.25) * (1 + rng.normal(0, 0.004)) ** time
@@ -143,12 +144,12 @@ def _draw_path(rng: Generator, num_frames: int, options: MotionOptions) -> Path:
 
 @dataclass(frozen=True)
 class Window:
-    """A square window on its way over a picture.
+    """A square window that moves over a picture.
 
     Args:
         side: in pixels.
-        centres: in the picture, down and across [f 2].
-        turns: from pixels of the window, counted from its centre, to pixels of the picture [f 2 2].
+        centres: in the picture, (y, x) [f 2].
+        turns: linear maps from window pixels, relative to the centre, to picture pixels [f 2 2].
     """
 
     side: int
@@ -157,16 +158,16 @@ class Window:
 
     @classmethod
     def on(cls, picture: Tensor, path: Path, side: int) -> "Window":
-        """The window of `side` pixels that follows `path` over `picture` [3 h w], inside it where there is room."""
+        """The window of `side` pixels that follows `path` over `picture` [3 h w]; inside it if it is large enough."""
         size = np.array(picture.shape[1:])
         reach = path.zoom.max() * side / 2 * 1.1 + MARGIN
-        room = np.maximum(size - 2 * reach, 0)
-        centres = size / 2 + (path.centre - 0.5) * room + path.offset - path.offset.mean(0)
+        span = np.maximum(size - 2 * reach, 0)
+        centres = size / 2 + (path.centre - 0.5) * span + path.offset - path.offset.mean(0)
         cos, sin = path.zoom * np.cos(path.angle), path.zoom * np.sin(path.angle)
         window = cls(side, centres, np.stack((np.stack((cos, sin), -1), np.stack((-sin, cos), -1)), -2))
         if not window._straight:
             return window
-        corners = np.clip(np.round(centres - side / 2), 0, size - side)  # what would leave the picture stays
+        corners = np.clip(np.round(centres - side / 2), 0, size - side)  # the window stops at the picture's edge
         return replace(window, centres=corners + side / 2)
 
     @property
@@ -174,7 +175,7 @@ class Window:
         return bool((self.turns == np.eye(2)).all())
 
     def show(self, picture: Tensor) -> Tensor:
-        """What it shows of `picture` [3 h w]: [f 3 side side]."""
+        """The frames [f 3 side side] of the window over `picture` [3 h w]."""
         side, size = self.side, np.array(picture.shape[1:])
         if self._straight:
             corners = (self.centres - side / 2).astype(int)
@@ -190,21 +191,20 @@ class Window:
         return functional.grid_sample(shown, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
     def steps(self) -> Tensor:
-        """Where each frame's pixels were in the frame before, as `affine_grid` takes it [f 2 3]; nowhere else in the
-        first."""
+        """Affine maps from each frame to the one before, as for `affine_grid` [f 2 3]; identity for the first."""
         back = np.linalg.inv(np.concatenate((self.turns[:1], self.turns[:-1])))
         moved = self.centres - np.concatenate((self.centres[:1], self.centres[:-1]))
         return _theta(back @ self.turns, (back @ moved[:, :, None])[:, :, 0] * 2 / self.side)
 
 
 def _theta(turns: Array, shifts: Array) -> Tensor:
-    """Down and across to across and down, [f 2 2] and [f 2] to [f 2 3]."""
+    """Matrices [f 2 2] and shifts [f 2] in (y, x) order to affine maps [f 2 3] in (x, y) order."""
     both = np.concatenate((turns[:, ::-1, ::-1], shifts[:, ::-1, None]), axis=-1)
     return torch.from_numpy(np.ascontiguousarray(both, dtype=np.float32))
 
 
 def _mask(rng: Generator, num_frames: int, side: int) -> Tensor:
-    """An ellipse that moves, its border a pixel soft: [f 1 side side]."""
+    """A moving ellipse with a border one pixel soft: [f 1 side side]."""
     time, axes = np.arange(num_frames)[:, None], rng.uniform(0.15, 0.5, 2) * side
     centre = rng.uniform(0.2, 0.8, 2) * side + time * rng.normal(0, 1.5, 2)
     down, across = ((np.arange(side) - centre[:, axis, None]) / axes[axis] for axis in range(2))
@@ -213,7 +213,7 @@ def _mask(rng: Generator, num_frames: int, side: int) -> Tensor:
 
 
 def _relit(rng: Generator, clip: Tensor) -> Tensor:
-    """In other colours and other light, the same in all frames."""
+    """The clip with random colours and lighting, the same in all frames."""
     clip = clip[:, torch.from_numpy(rng.permutation(3))] if rng.random() < 0.3 else clip
     clip = clip.clamp(0, 1) ** float(np.exp(rng.normal(0, 0.2)))
     return (clip - 0.5) * float(rng.uniform(0.6, 1.1)) + 0.5 + float(rng.normal(0, 0.05))
@@ -223,36 +223,36 @@ def load_photographs() -> list[Array]:
     """The photographs of `PICTURES`, each RGB in 0..1 [3 h w].
 
     Raises:
-        SpecError: a package is not installed, or does not hold them.
+        SpecError: a package is not installed, or lacks a photograph.
     """
     return [_photograph(package, path) for package, paths in PICTURES.items() for path in paths]
 
 
 def _photograph(package: str, path: str) -> Array:
-    cure = "pip install 'longtake[training]', or set options.photographs to false"
+    fix = "pip install 'longtake[training]', or set options.photographs to false"
     try:
         file = metadata.distribution(package).locate_file(path)
     except metadata.PackageNotFoundError:
-        raise SpecError(f"{path} comes with {package}, which is not installed; {cure}") from None
+        raise SpecError(f"{path} comes with {package}, which is not installed; {fix}") from None
     try:
         with av.open(str(file)) as container:
             pixels = next(container.decode(video=0)).to_ndarray(format="rgb24")
     except OSError as error:
-        raise SpecError(f"{package} {metadata.version(package)} holds no {path} ({error}); {cure}") from error
+        raise SpecError(f"{package} {metadata.version(package)} lacks {path} ({error}); {fix}") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
 def _levels(picture: Array) -> list[Tensor]:
-    """A photograph, and a smaller and sharper one."""
+    """A photograph, and a smaller and sharper copy."""
     whole = torch.from_numpy(picture)
     half = functional.interpolate(whole[None], scale_factor=0.6, mode="bicubic", antialias=True)[0].clamp(0, 1)
     return [level for level in (whole, half) if min(level.shape[1:]) >= 200]
 
 
 def draw_picture(rng: Generator, side: int) -> Array:
-    """A picture [3 side side] in one of several manners, or two of them side by side in depth."""
-    manners: Sequence[Callable[[Generator, int], Array]] = (_noise, _gratings, _shapes, _strokes)
-    first, second = (manners[int(rng.integers(len(manners)))](rng, side) for _ in range(2))
+    """A synthetic picture [3 side side]: two random textures, joined along a random border."""
+    textures: Sequence[Callable[[Generator, int], Array]] = (_noise, _gratings, _shapes, _strokes)
+    first, second = (textures[int(rng.integers(len(textures)))](rng, side) for _ in range(2))
     share = _smooth(rng, side, 1.5)[None] > rng.normal(0, 0.5)
     picture: Array = np.clip(np.where(share, first, second), 0, 1).astype(np.float32)
     return picture
@@ -268,13 +268,13 @@ def _smooth(rng: Generator, side: int, slope: float) -> Array:
 
 
 def _colours(rng: Generator, count: int) -> Array:
-    """Colours [count 3], not too far from grey."""
+    """Random colours near grey [count 3]."""
     colours: Array = np.clip(rng.random((count, 1)) + rng.normal(0, 0.2, (count, 3)), 0, 1)
     return colours
 
 
 def _between(rng: Generator, field: Array) -> Array:
-    """One colour where `field` [h w] is 0, another where it is 1: [3 h w]."""
+    """A blend of two random colours by `field` [h w]: [3 h w]."""
     low, high = _colours(rng, 2)[:, :, None, None]
     mixed: Array = low + (high - low) * field
     return mixed
@@ -296,7 +296,7 @@ def _gratings(rng: Generator, side: int) -> Array:
 
 
 def _shapes(rng: Generator, side: int) -> Array:
-    """Ellipses and half planes over each other, each with a gradient."""
+    """Overlapping ellipses and rectangles, each with a gradient."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     picture = np.broadcast_to(_colours(rng, 1)[0][:, None, None], (3, side, side)).copy()
     for colours in _colours(rng, 60).reshape(30, 2, 3):
@@ -311,7 +311,7 @@ def _shapes(rng: Generator, side: int) -> Array:
 
 
 def _strokes(rng: Generator, side: int) -> Array:
-    """Lines of small strokes, like writing in no script."""
+    """Lines of small strokes that resemble writing."""
     cell = int(rng.integers(7, 24))
     count = side // cell + 1
     y, x = (axis % cell / cell for axis in np.mgrid[:side, :side])

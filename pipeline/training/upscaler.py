@@ -1,7 +1,7 @@
-"""The upscaler lesson: moving pictures, reduced, are to be enlarged again.
+"""Training of the upscaler: enlarge clips that were reduced.
 
-Clips of several chunks pass at once, every chunk seeing the chunks before it as a KV store would show them. In a share
-of the steps that view is hidden, so that the model also knows how to do without, and what the store adds can be told.
+Clips of several chunks run in one pass; every chunk sees the chunks before it as through a KV store. In a share of the
+steps these are hidden, so that the model also works without them and the benefit of the store can be measured.
 
 Shapes: b clips, f frames, h w low-resolution pixels, H W high-resolution pixels, k chunks, n heads, l tokens of a
 window in one chunk, d head width.
@@ -19,6 +19,7 @@ from einops import rearrange
 from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
 from longtake.pipeline.errors import SpecError
@@ -30,21 +31,21 @@ from longtake.pipeline.training.task import Batch
 from longtake.pipeline.training.textures import Clip, MotionOptions, MovingPictures
 
 SAMPLE_STEP = 10**9
-"""A step that no training reaches, so that these clips are never trained on."""
+"""A step beyond any training, so that these clips are held out."""
 
-SOFT = 1e-3  # errors below this grey level count less and less (Charbonnier)
+SOFT = 1e-3  # grey level below which the loss becomes quadratic (Charbonnier)
 
 
 @dataclass(frozen=True)
 class UpscalerOptions:
-    """The lesson's own numbers, beside those of `MotionOptions`.
+    """Options of upscaler training, in addition to `MotionOptions`.
 
     Args:
-        chunks: of one clip.
+        chunks: number of chunks in a clip.
         patch: side of the low-resolution frames.
-        hidden: share of the steps in which chunks do not see each other.
-        worn: share of the clips that are a little blurred and noisy before they are enlarged.
-        change_weight: of what changes in the error along the motion, beside the error's own 1.
+        hidden: share of steps in which chunks do not see each other.
+        worn: share of clips that are slightly blurred and noisy before they are enlarged.
+        change_weight: weight of the error's change along the motion, relative to the error itself.
     """
 
     chunks: int = 7
@@ -55,7 +56,7 @@ class UpscalerOptions:
 
 
 class UpscalerTask:
-    """Trains an upscaler, one scale per step in turn.
+    """Trains an upscaler; the steps cycle through its scales.
 
     Raises:
         SpecError: an option is unknown, or the photographs are not installed.
@@ -68,8 +69,12 @@ class UpscalerTask:
         self.objective: nn.Module = Enlarging(model, self._options)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """Clips "truth" [b f 3 H W] and what is to be enlarged "small" [b f 3 h w]; where pixels come from, "steps"
-        [b f 2 3], and in which clips that is so of all, "alone" [b]; and whether chunks are "hidden"."""
+        """One batch of clips.
+
+        Returns:
+            "truth" [b f 3 H W] and the reduced "small" [b f 3 h w]; the motion "steps" [b f 2 3], "alone" [b] where it
+            holds for all pixels; "hidden", whether chunks do not see each other.
+        """
         scale = self._model.scales[step % len(self._model.scales)]
         clips = [self._clip((seed, step, rank * size + index), scale) for index in range(size)]
         hidden = np.random.default_rng((seed, step)).random() < self._options.hidden
@@ -89,13 +94,13 @@ class UpscalerTask:
         return reduce_frames(worn, scale), clip
 
     def finished(self, weights: Mapping[str, Tensor]) -> Upscaler:
-        """The model, which now counts as trained."""
+        """The model, marked as trained."""
         self.objective.load_state_dict(weights)
         self._model.config = replace(self._model.config, trained=True)
         return self._model
 
     def sample(self, model: Upscaler, folder: Path) -> None:
-        """A held-out clip, enlarged bicubically, by the model, and as it was, as a PNG for each scale."""
+        """A PNG for each scale: a held-out clip enlarged bicubically, by the model, and the original."""
         for step, scale in enumerate(model.scales):
             small, clip = self._clip((self._seed, SAMPLE_STEP, step), scale)
             state = model.start(scale, *small.shape[2:])
@@ -108,17 +113,17 @@ class UpscalerTask:
 
 
 def read_options(options: Mapping[str, Any]) -> tuple[UpscalerOptions, MotionOptions]:
-    """The lesson's numbers from those of a configuration; raises `SpecError` for unknown ones."""
+    """Read the options of a configuration. Raises `SpecError` for unknown ones."""
     kinds = (UpscalerOptions, MotionOptions)
     known = {field.name for kind in kinds for field in fields(kind)}
     if unknown := sorted(options.keys() - known):
-        raise SpecError(f"options.{unknown[0]} is not known to this lesson; it has {', '.join(sorted(known))}")
+        raise SpecError(f"options.{unknown[0]} is not an option of this stage; it has {', '.join(sorted(known))}")
     own, motion = ({f.name: options[f.name] for f in fields(kind) if f.name in options} for kind in kinds)
     return UpscalerOptions(**own), MotionOptions(**motion)
 
 
 class Enlarging(nn.Module):
-    """How far enlarged frames are from the originals, frame by frame and in what changes between them."""
+    """The error of enlarged frames, per frame and in the change between frames."""
 
     def __init__(self, model: Upscaler, options: UpscalerOptions) -> None:
         super().__init__()
@@ -128,7 +133,7 @@ class Enlarging(nn.Module):
         self._tokens = config.chunk_frames * config.window_pixels**2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the PSNR in dB, of a batch as `UpscalerTask.draw` makes it."""
+        """Loss and PSNR (dB) of a batch from `UpscalerTask.draw`."""
         small, truth = batch["small"], batch["truth"]
         f, width = small.shape[1], small.shape[-1]
         context = self._context(f // self.model.chunk_frames, bool(batch["hidden"]))
@@ -151,20 +156,20 @@ class Enlarging(nn.Module):
         return ChunkCausalContext(lengths, self.model.plan, self.model.rope)
 
 
-class HiddenPastContext:
-    """Attention in which every chunk sees itself alone.
+class HiddenPastContext(AttentionContext):
+    """Attention in which every chunk sees only itself.
 
     Args:
-        chunks: what the sequence is made of, each alike.
-        one: the attention of the first of them.
+        chunks: the equal chunks of the sequence.
+        one: the attention of the first chunk.
     """
 
     def __init__(self, chunks: list[ChunkLengths], one: ChunkCausalContext) -> None:
         self._num_chunks, self._one = len(chunks), one
 
+    @override
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `AttentionContext.attend`. Only distances matter, so all chunks lie where the first does."""
-        k = self._num_chunks
+        k = self._num_chunks  # positions are relative, so every chunk can use those of the first
         apart = {name: QKV(*(_split(x, k) for x in qkv if x is not None)) for name, qkv in streams.items()}
         first = {name: place[: len(place) // k] for name, place in positions.items()}
         seen = self._one.attend(site, apart, first)
@@ -176,8 +181,10 @@ def _split(x: Tensor, chunks: int) -> Tensor:
 
 
 def change_along(x: Tensor, steps: Tensor) -> Tensor:
-    """How each frame of `x` [b f c h w] differs from the one before it, moved as `steps` [b f 2 3] say: [b f-1 c h w],
-    zero where a pixel was not in the picture."""
+    """The difference between each frame of `x` [b f c h w] and the one before, warped by `steps` [b f 2 3].
+
+    Returns [b f-1 c h w], zero for pixels that were outside the picture.
+    """
     before, theta = (rearrange(part, "b f ... -> (b f) ...") for part in (x[:, :-1], steps[:, 1:].to(x.dtype)))
     grid = functional.affine_grid(theta, list(before.shape), align_corners=False)
     moved = functional.grid_sample(before, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -187,14 +194,14 @@ def change_along(x: Tensor, steps: Tensor) -> Tensor:
 
 
 def reduce_frames(frames: Tensor, scale: int) -> Tensor:
-    """Frames [f 3 H W] reduced by an antialiased bicubic filter and rounded to 8 bits: [f 3 h w] in 0..1."""
+    """Reduce frames [f 3 H W] with an antialiased bicubic filter and round to 8 bits: [f 3 h w] in 0..1."""
     size = [side // scale for side in frames.shape[2:]]
     small = functional.interpolate(frames, size=size, mode="bicubic", antialias=True)
     return (small.clamp(0, 1) * 255).round() / 255
 
 
 def _worn(rng: Generator, frames: Tensor, scale: int) -> Tensor:
-    """Frames as a lens and a compressor leave them: a little blurred, with noise that is as coarse as a small pixel."""
+    """Frames with slight blur, as from a lens, and noise the size of low-resolution pixels, as from compression."""
     blurred = functional.avg_pool2d(functional.pad(frames, [1] * 4, mode="replicate"), 3, 1)
     mixed = frames + float(rng.uniform(0, 0.7)) * (blurred - frames)
     shape = (len(frames), 3, *(side // scale for side in frames.shape[2:]))

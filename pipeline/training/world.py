@@ -1,10 +1,10 @@
-"""The world that the embedded models are trained on: sounding shapes in a box.
+"""The synthetic world that the embedded models are trained on: sounding shapes in a box.
 
-A shape moves in a box. Each time it hits a wall, at its exact continuous time, a decaying tone begins: pitch by
-colour, timbre by shape, loudness by impact speed. Everything that happens follows from a `Moves`: what is seen is
-drawn from it, what is heard is struck by it, and it is kept as the truth that films are judged by.
+A shape moves in a box. Each time it hits a wall, at the exact continuous time, a decaying tone begins: pitch by colour,
+timbre by shape, loudness by impact speed. A `Moves` determines everything that happens: picture and sound are rendered
+from it, and it is the ground truth for evaluation.
 
-Time is counted in seconds from the clip's start, and frame i shows the instant (i + 0.5) / fps.
+Times are seconds from the clip's start; frame i shows the instant (i + 0.5) / fps.
 
 Shapes: f frames, e hits, a the two axes x and y.
 """
@@ -34,8 +34,8 @@ COLOURS = {
 }
 BACKGROUNDS = {"dark": (24, 24, 28), "light": (226, 226, 220)}
 PITCH_HZ = {"red": 260, "green": 320, "blue": 380, "yellow": 440, "purple": 520, "cyan": 600}
-"""All multiples of 20 Hz, and tones keep the phase of the film's clock: every audio latent of 50 ms holds whole
-periods, so a tone looks alike in all of them and only its envelope must be invented."""
+"""All multiples of 20 Hz, with the phase fixed to the film's clock: every audio latent of 50 ms holds whole periods, so
+a tone is the same in each of them except for its envelope."""
 
 HARMONICS = {"circle": (1.0, 0.0, 0.0, 0.0), "square": (1.0, 0.0, 0.6, 0.0), "triangle": (1.0, 0.6, 0.4, 0.3)}
 EXTENTS = {
@@ -43,7 +43,7 @@ EXTENTS = {
     "square": (9.0, 9.0, 9.0, 9.0),
     "triangle": (11.0, 11.0, 11.5, 8.0),
 }
-"""How far a shape reaches left, right, up and down from its centre, in pixels."""
+"""Extent of a shape left, right, up and down from its centre, in pixels."""
 
 SPEEDS = {"fast": (44.0, 60.0), "slow": (18.0, 26.0)}
 GLIDE_SPEED = (28.0, 40.0)
@@ -56,7 +56,7 @@ MOTION_WEIGHTS = (0.36, 0.36, 0.07, 0.07, 0.07, 0.07)
 
 @dataclass(frozen=True)
 class Caption:
-    """What a prompt of the grammar says."""
+    """A prompt of the grammar, parsed."""
 
     colour: str
     shape: str
@@ -68,7 +68,7 @@ class Caption:
 
     @property
     def speed(self) -> str | None:
-        """ "fast", "slow", or None where the prompt does not say."""
+        """ "fast" or "slow"; None if the prompt states no speed."""
         return next((speed for speed in SPEEDS if speed in self.motion), None)
 
     @property
@@ -78,12 +78,12 @@ class Caption:
 
     @property
     def sounds(self) -> bool:
-        """Whether its hits are heard."""
+        """Whether its hits make a sound."""
         return self.bounces and "silently" not in self.motion
 
     @classmethod
     def parse(cls, prompt: str) -> "Caption | None":
-        """What `prompt` says, or None where it is not of this grammar."""
+        """The caption of `prompt`; None if it does not follow the grammar."""
         return _CAPTIONS.get(" ".join(prompt.lower().split()))
 
 
@@ -100,11 +100,11 @@ HELD_OUT = (
     Caption("red", "triangle", "bounces slow", "dark"),
     Caption("blue", "circle", "bounces fast", "light"),
 )
-"""Never seen in training."""
+"""Captions held out from training."""
 
 
 def draw_caption(rng: np.random.Generator) -> Caption:
-    """A caption as training sees it: motions by `MOTION_WEIGHTS`, the rest alike, none of `HELD_OUT`."""
+    """A random training caption: motions weighted by `MOTION_WEIGHTS`, the rest uniform, none of `HELD_OUT`."""
     while True:
         motion = MOTIONS[rng.choice(len(MOTIONS), p=MOTION_WEIGHTS)]
         colour, shape, background = (str(rng.choice(list(names))) for names in (COLOURS, EXTENTS, BACKGROUNDS))
@@ -115,12 +115,12 @@ def draw_caption(rng: np.random.Generator) -> Caption:
 
 @dataclass(frozen=True)
 class Leg:
-    """A stretch of one clip under one caption.
+    """The part of a clip under one caption.
 
     Args:
-        start_s: where it begins; it lasts to the next leg, or for ever.
-        place: of the shape's centre when it begins, pixels [a].
-        velocity: when it begins, pixels per second [a]; a glide takes only its speed and turning sense from it.
+        start_s: start time; the leg lasts until the next one, or without end.
+        place: initial position of the shape's centre, pixels [a].
+        velocity: initial velocity, pixels per second [a]; a glide uses only its magnitude and turning direction.
     """
 
     caption: Caption
@@ -140,7 +140,7 @@ class Leg:
         return np.broadcast_to(self.place, (len(times_s), 2)).copy()
 
     def hits(self, stop_s: float) -> tuple[Floats, Floats]:
-        """When walls are hit before `stop_s`, and how fast (speed along the wall's normal), each [e], in order."""
+        """Times of wall hits before `stop_s`, ascending, and the speed along the wall's normal at each, both [e]."""
         if not self.caption.bounces:
             return np.zeros(0), np.zeros(0)
         low, high = box(self.caption.shape)
@@ -157,7 +157,7 @@ class Leg:
         return when[kept], how_fast[kept]
 
     def _glide(self, elapsed: Floats) -> Floats:
-        """Round the box's middle on a circle that touches no wall, after an eased approach to it."""
+        """Centres on a circle around the box's centre that touches no wall, after a smooth approach to it."""
         low, high = box(self.caption.shape)
         middle = (low + high) / 2
         arm = self.place - middle
@@ -177,7 +177,7 @@ class Moves:
     legs: tuple[Leg, ...]
 
     def leg_index(self, times_s: Floats) -> Integers:
-        """The leg that each time falls into [f]."""
+        """The index of the leg at each time [f]."""
         return np.searchsorted([leg.start_s for leg in self.legs], times_s, side="right") - 1
 
     def places(self, times_s: Floats) -> Floats:
@@ -189,24 +189,24 @@ class Moves:
         return places
 
     def hits(self, stop_s: float) -> Iterator[tuple[Caption, Floats, Floats]]:
-        """Each leg's caption with the times and speeds of its hits before `stop_s`, heard or not."""
+        """The caption of each leg with times and speeds of its hits before `stop_s`, with or without a sound."""
         stops = [*(leg.start_s for leg in self.legs[1:]), stop_s]
         for leg, leg_stop_s in zip(self.legs, stops, strict=True):
             yield leg.caption, *leg.hits(min(leg_stop_s, stop_s))
 
     def sounding_hits_s(self, stop_s: float) -> Floats:
-        """Times of the hits that are heard [e]."""
-        heard = [times for caption, times, _ in self.hits(stop_s) if caption.sounds]
-        return np.sort(np.concatenate([np.zeros(0), *heard]))
+        """Times of the hits that make a sound [e]."""
+        sounding = [times for caption, times, _ in self.hits(stop_s) if caption.sounds]
+        return np.sort(np.concatenate([np.zeros(0), *sounding]))
 
 
 def draw_moves(rng: np.random.Generator, caption: Caption) -> Moves:
-    """A shape that sets out from anywhere in the box."""
+    """A shape that starts at a random place in the box."""
     return Moves((_leg(rng, caption, 0.0, rng.uniform(*box(caption.shape)), heading=None),))
 
 
 def switched(rng: np.random.Generator, moves: Moves, caption: Caption, start_s: float) -> Moves:
-    """`moves`, going on from `start_s` under another caption: from the same place, in the same direction."""
+    """`moves` with another caption from `start_s` on; place and direction are continuous."""
     here, soon = moves.legs[-1].places(np.array([start_s, start_s + 1e-3]))
     place = np.clip(here, *box(caption.shape))
     return Moves((*moves.legs, _leg(rng, caption, start_s, place, heading=soon - here)))
@@ -223,6 +223,6 @@ def _leg(rng: np.random.Generator, caption: Caption, start_s: float, place: Floa
 
 
 def box(shape: str) -> tuple[Floats, Floats]:
-    """The lowest and the highest place [a] that the centre of `shape` can take."""
+    """The smallest and the largest coordinates [a] of the centre of `shape` in the box."""
     left, right, up, down = EXTENTS[shape]
     return np.array([left, up]), np.array([SIZE - right, SIZE - down])

@@ -1,4 +1,4 @@
-"""Small clips on disk, for tests of what learns from clips."""
+"""Small clips on disk, for tests of training on clips."""
 
 from contextlib import closing
 from fractions import Fraction
@@ -12,7 +12,7 @@ GOP = 6
 
 
 def write_clip(path, frames, fps, pcm=None, sample_rate=16_000):
-    """An MP4 of `frames`, uint8 [f h w 3], in several GOPs, with sound `pcm` [c n] if there is any."""
+    """Write an MP4 of `frames`, uint8 [f h w 3], in several GOPs, with sound `pcm` [c n] unless it is None."""
     fps, encoder = Fraction(fps), GopEncoder(Fraction(fps), quality=4)
     packets = []
     for gop, start in enumerate(range(0, len(frames), GOP)):

@@ -1,4 +1,4 @@
-"""Learning from footage: what is drawn is what lies in the files, at the right time, and mistakes are told early."""
+"""Clips from footage equal the files' content at the right time; mistakes are reported early."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.training.clip_files import write_clip
 FORMAT = ClipFormat(Fraction(16), width=32, height=48, sample_rate=16_000)
 SOURCE_FPS, SOURCE_RATE, SECONDS = 24, 32_000, 3
 TONE_HZ = 90
-LEVELS = torch.arange(SOURCE_FPS * SECONDS) * 3 + 20  # a grey of its own for every frame of the source
+LEVELS = torch.arange(SOURCE_FPS * SECONDS) * 3 + 20  # every frame of the source has its own grey
 HALF_S = Fraction(1, 2)
 
 
@@ -30,7 +30,7 @@ def captions(folder, *rows):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One clip that sounds, left and right alike but for loudness, and one that is silent and larger."""
+    """One clip with sound whose channels differ only in level, and one that is silent and larger."""
     folder = tmp_path_factory.mktemp("clips")
     (folder / "more").mkdir()
     tone = 0.5 * torch.sin(tau * TONE_HZ * torch.arange(SECONDS * SOURCE_RATE) / SOURCE_RATE)
@@ -61,7 +61,7 @@ def test_pictures_and_sound_are_those_of_the_same_moment(folder):
     assert len({start_s for _, start_s in moments}) == 12
 
 
-def test_what_is_drawn_depends_on_key_and_number_alone(folder):
+def test_clips_depend_only_on_key_and_number(folder):
     first, second = (ClipFolder(str(folder), FORMAT) for _ in range(2))
     four, two = first.draw((0, 5), range(4), HALF_S), second.draw((0, 5), range(2, 4), HALF_S)
     assert torch.equal(four.frames[2:], two.frames)
@@ -70,7 +70,7 @@ def test_what_is_drawn_depends_on_key_and_number_alone(folder):
     assert not torch.equal(four.frames, second.draw((0, 6), range(4), HALF_S).frames)
 
 
-def test_near_is_what_moves(tmp_path):
+def test_near_marks_moving_pixels(tmp_path):
     frames = torch.full((36, 48, 32, 3), 20, dtype=torch.uint8)
     frames[12:, :8] = 220  # a bar at the top appears after half a second
     write_clip(tmp_path / "bar.mp4", frames, 24)
@@ -91,27 +91,27 @@ def test_captions_may_be_csv_and_clips_may_be_remote(folder):
     assert drawn.sound.abs().amax() == pytest.approx(0.5, abs=0.05)
 
 
-def test_missing_and_mistaken_captions_are_told(tmp_path):
-    with pytest.raises(SpecError, match=r"holds neither captions\.jsonl nor captions\.csv: write one"):
+def test_missing_and_malformed_captions_are_reported(tmp_path):
+    with pytest.raises(SpecError, match=r"has neither captions\.jsonl nor captions\.csv: write one"):
         ClipFolder(str(tmp_path), FORMAT)
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}\n\nnonsense\n{"file": "../b.mp4", "prompt": "b"}\n')
     with pytest.raises(SpecError) as caught:
         ClipFolder(str(tmp_path), FORMAT)
     lines = str(caught.value).splitlines()
-    for line, told in zip(
+    for line, part in zip(
         lines, ('line 1 needs "file" and "prompt"', "line 3 needs", "line 4 names ../b"), strict=True
     ):
-        assert told in line
+        assert part in line
     (tmp_path / "captions.jsonl").write_text("")
-    with pytest.raises(SpecError, match="names no clips"):
+    with pytest.raises(SpecError, match="lists no clips"):
         ClipFolder(str(tmp_path), FORMAT)
-    with pytest.raises(SpecError, match="data is nowhere://clips; it cannot be reached"):
+    with pytest.raises(SpecError, match="data is nowhere://clips; it cannot be opened"):
         ClipFolder("nowhere://clips", FORMAT)
 
 
 def test_files_that_are_missing_unreadable_damaged_or_too_short_are_named(folder, tmp_path):
     captions(tmp_path, {"file": "a.mp4", "prompt": "a"})
-    with pytest.raises(MediaError, match=r"a\.mp4 cannot be read: .*; is it there\?"):
+    with pytest.raises(MediaError, match=r"a\.mp4 cannot be read: .*; does it exist\?"):
         ClipFolder(str(tmp_path), FORMAT)
     (tmp_path / "a.mp4").write_bytes(b"nonsense" * 99)
     with pytest.raises(MediaError, match=r"reading .*/a\.mp4: "):
@@ -120,5 +120,7 @@ def test_files_that_are_missing_unreadable_damaged_or_too_short_are_named(folder
     (tmp_path / "a.mp4").write_bytes(whole[: len(whole) // 3])
     with pytest.raises(MediaError, match=re.escape(f"{tmp_path}/a.mp4")):
         ClipFolder(str(tmp_path), FORMAT).draw((0, 0), range(9), Fraction(2))
-    with pytest.raises(MediaError, match=r"1 of 2 clips .* shorter than the 2 s .*: more/still\.mp4 \(1\.5 s\); take"):
+    with pytest.raises(
+        MediaError, match=r"1 of 2 clips .* shorter than the 2 s .*: more/still\.mp4 \(1\.5 s\); remove"
+    ):
         ClipFolder(str(folder), FORMAT).draw((0, 0), range(2), Fraction(2))

@@ -54,13 +54,13 @@ def test_each_noisy_chunk_sees_itself_and_the_clean_chunks_before_it(plan):
             torch.testing.assert_close(forced[name][1:, span], expected[name][:, span], rtol=0, atol=1e-12)
 
 
-def test_a_batch_is_the_same_for_one_worker_as_for_two_but_for_its_noise_levels():
+def test_one_worker_and_two_get_the_same_batch_except_for_noise_levels():
     whole, second = task().draw(3, 4, 0, 2), task().draw(3, 4, 1, 1)
     assert torch.equal(whole["frames"][1:], second["frames"])
     torch.testing.assert_close(whole["sound"][1:], second["sound"], rtol=0, atol=1e-6)
 
 
-def test_levels_follow_the_sampling_path_but_for_the_shares_set_apart():
+def test_levels_follow_the_sampling_path_except_for_the_given_shares():
     on_path = DenoiserOptions(off_path=0, audio_given=0)
     levels = draw_levels(np.random.default_rng(0), (50, 2, 4), 0.5, on_path)
     assert np.all(levels["audio"] >= levels["video"])
@@ -71,31 +71,31 @@ def test_levels_follow_the_sampling_path_but_for_the_shares_set_apart():
 
 
 @pytest.mark.parametrize("options", [{}, {"apart": 1.0}, {"own_history": 1.0}, {"switch": 1.0, "no_text": 1.0}])
-def test_every_part_of_the_lesson_gives_finite_losses_and_gradients(options):
-    taught = task(**options)
-    losses = taught.objective(taught.draw(0, 0, 0, 2))
+def test_every_option_gives_finite_losses_and_gradients(options):
+    training = task(**options)
+    losses = training.objective(training.draw(0, 0, 0, 2))
     losses["loss"].backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    trained = [p for p in taught.objective.parameters() if p.requires_grad]
+    trained = [p for p in training.objective.parameters() if p.requires_grad]
     assert trained
     assert all(torch.isfinite(p.grad).all() for p in trained if p.grad is not None)
-    assert not any(p.requires_grad for p in taught.objective.model.video_codec.parameters())
+    assert not any(p.requires_grad for p in training.objective.model.video_codec.parameters())
 
 
-def test_nothing_is_learned_from_before_a_switch():
-    """The loss does not change with velocities of chunks that another prompt governs."""
-    taught = task(switch=1.0)
-    batch = taught.draw(0, 0, 0, 2)
+def test_chunks_before_a_switch_do_not_count_in_the_loss():
+    """The loss does not depend on velocities of chunks under the earlier prompt."""
+    training = task(switch=1.0)
+    batch = training.draw(0, 0, 0, 2)
     assert (batch["learned"].sum(dim=1) < 3).all()
     assert (batch["learned"][:, -1] == 1).all()
 
 
-def test_apart_streams_do_not_touch_each_other():
-    taught = task(apart=1.0, history_share=0.0)
-    batch = taught.draw(0, 0, 0, 2)
+def test_streams_that_run_apart_do_not_affect_each_other():
+    training = task(apart=1.0, history_share=0.0)
+    batch = training.draw(0, 0, 0, 2)
     losses = []
     for sound in (batch["sound"], torch.zeros_like(batch["sound"])):
         torch.manual_seed(0)
-        losses.append(taught.objective({**batch, "sound": sound}))
+        losses.append(training.objective({**batch, "sound": sound}))
     assert losses[0]["video"] == losses[1]["video"]
     assert losses[0]["audio"] != losses[1]["audio"]

@@ -1,4 +1,4 @@
-"""Training on Ray with DeepSpeed: it learns, and how it is spread out or interrupted does not matter."""
+"""Training on Ray with DeepSpeed: the loss falls, and neither sharding nor interruption changes the result."""
 
 import json
 from threading import Event
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 class StopsAfter(Event):
-    """An event that is set once it was asked a few times, as by somebody who presses Ctrl-C after that many calls."""
+    """An event that becomes set after a number of queries, like Ctrl-C after that many calls."""
 
     def __init__(self, times):
         super().__init__()
@@ -46,14 +46,14 @@ def log_of(path):
 
 
 @pytest.fixture(scope="module")
-def alone(ray_cluster, tmp_path_factory):  # noqa: ARG001 (it stands as long as this)
+def alone(ray_cluster, tmp_path_factory):  # noqa: ARG001 (keeps the cluster running)
     path = tmp_path_factory.mktemp("alone")
     assert run(path, workers=1) == 40
     return path
 
 
 @pytest.fixture(scope="module")
-def sharded(ray_cluster, tmp_path_factory):  # noqa: ARG001 (it stands as long as this)
+def sharded(ray_cluster, tmp_path_factory):  # noqa: ARG001 (keeps the cluster running)
     path = tmp_path_factory.mktemp("sharded")
     assert run(path, zero_stage=1) == 40
     return path
@@ -63,7 +63,7 @@ def figures(path):
     return [line[key] for line in log_of(path) for key in ("loss", "grad_norm")]
 
 
-def test_the_loss_falls_and_a_model_and_samples_are_left(alone):
+def test_the_loss_falls_and_model_and_samples_are_written(alone):
     lines = log_of(alone)
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["loss"] < lines[0]["loss"] / 4
@@ -72,31 +72,31 @@ def test_the_loss_falls_and_a_model_and_samples_are_left(alone):
     assert (alone / "samples" / "00000040" / "model.txt").read_text().strip() == model.fingerprint()
 
 
-def test_two_workers_with_sharded_optimizers_learn_what_one_does_with_a_batch_twice_the_size(alone, sharded):
+def test_two_workers_with_sharded_optimizers_equal_one_with_twice_the_batch(alone, sharded):
     mine, other = load_file(alone / "model.safetensors"), load_file(sharded / "model.safetensors")
     assert all(torch.allclose(mine[name], other[name], rtol=1e-3, atol=1e-4) for name in mine)
     assert figures(sharded) == pytest.approx(figures(alone), rel=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"workers": 1}, {"zero_stage": 2}], ids=["one worker", "two with ZeRO 2"])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(alone, sharded, tmp_path, changes):
+def test_a_stopped_run_resumes_bit_for_bit(alone, sharded, tmp_path, changes):
     undisturbed = sharded if "zero_stage" in changes else alone
     assert run(tmp_path, StopsAfter(3), log_every=7, checkpoint_every_s=0, **changes) == 14
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 39}\n{"st')  # what a run may log after its last state, and be killed
+        log.write('{"step": 39}\n{"st')  # lines logged after the last state, before a kill
     assert run(tmp_path, **changes) == 40
     assert (tmp_path / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert [line["step"] for line in log_of(tmp_path)] == [7, 14, 20, 30, 40]
     assert log_of(tmp_path)[-2:] == log_of(undisturbed)[-2:]
 
 
-def test_a_loss_that_is_not_finite_stops_both_workers_names_the_step_and_leaves_what_was_there(alone, tmp_path):
+def test_a_loss_that_is_not_finite_stops_both_workers_and_keeps_the_last_state(alone, tmp_path):
     with pytest.raises(LongtakeError, match=r"(away|loss) is nan at step 27; .* smaller lr .*0\.0"):
         run(tmp_path, options={"poisoned_step": 27})
     assert figures(tmp_path) == pytest.approx(figures(alone)[:4], rel=1e-3)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_run_is_not_gone_on_with_under_another_wish(alone):
+def test_a_run_is_not_resumed_under_another_spec(alone):
     with pytest.raises(SpecError, match=r"40 steps of another run: lr is 0\.2, it was 0\.1\. .* add --fresh"):
         run(alone, workers=1, lr=0.2)

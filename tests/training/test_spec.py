@@ -1,4 +1,4 @@
-"""How to train, as wished: what is wrong is said with its key, its value and the cure, all at once."""
+"""The training configuration: all mistakes are reported at once, each with key, value and fix."""
 
 import re
 from itertools import pairwise
@@ -20,19 +20,19 @@ def mistakes(text, *overrides):
     return str(caught.value).splitlines()
 
 
-def test_a_minimal_one_is_read_and_numbers_may_be_written_as_people_do():
+def test_a_minimal_configuration_is_read_and_accepts_exponents():
     spec = parse_train_spec(MINIMAL, ["betas=[0, 0.99]", "options.shift=3e0", "options.name=soft"])
     assert (spec.lr, spec.betas, spec.options) == (1e-3, (0.0, 0.99), {"shift": 3.0, "name": "soft"})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_configurations_we_ship_are_read(path):
+def test_the_shipped_configurations_are_read(path):
     spec = load_train_spec(str(path))
     assert (spec.stage, spec.device == "cuda") == (path.stem, path.parent.name == "gpu")
 
 
-def test_all_mistakes_are_told_at_once():
-    told = mistakes("{stage: denoise, steps: 0, lr: fast, batchsize: 4, zero_stage: 3, seed: 1.5}", "betas=[0.9]", "x")
+def test_all_mistakes_are_reported_at_once():
+    lines = mistakes("{stage: denoise, steps: 0, lr: fast, batchsize: 4, zero_stage: 3, seed: 1.5}", "betas=[0.9]", "x")
     for part in (
         "it: --set x: write key=value",
         "it: stage is 'denoise'; use 'codec', 'denoiser', 'rollout' or 'upscaler'",
@@ -43,26 +43,26 @@ def test_all_mistakes_are_told_at_once():
         "it: zero_stage is 3; use a whole number from 0 to 2",
         "it: seed is 1.5; use a whole number",
     ):
-        assert any(line.startswith(part) for line in told), (part, told)
-    assert any(line.startswith("it: betas") for line in told)
+        assert any(line.startswith(part) for line in lines), (part, lines)
+    assert any(line.startswith("it: betas") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("workers=3", "batch_size is 8; it does not split over 3 workers, use 6 or 9"),
         ("workers=16", "batch_size is 8; it does not split over 16 workers, use 16"),
-        ("warmup_steps=101", "warmup_steps is 101; with 0 steps of decay .* the 100 there are, use at most 100"),
-        ("bogus=1", "bogus (1) is not a known key; a lesson's own numbers go under options"),
+        ("warmup_steps=101", "warmup_steps is 101; with 0 steps of decay .* the 100 steps in total, use at most 100"),
+        ("bogus=1", "bogus (1) is not a known key; options of a task go under options"),
     ],
 )
-def test_what_does_not_fit_together_is_told_with_the_nearest_that_does(override, told):
+def test_conflicting_values_are_reported_with_the_nearest_valid_one(override, message):
     (line,) = mistakes(MINIMAL, override)
-    assert re.search(told if ".*" in told else re.escape(told), line)
+    assert re.search(message if ".*" in message else re.escape(message), line)
 
 
-def test_a_missing_file_says_where_to_start_from(tmp_path):
-    with pytest.raises(SpecError, match="does not exist; configs/ holds some"):
+def test_a_missing_file_points_to_the_examples(tmp_path):
+    with pytest.raises(SpecError, match="does not exist; see configs/"):
         load_train_spec(str(tmp_path / "none.yaml"))
 
 
@@ -76,7 +76,7 @@ def test_the_learning_rate_rises_stays_and_falls(decay):
     assert 0 < rates[-1] < 1e-4
 
 
-def test_a_run_may_become_longer_as_long_as_its_past_stays_what_it_was(tmp_path):
+def test_a_run_may_become_longer_if_its_past_steps_stay_the_same(tmp_path):
     folder, spec = RunFolder(str(tmp_path)), parse_train_spec(MINIMAL, ["decay_fraction=0.2"])
     assert folder.open(spec) == Progress()
     (folder.states_path / "00000080").mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_run_may_become_longer_as_long_as_its_past_stays_what_it_was(tmp_path)
         folder.open(TrainSpec(**{**spec.model_dump(), "steps": 400}))
 
 
-def test_fresh_takes_the_first_place_that_holds_no_run(tmp_path):
+def test_fresh_uses_the_first_folder_without_a_run(tmp_path):
     spec = parse_train_spec(MINIMAL)
     assert fresh_folder(str(tmp_path / "run")).path == tmp_path / "run"
     for name in ("run", "run-2"):
@@ -100,10 +100,10 @@ def test_fresh_takes_the_first_place_that_holds_no_run(tmp_path):
     assert fresh_folder(f"{tmp_path / 'run'}/").path == tmp_path / "run-3"
 
 
-def test_what_is_no_run_is_not_overwritten_and_what_is_damaged_is_told(tmp_path):
+def test_a_foreign_model_is_not_overwritten_and_a_damaged_run_is_reported(tmp_path):
     folder, spec = RunFolder(str(tmp_path)), parse_train_spec(MINIMAL)
     folder.model_path.write_bytes(b"precious")
-    with pytest.raises(SpecError, match="nothing is overwritten"):
+    with pytest.raises(SpecError, match="nothing was overwritten"):
         folder.open(spec)
     (tmp_path / "run.json").write_text('{"step": 3}')
     with pytest.raises(JournalError, match=r"run\.json is damaged .* add --fresh"):

@@ -33,22 +33,22 @@ def test_a_batch_is_the_same_for_one_worker_as_for_two():
     assert torch.equal(whole["hidden"], second["hidden"])
 
 
-def test_steps_take_the_scales_in_turn():
-    taught = task()
-    sides = [taught.draw(0, step, 0, 1)["truth"].shape[2:] for step in range(3)]
+def test_steps_cycle_through_the_scales():
+    training = task()
+    sides = [training.draw(0, step, 0, 1)["truth"].shape[2:] for step in range(3)]
     assert [tuple(side) for side in sides] == [(3, 32, 32), (3, 64, 64), (3, 32, 32)]
 
 
-def test_chunks_are_hidden_from_each_other_in_the_wished_share_of_the_steps():
-    taught = task(hidden=0.5, patch=2)
-    hidden = [bool(taught.draw(0, step, 0, 1)["hidden"]) for step in range(30)]
+def test_chunks_are_hidden_from_each_other_in_the_given_share_of_steps():
+    training = task(hidden=0.5, patch=2)
+    hidden = [bool(training.draw(0, step, 0, 1)["hidden"]) for step in range(30)]
     assert 8 <= sum(hidden) <= 22
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_a_hidden_past_is_an_empty_store(scale):
-    taught = task(still=0)
-    model, batch = taught.objective.model.double(), taught.draw(0, scale // 4, 0, 1)
+    training = task(still=0)
+    model, batch = training.objective.model.double(), training.draw(0, scale // 4, 0, 1)
     batch = {**batch, **{name: batch[name].double() / 2 + 0.25 for name in ("small", "truth")}}  # nothing to clamp
     small, truth = batch["small"][0], batch["truth"][0]
     state, large = model.start(scale, *small.shape[2:]), []
@@ -58,27 +58,27 @@ def test_a_hidden_past_is_an_empty_store(scale):
         large.append(model(chunk, state))
     for hidden, equal in ((True, True), (False, False)):
         with torch.no_grad():
-            told = taught.objective({**batch, "hidden": torch.tensor(hidden)})["psnr_db"]
+            psnr_db = training.objective({**batch, "hidden": torch.tensor(hidden)})["psnr_db"]
         expected = -10 * (torch.cat(large) - truth).square().mean().log10()
-        assert (abs(told - expected) < 1e-6) == equal
+        assert (abs(psnr_db - expected) < 1e-6) == equal
 
 
-def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
+def test_the_loss_falls_and_the_trained_model_is_saved(tmp_path):
     torch.manual_seed(0)
-    taught = task()
-    batch = taught.draw(0, 0, 0, 2)
-    optimizer = torch.optim.Adam(taught.objective.parameters(), lr=3e-3)
+    training = task()
+    batch = training.draw(0, 0, 0, 2)
+    optimizer = torch.optim.Adam(training.objective.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
-        loss = taught.objective(batch)["loss"]
+        loss = training.objective(batch)["loss"]
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
-    model = task().finished(taught.objective.state_dict())
+    model = task().finished(training.objective.state_dict())
     assert model.config.trained
-    taught.sample(model, tmp_path)
+    training.sample(model, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"upscaled-x2.png", "upscaled-x4.png"}
     url = str(tmp_path / "model.safetensors")
     save_model(model, url)
@@ -87,11 +87,11 @@ def test_it_learns_and_what_it_learned_is_saved_whole(tmp_path):
     assert loaded.fingerprint() == model.fingerprint()
 
 
-def test_every_weight_is_learned():
-    taught = task()
+def test_every_weight_gets_a_gradient():
+    training = task()
     for step in range(2):  # a head per scale
-        taught.objective(taught.draw(0, step, 0, 1))["loss"].backward()
-    assert [name for name, weight in taught.objective.named_parameters() if weight.grad is None] == []
+        training.objective(training.draw(0, step, 0, 1))["loss"].backward()
+    assert [name for name, weight in training.objective.named_parameters() if weight.grad is None] == []
 
 
 def test_clips_differ_by_their_key_and_move():
@@ -105,7 +105,7 @@ def test_clips_differ_by_their_key_and_move():
     assert sum(float((clip[1:] - clip[:-1]).abs().mean()) > 1e-3 for clip in clips) > 10
 
 
-def test_what_moves_is_still_along_its_motion():
+def test_change_along_the_motion_is_zero_for_moving_pixels():
     rng = np.random.default_rng(0)
     coarse = torch.rand(1, 3, 12, 15, generator=torch.Generator().manual_seed(0))
     smooth = functional.interpolate(coarse, size=(120, 150), mode="bicubic")[0]
@@ -118,26 +118,26 @@ def test_what_moves_is_still_along_its_motion():
         assert along < 0.1 * across or across < 1e-5
 
 
-def test_a_package_that_is_missing_is_named_with_the_cure(monkeypatch):
+def test_a_missing_package_is_named_with_the_fix(monkeypatch):
     monkeypatch.setattr(textures, "PICTURES", {"no-such-pictures": ("a.png",)})
     with pytest.raises(SpecError, match=r"a.png comes with no-such-pictures, which is not installed; pip install"):
         task(photographs=True)
 
 
-def test_a_picture_that_its_package_lacks_is_named(monkeypatch):
+def test_a_photograph_missing_from_its_package_is_named(monkeypatch):
     monkeypatch.setattr(textures, "PICTURES", {"numpy": ("numpy/astronaut.png",)})
-    with pytest.raises(SpecError, match=r"numpy [0-9.]+ holds no numpy/astronaut.png"):
+    with pytest.raises(SpecError, match=r"numpy [0-9.]+ lacks numpy/astronaut.png"):
         task(photographs=True)
 
 
-def test_mistakes_in_the_configuration_are_told_with_what_there_is():
-    with pytest.raises(SpecError, match=r"options.pach is not known to this lesson; it has .*patch"):
+def test_unknown_options_and_models_are_reported_with_the_known_ones():
+    with pytest.raises(SpecError, match=r"options.pach is not an option of this stage; it has .*patch"):
         task(pach=3)
-    with pytest.raises(SpecError, match="model is 'sounding-shapes'; this lesson teaches upscaler or tiny-upscaler"):
+    with pytest.raises(SpecError, match="model is 'sounding-shapes'; this stage trains upscaler or tiny-upscaler"):
         build_task(TrainSpec(stage="upscaler", steps=1, batch_size=1, lr=0.1))
 
 
-def test_films_and_upscalers_are_not_taken_for_each_other(tmp_path):
+def test_film_models_and_upscalers_are_not_mistaken_for_each_other(tmp_path):
     url = str(tmp_path / "model.safetensors")
     save_model(Upscaler.untrained(TINY_UPSCALER), url)
     with pytest.raises(WeightsError, match="is no longtake model"):

@@ -31,7 +31,7 @@ def moves(caption: Caption = FAST, velocity=RIGHT_AND_DOWN, place=(32.0, 32.0)) 
     return Moves((Leg(caption, 0.0, np.array(place), np.array(velocity)),))
 
 
-def test_walls_are_hit_when_the_edge_of_the_shape_gets_there():
+def test_hits_are_the_times_at_which_the_shapes_edge_reaches_a_wall():
     ((caption, times, speeds),) = moves().hits(1.5)
     assert caption == FAST
     np.testing.assert_allclose(times, [22 / 50, 22 / 20, 22 / 50 + 44 / 50])
@@ -50,7 +50,7 @@ def test_the_shape_turns_exactly_at_its_hits_and_nowhere_else(velocity):
     assert np.all(np.isclose(at_hits, low).any(axis=1) | np.isclose(at_hits, high).any(axis=1))
 
 
-def test_a_glide_touches_no_wall_and_a_rest_stays():
+def test_a_glide_touches_no_wall_and_a_resting_shape_stays():
     rng = np.random.default_rng(0)
     times = np.linspace(1.5, 20, 500)
     low, high = box("triangle")
@@ -72,7 +72,7 @@ def test_a_tone_begins_at_each_hit_with_the_pitch_of_its_colour():
 
 
 def test_tones_keep_the_films_phase():
-    """Two hits apart by any time sound with one carrier: their ratio is the ratio of envelopes."""
+    """Hits at any distance share one carrier: the ratio of their sounds is the ratio of their envelopes."""
     one, two = (strike_sound([moves(velocity=(speed, 0.01))], SAMPLE_RATE)[0] for speed in (44.0, 50.0))
     late = slice(12_000, 12_000 + 800)
     turns = torch.sign(one[late]) * torch.sign(two[late])
@@ -85,7 +85,7 @@ def test_silent_motions_are_silent(motion):
     assert clips.sound.abs().max() == 0
 
 
-def test_frames_show_colour_shape_and_place_at_the_middle_of_their_time():
+def test_frames_show_colour_shape_and_position_at_the_middle_of_their_time():
     frames, near = draw_frames([moves()], 4)
     red = (frames[0, :, 0] + 1) * 127.5
     x = ((red - 24).clamp_min(0) * (torch.arange(64) + 0.5)).sum(dim=(1, 2)) / (red - 24).clamp_min(0).sum(dim=(1, 2))
@@ -96,7 +96,7 @@ def test_frames_show_colour_shape_and_place_at_the_middle_of_their_time():
     assert near[0, 0, 2, 2] == 0
 
 
-def test_a_switch_goes_on_from_the_same_place_in_the_same_direction():
+def test_a_switch_keeps_position_and_direction():
     rng = np.random.default_rng(3)
     slow = Caption("blue", "circle", "bounces slow", "light")
     film = switched(rng, moves(), slow, 1.0)
@@ -108,7 +108,7 @@ def test_a_switch_goes_on_from_the_same_place_in_the_same_direction():
     assert [caption for caption, *_ in film.hits(3.0)] == [FAST, slow]
 
 
-def test_draws_depend_on_their_numbers_alone_and_never_hold_a_held_out_caption():
+def test_draws_depend_only_on_their_numbers_and_exclude_held_out_captions():
     whole = World().draw((5, 6), range(6), Fraction(2), switch=0.5)
     halves = [World().draw((5, 6), numbers, Fraction(2), switch=0.5) for numbers in (range(3), range(3, 6))]
     assert torch.equal(whole.frames, torch.cat([half.frames for half in halves]))
@@ -119,7 +119,7 @@ def test_draws_depend_on_their_numbers_alone_and_never_hold_a_held_out_caption()
     assert drawn == set(CAPTIONS) - set(HELD_OUT)
 
 
-def test_every_caption_is_of_the_models_words_and_reads_back():
+def test_every_caption_uses_the_models_vocabulary_and_parses_back():
     words = {word for caption in CAPTIONS for word in str(caption).split()}
     assert words == set(SHAPES_VOCABULARY)
     assert all(Caption.parse(str(caption)) == caption for caption in CAPTIONS)

@@ -63,7 +63,7 @@ def test_the_noise_level_chooses_the_expert_and_the_other_is_never_loaded(sigma,
 )
 def test_weights_that_continue_an_image_say_what_is_missing(given, told):
     streams = streams_of(PassCase("2.1", *given), torch.tensor([[0.6]]))
-    denoiser = WanDenoiser(tiny_transformer(beside=8, image=True))
+    denoiser = WanDenoiser(tiny_transformer(extra=8, image=True))
     with pytest.raises(SpecError, match=told):
         denoiser.embed(streams, randn(1, TEXT, 24))
 
