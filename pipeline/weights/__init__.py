@@ -1,1 +1,1 @@
-"""Where models come from: safetensors only, the configuration in the file's own header."""
+"""Loading and saving of weights: safetensors only, with the configuration in the file's header."""

@@ -1,7 +1,8 @@
-"""Models behind URLs: fetched once per node, checked, and found again.
+"""Models at URLs: downloaded once per node, verified and cached.
 
-A cached copy belongs to one state of its source (names, sizes, ETags), so a source that changes is fetched beside
-the old copy, which others may have mapped. Files are placed whole, one by one: who is killed leaves nothing half there.
+A cached copy belongs to one state of its source (names, sizes, ETags). A changed source is downloaded to a new place,
+since other processes may have the old copy mapped. Each file is renamed into place once it is complete, so a killed
+process leaves no partial file.
 """
 
 import hashlib
@@ -20,15 +21,15 @@ from longtake.pipeline.weights.node_cache import locked, read_record, remember_s
 
 BLOCK = 16 * 2**20
 AT_ONCE = 4
-"""Files that are fetched at the same time."""
+"""Files downloaded in parallel."""
 
 _TAGS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "LastModified", "last_modified", "mtime", "created")
-"""What file systems call that which changes with a file."""
+"""Names under which file systems report a value that changes with the file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a model at a URL: by name below it, where they are, their sizes, and what changes with them."""
+    """The files of a model at a URL: paths, sizes and change tags, by name relative to the URL."""
 
     url: str
     fs: Any
@@ -39,28 +40,28 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The last word of the URL."""
+        """The last component of the URL."""
         return PurePosixPath(self.url.rstrip("/")).name or "model"
 
     @property
     def state(self) -> str:
-        """What tells it from any other source, and from itself at another time."""
+        """A hash that identifies the source and its present content."""
         state = json.dumps([self.url, self.sizes, self.tags], sort_keys=True)
         return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 def fetch(url: str, cache: Path) -> Path:
-    """The folder or file at `url` as a copy on this node.
+    """Copy the folder or file at `url` to this node and return its path.
 
-    Of several who ask on one node, one fetches and the others wait. What is there already is not fetched again,
-    unless the source has changed or the copy is damaged.
+    Of concurrent callers on one node, one downloads and the others wait. A present copy is reused unless the source has
+    changed or the copy is damaged.
 
     Raises:
-        WeightsError: nothing is there, it cannot be read, or it is no model.
+        WeightsError: the URL does not exist, cannot be read, or is not a model.
     """
-    source = look(url)
+    source = find_source(url)
     place = cache / "urls" / f"{source.name}-{source.state}"
-    entry = place / source.name  # as the source is called, since films name their model
+    entry = place / source.name  # keeps the source's name, which films state as their model
     with locked(place / "lock"), ThreadPoolExecutor(AT_ONCE) as pool:
         missing = [name for name in source.paths if not _is_whole(entry, name, cache)]
         for _ in pool.map(lambda name: _place(source, name, entry, cache), missing):
@@ -68,8 +69,8 @@ def fetch(url: str, cache: Path) -> Path:
     return entry / source.name if source.is_file else entry
 
 
-def look(url: str) -> Source:
-    """What is at `url`. Raises `WeightsError` where that is no model."""
+def find_source(url: str) -> Source:
+    """List the model at `url`. Raises `WeightsError` if it is not a model."""
     try:
         fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         is_file = url.endswith(".safetensors")
@@ -82,19 +83,18 @@ def look(url: str) -> Source:
             found = {path[start:]: info for path, info in fs.find(root, detail=True).items()}
             if INDEX not in found:
                 raise WeightsError(
-                    f"{url} holds no {INDEX}, or does not answer; name a model's folder, or a .safetensors file of ours"
+                    f"{url} has no {INDEX}, or cannot be reached; use the URL of a model folder, or of a .safetensors"
+                    " file that longtake wrote"
                 )
             index = parse_index(fs.cat_file(found[INDEX]["name"]), f"{url.rstrip('/')}/{INDEX}")
             found = {name: found[name] for name in needed(found, index, url)}
         for name, info in found.items():
-            if info.get("size") is None:  # a listing over HTTP has names only
+            if info.get("size") is None:  # an HTTP listing has only names
                 found[name] = fs.info(info["name"])
     except WeightsError:
         raise
-    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
-        raise WeightsError(
-            f"the weights {url} cannot be read: {error}; see that this machine may read there"
-        ) from error
+    except Exception as error:  # every file system has its own errors: credentials, buckets, networks
+        raise WeightsError(f"the weights {url} cannot be read: {error}; check this machine's access to it") from error
     paths = {name: str(info["name"]) for name, info in found.items()}
     sizes = {name: int(info["size"]) for name, info in found.items()}
     tags = {name: str([info[tag] for tag in _TAGS if tag in info]) for name, info in found.items()}
@@ -106,7 +106,7 @@ def _record(entry: Path, name: str) -> Path:
 
 
 def _is_whole(entry: Path, name: str, cache: Path) -> bool:
-    """Whether a file is as it was fetched; only one whose time has changed is read."""
+    """Whether a file is unchanged since the download; its content is hashed only if its time stamp changed."""
     file, kept = entry / name, read_record(_record(entry, name))
     if not kept or not file.is_file():
         return False
@@ -117,7 +117,7 @@ def _is_whole(entry: Path, name: str, cache: Path) -> bool:
 
 
 def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
-    """Fetch one file, hashed on the way, and note its size, time and checksum."""
+    """Download and hash one file, and record its size, time stamp and checksum."""
     file, digest, size = entry / name, hashlib.sha256(), 0
     part = file.with_name(f"{file.name}.part")
     try:
@@ -128,13 +128,13 @@ def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
                 size += out.write(block)
             out.flush()
             os.fsync(out.fileno())
-    except Exception as error:  # as in `look`
+    except Exception as error:  # as in `find_source`
         raise WeightsError(
-            f"{name} of {source.url} cannot be fetched into {entry}: {error}; the same command goes on there"
+            f"{name} of {source.url} cannot be downloaded to {entry}: {error}; run the same command again to continue"
         ) from error
     if size != source.sizes[name]:
         raise WeightsError(
-            f"{name} of {source.url} ended after {size} of {source.sizes[name]} bytes; the same command goes on"
+            f"{name} of {source.url} ended after {size} of {source.sizes[name]} bytes; run the same command again"
         )
     part.replace(file)
     remember_sha256(file, cache, digest.hexdigest())

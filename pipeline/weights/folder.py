@@ -1,4 +1,4 @@
-"""A model in diffusers' format: a folder with `model_index.json`, and a folder for each part that it names."""
+"""A model in diffusers' format: a folder with `model_index.json` and a subfolder for each part that it names."""
 
 import json
 import pickle
@@ -14,45 +14,49 @@ from longtake.pipeline.weights.options import LoadOptions
 
 INDEX = "model_index.json"
 MARK = "longtake.json"
-"""Beside the index: what we know of weights that diffusers has no word for, such as that they are causal."""
+"""A file next to the index, with facts about the weights that diffusers does not store, such as causal training."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""What a part consists of: tensors, settings and tokenizers; nothing that runs code."""
+"""File types of a part: tensors, settings and tokenizers; none of them executes code."""
 
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|fp8\w*|non_ema)[.-]")
-"""A second copy of the same weights, in another precision; the only one of some parts."""
+"""A copy of the weights in another precision; some parts have no other."""
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json` of a folder. Raises `WeightsError` where it is missing or damaged."""
+    """Read `model_index.json` of a folder. Raises `WeightsError` if it is missing or damaged."""
     file = folder / INDEX
     try:
         return parse_index(file.read_bytes(), str(file))
     except OSError as error:
         raise WeightsError(
-            f"{folder} is no model in diffusers' format: {error}; a folder holds {INDEX} beside its parts"
+            f"{folder} is not a model in diffusers' format: {error}; such a folder holds {INDEX} and its parts"
         ) from error
 
 
 def parse_index(data: bytes, source: str) -> dict[str, Any]:
-    """The index in `data`. Raises `WeightsError` where it is no such thing."""
+    """Parse an index. Raises `WeightsError` if it is invalid."""
     try:
         index = json.loads(data)
         if not isinstance(index["_class_name"], str):
-            raise TypeError("_class_name is no text")
+            raise TypeError("_class_name is not a string")
     except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{source} is no model index of diffusers ({error!r}); fetch the model again") from error
+        raise WeightsError(f"{source} is not a model index of diffusers ({error!r}); fetch the model again") from error
     return dict(index)
 
 
 def parts_of(index: dict[str, Any]) -> tuple[str, ...]:
-    """The parts that a model has, such as "transformer" or "vae"; each a folder of its own."""
+    """The parts of a model, such as "transformer" or "vae"; each is a subfolder."""
     pairs = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2}
     return tuple(key for key, value in pairs.items() if all(isinstance(word, str) for word in value))
 
 
 def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str]:
-    """Of all files of a model, those that its parts are read from. Raises `WeightsError` for a part of pickles only."""
+    """The files among `names` that are needed to load the model.
+
+    Raises:
+        WeightsError: a part has only pickles.
+    """
     found = sorted(names)
     wanted = [name for name in found if name in (INDEX, MARK, CARD)]
     for part in parts_of(index):
@@ -67,35 +71,35 @@ def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str
 
 
 def refused(pickle: str) -> WeightsError:
-    """The refusal of a pickle, with the cure."""
+    """The error for a pickle, with the fix."""
     return WeightsError(
-        f"{pickle} is a pickle, which may run code when it is read; `longtake convert {pickle} OUT` makes safetensors"
-        " of it"
+        f"{pickle} is a pickle, which may run code when it is read; `longtake convert {pickle} OUT` converts it to"
+        " safetensors"
     )
 
 
 def unreadable(checkpoint: Path, error: Exception) -> WeightsError:
-    """What to say of a checkpoint that cannot be read as tensors and plain values."""
+    """The error for a checkpoint that cannot be read as tensors and plain values."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-    if isinstance(error, pickle.UnpicklingError):  # whose own words tell how to run what it holds
-        reason = "what else it holds may run code"
-    return WeightsError(f"{checkpoint} does not hold tensors only ({reason}); fetch it again from the source")
+    if isinstance(error, pickle.UnpicklingError):  # its own message suggests running the code
+        reason = "its other contents may run code"
+    return WeightsError(f"{checkpoint} holds more than tensors ({reason}); fetch it again from the source")
 
 
 def model_name(folder: Path) -> str:
-    """What a film calls the model in `folder`: the repository's name in Hugging Face's cache, else the folder's own."""
+    """The model's name in films: the repository's name if `folder` is in Hugging Face's cache, else the folder's."""
     folder = folder.absolute()
     match = re.fullmatch(r"models--.+--(.+)", folder.parent.parent.name) if folder.parent.name == "snapshots" else None
     return match[1] if match else folder.name
 
 
 def files_of(folder: Path) -> list[str]:
-    """Names of the files that the model in a folder is read from; a part may be a link to another folder."""
+    """Names of the files needed to load the model in a folder; a part may be a link to another folder."""
     index = read_index(folder)
     found = [*folder.glob("*"), *(file for part in parts_of(index) for file in (folder / part).rglob("*"))]
     return needed([file.relative_to(folder).as_posix() for file in found if file.is_file()], index, str(folder))
 
 
 def folder_fingerprint(folder: Path, load: LoadOptions) -> str:
-    """What tells the weights in a folder from any others; reads the files once, and their sizes and times later."""
+    """A hash of the weights in a folder; checksums are cached by path, size and time stamp."""
     return fingerprint_of([folder / name for name in files_of(folder) if name != CARD], folder, load.cache_folder)

@@ -1,4 +1,4 @@
-"""Models in Hugging Face repositories, in the cache that its other tools share."""
+"""Models in Hugging Face repositories, downloaded to the cache that other Hugging Face tools share."""
 
 import re
 from collections.abc import Iterator
@@ -26,31 +26,31 @@ _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is written like a repository's: `owner/name`, or `owner/name@revision`."""
+    """Whether `name` has the form of a repository: `owner/name` or `owner/name@revision`."""
     return _ID.fullmatch(name) is not None
 
 
 def fetch_hub(name: str, checksums: Path, cache: Path | None = None, endpoint: str | None = None) -> Path:
-    """The model in the repository `name`, as a folder on this node: only the files that its parts are read from.
+    """Download the model in the repository `name` and return its folder on this node.
 
-    Weights that are not what their checksum says are fetched again.
+    Only files needed to load the model are downloaded. Weights that do not match their checksum are downloaded again.
 
     Args:
-        name: `owner/name`, or `owner/name@revision`.
-        checksums: this node's cache folder, where they are kept.
-        cache: Hugging Face's own, where not given.
-        endpoint: huggingface.co, where not given.
+        name: `owner/name` or `owner/name@revision`.
+        checksums: this node's cache folder for checksums.
+        cache: the download cache; by default Hugging Face's own.
+        endpoint: by default huggingface.co.
 
     Raises:
-        WeightsError: there is no such repository or revision, it asks for a login, it is no diffusers-format model,
-            or nobody answers and it was not fetched before.
+        WeightsError: the repository or revision does not exist, requires a login, or is not in diffusers' format; or
+            the hub cannot be reached and no complete copy is cached.
     """
     match = _ID.fullmatch(name)
-    assert match is not None, "asked before"
+    assert match is not None, "callers check is_hub_id"
     repo, revision = match["repo"], match["revision"]
-    with _told(name):
+    with _as_weights_errors(name):
         index_file = Path(hf_hub_download(repo, INDEX, revision=revision, cache_dir=cache, endpoint=endpoint))
-        commit = index_file.parent.name  # a repository may change between the two calls
+        commit = index_file.parent.name  # the repository may change between the two calls
         patterns = [INDEX, MARK, CARD]
         for part in parts_of(read_index(index_file.parent)):
             patterns += [f"{part}/*{suffix}" for suffix in SUFFIXES]
@@ -67,30 +67,32 @@ def fetch_hub(name: str, checksums: Path, cache: Path | None = None, endpoint: s
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turns what the hub raises into one message with the cure."""
-    said = f"model is {name!r}: no folder of this name is here, and on Hugging Face "
+def _as_weights_errors(name: str) -> Iterator[None]:
+    """Convert the hub's exceptions to `WeightsError` with the fix."""
+    prefix = f"model is {name!r}: no such local folder, and on Hugging Face "
     try:
         yield
     except GatedRepoError as error:
         raise WeightsError(
-            f"{said}its owner lets in only who has agreed to the licence; agree on its page, then `hf auth login`"
+            f"{prefix}access requires agreement to the licence; agree on its page, then run `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(
-            f"{said}there is no such repository, or it is private; check the name, or `hf auth login`"
+            f"{prefix}no such repository exists, or it is private; check the name, or run `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise WeightsError(f"{said}the repository has no such revision; leave out what follows the @") from error
+        raise WeightsError(
+            f"{prefix}the repository has no such revision; check what follows the @, or leave it out"
+        ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise WeightsError(
-            f"{said}nobody can be asked now, and no earlier copy is whole; fetch it where there is a network"
-            f" (`hf download {name.partition('@')[0]}`), and name the folder, or copy Hugging Face's cache here"
+            f"{prefix}the hub cannot be reached, and no complete copy is cached; download it on a machine with network"
+            f" access (`hf download {name.partition('@')[0]}`), then pass the folder, or copy Hugging Face's cache here"
         ) from error
     except EntryNotFoundError as error:
         raise WeightsError(
-            f"{said}the repository holds no {INDEX}; use the one in diffusers' format, whose name often ends in"
-            " -Diffusers, or `longtake convert` its checkpoint"
+            f"{prefix}the repository has no {INDEX}; use the one in diffusers' format, whose name often ends in"
+            " -Diffusers, or convert its checkpoint with `longtake convert`"
         ) from error
     except (HFValidationError, OSError) as error:
-        raise WeightsError(f"{said}the answer is: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{prefix}the request failed: {str(error).splitlines()[0]}") from error

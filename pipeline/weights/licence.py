@@ -1,4 +1,4 @@
-"""What a model's licence is, and what whoever renders with it must be told."""
+"""Licences of models, and the notice that users of a model must see."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 CARD = "README.md"
-"""The model card: its first lines are YAML between two lines of three dashes, and name the licence."""
+"""The model card; it starts with YAML front matter that names the licence."""
 
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _NON_COMMERCIAL = re.compile(r"(?:^|[-_ ])nc(?:[-_ ]|$)|non-?commercial", re.IGNORECASE)
@@ -26,20 +26,20 @@ LICENCES: Mapping[str, str] = {
     "tianweiy/CausVid": "cc-by-nc-sa-4.0",
     "krea/krea-realtime-video": "cc-by-nc-sa-4.0",
 }
-"""Of repositories that are known here, as they say themselves."""
+"""Licences of known repositories, as stated on their cards."""
 
 _TERMS = {"ltx-2": "its licence, the LTX-2 Community License, limits commercial use: https://ltx.io/model/licensing"}
-"""What the name of a licence does not tell, by how that begins."""
+"""Terms that a licence's name does not show, by the start of the name."""
 
 
 def licence_of(name: str, folder: Path | None = None) -> str | None:
-    """The licence of the model called `name`, whatever revision of it, else what the card in its folder says."""
+    """The licence of model `name`, any revision: from the table of known models, else from the card in its folder."""
     known = LICENCES.get(name.partition("@")[0])
     return known if known or folder is None else read_licence(folder)
 
 
 def terms_of(licence: str | None) -> str | None:
-    """What a user must know of a licence before selling films; None where they may, or where it is not known."""
+    """The restriction that a licence puts on commercial use; None if it has none or is unknown."""
     if licence is None:
         return None
     if forbids_commercial_use(licence):
@@ -48,7 +48,7 @@ def terms_of(licence: str | None) -> str | None:
 
 
 def read_licence(folder: Path) -> str | None:
-    """The licence that a model's card names; None where there is no card, or it does not say."""
+    """The licence that a model's card names; None without a card or if it names none."""
     try:
         front = _FRONT.match((folder / CARD).read_text(encoding="utf-8", errors="replace"))
         card = yaml.safe_load(front[1]) if front else None
@@ -61,5 +61,5 @@ def read_licence(folder: Path) -> str | None:
 
 
 def forbids_commercial_use(licence: str) -> bool:
-    """Whether a licence's name says so, as cc-by-nc-sa-4.0 does."""
+    """Whether the name of a licence forbids commercial use, as cc-by-nc-sa-4.0 does."""
     return _NON_COMMERCIAL.search(licence) is not None

@@ -1,4 +1,4 @@
-"""Find and load a model by name, path or URL; save one."""
+"""Load one of longtake's own models by name, path or URL; save one."""
 
 import json
 from importlib import resources
@@ -21,18 +21,18 @@ EMBEDDED = {config.name: config for config in (SOUNDING_SHAPES, TINY)}
 EMBEDDED_UPSCALERS = {config.name: config for config in (UPSCALER, TINY_UPSCALER)}
 _CONFIG, _UPSCALER_CONFIG = TypeAdapter(EmbeddedModelConfig), TypeAdapter(UpscalerConfig)
 _KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"
-"""Where the header of a file holds the configuration."""
+"""Keys of the configuration in a file's header."""
 
 
 def load_model(name: str) -> EmbeddedModel:
-    """The model called `name`, ready to render.
+    """Load the model `name`, ready to render.
 
     Args:
         name: an embedded model ("sounding-shapes"), or the path or URL of a `.safetensors` file that `save_model`
-            wrote. An embedded model without shipped weights comes with random ones, and says so in `config.trained`.
+            wrote. An embedded model without shipped weights gets random ones; its `config.trained` is False.
 
     Raises:
-        WeightsError: nothing is there, it is damaged, or it is of another architecture.
+        WeightsError: the file does not exist, is damaged, or has another architecture.
     """
     if name in EMBEDDED:
         shipped = _shipped(name)
@@ -41,7 +41,7 @@ def load_model(name: str) -> EmbeddedModel:
 
 
 def load_upscaler(name: str) -> Upscaler:
-    """The upscaler called `name`: an embedded one ("upscaler"), or a file; otherwise as `load_model`."""
+    """Load the upscaler `name`: an embedded one ("upscaler") or a file; errors as in `load_model`."""
     if name in EMBEDDED_UPSCALERS:
         shipped = _shipped(name)
         return _build_upscaler(shipped, name) if shipped else Upscaler.untrained(EMBEDDED_UPSCALERS[name])
@@ -92,14 +92,16 @@ def _parse(data: bytes, name: str, key: str, adapter: TypeAdapter[Config]) -> tu
     except (SafetensorError, ValidationError, KeyError) as error:
         reason = str(error).splitlines()[0]
         what = "longtake upscaler" if key == _UPSCALER_KEY else "longtake model"
-        raise WeightsError(f"{name} is no {what} ({reason}); was it written by `save_model`, whole?") from error
+        raise WeightsError(
+            f"{name} is not a {what} ({reason}), or is incomplete; save it again with `save_model`"
+        ) from error
 
 
 def _fill(model: Model, tensors: dict[str, Tensor], name: str) -> Model:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise WeightsError(f"{name} does not fit the architecture its header names: {error}") from error
+        raise WeightsError(f"{name} does not fit the architecture in its header: {error}") from error
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""What every part of the node's cache rests on: one writer at a time, files placed whole, checksums that are kept."""
+"""Basics of the node's cache: locks, atomic writes and cached checksums."""
 
 import fcntl
 import hashlib
@@ -15,13 +15,13 @@ from longtake.pipeline.errors import WeightsError
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold the lock at `file`, waiting for whoever of this node has it; the kernel frees it when its holder dies."""
+    """Hold the lock at `file`; waits while another process of this node holds it. The kernel frees it on exit."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         opened = file.open("w")
     except OSError as error:
         raise WeightsError(
-            f"the cache {file.parent} cannot be written: {error}; set LONGTAKE_CACHE to a folder that can"
+            f"the cache {file.parent} cannot be written: {error}; set LONGTAKE_CACHE to a writable folder"
         ) from error
     with opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -29,7 +29,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one."""
+    """Write a small file atomically: a reader sees either the old text or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
@@ -37,7 +37,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """A record that `write_whole` has put; empty where there is none that can be read."""
+    """A record that `write_whole` wrote; empty if it is missing or unreadable."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -46,18 +46,18 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def stamp(file: Path) -> dict[str, int]:
-    """What changes when a file does: its size and its time."""
+    """Size and modification time of a file."""
     stat = file.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def sha256_of(file: Path, cache: Path) -> str:
-    """SHA-256 of a file, read once: kept in the cache for as long as its path, size and time stay.
+    """SHA-256 of a file, cached until its path, size or time changes.
 
-    Of several who ask on one node, one reads and the others wait.
+    Of concurrent callers on one node, one reads the file and the others wait.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: the file cannot be read.
     """
     try:
         file = file.resolve(strict=True)
@@ -75,19 +75,19 @@ def sha256_of(file: Path, cache: Path) -> str:
 
 
 def is_damaged_blob(file: Path, cache: Path) -> bool:
-    """Whether a file is not what its name says: Hugging Face's cache calls large files by their checksums."""
+    """Whether a file in Hugging Face's cache, which names large files by checksum, does not match its name."""
     blob = file.resolve()
     return re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None and sha256_of(blob, cache) != blob.name
 
 
 def remember_sha256(file: Path, cache: Path, checksum: str) -> None:
-    """Keep the checksum of a file that was hashed as it was written."""
+    """Cache the checksum of a file that was hashed while it was written."""
     file = file.resolve()
     write_whole(_record_of(file, cache), json.dumps({"path": str(file), **stamp(file), "sha256": checksum}))
 
 
 def fingerprint_of(files: Iterable[Path], root: Path, cache: Path) -> str:
-    """SHA-256 over the names and checksums of `files` below `root`: the same on every machine."""
+    """SHA-256 over the names and checksums of `files` below `root`; equal on all machines."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file.relative_to(root).as_posix()} {sha256_of(file, cache)}\n".encode())

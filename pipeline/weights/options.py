@@ -1,4 +1,4 @@
-"""How a model's weights are brought into memory."""
+"""Options for loading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 Quantization = Literal["int8", "float8"]
-"""How a denoiser's matrices are kept: their weights only, activations stay as they are."""
+"""Weight-only quantization of the denoiser's matrices; activations are unchanged."""
 
 CPU = torch.device("cpu")
 DEFAULT_CACHE = Path("~/.cache/longtake")
@@ -15,13 +15,13 @@ DEFAULT_CACHE = Path("~/.cache/longtake")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user chooses about weights beside their name.
+    """How to load weights.
 
     Args:
-        dtype: of the weights; None: as stored.
-        device: that they are loaded to.
-        quantize: the denoiser's matrices, where given; see `quantize.py`.
-        cache: this node's folder for what URLs hold, and for checksums.
+        dtype: precision of the weights; None keeps the stored one.
+        device: where to load them.
+        quantize: quantization of the denoiser's matrices; None for none.
+        cache: this node's folder for downloads and checksums.
     """
 
     dtype: torch.dtype | None = None
@@ -31,7 +31,7 @@ class LoadOptions:
 
     @property
     def cache_folder(self) -> Path:
-        """The cache's absolute path."""
+        """The absolute path of the cache."""
         return self.cache.expanduser().absolute()
 
 

@@ -1,4 +1,4 @@
-"""Tensors to safetensors files, in shards where they are many, as diffusers writes them."""
+"""Write tensors to safetensors files, sharded if they are large, in diffusers' layout."""
 
 import json
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ SHARD_BYTES = 5 * 10**9
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:
-    """Write a part of a model: one file, or shards of at most `shard_bytes` with their index, written last."""
+    """Write a part of a model: one file, or shards of at most `shard_bytes` and then their index."""
     shards: list[dict[str, Tensor]] = [{}]
-    room = shard_bytes
+    free_bytes = shard_bytes
     for key, tensor in tensors.items():
-        if tensor.nbytes > room and shards[-1]:
+        if tensor.nbytes > free_bytes and shards[-1]:
             shards.append({})
-            room = shard_bytes
+            free_bytes = shard_bytes
         shards[-1][key] = tensor
-        room -= tensor.nbytes
+        free_bytes -= tensor.nbytes
     count = len(shards)
     names = [f"{STEM}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
     if count == 1:
@@ -38,7 +38,7 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = 
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write one safetensors file, under another name until it is whole."""
+    """Write one safetensors file; it gets its name once it is complete."""
     part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a model's folder says of itself in JSON: the configurations of its parts, and our mark of causal weights."""
+"""JSON files of a model folder: the configurations of its parts, and longtake's mark of causal weights."""
 
 import json
 from inspect import signature
@@ -14,12 +14,12 @@ from longtake.pipeline.yaml_spec import whole
 
 
 class CausalMark(BaseModel):
-    """`longtake.json`, beside model_index.json: the weights were trained to follow a cache of clean chunks.
+    """`longtake.json`, next to model_index.json: the weights were trained to attend to a cache of clean chunks.
 
     Args:
-        chunk_latents: video latents of a chunk.
+        chunk_latents: video latents per chunk.
         window, sink: of the KV plan, in chunks.
-        sampling: what the storyboard's sampling is where it does not say.
+        sampling: defaults for the storyboard's sampling.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,12 +32,12 @@ class CausalMark(BaseModel):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What `sampling` says, by key."""
+        """The keys that `sampling` sets, with their values."""
         return {key: getattr(self.sampling, key) for key in self.sampling.model_fields_set}
 
 
 def read_mark(path: Path) -> CausalMark | None:
-    """The mark of a folder, if it has one. Raises `WeightsError` for one that means nothing."""
+    """The mark of a folder; None without one. Raises `WeightsError` for an invalid mark."""
     file = path / MARK
     if not file.is_file():
         return None
@@ -52,10 +52,10 @@ def read_mark(path: Path) -> CausalMark | None:
 
 
 def read_configuration(file: Path, network: type) -> dict[str, Any]:
-    """The configuration of a network; what the file leaves out is as the network has it.
+    """The configuration of a network; missing keys get the defaults of its class.
 
     Raises:
-        WeightsError: the file is missing or damaged, or holds text where a number belongs.
+        WeightsError: the file is missing or damaged, or has text in place of a number.
     """
     usual = {
         name: each.default for name, each in signature(network).parameters.items() if each.default is not each.empty
@@ -70,7 +70,7 @@ def read_configuration(file: Path, network: type) -> dict[str, Any]:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises `WeightsError` where it is missing or damaged."""
+    """Read the object in a JSON file. Raises `WeightsError` if it is missing or damaged."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:

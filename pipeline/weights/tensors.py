@@ -1,7 +1,7 @@
-"""Tensors of one part of a model, in one or several safetensors files, mapped into memory rather than read.
+"""Tensors of one part of a model, memory-mapped from one or several safetensors files.
 
-Who loads the same files in several processes of a node shares their pages: only what is converted to another dtype or
-moved to a device is a copy of its own, tensor by tensor.
+Processes of a node that load the same files share their pages. Only tensors that are converted to another dtype or
+moved to a device are copied, one by one.
 """
 
 import json
@@ -21,22 +21,22 @@ from longtake.pipeline.weights.quantize import quantize
 from longtake.pipeline.weights.settings import read_settings
 
 DENOISER = "transformer"
-"""How the names of parts with denoisers begin."""
+"""Prefix of the names of denoiser parts."""
 
 NAMED = 4
-"""Keys that an error spells out."""
+"""Number of keys that an error lists."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def weight_files(part: Path) -> dict[str, Path]:
-    """Where every tensor of a part lies, by key.
+    """The file of every tensor of a part, by key.
 
     Args:
         part: a .safetensors file, or a folder with one, or with shards and their `*.safetensors.index.json`.
 
     Raises:
-        WeightsError: there are none, or only pickles; the index or a shard is missing or damaged.
+        WeightsError: the part has no safetensors files, or its index or a shard is missing or damaged.
     """
     if part.suffix in PICKLES:
         raise refused(str(part))
@@ -48,16 +48,16 @@ def weight_files(part: Path) -> dict[str, Path]:
     if len(files) == 1:
         return dict.fromkeys(_keys(files[0]), files[0])
     if files:
-        raise WeightsError(f"{part} holds {len(files)} .safetensors files and no index that says what they are")
+        raise WeightsError(f"{part} holds {len(files)} .safetensors files without an index; fetch the model again")
     pickles = sorted(file for file in part.glob("*") if file.suffix in PICKLES) if part.is_dir() else []
     raise refused(str(pickles[0])) if pickles else WeightsError(f"{part} holds no .safetensors file; fetch it again")
 
 
 def check_parts(folder: Path, parts: Iterable[str]) -> None:
-    """Look at all parts of a model before the first one is read: a network has a `config.json` and weights.
+    """Check all parts of a model before the first one is loaded: a part with a `config.json` must have weights.
 
     Raises:
-        WeightsError: a part is missing, or what `weight_files` says of its weights.
+        WeightsError: a part is missing, or its weights fail the checks of `weight_files`.
     """
     for part in parts:
         if not (folder / part).is_dir():
@@ -71,34 +71,35 @@ def on_meta(kind: type[Network], config: Mapping[str, Any], part: Path) -> Netwo
     """The network of diffusers' class `kind` that a part's configuration describes, on the `meta` device.
 
     Raises:
-        WeightsError: the configuration describes none.
+        WeightsError: the configuration is invalid.
     """
     try:
         with torch.device("meta"):
             network: Network = kind.from_config(config)  # type: ignore[attr-defined]
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{part / 'config.json'} makes no {kind.__name__} ({type(error).__name__}: {error}); fetch the model again"
+            f"{part / 'config.json'} is no valid {kind.__name__} ({type(error).__name__}: {error});"
+            " fetch the model again"
         ) from error
     return network
 
 
 def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str, Path]:
-    """Hold the tensors of a part against the network that they are for; only headers are read.
+    """Compare the tensors of a part with a network; only headers are read.
 
-    None may be missing or left over, but for the tied weights that the part may lack, and for those that the network's
-    class says it ignores (diffusers' and transformers' `_tied_weights_keys`, `_keys_to_ignore_on_load_unexpected`).
+    None may be missing or left over, except for tied weights, which the part may lack, and tensors that the network's
+    class ignores (diffusers' and transformers' `_tied_weights_keys`, `_keys_to_ignore_on_load_unexpected`).
 
     Args:
         network: on any device.
         part: see `weight_files`.
-        prefix: of the tensors in the part that are this network's, where it holds others too.
+        prefix: prefix of this network's tensors if the part also holds others.
 
     Returns:
         The files of the network's tensors, by their keys in the part.
 
     Raises:
-        WeightsError: names what is missing, left over or of another shape, or which file is damaged.
+        WeightsError: tensors are missing, left over or have another shape, or a file is damaged.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     tied = getattr(network, "_tied_weights_keys", None) or ()
@@ -118,17 +119,17 @@ def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str,
 def fill(
     network: Network, part: Path, load: LoadOptions, *, prefix: str = "", float32: Collection[str] = ()
 ) -> Network:
-    """Give a network that was built on the `meta` device the tensors of a part, and have it ready to run.
+    """Fill a network that was built on the `meta` device with the tensors of a part; it is then ready to run.
 
-    Buffers that no file holds and that were computed on `meta` become None, since a product with one would be wrong
-    without a word; see `without_weights`. A mapped tensor begins where the file has it, so the same weights in a file
-    cut otherwise may give products another last bit. A denoiser, which diffusers calls `transformer`, is quantized
-    where `load` asks for it.
+    Buffers that no file holds and that were computed on `meta` become None, since results with them would be silently
+    wrong; see `without_weights`. The alignment of a mapped tensor depends on its place in the file, so differently
+    sharded files may change the last bit of products. A denoiser, which diffusers calls `transformer`, is quantized if
+    `load` requires it.
 
     Args:
         part: see `weight_files`.
         prefix: see `check_tensors`, whose errors are raised.
-        float32: names of submodules or parameters that are never converted to less than float32.
+        float32: names of submodules or parameters that keep at least float32.
     """
     kept = set(network.state_dict())
     where = check_tensors(network, part, prefix)
@@ -150,9 +151,9 @@ def fill(
 
 
 def without_weights(network: Network) -> Network:
-    """A network that was built as usual, with its parameters moved to `meta`, and its computed buffers where they are.
+    """Move the parameters of a network to `meta`; its computed buffers stay.
 
-    Large networks are better built under `torch.device("meta")`; what they compute there must be made again.
+    For large networks, build under `torch.device("meta")` instead and recompute the buffers.
     """
     for module in network.modules():
         for name, weight in module.named_parameters(recurse=False):
@@ -176,14 +177,16 @@ def _of_index(index: Path) -> dict[str, Path]:
     try:
         named = dict(json.loads(index.read_bytes())["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{index} is no index of shards ({error!r}); fetch the model again") from error
+        raise WeightsError(f"{index} is not an index of shards ({error!r}); fetch the model again") from error
     if not named:
-        raise WeightsError(f"{index} names no tensors; fetch the model again")
+        raise WeightsError(f"{index} lists no tensors; fetch the model again")
     where = {key: index.parent / str(name) for key, name in named.items()}
     missing = sorted({file.name for file in where.values() if not file.is_file()})
     if missing:
         total = len(set(where.values()))
-        raise WeightsError(f"{len(missing)} of {total} shards are not in {index.parent}: {_some(missing)}; fetch them")
+        raise WeightsError(
+            f"{len(missing)} of {total} shards are missing from {index.parent}: {_some(missing)}; fetch them"
+        )
     for file in sorted(set(where.values())):
         claimed, held = {key for key in where if where[key] == file}, _keys(file)
         if claimed != held:
@@ -207,28 +210,28 @@ def _opened(where: Mapping[str, Path]) -> Iterator[dict[Path, Any]]:
             try:
                 files[file] = stack.enter_context(safe_open(file, "pt"))
             except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{file} is damaged or cut short ({error}); fetch it again") from error
+                raise WeightsError(f"{file} is damaged or truncated ({error}); fetch it again") from error
         yield files
 
 
 def check_fit(
     network: nn.Module, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], source: str
 ) -> None:
-    """Raise `WeightsError` that names which tensors of `source` are missing, left over or of another shape."""
+    """Raise `WeightsError` if tensors of `source` are missing, left over or have another shape."""
     faults = {
         "missing": sorted(shapes.keys() - found.keys()),
         "left over": sorted(found.keys() - shapes.keys()),
         "of another shape": sorted(
-            f"{key} {tuple(found[key])} in place of {shape}"
+            f"{key} {tuple(found[key])} instead of {shape}"
             for key, shape in shapes.items()
             if key in found and tuple(found[key]) != shape
         ),
     }
-    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in faults.items() if keys]
-    if told:
+    listed = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in faults.items() if keys]
+    if listed:
         raise WeightsError(
-            f"the tensors of {source} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(told)}; its"
-            " configuration and its weights must be of one model"
+            f"the tensors of {source} do not fit {type(network).__name__}, of {len(shapes)}: {', '.join(listed)};"
+            " configuration and weights must belong to the same model"
         )
 
 

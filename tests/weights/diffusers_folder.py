@@ -1,4 +1,4 @@
-"""A folder in diffusers' format with random tensors, for tests that look at files only."""
+"""A folder in diffusers' format with random tensors, for tests of files only."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ FILES = {
     "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
     "transformer/diffusion_pytorch_model.safetensors.index.json",
 }
-"""What is needed of it."""
+"""The files needed to load it."""
 
 
 def tensors(seed=0):
@@ -47,7 +47,7 @@ def save_shards(folder: Path, state) -> None:
 
 
 def save_folder(folder: Path, seed=0) -> Path:
-    """A model of three parts, with files that nobody needs beside them."""
+    """A model of three parts and files that are not needed."""
     save_shards(folder / "transformer", tensors(seed))
     texts = {
         "model_index.json": json.dumps(INDEX),

@@ -1,4 +1,4 @@
-"""A hub on loopback that answers as Hugging Face does, as far as fetching a repository goes."""
+"""A local server that answers like the Hugging Face hub, as far as downloading a repository needs."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Models behind URLs are on a node once, whole, and as their source is."""
+"""Models at URLs are downloaded once per node, complete and equal to their source."""
 
 import json
 import multiprocessing
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def url(folder):
-    """The model in fsspec's memory."""
+    """The URL of the model in fsspec's memory file system."""
     url = f"memory://models-{next(_NUMBER)}/nobody"
     fsspec.filesystem("memory").put(f"{folder}/", url, recursive=True)
     return url
@@ -43,7 +43,7 @@ def url(folder):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The files that are opened at the source, in order."""
+    """The files opened at the source, in order."""
     names, fs = [], fsspec.filesystem("memory")
     before = type(fs).open
     monkeypatch.setattr(type(fs), "open", lambda self, path, *a, **k: names.append(path) or before(self, path, *a, **k))
@@ -54,7 +54,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_only_what_is_needed_is_fetched_and_only_once(url, folder, tmp_path, opened):
+def test_only_needed_files_are_fetched_and_only_once(url, folder, tmp_path, opened):
     copy = fetch(url, tmp_path / "cache")
     assert copy.name == "nobody", "films name their model"
     assert files_in(copy) == {name: (folder / name).read_bytes() for name in FILES}
@@ -74,7 +74,7 @@ def test_a_damaged_copy_is_found_and_fetched_again(url, tmp_path, opened, damage
     assert [Path(name).name for name in opened] == ["spiece.model"]
 
 
-def test_a_folder_that_a_web_server_lists_is_fetched_and_one_that_is_not_there_refused(folder, tmp_path):
+def test_a_folder_listed_by_a_web_server_is_fetched_and_a_missing_one_refused(folder, tmp_path):
     pytest.importorskip("aiohttp")
     handler = partial(QuietHandler, directory=str(folder.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -102,7 +102,7 @@ def test_a_removed_file_is_fetched_again(url, tmp_path):
     assert (fetch(url, tmp_path / "cache") / "tokenizer/spiece.model").read_bytes() == b"words"
 
 
-def test_a_source_that_has_changed_is_fetched_beside_the_copy_that_others_use(url, tmp_path):
+def test_a_changed_source_is_fetched_to_a_new_place(url, tmp_path):
     old = fetch(url, tmp_path / "cache")
     fsspec.filesystem("memory").pipe(f"{url}/tokenizer/spiece.model", b"other")
     new = fetch(url, tmp_path / "cache")
@@ -117,7 +117,7 @@ def test_a_copy_has_the_fingerprint_of_its_source(url, folder, tmp_path):
     assert folder_fingerprint(other, load) != folder_fingerprint(folder, load)
 
 
-def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tmp_path, monkeypatch):
+def test_checksums_are_cached_so_the_second_start_reads_no_tensors(folder, tmp_path, monkeypatch):
     load = LoadOptions(cache=tmp_path / "cache")
     first = folder_fingerprint(folder, load)
     monkeypatch.setattr(
@@ -134,14 +134,14 @@ def test_checksums_are_kept_so_that_the_second_start_reads_no_tensors(folder, tm
     "changed",
     ["longtake.json", "model_index.json", "scheduler/scheduler_config.json", "transformer/config.json"],
 )
-def test_the_fingerprint_tells_every_setting_of_a_folder(folder, tmp_path, changed):
+def test_the_fingerprint_depends_on_every_setting_of_a_folder(folder, tmp_path, changed):
     load = LoadOptions(cache=tmp_path / "cache")
     before, file = folder_fingerprint(folder, load), folder / changed
     file.write_text(json.dumps({**json.loads(file.read_text()), "window": 9}))
     assert folder_fingerprint(folder, load) != before
 
 
-def test_the_fingerprint_tells_a_part_that_lies_elsewhere_and_one_in_a_single_precision(folder, tmp_path):
+def test_the_fingerprint_covers_linked_parts_and_parts_in_a_single_precision(folder, tmp_path):
     load, part = LoadOptions(cache=tmp_path / "cache"), tmp_path / "elsewhere"
     before = folder_fingerprint(folder, load)
     (folder / "transformer").rename(part)
@@ -163,7 +163,7 @@ fetch(sys.argv[1], Path(sys.argv[2]))
 """
 
 
-def test_a_killed_fetch_leaves_nothing_half_placed_and_no_lock(folder, tmp_path):
+def test_a_killed_fetch_leaves_no_partial_file_and_no_lock(folder, tmp_path):
     cache, big = tmp_path / "cache", folder / "tokenizer/spiece.model"
     with big.open("wb") as file:
         file.truncate(256 * 2**20)
@@ -201,7 +201,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path):
     child.join()
 
 
-def test_of_two_who_ask_at_once_one_fetches(url, tmp_path, opened):
+def test_of_two_concurrent_callers_one_fetches(url, tmp_path, opened):
     with ThreadPoolExecutor(2) as pool:
         copies = list(pool.map(lambda _: fetch(url, tmp_path / "cache"), range(2)))
     assert copies[0] == copies[1]
@@ -219,33 +219,35 @@ def test_a_part_of_pickles_is_refused_before_anything_is_fetched(folder, tmp_pat
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("memory://nowhere/model", "holds no model_index.json"),
+        ("memory://nowhere/model", "has no model_index.json"),
         ("nobody://nowhere", "cannot be read"),
         ("memory://one/model.pt", "is a pickle"),
-        ("memory://one/film.mp4", "holds no model_index.json"),
+        ("memory://one/film.mp4", "has no model_index.json"),
     ],
 )
-def test_what_is_no_model_is_refused_with_the_cure(url, message, tmp_path):
+def test_a_url_that_is_not_a_model_is_refused_with_the_fix(url, message, tmp_path):
     for name in ("model.pt", "film.mp4"):
         fsspec.filesystem("memory").pipe(f"memory://one/{name}", b"x")
     with pytest.raises(WeightsError, match=message):
         fetch(url, tmp_path / "cache")
 
 
-def test_a_file_system_that_fails_in_its_own_way_is_told_with_the_url(tmp_path, monkeypatch):
+def test_any_error_of_a_file_system_is_reported_with_the_url(tmp_path, monkeypatch):
     class CredentialsError(Exception):
-        """As those of S3's client, which are no `OSError`."""
+        """Like those of S3's client, not an `OSError`."""
 
     def find(*_, **__):
         raise CredentialsError("unable to locate credentials")
 
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "find", find)
-    with pytest.raises(WeightsError, match=r"memory://one/model cannot be read: unable to locate.* may read there"):
+    with pytest.raises(
+        WeightsError, match=r"memory://one/model cannot be read: unable to locate.* check this machine's access"
+    ):
         fetch("memory://one/model", tmp_path / "cache")
 
 
 def test_a_source_that_ends_early_leaves_nothing(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "look", lambda url, look=fetching.look: _longer(look(url)))
+    monkeypatch.setattr(fetching, "find_source", lambda url, find=fetching.find_source: _longer(find(url)))
     with pytest.raises(WeightsError, match=r"ended after 5 of 6 bytes"):
         fetch(url, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("spiece.model"))

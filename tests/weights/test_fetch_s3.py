@@ -1,4 +1,4 @@
-"""Models in S3, by moto on loopback behind a proxy that fails."""
+"""Models in S3: moto on loopback behind a proxy that injects faults."""
 
 import threading
 from random import Random
@@ -28,7 +28,7 @@ def server(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:coroutine")
-def test_a_model_in_s3_is_fetched_whole_through_faults_and_again_once_it_has_changed(server, tmp_path):
+def test_a_model_in_s3_is_fetched_despite_faults_and_again_after_a_change(server, tmp_path):
     folder, s3 = save_folder(tmp_path / "model"), fsspec.filesystem("s3", use_listings_cache=False)
     s3.mkdir("models")
     s3.put(f"{folder}/", "s3://models/nobody/", recursive=True)

@@ -1,4 +1,4 @@
-"""Models in Hugging Face repositories: what is needed and no more, and an error says what to do."""
+"""Models in Hugging Face repositories: only needed files are downloaded, and errors state the fix."""
 
 import huggingface_hub
 import pytest
@@ -22,7 +22,7 @@ def cache(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nobody/films", "nobody/films@v1", f"nobody/films@{COMMIT}"])
-def test_only_what_is_needed_is_fetched(hub, cache, name):
+def test_only_needed_files_are_fetched(hub, cache, name):
     copy = fetch_hub(name, cache / "sums", cache, hub.url)
     found = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()}
     assert found == FILES
@@ -35,15 +35,15 @@ def test_only_what_is_needed_is_fetched(hub, cache, name):
     assert hub.fetched == []
 
 
-def test_what_was_fetched_before_is_found_without_a_network(hub, cache, monkeypatch):
+def test_a_cached_model_is_found_without_a_network(hub, cache, monkeypatch):
     copy = fetch_hub("nobody/films", cache / "sums", cache, hub.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert fetch_hub("nobody/films", cache / "sums", cache) == copy
-    with pytest.raises(WeightsError, match=r"nobody can be asked now.*`hf download nobody/other`"):
+    with pytest.raises(WeightsError, match=r"the hub cannot be reached.*`hf download nobody/other`"):
         fetch_hub("nobody/other@main", cache / "sums", cache)
 
 
-def test_damaged_weights_are_found_and_fetched_again_and_nothing_else_is(hub, cache):
+def test_only_damaged_weights_are_fetched_again(hub, cache):
     copy = fetch_hub("nobody/films", cache / "sums", cache, hub.url)
     broken = copy / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
     blob = broken.resolve()
@@ -57,19 +57,19 @@ def test_damaged_weights_are_found_and_fetched_again_and_nothing_else_is(hub, ca
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nobody/nothing", "there is no such repository, or it is private; check the name"),
-        ("gated/films", "agreed to the licence"),
-        ("nobody/films@v9", "no such revision; leave out"),
+        ("nobody/nothing", "no such repository exists, or it is private; check the name"),
+        ("gated/films", "agreement to the licence"),
+        ("nobody/films@v9", "no such revision; check what follows"),
     ],
 )
-def test_what_is_not_there_is_refused_with_the_cure(hub, cache, name, message):
-    with pytest.raises(WeightsError, match=f"model is '{name}': no folder of this name is here, .*{message}"):
+def test_a_missing_or_gated_repository_is_refused_with_the_fix(hub, cache, name, message):
+    with pytest.raises(WeightsError, match=f"model is '{name}': no such local folder, .*{message}"):
         fetch_hub(name, cache / "sums", cache, hub.url)
 
 
-def test_a_repository_in_another_format_is_refused_with_the_cure(hub, cache):
+def test_a_repository_in_another_format_is_refused_with_the_fix(hub, cache):
     (hub.folder / "model_index.json").unlink()
-    with pytest.raises(WeightsError, match=r"holds no model_index.json; use the one in diffusers' format"):
+    with pytest.raises(WeightsError, match=r"has no model_index.json; use the one in diffusers' format"):
         fetch_hub("nobody/films", cache / "sums", cache, hub.url)
 
 
@@ -84,5 +84,5 @@ def test_a_repository_in_another_format_is_refused_with_the_cure(hub, cache):
         ("./b", False),
     ],
 )
-def test_what_is_written_like_a_repository(name, is_id):
+def test_names_of_repositories_are_recognised(name, is_id):
     assert is_hub_id(name) == is_id

@@ -14,24 +14,24 @@ from longtake.pipeline.weights.licence import LICENCES, forbids_commercial_use, 
         ("---\n: [\n---\n", None),
     ],
 )
-def test_a_card_names_the_licence_in_its_first_lines(tmp_path, card, licence):
+def test_a_card_names_the_licence_in_its_front_matter(tmp_path, card, licence):
     assert read_licence(tmp_path) is None
     (tmp_path / "README.md").write_text(card)
     assert read_licence(tmp_path) == licence
 
 
 @pytest.mark.parametrize("name", ["cc-by-nc-sa-4.0", "CC BY-NC 4.0", "nc", "acme-noncommercial-1", "Non-Commercial"])
-def test_a_licence_that_forbids_commercial_use_is_known_by_its_name(name):
+def test_a_licence_that_forbids_commercial_use_is_recognised_by_its_name(name):
     assert forbids_commercial_use(name)
     assert "forbids commercial use" in terms_of(name)
 
 
 @pytest.mark.parametrize("name", ["apache-2.0", "mit", "openrail++", "tencent-hunyuan-community", "ncsa-like", None])
-def test_others_have_nothing_to_be_told(name):
+def test_other_licences_need_no_notice(name):
     assert terms_of(name) is None
 
 
-def test_a_known_repository_is_known_in_every_revision_and_wins_over_a_card(tmp_path):
+def test_a_known_repository_takes_precedence_over_a_card_in_every_revision(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     assert licence_of("tianweiy/CausVid@main", tmp_path) == LICENCES["tianweiy/CausVid"]
     assert licence_of("nobody/films", tmp_path) == "mit"

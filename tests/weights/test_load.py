@@ -22,7 +22,7 @@ def test_a_saved_model_comes_back_with_its_configuration_and_bits(place, tmp_pat
     )
 
 
-def test_untrained_weights_depend_on_the_seed_alone():
+def test_untrained_weights_depend_only_on_the_seed():
     one, _, again = EmbeddedModel.untrained(TINY, 1), torch.rand(5), EmbeddedModel.untrained(TINY, 1)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
     other = EmbeddedModel.untrained(TINY, 2)
@@ -50,13 +50,13 @@ def test_a_truncated_file_is_refused(tmp_path):
     whole = (tmp_path / "model.safetensors").read_bytes()
     for size in (0, 5, 100, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:size])
-        with pytest.raises(WeightsError, match="is no longtake model"):
+        with pytest.raises(WeightsError, match="is not a longtake model"):
             load_model(f"{tmp_path}/cut.safetensors")
 
 
 def test_foreign_tensors_are_refused(tmp_path):
     (tmp_path / "foreign.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(1)}))
-    with pytest.raises(WeightsError, match="is no longtake model"):
+    with pytest.raises(WeightsError, match="is not a longtake model"):
         load_model(f"{tmp_path}/foreign.safetensors")
 
 

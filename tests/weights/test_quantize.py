@@ -1,4 +1,4 @@
-"""Matrices in 8 bits are what they were, nearly, in a quarter of the room; who cannot is told so."""
+"""8-bit weights are nearly equal in a quarter of the memory; devices that do not support them are named."""
 
 import importlib
 
@@ -21,7 +21,7 @@ def build():
 
 
 def room(tensor):
-    """Bytes of a tensor, whatever it is made of."""
+    """Bytes of a tensor, plain or quantized."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return tensor.numel() * tensor.element_size()
     return sum(room(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
@@ -51,7 +51,7 @@ def test_a_row_of_zeros_stays_zero(kind):
     assert (module[0](x)[:, 3] == 0).all()
 
 
-def test_a_quantized_module_has_a_fingerprint_of_its_own():
+def test_a_quantized_module_has_its_own_fingerprint():
     pytest.importorskip("torchao")
     prints = [weights_fingerprint(build())]
     for kind in ("int8", "float8", "int8"):
@@ -76,22 +76,24 @@ def test_a_denoiser_is_quantized_as_it_is_loaded_and_other_parts_are_not(tmp_pat
     }
 
 
-def test_nothing_happens_where_nothing_is_asked_for():
+def test_without_the_option_nothing_is_quantized():
     module = build()
     before = weights_fingerprint(module)
     quantize(module, LoadOptions())
     assert weights_fingerprint(module) == before
 
 
-def test_a_missing_package_is_named_with_the_cure(monkeypatch):
+def test_a_missing_package_is_named_with_the_fix(monkeypatch):
     monkeypatch.setattr(quantizing, "find_spec", lambda _: None)
     with pytest.raises(WeightsError, match=r"pip install 'longtake\[quantize\]'"):
         check_quantize(LoadOptions(quantize="int8"))
     check_quantize(LoadOptions())
 
 
-@pytest.mark.parametrize(("device", "capability", "message"), [("mps", None, "mps cannot"), ("cuda:0", (8, 6), "8.6")])
-def test_a_device_that_cannot_is_named_with_the_cure(monkeypatch, device, capability, message):
+@pytest.mark.parametrize(
+    ("device", "capability", "message"), [("mps", None, "mps does not support it"), ("cuda:0", (8, 6), "8.6")]
+)
+def test_an_unsupported_device_is_named_with_the_fix(monkeypatch, device, capability, message):
     monkeypatch.setattr(quantizing, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")

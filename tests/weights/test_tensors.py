@@ -1,4 +1,4 @@
-"""Tensors reach a module exactly, mapped and not copied, whatever number of files they lie in."""
+"""Tensors are loaded exactly, mapped and not copied, from any number of files."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_shards_and_a_single_file_give_the_same_module(tmp_path, state, shards):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_weights_are_of_the_dtype_that_was_asked_for_but_for_those_that_keep_float32(shards, state, dtype):
+def test_weights_get_the_requested_dtype_except_those_that_keep_float32(shards, state, dtype):
     loaded = fill(build(), shards, LoadOptions(dtype=dtype), float32=["2"]).state_dict()
     for key, tensor in state.items():
         assert torch.equal(loaded[key], tensor if key == "2.weight" else tensor.to(dtype))
@@ -51,13 +51,13 @@ def test_weights_are_of_the_dtype_that_was_asked_for_but_for_those_that_keep_flo
 
 
 class Forgiving(nn.Sequential):
-    """A network of a library that says which tensors a part may lack or have beside its own."""
+    """A network whose class states which tensors a part may lack or have in addition."""
 
     _tied_weights_keys = ("3.weight",)
     _keys_to_ignore_on_load_unexpected = ("rope",)
 
 
-def test_a_part_may_hold_more_networks_lack_tied_keys_and_have_tensors_that_nobody_uses(tmp_path, state):
+def test_a_part_may_hold_more_networks_lack_tied_keys_and_have_ignored_tensors(tmp_path, state):
     held = {f"a.{key}": tensor for key, tensor in state.items() if key != "3.weight"} | {"b.0.weight": torch.ones(1)}
     save_file(held | {"a.rope.table": torch.ones(1)}, tmp_path / "one.safetensors")
     loaded = fill(Forgiving(*build()), tmp_path / "one.safetensors", LoadOptions(), prefix="a.").state_dict()
@@ -68,7 +68,7 @@ def test_a_part_may_hold_more_networks_lack_tied_keys_and_have_tensors_that_nobo
 
 
 class Scaled(nn.Linear):
-    """A layer with a buffer that it computes, and that no file holds."""
+    """A layer with a computed buffer that no file holds."""
 
     def __init__(self):
         super().__init__(4, 8, bias=False)
@@ -78,7 +78,7 @@ class Scaled(nn.Linear):
         return super().forward(x) * self.scale
 
 
-def test_what_a_network_computed_on_meta_is_taken_away_and_what_it_computed_here_stays(tmp_path):
+def test_buffers_computed_on_meta_become_none_and_others_stay(tmp_path):
     save_file({"weight": torch.ones(8, 4)}, tmp_path / "one.safetensors")
     with torch.device("meta"):
         void = Scaled()
@@ -97,20 +97,20 @@ def test_missing_left_over_and_misshapen_tensors_are_all_named(tmp_path, state):
     save_file(state, tmp_path / "one.safetensors")
     with pytest.raises(WeightsError) as caught:
         fill(build(), tmp_path / "one.safetensors", LoadOptions())
-    for part in ("1 missing (1.weight)", "1 left over (extra)", "3.weight (2, 2) in place of (8, 4)", "of 4"):
+    for part in ("1 missing (1.weight)", "1 left over (extra)", "3.weight (2, 2) instead of (8, 4)", "of 4"):
         assert part in str(caught.value)
 
 
 def test_a_missing_shard_is_named(shards):
     (shards / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"1 of 2 shards are not in .*model-00002-of-00002\.safetensors"):
+    with pytest.raises(WeightsError, match=r"1 of 2 shards are missing from .*model-00002-of-00002\.safetensors"):
         fill(build(), shards, LoadOptions())
 
 
-def test_a_shard_that_is_cut_short_is_named(shards):
+def test_a_truncated_shard_is_named(shards):
     shard = shards / "diffusion_pytorch_model-00002-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"model-00002-of-00002\.safetensors is damaged or cut short"):
+    with pytest.raises(WeightsError, match=r"model-00002-of-00002\.safetensors is damaged or truncated"):
         fill(build(), shards, LoadOptions())
 
 
@@ -123,15 +123,15 @@ def test_an_index_that_disagrees_with_its_shards_is_named(shards):
         weight_files(shards)
     for text in ("{}", '{"weight_map": [1]}'):
         index.write_text(text)
-        with pytest.raises(WeightsError, match="is no index of shards"):
+        with pytest.raises(WeightsError, match="is not an index of shards"):
             weight_files(shards)
     index.write_text('{"weight_map": {}}')
-    with pytest.raises(WeightsError, match="names no tensors"):
+    with pytest.raises(WeightsError, match="lists no tensors"):
         weight_files(shards)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.ckpt", "model.pth"])
-def test_a_pickle_is_refused_with_the_cure(tmp_path, name):
+def test_a_pickle_is_refused_with_the_fix(tmp_path, name):
     torch.save({"a": torch.ones(1)}, tmp_path / name)
     for part in (tmp_path, tmp_path / name):
         with pytest.raises(WeightsError, match=rf"{name} is a pickle.*longtake convert"):
@@ -143,7 +143,7 @@ def test_an_empty_part_and_one_of_two_files_are_refused(tmp_path, state):
         weight_files(tmp_path / "nowhere")
     for name in "ab":
         save_file(state, tmp_path / f"{name}.safetensors")
-    with pytest.raises(WeightsError, match=r"holds 2 \.safetensors files and no index"):
+    with pytest.raises(WeightsError, match=r"holds 2 \.safetensors files without an index"):
         weight_files(tmp_path)
 
 
@@ -183,7 +183,7 @@ def large(tmp_path_factory):
 
 
 def held_by_two(file, dtype):
-    """What two processes hold, in MiB each, while both have the whole file in a module: PSS, RSS, anonymous."""
+    """PSS, RSS and anonymous memory of two processes, in MiB each, while both have the file in a module."""
     command = [sys.executable, "-c", HOLD, str(file), dtype]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     children = [subprocess.Popen(command, **pipes) for _ in range(2)]
@@ -198,13 +198,13 @@ def held_by_two(file, dtype):
     return [[int(word) / 1024 for word in answer[:3]] for answer in answers]
 
 
-def test_two_processes_that_load_one_file_hold_it_once(large):
+def test_two_processes_that_load_one_file_share_its_memory(large):
     for pss, rss, anonymous in held_by_two(large, "float32"):
         assert rss >= 190, "all of it was read"
         assert pss <= 130, "half of it each"
         assert anonymous <= 40, "no copy"
 
 
-def test_a_converted_file_costs_each_process_no_more_than_the_converted_tensors(large):
+def test_a_converted_file_costs_each_process_only_the_converted_tensors(large):
     for _, _, anonymous in held_by_two(large, "bfloat16"):
         assert 90 <= anonymous <= 140
