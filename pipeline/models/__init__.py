@@ -1,1 +1,1 @@
-"""The embedded models, small enough for a laptop, and the protocols that larger ones answer to."""
+"""The embedded models, small enough for a laptop, and the protocols that all models implement."""

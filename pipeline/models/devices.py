@@ -1,4 +1,4 @@
-"""Where and how a process computes: a device that is there, threads, and on a GPU the same way every time."""
+"""Device and threads of a process, and deterministic kernels on GPUs."""
 
 import torch
 
@@ -8,7 +8,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def check_device(device: str, here: bool = True) -> None:
-    """Raise an error unless `device` can be computed on: by this process, if `here`."""
+    """Raise an error unless `device` is supported, and, if `here`, available in this process."""
     if device not in DEVICES:
         raise SpecError(f"--device is {device!r}; use {' or '.join(DEVICES)}")
     if here and device == "cuda" and not torch.cuda.is_available():
@@ -16,7 +16,7 @@ def check_device(device: str, here: bool = True) -> None:
 
 
 def settle(threads: int, device: str) -> None:
-    """Have this process compute with so many threads, and on a GPU the same way every time."""
+    """Set the number of compute threads, and on a GPU choose deterministic kernels."""
     torch.set_num_threads(threads)
     if device != "cpu":
         torch.backends.cudnn.deterministic = True

@@ -1,4 +1,4 @@
-"""What tells one set of weights from another."""
+"""Fingerprints of weights."""
 
 from hashlib import sha256
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all weights by name, with their dtypes and shapes."""
+    """SHA-256 of all weights with their names, dtypes and shapes."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -17,6 +17,6 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _plain(tensor: Tensor) -> list[Tensor]:
-    """What a tensor is made of: itself, or the parts of one that is quantized."""
+    """The plain tensors inside a tensor: itself, or the parts of a quantized one."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     return [tensor] if flatten is None else [plain for name in flatten()[0] for plain in _plain(getattr(tensor, name))]

@@ -1,4 +1,4 @@
-"""Random weights that depend on a seed alone, whichever thread makes them."""
+"""Random weights that depend only on a seed, in any thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from threading import Lock
 import torch
 
 _SEEDING = Lock()
-"""PyTorch's seed belongs to the process, so one model is made at a time."""
+"""PyTorch's default generator is shared by the process, so one model is initialised at a time."""
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, whatever PyTorch draws depends on `seed` alone; outside, nothing of it is seen."""
+    """Seed PyTorch's default CPU generator inside the block and restore it afterwards."""
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

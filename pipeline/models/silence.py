@@ -1,4 +1,4 @@
-"""The sound of models that make none: latents without channels, decoded to silence.
+"""The sound codec of models without sound: latents without channels, decoded to silence.
 
 Shapes: b batch, l latents, n samples.
 """
@@ -12,7 +12,7 @@ class Silence:
     """A `StreamDecoder` of latents [b l 0].
 
     Args:
-        hop: samples of one latent.
+        hop: samples per latent.
     """
 
     left_context = 0

@@ -1,9 +1,9 @@
 """A small sound autoencoder: an MDCT, and a learned linear basis for its frames.
 
-The MDCT (Princen and Bradley, 1986) with a sine window cuts sound into frames of two hops that overlap by half and
-cancel each other's aliasing exactly, so there are no borders to hear. Frame i reaches from one hop before i*hop to
-one hop after, and is centred on i*hop. So the samples between two centres need both frames: the decoder looks one
-latent ahead. At a section's end there is none, and the last hop fades out.
+The MDCT (Princen and Bradley, 1986) with a sine window splits sound into frames of two hops that overlap by half and
+cancel each other's aliasing exactly, so frame borders are inaudible. Frame i is centred on i*hop and extends one hop to
+either side. The samples between two centres need both frames, so the decoder looks one latent ahead. A section's last
+latent has no successor, so the last hop fades out.
 
 Shapes: b batch, l latents, c channels, n samples.
 """
@@ -53,7 +53,7 @@ class SoundCodec(nn.Module):
         return latents
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
-        """Samples [b n] that are complete, and the half frame that waits; see the module for what a section loses."""
+        """Complete samples [b n], and the half frame that the next latent completes; see the module docstring."""
         frames = (latents.to(self.scale.dtype) * self.scale) @ self.basis @ self.mdct.T
         rising, falling = rearrange(frames, "b l (two hop) -> two b l hop", two=2)
         if state is not None:

@@ -1,4 +1,4 @@
-"""A small text encoder over a closed vocabulary: every word is known, or the prompt is refused.
+"""A small text encoder with a closed vocabulary: prompts with unknown words are refused.
 
 Shapes: l tokens, d width.
 """
@@ -13,12 +13,12 @@ from longtake.pipeline.errors import SpecError
 
 
 class ClosedVocabularyEncoder(nn.Module):
-    """Learned word and place embeddings and one transformer layer; always `max_words` tokens, padded.
+    """Learned word and position embeddings and one transformer layer; prompts are padded to `max_words` tokens.
 
     Args:
-        vocabulary: the words it knows, in the order of their embeddings.
-        max_words: the longest prompt.
-        width: of a token; must divide by `num_heads`.
+        vocabulary: the known words, in the order of their embeddings.
+        max_words: words in the longest prompt.
+        width: width of a token; a multiple of `num_heads`.
     """
 
     def __init__(self, vocabulary: Sequence[str], max_words: int, width: int, num_heads: int = 4) -> None:
@@ -30,11 +30,11 @@ class ClosedVocabularyEncoder(nn.Module):
         self.layer = nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout=0.0, batch_first=True)
 
     def tokenize(self, prompt: str) -> Tensor:
-        """Word numbers [max_words], 0 where there is no word. Raises `SpecError` for unknown words and long prompts."""
+        """Word indices [max_words], 0 for padding. Raises `SpecError` for unknown words and long prompts."""
         words = prompt.lower().replace(",", " ").replace(".", " ").split()
         if len(words) > self.max_words:
             raise SpecError(
-                f"the prompt {prompt!r} has {len(words)} words, the model reads at most {self.max_words};"
+                f"the prompt {prompt!r} has {len(words)} words, the model accepts at most {self.max_words};"
                 " shorten it, or split it into two scenes"
             )
         unknown = [word for word in words if word not in self._index]
@@ -45,15 +45,15 @@ class ClosedVocabularyEncoder(nn.Module):
         return torch.tensor(numbers + [0] * (self.max_words - len(numbers)))
 
     def check(self, prompt: str) -> None:
-        """See `protocols.TextEncoder.check`."""
+        """Raise `SpecError` if the prompt has unknown words or is too long."""
         self.tokenize(prompt)
 
     def embed(self, prompt: str) -> Tensor:
-        """Tokens [l d] of a prompt; "" gives the tokens of the unguided pass."""
+        """Tokens [l d] of a prompt; "" gives those of the unconditional pass."""
         return self.forward(self.tokenize(prompt).to(self.places.device).unsqueeze(0))[0]
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Tokens [b l d] of word numbers [b l]."""
+        """Tokens [b l d] of word indices [b l]."""
         tokens: Tensor = self.layer(self.words(numbers) + self.places)
         return tokens
 

@@ -1,8 +1,8 @@
-"""A small causal video autoencoder: four frames and 8x8 pixels to one latent, without a special first frame.
+"""A small causal video autoencoder: four frames and 8x8 pixels per latent, without a special first frame.
 
-The encoder sees each group of frames alone. The decoder also sees the past: at two depths a latent frame meets the
-one before it, so motion runs on across the borders of groups. What it must remember is one feature map per depth,
-and a film decoded in chunks equals the film decoded at once.
+The encoder sees each group of frames alone. The decoder also sees the past: at two depths a latent frame is combined
+with the one before it, so motion continues across group borders. Its state is one feature map per depth, and a film
+decoded in chunks equals the film decoded at once.
 
 Shapes: b batch, f latent frames, s frames in one latent, c channels, h w height and width (pixels or latents).
 """
@@ -75,14 +75,14 @@ class VideoCodec(nn.Module):
 
 
 class CausalPair(nn.Module):
-    """A convolution over each latent frame together with the one before it; before the first there is nothing."""
+    """A convolution over each latent frame and the one before it; zeros before the first."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2 * in_width, out_width, 3, padding=1)
 
     def forward(self, x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Features [b f c h w] and the last input frame [b 1 c h w], to be handed in with the next."""
+        """Features [b f c h w], and the last input frame [b 1 c h w] as the state for the next call."""
         last = torch.zeros_like(x[:, :1]) if last is None else last
         before = torch.cat((last, x[:, :-1]), dim=1)
         pairs = rearrange([before, x], "two b f c h w -> (b f) (two c) h w")
@@ -90,7 +90,7 @@ class CausalPair(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions around a shortcut."""
+    """Two normalised convolutions with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def test_chunked_sound_decode_equals_the_whole_decode(sound_codec, borders):
 
 @pytest.mark.parametrize("codec_name", ["video_codec", "sound_codec"])
 @torch.inference_mode()
-def test_no_latent_reaches_further_than_the_codec_declares(codec_name, request):
+def test_no_latent_has_influence_beyond_the_declared_context(codec_name, request):
     codec = request.getfixturevalue(codec_name)
     shape = (1, NUM_LATENTS, 3, 4, 2) if codec_name == "video_codec" else (1, NUM_LATENTS, 7)
     latents = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

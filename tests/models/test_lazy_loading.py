@@ -1,4 +1,4 @@
-"""A part is loaded by its first use, once, and never by what only asks how large a film's plan is."""
+"""A part is loaded once, on first use, and not by planning."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def loading(loads, part):
     return lambda: loads.append(part) or part
 
 
-def test_a_denoiser_knows_its_sites_and_rope_without_weights_and_computes_the_same_with_them(model, loads):
+def test_a_lazy_denoiser_has_sites_and_rope_without_weights_and_computes_the_same(model, loads):
     lazy = LazyDenoiser(tiny_model(seed=1).denoiser.to("meta"), loading(loads, model.denoiser))
     sites = model.denoiser.sites(4, 4, 4, 50)
     assert lazy.sites(4, 4, 4, 50) == sites
@@ -58,7 +58,7 @@ def streams_of(clock, chunk):
     }
 
 
-def test_a_decoder_says_how_far_it_looks_without_weights(model, loads):
+def test_a_decoder_states_its_context_without_weights(model, loads):
     whole = model.sound_codec
     lazy = LazyDecoder(whole.left_context, whole.lookahead, loading(loads, whole))
     assert (lazy.left_context, lazy.lookahead, loads) == (whole.left_context, whole.lookahead, [])

@@ -1,4 +1,4 @@
-"""What a storyboard asks beyond the model is told at once, each with the limit."""
+"""All values of a storyboard beyond the model's limits are reported at once, each with the limit."""
 
 import re
 from fractions import Fraction
@@ -22,7 +22,7 @@ LIMITS = ModelLimits(
 )
 
 
-def test_a_wish_within_the_limits_passes():
+def test_a_storyboard_within_the_limits_passes():
     check_against(parse_storyboard(SCENES), LIMITS)
 
 
@@ -38,12 +38,12 @@ def test_a_wish_within_the_limits_passes():
         ("scenes.1.duration=2m", "scenes last 122 s together; tiny renders 60 s"),
     ],
 )
-def test_a_wish_beyond_the_model_names_the_limit(override, said):
+def test_a_value_beyond_the_model_is_refused_with_the_limit(override, said):
     with pytest.raises(SpecError, match=re.escape(said)):
         check_against(parse_storyboard(SCENES, [override]), LIMITS)
 
 
-def test_everything_beyond_the_model_is_told_at_once():
+def test_all_values_beyond_the_model_are_reported_at_once():
     with pytest.raises(SpecError) as caught:
         check_against(parse_storyboard(SCENES, ["video.width=8", "video.fps=60", "audio.sample_rate=8000"]), LIMITS)
     assert len(str(caught.value).split("\n")) == 3

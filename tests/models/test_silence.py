@@ -1,4 +1,4 @@
-"""Models without sound have an exact number of silent samples."""
+"""Models without sound give the exact number of silent samples."""
 
 import torch
 
