@@ -1,6 +1,6 @@
-"""Real open weights through diffusers: the only room that imports it."""
+"""Model families with published weights, one folder each; the only package that imports diffusers."""
 
 import logging
 
-# It warns of torchao 0.16 and later, whose tensors it would allow in pickles; ours are made here.
+# diffusers warns that it cannot allow tensors of torchao 0.16 and later in pickles; longtake reads no pickled ones.
 logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)

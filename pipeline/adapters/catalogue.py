@@ -1,6 +1,6 @@
-"""Models that are known to render here: what they are, what they ask for, and how they may be used.
+"""The table of known models: architecture, memory and licence.
 
-Sizes are computed: the networks are built on the `meta` device, and counted.
+Sizes are computed by building the networks on the `meta` device.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from longtake.pipeline.attention.kv_plan import KVPlan, store_bytes
 from longtake.pipeline.weights.licence import LICENCES
 
 ITEM_BYTES = 2
-"""Of bfloat16, in which sizes are given."""
+"""Bytes per value in bfloat16, in which sizes are stated."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -27,7 +27,7 @@ WAN_5B: Mapping[str, Any] = {
 }  # fmt: skip
 WAN_14B: Mapping[str, Any] = {}
 WAN_14B_IMAGE: Mapping[str, Any] = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
-"""What differs from the defaults of diffusers' `WanTransformer3DModel`, which are those of 14B."""
+"""Differences from the defaults of diffusers' `WanTransformer3DModel`, which are those of 14B."""
 
 LANDSCAPE: tuple[Size, ...] = ((832, 480), (1280, 720))
 
@@ -37,13 +37,13 @@ class Known:
     """One model.
 
     Args:
-        name: what a storyboard calls it, or where the checkpoint to convert is published.
-        family: the networks that it is made of.
-        config: of the denoiser, as far as it differs from the family's.
-        denoisers: how many such networks it has.
-        stride: pixels of a latent, on each side.
-        recipe: of `convert.RECIPES`, for causal checkpoints that are converted first.
-        sizes: of pictures that it was trained on.
+        name: the name in a storyboard, or the repository of a checkpoint to convert.
+        family: the model family.
+        config: the denoiser's configuration, where it differs from the family's defaults.
+        denoisers: number of such networks.
+        stride: pixels per latent on each side.
+        recipe: key of `convert.RECIPES` for causal checkpoints, which must be converted first.
+        sizes: picture sizes in training.
     """
 
     name: str
@@ -56,27 +56,27 @@ class Known:
 
     @property
     def rollout(self) -> str:
-        """How its films are made longer than a clip."""
+        """How films longer than a clip are rendered."""
         return "segment" if self.recipe is None else "causal"
 
     @property
     def licence(self) -> str:
-        """Its identifier, as on its card."""
+        """The licence's identifier, as on the model card."""
         return LICENCES[self.name]
 
     @property
     def num_parameters(self) -> int:
-        """Of its denoisers, without text encoder and codecs."""
+        """Number of parameters of the denoisers, without text encoder and codecs."""
         counts: list[int] = [weight.numel() for weight in self._network().parameters()]
         return self.denoisers * sum(counts)
 
     @property
     def weights_bytes(self) -> int:
-        """Of its denoisers in bfloat16."""
+        """Size of the denoisers in bfloat16."""
         return ITEM_BYTES * self.num_parameters
 
     def kv_bytes(self, size: Size) -> int:
-        """Of the KV store for one guidance branch in bfloat16, however long the film; segments have none."""
+        """Size of the KV store of one guidance branch in bfloat16, for films of any length; 0 without a KV cache."""
         if self.recipe is None:
             return 0
         recipe = RECIPES[self.recipe]
@@ -111,4 +111,4 @@ KNOWN = (
     ),
     Known("tianweiy/CausVid", "Wan", WAN_1_3B, recipe="causvid", sizes=((832, 480),)),
 )
-"""Those with a recipe are checkpoints, for `longtake convert`; the others are opened by name."""
+"""Models with a recipe are checkpoints for `longtake convert`; the others are opened by name."""

@@ -1,4 +1,4 @@
-"""Published checkpoints to safe files: what `longtake convert` does.
+"""Conversion of published checkpoints to safetensors, for `longtake convert`.
 
 FlashVSR's folder                                        -> one .safetensors file
 Wan, Self-Forcing, CausVid, LongLive: one checkpoint     -> a folder in diffusers' format
@@ -27,7 +27,7 @@ from longtake.pipeline.weights.save import save_shards, write_tensors
 from longtake.pipeline.weights.settings import read_settings
 
 STATES = ("generator_ema", "generator", "state_dict", "model", "module")
-"""Where training keeps a model's tensors within a checkpoint, the averaged ones first."""
+"""Keys under which checkpoints hold a model's tensors, averaged weights first."""
 
 _FOUR_STEPS = {"steps": 4, "guidance": 1.0, "schedule": [1.0, 0.9375, 5 / 6, 0.625], "solver": "renoise"}
 """Timesteps 1000, 750, 500, 250 under shift 5: s -> 5 s / (1 + 4 s)."""
@@ -42,28 +42,29 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "sampling": {"steps": 3, "guidance": 1.0, "schedule": [1.0, 0.757, 0.522], "solver": "renoise"},
     },
 }
-"""How causal weights were trained: chunks of 3 latents, of which 21 (Self-Forcing, CausVid) or 12 (LongLive, 3 of them
-the sink) are seen at once, the present ones among them."""
+"""How causal weights were trained: in chunks of 3 latents, with attention over 21 latents (Self-Forcing, CausVid) or 12
+(LongLive, 3 of them the sink), including the current chunk."""
 
 REPOSITORIES = {
     "self-forcing": "gdhe17/Self-Forcing",
     "longlive": "Efficient-Large-Model/LongLive-1.3B",
     "causvid": "tianweiy/CausVid",
 }
-"""Where the checkpoints of each recipe are published."""
+"""The repository of each recipe's checkpoints."""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What `longtake convert` is told beside its two places.
+    """Options of `longtake convert`.
 
     Args:
-        recipe: one of `RECIPES`, for causal weights; found out where not given.
-        state: the key of the checkpoint that holds the tensors; found out where not given.
-        base: a folder in diffusers' format, whose other parts and configuration belong to the checkpoint.
-        lora: a file with a LoRA to merge, of strength `lora_alpha`; its rank where not given.
-        variant: of FlashVSR.
-        dtype: of the result; as stored where not given.
+        recipe: key of `RECIPES` for causal weights; by default detected.
+        state: the checkpoint's key that holds the tensors; by default detected.
+        base: a folder in diffusers' format that provides the configuration and the other parts.
+        lora: a file with a LoRA to merge.
+        lora_alpha: alpha of the LoRA; by default its rank.
+        variant: variant of FlashVSR.
+        dtype: precision of the result; by default as stored.
     """
 
     recipe: str | None = None
@@ -76,15 +77,15 @@ class ConvertOptions:
 
 
 def convert(source: Path, out: Path, options: ConvertOptions) -> str:
-    """Convert what is at `source`, and return what it was found to be.
+    """Convert `source` to `out`, and return a description of what it holds.
 
     Raises:
-        WeightsError: it is not there, runs code, is none of the kinds above or not whole; or something is at `out`.
+        WeightsError: `source` does not exist, would execute code, is incomplete or of an unknown kind; or `out` exists.
     """
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise WeightsError(f"{out} is there already, and nothing is overwritten; name another place")
+        raise WeightsError(f"{out} exists and is not overwritten; use another OUT")
     if options.lora_alpha == 0:
-        raise WeightsError("--lora-alpha is 0, which merges nothing; use its strength, such as its rank")
+        raise WeightsError("--lora-alpha is 0, which merges nothing; use a positive value, such as the LoRA's rank")
     if source.is_dir():
         return _flashvsr(source, out, options)
     checkpoint = read_checkpoint(source)
@@ -93,16 +94,16 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> str:
     if is_wan(tensors):
         return _wan(state, tensors, checkpoint, out, options)
     if out.suffix != ".safetensors":
-        raise WeightsError(f"{source} is no Wan; its tensors go into one file: name OUT something.safetensors")
+        raise WeightsError(f"{source} is not a Wan model; its tensors go to one file: end OUT in .safetensors")
     write_tensors({key: tensor.to(options.dtype or tensor.dtype) for key, tensor in tensors.items()}, out)
     return f"{len(tensors)} tensors by name"
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a pickle or a safetensors file holds; a pickle is read as tensors and plain values only, and mapped.
+    """The contents of a safetensors file or a pickle; a pickle may hold only tensors and plain values.
 
     Raises:
-        WeightsError: it cannot be read so.
+        WeightsError: the file cannot be read, or is a pickle with other contents.
     """
     try:
         if file.suffix == ".safetensors":
@@ -112,16 +113,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         except RuntimeError:  # written by a torch before 1.6
             read = torch.load(file, "cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"{file} is not there; name a checkpoint") from error
+        raise WeightsError(f"{file} does not exist; name a checkpoint") from error
     except Exception as error:  # a pickle may fail in any way
         raise unreadable(file, error) from error
     if not isinstance(read, dict):
-        raise WeightsError(f"{file} holds a {type(read).__name__}, no tensors by name; name a checkpoint")
+        raise WeightsError(f"{file} holds a {type(read).__name__}, not named tensors; name a checkpoint")
     return read
 
 
 def pick_state(checkpoint: Mapping[str, Any], spec: str | None, source: Path) -> tuple[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint, and the key that they are under; "" where they are not wrapped."""
+    """The key that holds a checkpoint's tensors, "" for the top level, and the tensors."""
     if spec is not None and spec not in checkpoint:
         raise WeightsError(f"{source} holds no {spec!r}; it holds {', '.join(list(checkpoint)[:8])}")
     for key in (spec,) if spec is not None else STATES:
@@ -130,7 +131,7 @@ def pick_state(checkpoint: Mapping[str, Any], spec: str | None, source: Path) ->
             return key, _tensors(state)
     if tensors := _tensors(checkpoint):
         return "", tensors
-    raise WeightsError(f"{source} holds no tensors by name under {', '.join(STATES)}; say which key: --state KEY")
+    raise WeightsError(f"{source} holds no named tensors under {', '.join(STATES)}; name the key with --state KEY")
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -140,7 +141,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def _flashvsr(source: Path, out: Path, options: ConvertOptions) -> str:
     if out.suffix != ".safetensors":
         raise WeightsError(
-            f"{source} is a folder, so it must be FlashVSR's, which becomes one file: name OUT *.safetensors"
+            f"{source} is a folder, so it must be FlashVSR's, which becomes one file: end OUT in .safetensors"
         )
     variant = convert_flashvsr(source, out, options.variant, dtype=options.dtype or torch.bfloat16)
     return f"FlashVSR {variant}"
@@ -156,17 +157,17 @@ def _wan(
     try:
         _write_wan(config, converted, recipe, out, options.base)
     except OSError as error:
-        raise WeightsError(f"{out} cannot be written: {error}; name a place that can") from error
+        raise WeightsError(f"{out} cannot be written: {error}; use a writable OUT") from error
     return f"{recipe or 'Wan'}, {len(converted)} tensors{f' of {state}' if state else ''}"
 
 
 def _base_config(base: Path) -> dict[str, Any]:
-    """The configuration of the Wan's denoiser in `base`."""
+    """The configuration of the Wan denoiser in `base`."""
     read_index(base)
     config = read_settings(base / "transformer" / "config.json")
     if config.get("_class_name") != "WanTransformer3DModel":
         raise WeightsError(
-            f"--base {base} holds a {config.get('_class_name')}, the checkpoint a Wan; name a Wan's folder"
+            f"--base {base} holds a {config.get('_class_name')}, but the checkpoint is a Wan; name a folder of Wan"
         )
     return config
 
@@ -174,7 +175,7 @@ def _base_config(base: Path) -> dict[str, Any]:
 def _write_wan(
     config: dict[str, Any], converted: Mapping[str, Tensor], recipe: str | None, out: Path, base: Path | None
 ) -> None:
-    part = out.with_name(f"{out.name}.part")  # who is killed leaves nothing that looks whole
+    part = out.with_name(f"{out.name}.part")  # a killed process leaves no folder that looks complete
     shutil.rmtree(part, ignore_errors=True)
     save_shards(converted, part / "transformer")
     (part / "transformer" / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -195,12 +196,12 @@ def _lora(checkpoint: Mapping[str, Any], options: ConvertOptions) -> Lora | None
         read = read_checkpoint(options.lora)
         within = read.get("generator_lora", read)
         if not isinstance(within, dict) or not _tensors(within):
-            raise WeightsError(f"--lora {options.lora} holds no tensors by name; give another file")
+            raise WeightsError(f"--lora {options.lora} holds no named tensors; use another file")
     return Lora(_tensors(within), options.lora_alpha) if isinstance(within, dict) else None
 
 
 def _recipe(state: str, lora: Lora | None, options: ConvertOptions) -> str | None:
-    """How the weights roll out; None for bidirectional ones."""
+    """The recipe of causal weights; None for bidirectional ones."""
     if options.recipe is not None:
         if options.recipe not in RECIPES:
             raise WeightsError(f"--recipe is {options.recipe}; use {', '.join(RECIPES)}")
@@ -210,14 +211,12 @@ def _recipe(state: str, lora: Lora | None, options: ConvertOptions) -> str | Non
     if state == "generator_ema":
         return "self-forcing"
     if state == "generator":
-        raise WeightsError(
-            f"the checkpoint holds a generator and does not say whose; add --recipe {' or '.join(RECIPES)}"
-        )
+        raise WeightsError(f"the checkpoint holds a generator of unknown origin; add --recipe {' or '.join(RECIPES)}")
     return None
 
 
 def _complete(base: Path, out: Path) -> None:
-    """The other parts of a model beside the denoiser: linked where the file system can, else copied; index last."""
+    """Add the parts of a model other than the denoiser: hard links if possible, else copies; the index comes last."""
     for name in files_of(base):
         if name in (INDEX, MARK, CARD) or name.startswith("transformer/"):
             continue

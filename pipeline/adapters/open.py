@@ -1,4 +1,4 @@
-"""Open a model by its name, whatever that is: embedded, a file, a folder, a repository or a URL."""
+"""Open a model by name: embedded, a file, a folder, a repository or a URL."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -29,16 +29,16 @@ FAMILIES: Mapping[str, str] = {
 
 
 def open_model(name: str, load: LoadOptions = AS_STORED) -> FilmModel:
-    """The model called `name`, ready to render; a family's networks are read when they are first used.
+    """Open the model `name`, ready to render; the networks of a model folder are loaded on first use.
 
     Args:
-        name: an embedded model ("sounding-shapes"); the path of a `.safetensors` file of ours, or of a folder in
-            diffusers' format; a Hugging Face repository (`owner/name` or `owner/name@revision`); or the URL of a file
-            or folder that fsspec reads. A path that is there wins over a repository of the same name.
+        name: an embedded model ("sounding-shapes"); the path of a `.safetensors` file that longtake wrote, or of a
+            folder in diffusers' format; a Hugging Face repository (`owner/name` or `owner/name@revision`); or the
+            URL of such a file or folder. An existing path takes precedence over a repository of the same name.
         load: dtype, device, quantization, and this node's cache.
 
     Raises:
-        WeightsError: nothing is there, it is damaged, or it is of a family that we do not render; with the cure.
+        WeightsError: the model does not exist, is damaged, or is of an unsupported family; the message has the fix.
     """
     check_quantize(load)
     if name in EMBEDDED:
@@ -48,7 +48,7 @@ def open_model(name: str, load: LoadOptions = AS_STORED) -> FilmModel:
 
 
 def place_of(name: str, cache: Path) -> Path:
-    """The file or folder of this node where a model that is not embedded lies; fetched where it must be.
+    """The local file or folder of a model that is not embedded; it is downloaded if necessary.
 
     Raises:
         WeightsError: see `open_model`.
@@ -65,38 +65,39 @@ def place_of(name: str, cache: Path) -> Path:
     if is_hub_id(name):
         return fetch_hub(name, cache)
     raise WeightsError(
-        f"model is {name!r}; use {' or '.join(EMBEDDED)}, a .safetensors file of ours, a folder in diffusers' format,"
-        " a Hugging Face repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a URL; `longtake models` lists some"
+        f"model is {name!r}; use {' or '.join(EMBEDDED)}, a .safetensors file that longtake wrote, a folder in"
+        " diffusers' format, a Hugging Face repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or a URL;"
+        " `longtake models` lists some"
     )
 
 
 def terms(name: str, load: LoadOptions = AS_STORED) -> str | None:
-    """What whoever renders with this model must be told of its licence, in a sentence; None where there is nothing.
+    """A sentence on the model's licence that its users must see; None if there is nothing to say.
 
     Args:
-        name: of a model that was opened.
-        load: as it was opened with.
+        name: the name of an opened model.
+        load: the options that it was opened with.
     """
     if name in EMBEDDED:
         return None
     place = place_of(name, load.cache_folder)
-    told = terms_of(licence_of(name, place if place.is_dir() else None))
-    return None if told is None else f"{name}: {told}"
+    notice = terms_of(licence_of(name, place if place.is_dir() else None))
+    return None if notice is None else f"{name}: {notice}"
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The model in a folder of diffusers' format.
+    """Open the model in a folder in diffusers' format.
 
     Raises:
-        WeightsError: it is of a family that we do not render, or a part of it is missing or damaged.
+        WeightsError: the family is not supported, or a part is missing or damaged.
     """
     index = read_index(folder)
     kind = str(index["_class_name"])
     if kind not in FAMILIES:
-        raise WeightsError(f"{folder} is of {kind}, which is not rendered here; supported: {', '.join(FAMILIES)}")
+        raise WeightsError(f"{folder} is a {kind}, which is not supported; use one of {', '.join(FAMILIES)}")
     module = FAMILIES[kind]
     if find_spec(module) is None:
-        raise WeightsError(f"{folder} is of {kind}; this version of longtake came without {module}, use a newer one")
+        raise WeightsError(f"{folder} is a {kind}; this version of longtake lacks {module}, install a newer one")
     check_parts(folder, parts_of(index))
     opener = cast(Callable[[Path, LoadOptions], FilmModel], import_module(module).open_folder)
     return opener(folder, load)

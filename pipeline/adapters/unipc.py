@@ -1,6 +1,6 @@
-"""UniPC (Zhao et al., arXiv 2302.04867), as diffusers' scheduler steps it: the solver that Wan is published with.
+"""UniPC (Zhao et al., arXiv 2302.04867) by diffusers' scheduler: the solver that Wan is published with.
 
-It remembers the velocities of the steps before, so every stream of every chunk has a scheduler of its own.
+The solver keeps the velocities of earlier steps, so every stream of every chunk has its own scheduler.
 
 Shapes: b batch, f latent frames.
 """
@@ -14,23 +14,26 @@ from torch import Tensor
 
 
 class UniPC:
-    """A second-order multistep solver; answers to `sampling.solver.Solver`."""
+    """A second-order multistep solver."""
 
     def begin(self, levels: Sequence[float]) -> "UniPCSteps":
-        """See `Solver.begin`."""
+        """Start the steps of one stream of one chunk over `levels`."""
         return UniPCSteps(levels)
 
 
 class UniPCSteps:
-    """One stream of one chunk on its way; answers to `sampling.solver.Steps`.
+    """The steps of one stream of one chunk.
 
     Args:
-        levels: from noise down to 0; where they rest, as those of a stream that waits for another one, nothing happens.
+        levels: noise levels from noise down to 0; between equal levels, as of a stream that waits for another one, a
+            step changes nothing.
     """
 
     def __init__(self, levels: Sequence[float]) -> None:
         moving = np.array([level for level, following in pairwise(levels) if level != following])
-        diffusers = import_module("diffusers")  # now, since it takes two seconds that other solvers need not wait
+        diffusers = import_module(
+            "diffusers"
+        )  # imported here, since it takes two seconds and other solvers do not need it
         self._scheduler = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
         self._scheduler.set_timesteps(sigmas=moving)
         self._scheduler.set_begin_index(0)
@@ -39,7 +42,7 @@ class UniPCSteps:
     def step(
         self, x: Tensor, velocity: Tensor, sigma: float, next_sigma: float, fresh_noise: Callable[[], Tensor]
     ) -> Tensor:
-        """See `Steps.step`; x and velocity are [b f ...]."""
+        """Step `x` [b f ...] with `velocity` [b f ...] from `sigma` to `next_sigma`; UniPC draws no noise."""
         del fresh_noise
         if sigma == next_sigma:
             return x

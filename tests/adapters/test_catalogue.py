@@ -1,4 +1,4 @@
-"""What `longtake models` says is counted on the networks, and right for those whose published layouts are known."""
+"""The figures of `longtake models` are computed from the networks and match the published layouts."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_model_has_as_many_parameters_as_its_published_files(name):
     assert BY_NAME[name].num_parameters == layout["num_parameters"]
 
 
-def test_two_experts_are_both_counted():
+def test_both_experts_are_counted():
     one, two = (BY_NAME[f"Wan-AI/Wan2.{name}-Diffusers"] for name in ("1-T2V-14B", "2-T2V-A14B"))
     assert two.num_parameters == 2 * one.num_parameters
 
@@ -35,19 +35,19 @@ def test_two_experts_are_both_counted():
     ("name", "seen"),
     [("gdhe17/Self-Forcing", 21), ("Efficient-Large-Model/LongLive-1.3B", 12), ("tianweiy/CausVid", 21)],
 )
-def test_a_causal_model_keeps_the_latents_that_it_sees_and_the_keys_of_its_sink_twice(name, seen):
+def test_a_causal_model_stores_its_window_and_the_keys_of_its_sink_twice(name, seen):
     known = BY_NAME[name]
     latent = 2 * 30 * 12 * 128 * 1560 * 2  # keys and values, layers, heads, their width, tokens at 480p, bytes
     text = 2 * 30 * 12 * 128 * 512 * 2
-    sink = RECIPES[known.recipe]["sink"] * 3 * latent // 2  # kept as they were before their rotation, keys only
+    sink = RECIPES[known.recipe]["sink"] * 3 * latent // 2  # unrotated keys
     assert known.kv_bytes((832, 480)) == seen * latent + sink + text
 
 
-def test_a_model_of_segments_keeps_no_keys():
+def test_a_bidirectional_model_stores_no_keys():
     assert BY_NAME["Wan-AI/Wan2.1-T2V-14B-Diffusers"].kv_bytes((1280, 720)) == 0
 
 
-def test_every_model_can_be_named_and_has_a_licence():
+def test_every_model_has_a_valid_name_and_a_licence():
     assert all(is_hub_id(name) for name in BY_NAME)
     assert BY_NAME.keys() <= LICENCES.keys()
     assert {known.recipe for known in KNOWN} - {None} == RECIPES.keys() == REPOSITORIES.keys()

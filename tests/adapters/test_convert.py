@@ -1,4 +1,4 @@
-"""What was published is converted whole, or refused; and it computes what it computed."""
+"""Published checkpoints are converted completely or refused; the result computes the same."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ NAMES = {
 
 
 def original(key):
-    """The name in Wan's own code of a key of diffusers, written the other way round."""
+    """The name in Wan's own code of a diffusers key: the inverse of `to_diffusers`, written independently."""
     if key == "scale_shift_table":
         return "head.modulation"
     if key.endswith("scale_shift_table"):
@@ -85,8 +85,8 @@ def loaded(folder, load=None):
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
     fill(model, folder / "transformer", load or LoadOptions())
-    model.rope = WanTransformer3DModel.from_config(config).rope  # its table is no weight
-    # Mapped tensors begin wherever the file has them, which may cost matrix products their last bit.
+    model.rope = WanTransformer3DModel.from_config(config).rope  # its table is not a weight
+    # The alignment of mapped tensors depends on the file, which may change the last bit of matrix products.
     model.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
     return model
 
@@ -111,7 +111,7 @@ def test_a_causal_checkpoint_becomes_a_folder_that_computes_the_same(tmp_path, s
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_averaged_weights_are_taken_first_and_others_by_name(tmp_path):
+def test_averaged_weights_are_preferred_and_others_chosen_by_name(tmp_path):
     model, other = tiny(), tiny(num_layers=1)
     torch.save({"generator": published(other), "generator_ema": published(model)}, tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "ema", ConvertOptions())
@@ -120,7 +120,7 @@ def test_averaged_weights_are_taken_first_and_others_by_name(tmp_path):
     assert torch.equal(forward(loaded(tmp_path / "last")), forward(other))
 
 
-def test_a_bidirectional_checkpoint_is_converted_without_a_word_on_its_rollout(tmp_path):
+def test_a_bidirectional_checkpoint_is_converted_without_a_mark(tmp_path):
     model = tiny(image_dim=16, added_kv_proj_dim=128, in_channels=9)
     torch.save(published(model, ""), tmp_path / "in.pth")
     convert(tmp_path / "in.pth", tmp_path / "out", ConvertOptions())
@@ -128,7 +128,7 @@ def test_a_bidirectional_checkpoint_is_converted_without_a_word_on_its_rollout(t
     assert not (tmp_path / "out/longtake.json").exists()
 
 
-def test_a_lora_is_merged_as_if_it_ran_beside_its_layers(tmp_path):
+def test_a_merged_lora_equals_one_that_runs_in_parallel(tmp_path):
     model, generator = tiny(), torch.Generator().manual_seed(2)
     layers = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and "blocks" in name]
     lora, merged = {}, model.state_dict()
@@ -149,7 +149,7 @@ def test_a_lora_is_merged_as_if_it_ran_beside_its_layers(tmp_path):
     assert json.loads((tmp_path / "out/longtake.json").read_text())["sink"] == 1, "LongLive's"
 
 
-def test_a_lora_of_its_own_rank_adds_its_product():
+def test_a_lora_without_alpha_adds_its_product():
     tensors = {"blocks.0.attn1.to_q.weight": torch.zeros(2, 2)}
     lora = {"a.lora_A.default.weight": torch.ones(1, 2), "a.lora_B.default.weight": torch.ones(2, 1)}
     merge(tensors, Lora({key.replace("a.", "blocks.0.self_attn.q.", 1): x for key, x in lora.items()}))
@@ -159,9 +159,9 @@ def test_a_lora_of_its_own_rank_adds_its_product():
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"blocks.0.self_attn.q.lora_A.weight": (4, 128)}, "they are of different models"),
+        ({"blocks.0.self_attn.q.lora_A.weight": (4, 128)}, "use a LoRA of this model"),
         ({"blocks.9.self_attn.q.lora_A.weight": (4, 128)}, "no such layer"),
-        ({"blocks.0.self_attn.q.bias": (4,)}, "no lora_A or lora_B"),
+        ({"blocks.0.self_attn.q.bias": (4,)}, "not a lora_A or lora_B"),
     ],
 )
 def test_a_lora_of_another_model_is_refused(lora, message):
@@ -171,7 +171,7 @@ def test_a_lora_of_another_model_is_refused(lora, message):
 
 
 @pytest.mark.parametrize("file", LAYOUTS, ids=lambda file: file.stem)
-def test_every_key_of_a_published_layout_is_consumed_and_none_is_left(file):
+def test_every_key_of_a_published_layout_is_converted(file):
     layout = json.loads(file.read_text())
     blocks = range(layout["config"]["num_layers"])
     read = {key: shape for key, shape in layout["tensors"].items() if "norm_added_q" not in key}
@@ -181,9 +181,9 @@ def test_every_key_of_a_published_layout_is_consumed_and_none_is_left(file):
         checkpoint = {f"model.{original(key)}": torch.empty(shape) for key, shape in keys.items()}
         assert len(checkpoint) + len(unread) == layout["num_tensors"]
         tensors = unwrap(checkpoint)
-        nobodys = {key: torch.empty(1) for key in unread}  # diffusers' folders carry them, and its models ignore them
+        ignored = {key: torch.empty(1) for key in unread}  # diffusers' folders carry them, and its models ignore them
         theirs = convert_wan_transformer_to_diffusers(dict(tensors))
-        config, converted = convert_wan(tensors | nobodys)
+        config, converted = convert_wan(tensors | ignored)
     assert {key: list(tensor.shape) for key, tensor in converted.items()} == keys
     assert converted.keys() == theirs.keys()
     inferred = {key: value for key, value in config.items() if value is not None}
@@ -193,7 +193,7 @@ def test_every_key_of_a_published_layout_is_consumed_and_none_is_left(file):
     assert set(inferred) - {"_class_name"} <= set(layout["config"]), "nothing is assumed that is not published"
 
 
-def test_keys_of_diffusers_stay_as_they_are():
+def test_keys_of_diffusers_are_unchanged():
     keys = tiny().state_dict().keys()
     assert [to_diffusers(key) for key in keys] == list(keys)
     assert is_wan(keys)
@@ -208,11 +208,11 @@ def test_missing_and_unknown_keys_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"1 missing \(blocks.1.ffn.net.0.proj.bias\), 1 left over \(blocks.1.extra"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
     assert list(tmp_path.iterdir()) == [tmp_path / "in.pt"]
-    with pytest.raises(WeightsError, match=r"no whole Wan: it has no 'proj_out\.weight'"):
+    with pytest.raises(WeightsError, match=r"not a complete Wan: it has no 'proj_out\.weight'"):
         infer_config({"patch_embedding.weight": torch.ones(128, 4, 1, 2, 2)})
 
 
-def test_the_base_brings_its_other_parts_and_its_configuration(tmp_path):
+def test_the_base_provides_other_parts_and_configuration(tmp_path):
     model, base = tiny(attention_head_dim=16, num_attention_heads=2), save_folder(tmp_path / "base")
     for file in (base / "transformer").iterdir():
         file.unlink()
@@ -236,13 +236,13 @@ def test_the_base_brings_its_other_parts_and_its_configuration(tmp_path):
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"generator_ema": {"model.a": Evil(tmp_path / "evil")}}, tmp_path / "in.pt")
-    with pytest.raises(WeightsError, match=r"in\.pt does not hold tensors only \(what else it holds may run code\)"):
+    with pytest.raises(WeightsError, match=r"in\.pt holds more than tensors \(its other contents may run code\)"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_any_tensors_by_name_become_one_safe_file(tmp_path, suffix):
+def test_any_named_tensors_become_one_safetensors_file(tmp_path, suffix):
     tensors = {"encoder.weight": torch.randn(3, 4), "encoder.bias": torch.randn(3)}
     if suffix == ".bin":
         torch.save(tensors, tmp_path / "in.bin")
@@ -259,7 +259,7 @@ def test_flashvsrs_folder_is_converted_by_the_same_command(tmp_path):
     folder = publish(tmp_path / "FlashVSR-v1", tiny_flashvsr("v1"))
     with pytest.raises(WeightsError, match=r"tensors of .* do not fit FlashVSR"):
         convert(folder, tmp_path / "out.safetensors", ConvertOptions())
-    with pytest.raises(WeightsError, match=r"one file: name OUT \*\.safetensors"):
+    with pytest.raises(WeightsError, match=r"one file: end OUT in \.safetensors"):
         convert(folder, tmp_path / "out", ConvertOptions())
 
 
@@ -267,42 +267,42 @@ def test_flashvsrs_folder_is_converted_by_the_same_command(tmp_path):
     ("content", "options", "message"),
     [
         ({"generator": {"model.blocks.0.self_attn.q.weight": torch.ones(2, 2)}}, {}, "add --recipe self-forcing or"),
-        ({"step": 3}, {}, "holds no tensors by name"),
+        ({"step": 3}, {}, "holds no named tensors"),
         ({"step": 3}, {"state": "ema"}, "holds no 'ema'; it holds step"),
-        ({"a": torch.ones(1)}, {}, r"name OUT something\.safetensors"),
+        ({"a": torch.ones(1)}, {}, r"end OUT in \.safetensors"),
         ([torch.ones(1)], {}, "holds a list"),
         ({"generator": {"model.blocks.0.self_attn.q.weight": torch.ones(2)}}, {"recipe": "x"}, "--recipe is x; use"),
-        ({"a": torch.ones(1)}, {"lora_alpha": 0.0}, "--lora-alpha is 0, which merges nothing; use its strength"),
+        ({"a": torch.ones(1)}, {"lora_alpha": 0.0}, "--lora-alpha is 0, which merges nothing; use a positive value"),
     ],
 )
-def test_what_cannot_be_converted_is_refused_with_the_cure(tmp_path, content, options, message):
+def test_an_unconvertible_checkpoint_is_refused_with_the_fix(tmp_path, content, options, message):
     torch.save(content, tmp_path / "in.pt")
     with pytest.raises(WeightsError, match=message):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten_and_nothing_missing_is_read(tmp_path):
-    with pytest.raises(WeightsError, match="is there already"):
+def test_an_existing_out_and_a_missing_checkpoint_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="exists and is not overwritten"):
         convert(tmp_path / "in.pt", tmp_path.parent, ConvertOptions())
-    with pytest.raises(WeightsError, match=r"in\.pt is not there; name a checkpoint"):
+    with pytest.raises(WeightsError, match=r"in\.pt does not exist; name a checkpoint"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
-def test_a_file_that_is_no_checkpoint_is_refused_with_the_cure(tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_fix(tmp_path, content):
     (tmp_path / "in.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"does not hold tensors only \(\w+Error.*\); fetch it again"):
+    with pytest.raises(WeightsError, match=r"holds more than tensors \(\w+Error.*\); fetch it again"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
 
 
-def test_a_base_or_a_lora_that_does_not_belong_to_it_is_refused_before_anything_is_written(tmp_path):
+def test_a_base_or_a_lora_of_another_model_is_refused_before_writing(tmp_path):
     torch.save({"generator_ema": published(tiny())}, tmp_path / "in.pt")
     torch.save({"generator_lora": {}}, tmp_path / "lora.pt")
     base = save_folder(tmp_path / "base")
     for options, message in (
-        ({"lora": tmp_path / "lora.pt"}, r"lora\.pt holds no tensors by name"),
-        ({"base": base}, "base holds a None, the checkpoint a Wan; name a Wan's folder"),
+        ({"lora": tmp_path / "lora.pt"}, r"lora\.pt holds no named tensors"),
+        ({"base": base}, "base holds a None, but the checkpoint is a Wan; name a folder of Wan"),
     ):
         with pytest.raises(WeightsError, match=message):
             convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions(**options))
@@ -312,20 +312,20 @@ def test_a_base_or_a_lora_that_does_not_belong_to_it_is_refused_before_anything_
     assert {place.name for place in tmp_path.iterdir()} == {"in.pt", "lora.pt", "base"}
 
 
-def test_a_checkpoint_of_unknown_heads_asks_for_its_base(tmp_path):
+def test_a_checkpoint_of_unknown_heads_needs_a_base(tmp_path):
     torch.save({"generator_ema": published(tiny(attention_head_dim=24))}, tmp_path / "in.pt")
-    with pytest.raises(WeightsError, match=r"is 24 wide, no multiple of 128; say whose it is: --base MODEL"):
+    with pytest.raises(WeightsError, match=r"is 24 wide, not a multiple of 128; name its model with --base MODEL"):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
 
 
 @pytest.mark.parametrize("tensors", [{"a": torch.ones(1)}, {"generator_ema": published(tiny())}])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, tensors):
+def test_an_unwritable_out_is_named(tmp_path, tensors):
     torch.save(tensors, tmp_path / "in.pt")
     with pytest.raises(WeightsError, match=r"in\.pt/.*cannot be written"):
         convert(tmp_path / "in.pt", tmp_path / "in.pt/out.safetensors", ConvertOptions())
 
 
-def test_large_parts_are_written_in_shards_that_are_read_as_one(tmp_path):
+def test_large_parts_are_written_in_shards_and_read_as_one(tmp_path):
     model = tiny()
     files = save_shards(model.state_dict(), tmp_path, shard_bytes=200_000)
     assert len(files) > 2

@@ -1,4 +1,4 @@
-"""A name opens what it means, and an error says what names there are."""
+"""A model is opened by its name, and errors list the valid names."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def family(monkeypatch):
-    """A family whose `open_folder` says what it was given."""
+    """A family whose `open_folder` returns its arguments."""
     module = ModuleType("nobodys_family")
     module.__spec__ = sys.__spec__
     module.open_folder = lambda folder, load: (folder, load)
@@ -39,12 +39,12 @@ def test_an_embedded_model_a_file_and_a_url_of_it_are_the_same(tmp_path, load, n
     assert open_model(name.format(tmp=tmp_path), load).fingerprint() == open_model("tiny").fingerprint()
 
 
-def test_an_embedded_model_is_of_the_dtype_that_was_asked_for():
+def test_an_embedded_model_gets_the_requested_dtype():
     assert open_model("tiny", LoadOptions(dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert open_model("tiny").dtype == torch.float32
 
 
-def test_an_embedded_model_is_quantized_where_asked():
+def test_an_embedded_model_is_quantized_on_request():
     pytest.importorskip("torchao")
     model = open_model("tiny", LoadOptions(quantize="int8"))
     assert "Int8Tensor" in {type(weight.data).__name__ for weight in model.denoiser.parameters()}
@@ -59,7 +59,7 @@ def test_a_folder_is_opened_by_the_family_that_its_index_names(tmp_path, load):
 
 
 @pytest.mark.usefixtures("family")
-def test_a_folder_behind_a_url_is_opened_from_the_cache(tmp_path, load):
+def test_a_folder_at_a_url_is_opened_from_the_cache(tmp_path, load):
     folder = save_folder(tmp_path / "model")
     fsspec.filesystem("memory").put(f"{folder}/", "memory://opened/model", recursive=True)
     opened, _ = open_model("memory://opened/model", load)
@@ -77,7 +77,7 @@ def test_a_repository_is_opened_from_hugging_faces_cache(tmp_path, load, monkeyp
 
 
 @pytest.mark.usefixtures("family")
-def test_a_folder_that_is_here_wins_over_a_repository_of_its_name(tmp_path, load, monkeypatch):
+def test_a_local_folder_takes_precedence_over_a_repository(tmp_path, load, monkeypatch):
     save_folder(tmp_path / "nobody/films")
     monkeypatch.chdir(tmp_path)
     opened, _ = open_model("nobody/films", load)
@@ -85,7 +85,7 @@ def test_a_folder_that_is_here_wins_over_a_repository_of_its_name(tmp_path, load
 
 
 @pytest.mark.usefixtures("family")
-def test_terms_are_told_of_what_forbids_commercial_use_and_of_nothing_else(tmp_path, load):
+def test_only_licences_that_forbid_commercial_use_have_terms(tmp_path, load):
     folder = save_folder(tmp_path / "model")
     assert terms("tiny", load) is None
     assert terms(str(folder), load) is None, "apache-2.0"
@@ -93,17 +93,17 @@ def test_terms_are_told_of_what_forbids_commercial_use_and_of_nothing_else(tmp_p
     assert terms(str(folder), load) == f"{folder}: its licence, cc-by-nc-4.0, forbids commercial use"
 
 
-def test_an_unknown_family_is_refused_with_those_that_are_rendered(tmp_path, load):
-    with pytest.raises(WeightsError, match="is of NobodysPipeline, which is not rendered here; supported: WanPipeline"):
+def test_an_unknown_family_is_refused_with_the_supported_ones(tmp_path, load):
+    with pytest.raises(WeightsError, match="is a NobodysPipeline, which is not supported; use one of WanPipeline"):
         open_model(str(save_folder(tmp_path / "model")), load)
 
 
 @pytest.mark.usefixtures("family")
-def test_a_folder_is_refused_before_it_is_opened_if_any_part_of_it_is_missing_or_damaged(tmp_path, load):
+def test_a_folder_with_a_missing_or_damaged_part_is_refused_before_it_is_opened(tmp_path, load):
     folder = save_folder(tmp_path / "model")
     shard = folder / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"00002-of-00002\.safetensors is damaged or cut short"):
+    with pytest.raises(WeightsError, match=r"00002-of-00002\.safetensors is damaged or truncated"):
         open_model(str(folder), load)
     (folder / "transformer/config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"transformer/config\.json cannot be read as JSON"):
@@ -115,9 +115,9 @@ def test_a_folder_is_refused_before_it_is_opened_if_any_part_of_it_is_missing_or
         open_model(str(folder), load)
 
 
-def test_a_family_that_is_not_in_this_version_is_told_apart(tmp_path, load, monkeypatch):
+def test_a_family_missing_from_this_version_is_reported(tmp_path, load, monkeypatch):
     monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "longtake.pipeline.adapters.nobodys_model"})
-    with pytest.raises(WeightsError, match=r"came without longtake\.pipeline\.adapters\.nobodys_model"):
+    with pytest.raises(WeightsError, match=r"lacks longtake\.pipeline\.adapters\.nobodys_model"):
         open_model(str(save_folder(tmp_path / "model")), load)
 
 
@@ -134,10 +134,10 @@ def test_every_family_is_a_pipeline_that_diffusers_has():
         ("a/b/c", "model is 'a/b/c'; use"),
         ("checkpoint.pt", "is a pickle.*longtake convert checkpoint.pt OUT"),
         ("none.safetensors", "cannot be read"),
-        ("memory://nowhere/model", "holds no model_index.json"),
+        ("memory://nowhere/model", "has no model_index.json"),
     ],
 )
-def test_what_is_no_model_is_refused_with_the_cure(name, message, load):
+def test_an_invalid_name_is_refused_with_the_fix(name, message, load):
     with pytest.raises(WeightsError, match=message):
         open_model(name, load)
 
@@ -145,10 +145,10 @@ def test_what_is_no_model_is_refused_with_the_cure(name, message, load):
 @pytest.mark.parametrize("index", ["{", "[]", "{}", json.dumps({"_class_name": 3})])
 def test_a_damaged_index_is_named(tmp_path, load, index):
     (save_folder(tmp_path / "model") / "model_index.json").write_text(index)
-    with pytest.raises(WeightsError, match=r"model_index\.json is no model index"):
+    with pytest.raises(WeightsError, match=r"model_index\.json is not a model index"):
         open_model(str(tmp_path / "model"), load)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path, load):
-    with pytest.raises(WeightsError, match="is no model in diffusers' format"):
+    with pytest.raises(WeightsError, match="is not a model in diffusers' format"):
         open_model(str(tmp_path), load)

@@ -1,9 +1,11 @@
-"""LTX-2's codecs chunk by chunk. The picture goes on from what its decoder keeps (`ltx2_decoder.py`); the sound is
-decoded over a window of latents, of which what is final is kept.
+"""LTX-2's codecs, chunk by chunk.
 
-What a latent reaches is followed through the networks, convolution by convolution. A window begins so far before the
-first new output that nothing before it is missed, and its own border, which the networks fill with zeros or copies, is
-thrown away. So the chunks together equal one decode of all latents.
+The video decoder continues from its own state (`decoder.py`). The sound is decoded over a window of latents, and only
+its final part is output.
+
+The receptive field is computed through the networks, convolution by convolution. A window starts far enough before the
+first new output to hold all latents that influence it, and the outputs near its edges, which depend on padding, are
+discarded. The chunks together therefore equal one decode of all latents.
 
 Shapes: b batch, f latent frames, l audio latents, c channels, m mel bands, n frames or samples, h w height and width.
 """
@@ -27,18 +29,18 @@ from longtake.pipeline.models.protocols import DecoderState
 FRAMES, MELS = 8, 4
 """Video frames and mel frames of a latent; a section's first latent holds one of each."""
 MOST_AT_ONCE = 16
-"""Video latents in one pass of the decoder: those of a clip bound its memory; few at a time are slow on a CPU."""
+"""Largest number of video latents per pass of the decoder; it bounds memory, and smaller passes are slow on a CPU."""
 FAR = 10_000
-"""A latent far enough from a section's start that nothing of it is felt."""
+"""Index of a latent that the start of its section does not influence."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The last latents of a section so far, as many as later outputs reach back to.
+    """The last latents of a section, as many as later outputs depend on.
 
     Args:
         latents: [b f ...].
-        whole: whether these are all latents of the section.
+        whole: whether these are all latents of the section so far.
     """
 
     latents: Tensor
@@ -57,12 +59,12 @@ def _kept(window: Tail, most: int) -> Tail:
 
 @dataclass(frozen=True)
 class VideoTail:
-    """Where a section's decoder stands.
+    """The state of a section's video decoder.
 
     Args:
-        places: what each place in it keeps.
-        latents: decoded so far.
-        early: frames [b 3 n h w] that are final before all of their latent's are.
+        places: the tails of its layers.
+        latents: number of latents decoded so far.
+        early: final frames [b 3 n h w] of a latent whose other frames are not final yet.
     """
 
     places: Tails | None
@@ -74,19 +76,19 @@ class LTX2VideoCodec:
     """Latents [b f c h w] of zero mean and unit variance -> RGB frames in -1..1 [b n 3 h*stride w*stride].
 
     Args:
-        vae: of either kind; the frames of one that is not causal wait for the latents that they see ahead.
+        vae: with a causal decoder or not; without, frames are output once the latents that they depend on are known.
     """
 
     def __init__(self, vae: AutoencoderKLLTX2Video) -> None:
         if vae.config.timestep_conditioning or any(vae.config.decoder_inject_noise):
-            raise WeightsError("the video decoder adds noise, so no two decodes of it agree; use one that does not")
+            raise WeightsError("the video decoder adds noise, so decodes are not reproducible; use one without noise")
         self.vae = vae
         past, self.lookahead = reach(vae.decoder)
-        # Until a resumed decoder is full its passes are shorter, which may change the last bit of what they see.
+        # The first passes of a resumed decoder are shorter, which may change the last bit of their outputs.
         self.left_context = past + self.lookahead + self.lookahead + MOST_AT_ONCE
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
-        """Frames [b n 3 h w] of the latents that nothing more reaches: eight each, and one of a section's first."""
+        """Frames [b n 3 h w] that later latents cannot change: eight per latent, one for a section's first latent."""
         vae, (b, _, _, *size) = self.vae, latents.shape
         height, width = (int(vae.spatial_compression_ratio) * side for side in size)
         tail = state or VideoTail(None, 0, latents.new_zeros(b, 3, 0, height, width))
@@ -103,16 +105,15 @@ class LTX2VideoCodec:
         return rearrange(known[:, :, :ready], "b c n h w -> b n c h w"), state
 
     def _num_frames(self, latents: int) -> int:
-        """Frames that are final once so many latents of a section are known."""
+        """Number of final frames once `latents` latents of a section are known."""
         return max(0, FRAMES * (latents - self.lookahead) - (FRAMES - 1))
 
 
 class LTX2SoundCodec:
     """Latents [b l c*m] of zero mean and unit variance -> sound in -1..1 [c n].
 
-    The autoencoder is causal; the vocoder hears both ways, so the last latents of a chunk wait for the next ones. At a
-    section's end there are none; and a section's latents hold three mel frames less than their time, since the first
-    holds one alone, so the last 30 ms are silent.
+    The autoencoder is causal; the vocoder looks ahead, so the sound of a chunk's last latents is output with the next
+    chunk. A section's first latent holds one mel frame instead of four, so the last 30 ms of a section are silent.
 
     Args:
         vae: latents to mel frames.
@@ -122,9 +123,7 @@ class LTX2SoundCodec:
     def __init__(self, vae: AutoencoderKLLTX2Audio, vocoder: LTX2Vocoder | LTX2VocoderWithBWE) -> None:
         config = vae.config
         if config.mid_block_add_attention or config.attn_resolutions or config.norm_type != "pixel":
-            raise WeightsError(
-                "the sound decoder sees the whole film at once and cannot decode chunks; use LTX-2's own"
-            )
+            raise WeightsError("the sound decoder attends to the whole film and cannot decode chunks; use LTX-2's own")
         if config.causality_axis != "height":
             raise WeightsError(
                 f"the sound decoder is causal along {config.causality_axis!r}; LTX-2's is along 'height'"
@@ -138,7 +137,7 @@ class LTX2SoundCodec:
         self.left_context = FAR - audio_reach(vae, first_new - self._around)
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
-        """Samples [c n] that are final, and the latents that the next ones need."""
+        """Final samples [c n], and the latents that later samples depend on."""
         window = _joined(latents, state)
         before = 0 if state is None else state.latents.shape[1]
         done = max(0, before - self.lookahead) if window.whole else self.left_context - self.lookahead
@@ -152,11 +151,11 @@ class LTX2SoundCodec:
 
     @property
     def channels(self) -> int:
-        """Of the sound."""
+        """Channels of the sound."""
         return int(self.vocoder.config.out_channels)
 
     def _samples(self, latents: Tensor, done: int) -> Tensor:
-        """Samples [c n] of latents [1 l c*m] from the latent `done` of the window on, as far as they are known."""
+        """Samples [c n] of latents [1 l c*m] from latent `done` of the window to its end."""
         mean, std = self.vae.latents_mean, self.vae.latents_std
         x = rearrange(latents.to(mean) * std + mean, "b l (c m) -> b c l m", c=self.vae.config.latent_channels)
         mels = self.vae.decoder(x)
@@ -166,18 +165,20 @@ class LTX2SoundCodec:
 
     @property
     def _aligned(self) -> int:
-        """Mel frames before the first new one that the vocoder is given; a multiple of what it resamples by."""
+        """Mel frames of context passed to the vocoder before the first new one; a multiple of its resampling factor."""
         return MELS * ceil(self._around / MELS)
 
 
 def mel_samples(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int:
-    """Samples of a mel frame: its duration, at the vocoder's rate."""
+    """Samples per mel frame at the vocoder's rate."""
     return int(vocoder.config.output_sampling_rate) * int(config.mel_hop_length) // int(config.sample_rate)
 
 
 def audio_reach(vae: AutoencoderKLLTX2Audio, mel: int) -> int:
-    """The earliest latent that reaches into a mel frame, counted like it; followed backwards, convolution by
-    convolution, each of which sees two frames of the past."""
+    """The earliest latent that influences mel frame `mel`.
+
+    Computed backwards, convolution by convolution; each reaches two frames into the past.
+    """
     decoder, earliest = vae.decoder, mel - 2
     for level in range(decoder.num_resolutions):  # the last one that runs is level 0
         stage: Any = decoder.up[level]
@@ -189,7 +190,7 @@ def audio_reach(vae: AutoencoderKLLTX2Audio, mel: int) -> int:
 
 
 def vocoder_reach(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int:
-    """Mel frames before and after one that reach into its samples, at most."""
+    """Largest distance in mel frames, before and after, at which a frame influences another one's samples."""
     if isinstance(vocoder, LTX2VocoderWithBWE):
         bands = vocoder.config
         widened = (_reach(vocoder.bwe_generator) * bands.hop_length + bands.window_length + vocoder.resampler.pad) + 1
@@ -199,9 +200,9 @@ def vocoder_reach(vocoder: LTX2Vocoder | LTX2VocoderWithBWE, config: Any) -> int
 
 
 def _reach(vocoder: LTX2Vocoder) -> int:
-    """The same of one generator, in its own frames; followed backwards from a sample."""
+    """The same for one generator, in its own frames; computed backwards from a sample."""
     config, reach = vocoder.config, int(vocoder.conv_out.kernel_size[0]) // 2
-    # A smoothed activation filters half of it on the way up to a finer rate, and half on the way down.
+    # An anti-aliased activation upsamples and downsamples; each of the two filters adds half of this reach.
     smoothed = config.act_fn.startswith("snake") or config.antialias
     smooth = config.antialias_kernel_size // config.antialias_ratio + 1 if smoothed else 0
     reach += smooth

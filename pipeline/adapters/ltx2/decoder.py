@@ -1,7 +1,7 @@
-"""LTX-2's video decoder, a few latents after the others: diffusers' networks, and between passes what they still need.
+"""LTX-2's video decoder as a stream: diffusers' networks, with the state that they need between passes.
 
-Each convolution over time keeps the last frames that it saw, so nothing is computed twice. One that also sees what
-follows gives a frame once that is there, and whatever is added to its frames waits with it.
+Each convolution over time keeps its last input frames, so nothing is computed twice. A convolution that looks ahead
+outputs a frame once the next ones are known; residual inputs are delayed by the same amount.
 
 Shapes: b batch, f latent frames, c channels, n frames at the rate of the layer, h w height and width.
 """
@@ -22,30 +22,30 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Tails = Mapping[int, Tensor]
-"""What each place in the decoder keeps for the next latents, by its number along the way."""
+"""The frames that each layer keeps for the next latents, by the layer's number in order of execution."""
 
 
 def decode_more(
     decoder: LTX2VideoDecoder3d, latents: Tensor, tails: Tails | None, final: bool
 ) -> tuple[Tensor | None, Tails]:
-    """Frames [b 3 n h*stride w*stride] that more latents [b c f h w] make final, and what the next ones need.
+    """Frames [b 3 n h*stride w*stride] that become final with more latents [b c f h w], and the new tails.
 
     Args:
-        tails: None where a section begins.
-        final: whether the section ends with them.
+        tails: None at the start of a section.
+        final: whether these latents end the section.
     """
-    way = _Way(decoder.is_causal, tails or {}, final)
+    stream = _DecoderPass(decoder.is_causal, tails or {}, final)
     x = latents
     for step in (*steps(decoder), decoder.norm_out, decoder.conv_act, decoder.conv_out):
-        x = way(step, x)
+        x = stream(step, x)
         if not x.shape[2]:
-            return None, way.tails
+            return None, stream.tails
     patch = {"t": decoder.patch_size_t, "p": decoder.patch_size, "q": decoder.patch_size}
-    return rearrange(x, "b (c t q p) n h w -> b c (n t) (h p) (w q)", **patch), way.tails
+    return rearrange(x, "b (c t q p) n h w -> b c (n t) (h p) (w q)", **patch), stream.tails
 
 
 def steps(decoder: LTX2VideoDecoder3d) -> Iterator[nn.Module]:
-    """What latents pass before the head, in order."""
+    """The decoder's layers before the head, in order of execution."""
     yield decoder.conv_in
     yield from decoder.mid_block.resnets
     for block in decoder.up_blocks:
@@ -56,7 +56,7 @@ def steps(decoder: LTX2VideoDecoder3d) -> Iterator[nn.Module]:
 
 
 def reach(decoder: LTX2VideoDecoder3d) -> tuple[int, int]:
-    """Latents before and after the one that is decoded which reach into its frames."""
+    """Number of latents before and after a latent that influence its frames."""
     past, ahead = (2, 0) if decoder.is_causal else (1, 1)
     stride, convolutions = 1, Fraction()
     for step in (*steps(decoder), decoder.conv_out):
@@ -66,8 +66,8 @@ def reach(decoder: LTX2VideoDecoder3d) -> tuple[int, int]:
     return ceil(past * convolutions), ceil(ahead * convolutions)
 
 
-class _Way:
-    """The way of some latents through a decoder, from the tails of those before them to their own."""
+class _DecoderPass:
+    """One pass of latents through the decoder; turns the tails of the last pass into those for the next."""
 
     def __init__(self, causal: bool, tails: Tails, final: bool) -> None:
         self._ahead, self._before, self._final = 0 if causal else 1, tails, final
@@ -89,11 +89,11 @@ class _Way:
         y = self._convolved(block.conv2, block.nonlinearity(block.norm2(y)))
         if block.conv_shortcut is not None:
             x = block.conv_shortcut(block.norm3(x.movedim(1, -1)).movedim(-1, 1))
-        return y + self._waited(x, y.shape[2])
+        return y + self._delayed(x, y.shape[2])
 
     def _upsampled(self, block: LTX2VideoUpsampler3d, x: Tensor) -> Tensor:
         y = self._convolved(block.conv, x)
-        same, finer = self._waited(x, y.shape[2]), dict(zip("tpq", block.stride, strict=True))
+        same, finer = self._delayed(x, y.shape[2]), dict(zip("tpq", block.stride, strict=True))
         y = rearrange(y, "b (c t p q) n h w -> b c (n t) (h p) (w q)", **finer)
         if block.residual:
             same = rearrange(same, "b (c t p q) n h w -> b c (n t) (h p) (w q)", **finer)
@@ -101,7 +101,7 @@ class _Way:
         return y[:, :, block.stride[0] - 1 :] if self._opens(y) else y
 
     def _convolved(self, convolution: LTX2VideoCausalConv3d, x: Tensor) -> Tensor:
-        """The frames that become known with `x`: fewer than in `x` at a section's start, more at its end."""
+        """The output frames that `x` completes: fewer than in `x` at a section's start, more at its end."""
         others = convolution.kernel_size[0] - 1
         ahead = others // 2 * self._ahead
         window = self._joined(x, opening=others - ahead)
@@ -114,20 +114,20 @@ class _Way:
         y: Tensor = convolution.conv(window)
         return y
 
-    def _waited(self, x: Tensor, num_frames: int) -> Tensor:
-        """The `num_frames` that waited longest; `x` joins those that still do."""
+    def _delayed(self, x: Tensor, num_frames: int) -> Tensor:
+        """The oldest `num_frames` of the delay line, after `x` was appended to it."""
         waiting = self._joined(x)
         self.tails[self._place] = waiting[:, :, num_frames:].clone()
         return waiting[:, :, :num_frames]
 
     def _joined(self, x: Tensor, opening: int = 0) -> Tensor:
-        """`x` behind what this place has kept, or behind `opening` copies of a section's first frame."""
+        """`x` after the tail of this layer, or at a section's start after `opening` copies of the first frame."""
         self._place += 1
         before = self._before.get(self._place)
         return torch.cat((x[:, :, :1].repeat(1, 1, opening, 1, 1) if before is None else before, x), dim=2)
 
     def _opens(self, y: Tensor) -> bool:
-        """Whether these are the first frames of a section that get here."""
+        """Whether `y` holds the first frames of a section at this layer."""
         self._place += 1
         if y.shape[2]:
             self.tails[self._place] = y.new_empty(0)

@@ -1,4 +1,4 @@
-"""What a folder in diffusers' format says about the LTX-2 in it, before any weights are read."""
+"""The configuration of an LTX-2 in a folder in diffusers' format, read before any weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class LTX2Folder:
     """The configurations of one folder.
 
     Args:
-        path: of the folder.
-        index: model_index.json.
-        transformer, vae, audio_vae, vocoder, connectors, scheduler: of its parts.
-        mark: of weights that were trained causally.
+        path: path of the folder.
+        index: contents of model_index.json.
+        transformer, vae, audio_vae, vocoder, connectors, scheduler: configurations of the parts.
+        mark: the mark of causally trained weights, if any.
     """
 
     path: Path
@@ -55,16 +55,16 @@ class LTX2Folder:
 
     @classmethod
     def read(cls, path: Path) -> "LTX2Folder":
-        """Raises `WeightsError` for a folder of another family, or of an LTX-2 that we do not render."""
+        """Read a folder. Raises `WeightsError` for another family and for unsupported kinds of LTX-2."""
         index = read_index(path)
         if index["_class_name"] not in PIPELINES:
             known = " or ".join(PIPELINES)
-            raise WeightsError(f"{path} is a {index['_class_name']}; this family renders folders of {known}")
+            raise WeightsError(f"{path} is a {index['_class_name']}; use a folder of {known}")
         vocoder, encoder = (str((index.get(part) or (None, None))[1]) for part in ("vocoder", "text_encoder"))
         if vocoder not in VOCODERS or not hasattr(transformers, encoder):
             raise WeightsError(
                 f"{path} has the vocoder {vocoder} and the text encoder {encoder}; use a vocoder of"
-                f" {' or '.join(VOCODERS)} and an encoder that transformers {transformers.__version__} knows"
+                f" {' or '.join(VOCODERS)} and an encoder that transformers {transformers.__version__} supports"
             )
         networks = {**NETWORKS, "vocoder": VOCODERS[vocoder]}
         parts = {name: read_configuration(path / name / "config.json", kind) for name, kind in networks.items()}
@@ -74,46 +74,46 @@ class LTX2Folder:
         if min(rates) <= 0:
             raise WeightsError(
                 f"{path} has vocoder.output_sampling_rate {rates[0]}, audio_vae.sample_rate {rates[1]} and"
-                f" audio_vae.mel_hop_length {rates[2]}; none may be below 1, fetch the model again"
+                f" audio_vae.mel_hop_length {rates[2]}; each must be at least 1, fetch the model again"
             )
         if found.transformer["patch_size_t"] != 1 or found.frames != 8 or found.sound_stride.denominator != 1:
             raise WeightsError(
                 f"{path} has latents of {found.frames} frames, patches of {found.transformer['patch_size_t']} latents"
-                f" and {found.sound_stride} samples to a latent; use weights with 8, 1 and a whole number"
+                f" and {found.sound_stride} samples per latent; use weights with 8, 1 and a whole number"
             )
         return found
 
     @property
     def networks(self) -> dict[str, Any]:
-        """The class of each part that is a network of diffusers."""
+        """diffusers' class of each part that is a network."""
         return {**NETWORKS, "vocoder": VOCODERS[self.index["vocoder"][1]]}
 
     def on_meta(self, part: str) -> Any:
-        """The network of a part, without weights. Raises `WeightsError` where its configuration makes none."""
+        """The network of a part without weights. Raises `WeightsError` if its configuration is invalid."""
         return on_meta(self.networks[part], getattr(self, part), self.path / part)
 
     def filled(self, part: str, load: LoadOptions) -> Any:
-        """The network of a part with its weights, ready to run. Raises as `fill` does."""
+        """The network of a part with its weights, ready to run. Raises the errors of `fill`."""
         return fill(self.on_meta(part), self.path / part, load)
 
     @property
     def stride(self) -> int:
-        """Pixels of the picture on one side of a latent's pixel."""
+        """Pixels of the picture per pixel of a latent, on each side."""
         return int(self.vae.get("spatial_compression_ratio") or self.vae["patch_size"] * 2**self._halvings)
 
     @property
     def frames(self) -> int:
-        """Of a latent."""
+        """Video frames per latent."""
         return int(self.vae.get("temporal_compression_ratio") or self.vae["patch_size_t"] * 2**self._halvings)
 
     @property
     def sample_rate(self) -> int:
-        """Of the sound."""
+        """Samples per second of the sound."""
         return int(self.vocoder["output_sampling_rate"])
 
     @property
     def sound_stride(self) -> Fraction:
-        """Samples of an audio latent: four mel frames."""
+        """Samples per audio latent, which is four mel frames."""
         return Fraction(4 * self.sample_rate * self.audio_vae["mel_hop_length"], self.audio_vae["sample_rate"])
 
     @property

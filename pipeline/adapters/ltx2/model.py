@@ -1,6 +1,6 @@
-"""LTX-2 as a family of film models: folders of diffusers' LTX2Pipeline, 2.0 and 2.3, opened lazily.
+"""The LTX-2 family of film models, 2.0 and 2.3: folders of diffusers' LTX2Pipeline.
 
-Whatever a folder's networks weigh, an actor holds only those that it runs: each is read when it is first needed.
+Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,14 +31,14 @@ from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype
 
 LARGEST_SIDE = 2048
 CLIP_LATENTS, OVERLAP = 16, 3
-"""Of a clip of 121 frames, as the weights were trained: its latents, and those that a chunk is continued from."""
+"""Latents of a training clip of 121 frames, and latents of the last chunk from which the next one continues."""
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The LTX-2 in a folder of diffusers' format. Only configurations and the headers of weights are read now.
+    """Open the LTX-2 in a folder in diffusers' format; only configurations and headers of weights are read at once.
 
     Raises:
-        WeightsError: it is another family, damaged, or not whole.
+        WeightsError: the folder is of another family, damaged or incomplete.
     """
     found = LTX2Folder.read(folder)
     for part in found.networks:
@@ -47,12 +47,11 @@ def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
 
 
 class LTX2Model:
-    """Answers to `protocols.FilmModel`.
+    """A `FilmModel` of LTX-2.
 
     Args:
-        folder: what it holds.
-        load: dtype of denoiser, text encoder and connectors, and the device; codecs keep the precision they are stored
-            in.
+        folder: the model's folder.
+        load: dtype of denoiser, text encoder and connectors, and the device; codecs keep their stored precision.
     """
 
     audio_lag = 0.0
@@ -69,26 +68,25 @@ class LTX2Model:
 
     @cached_property
     def video_codec(self) -> LTX2VideoCodec:
-        """The video autoencoder, read now."""
+        """The video autoencoder, loaded on first use."""
         return LTX2VideoCodec(self._folder.filled("vae", self._as_stored))
 
     @cached_property
     def sound_codec(self) -> LTX2SoundCodec:
-        """The sound autoencoder and the vocoder, read now."""
-        # Built for real: it computes a filter that is not stored.
+        """The sound autoencoder and the vocoder, loaded on first use."""
+        # The vocoder is not built on `meta`, since it computes a filter that no file holds.
         vocoder = self._folder.networks["vocoder"].from_config(self._folder.vocoder).to(self.device)
         fill(vocoder, self._folder.path / "vocoder", self._as_stored)
         return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights."""
+        """Precision of the denoiser's weights."""
         return self._load.dtype or stored_dtype(self._folder.path / "transformer")
 
     @property
     def defaults(self) -> ModelDefaults:
-        """What a storyboard means where it says nothing, as diffusers' pipeline has it, or the mark of causal
-        weights."""
+        """Defaults for the storyboard: those of diffusers' pipeline, or of the mark of causal weights."""
         scheduler, mark = self._folder.scheduler, self._folder.mark
         guidance = GuidanceSpec(video=3, audio=7, modality=3, stg=1, stg_blocks=(28,), rescale=0.7)
         usual = {
@@ -112,26 +110,29 @@ class LTX2Model:
 
     @property
     def credit(self) -> str:
-        """What a film says about who rendered it."""
+        """The credit in a film's metadata."""
         return f"rendered by {self.name}"
 
     @property
     def limits(self) -> ModelLimits:
-        """What a storyboard must keep to; positions are seconds, so any frame rate near the trained ones goes."""
+        """Limits of the storyboard; positions are in seconds, so any frame rate near the trained ones works."""
         multiple = self._folder.stride * self._folder.transformer["patch_size"]
         side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
         rates, words = (self._folder.sample_rate,), self.text.max_tokens
         return ModelLimits(self.name, side, side, rates, Fraction(8), Fraction(60), max_prompt_words=words)
 
     def clock(self, fps: Fraction) -> MediaClock:
-        """See `FilmModel.clock`: 8k + 1 frames, and audio latents of four mel frames, of which the last is where the
-        latent would begin if a section's first one were as long as the others."""
+        """The clock at `fps`: 8k + 1 frames, and audio latents of four mel frames.
+
+        A section's first audio latent holds one mel frame. The last mel frame of a latent therefore lies where the
+        latent would start if the first one were as long as the others.
+        """
         stride = int(self._folder.sound_stride)
         centre = Fraction(-1, 4)
         return MediaClock(fps, self._folder.sample_rate, FRAMES, stride, first_latent_frames=1, audio_centre=centre)
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
-        """See `FilmModel.latent_shapes`."""
+        """The shape of one latent frame of each stream."""
         transformer, stride = self._folder.transformer, self._folder.stride
         channels = transformer["in_channels"] // transformer["patch_size"] ** 2
         return {
@@ -140,7 +141,7 @@ class LTX2Model:
         }
 
     def fingerprint(self) -> str:
-        """What tells the folder from any other; its files are read once."""
+        """A hash of the folder's weights; checksums are cached."""
         return folder_fingerprint(self._folder.path, self._load)
 
     @property
@@ -167,7 +168,7 @@ class LazyDenoiser:
         self.rope = ropes(folder.transformer)
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """See `ltx2.sites`."""
+        """The attention sites of a pass over latents of this size."""
         size = (latent_height, latent_width)
         return sites(self._folder.transformer, size, chunk_latents, chunk_audio, self._text_tokens)
 

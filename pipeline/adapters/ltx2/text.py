@@ -1,6 +1,6 @@
-"""Prompts as LTX-2 reads them: all hidden states of Gemma, then the connectors that make a prompt for each stream.
+"""LTX-2's text encoder: all hidden states of Gemma, then connectors that build a prompt for each stream.
 
-Shapes: t text tokens, d widths of the video's and the sound's tokens side by side.
+Shapes: t text tokens, d concatenated widths of the video's and the sound's tokens.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,13 @@ from longtake.pipeline.errors import SpecError
 
 
 class LTX2Text:
-    """Embeds prompts as diffusers' `LTX2Pipeline` does; its parts are loaded when they are first needed. Connectors
-    fill the room that a prompt leaves with what they learned, so that no token is hidden from the denoiser.
+    """Embeds prompts as diffusers' `LTX2Pipeline` does; its parts are loaded on first use.
+
+    The connectors replace padding with learned tokens, so the denoiser needs no mask.
 
     Args:
-        tokenizer, encoder, connectors: make Gemma's tokenizer, Gemma and the connectors.
-        max_tokens: of a prompt.
+        tokenizer, encoder, connectors: load Gemma's tokenizer, Gemma and the connectors.
+        max_tokens: tokens of a prompt.
     """
 
     def __init__(
@@ -34,12 +35,12 @@ class LTX2Text:
         self.max_tokens = max_tokens
 
     def check(self, prompt: str) -> None:
-        """See `protocols.TextEncoder.check`: only a prompt that would be cut is refused."""
+        """Raise `SpecError` if the prompt would be truncated."""
         length = len(self._tokenizer(prompt.strip()).input_ids)
         if length > self.max_tokens:
             raise SpecError(
-                f"the prompt {prompt[:40]!r}... has {length} tokens, LTX-2 reads at most {self.max_tokens}; shorten it,"
-                " or split it into two scenes"
+                f"the prompt {prompt[:40]!r}... has {length} tokens, LTX-2 accepts at most {self.max_tokens};"
+                " shorten it, or split it into two scenes"
             )
 
     def embed(self, prompt: str) -> Tensor:
@@ -47,13 +48,13 @@ class LTX2Text:
         self.check(prompt)
         read = self._tokenizer(prompt.strip(), padding="max_length", max_length=self.max_tokens, return_tensors="pt")
         encoder = self._encoder
-        seen = read.attention_mask.to(encoder.device)
+        mask = read.attention_mask.to(encoder.device)
         states = encoder(
-            input_ids=read.input_ids.to(encoder.device), attention_mask=seen, output_hidden_states=True
+            input_ids=read.input_ids.to(encoder.device), attention_mask=mask, output_hidden_states=True
         ).hidden_states
         stacked = torch.stack(states, dim=-1).flatten(2, 3)
         connectors = self._connectors
-        video, audio, _ = connectors(stacked.to(connectors.dtype), seen, padding_side="left")
+        video, audio, _ = connectors(stacked.to(connectors.dtype), mask, padding_side="left")
         return torch.cat((video, audio), dim=-1)[0]
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Published Wan checkpoints to diffusers' format: the keys of Wan's own code, wrapped as training left them.
+"""Conversion of Wan checkpoints to diffusers' format; their keys are those of Wan's own code with training's prefixes.
 
-Self-Forcing, CausVid and LongLive publish pickles `{"generator" or "generator_ema": {"model.<key>": tensor}}`; LongLive
-another one with a LoRA, `{"generator_lora": {"base_model.model.<layer>.lora_A.weight": tensor}}`.
+Self-Forcing, CausVid and LongLive publish pickles `{"generator" or "generator_ema": {"model.<key>": tensor}}`. LongLive
+adds another one with a LoRA, `{"generator_lora": {"base_model.model.<layer>.lora_A.weight": tensor}}`.
 Sources: keys from Wan2.1's wan/modules/model.py; wrapping and LoRA from Self-Forcing's and LongLive's inference.py.
 
 Shapes: o output and i input width of a layer, r rank of its LoRA.
@@ -20,11 +20,11 @@ from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.weights.tensors import check_fit
 
 HEAD_DIM = 128
-"""Of every published Wan; a checkpoint does not say."""
+"""Head width of every published Wan; a checkpoint does not state it."""
 
 PREFIX = re.compile(r"^(?:(?:model|module|diffusion_model|base_model|_fsdp_wrapped_module|_orig_mod)\.)+")
 INNER = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
-"""What training wraps around keys: at their beginning, and anywhere."""
+"""Wrapper names that training adds to keys: as a prefix, and anywhere."""
 
 _WHOLE = {
     "patch_embedding": "patch_embedding",
@@ -51,35 +51,40 @@ _ATTENTION = {
     "norm_k_img": "norm_added_k",
 }
 _BLOCK = {
-    **{f"self_attn.{ours}": f"attn1.{theirs}" for ours, theirs in _ATTENTION.items()},
-    **{f"cross_attn.{ours}": f"attn2.{theirs}" for ours, theirs in _ATTENTION.items()},
+    **{f"self_attn.{wan}": f"attn1.{diffusers}" for wan, diffusers in _ATTENTION.items()},
+    **{f"cross_attn.{wan}": f"attn2.{diffusers}" for wan, diffusers in _ATTENTION.items()},
     "norm3": "norm2",
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
 }
-"""Layers of Wan's own code -> of diffusers'. Modulations are parameters, and have no layer."""
+"""Layers of Wan's own code -> layers of diffusers. Modulations are parameters outside any layer."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank change of some layers. Args: tensors: by key; alpha: its strength, its own rank where not given."""
+    """A low-rank change of some layers.
+
+    Args:
+        tensors: by key.
+        alpha: strength; by default the rank.
+    """
 
     tensors: Mapping[str, Tensor]
     alpha: float | None = None
 
 
 def is_wan(tensors: Iterable[str]) -> bool:
-    """Whether these keys, unwrapped, are a Wan's, in its own code's words or in diffusers'."""
+    """Whether these unwrapped keys belong to a Wan, in its own naming or in diffusers'."""
     return not {"blocks.0.self_attn.q.weight", "blocks.0.attn1.to_q.weight"}.isdisjoint(tensors)
 
 
 def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what training has wrapped around them."""
+    """Tensors under their keys without training's wrappers."""
     return {INNER.sub("", PREFIX.sub("", key)): tensor for key, tensor in tensors.items()}
 
 
 def to_diffusers(key: str) -> str:
-    """diffusers' name of a key of Wan's own code, or the key itself where it is one already or is unknown."""
+    """diffusers' name of a key of Wan's own code; other keys are returned unchanged."""
     if key == "head.modulation":
         return "scale_shift_table"
     layer, _, leaf = key.rpartition(".")
@@ -98,16 +103,16 @@ def convert_wan(
     lora: Lora | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """diffusers' configuration and tensors of a Wan's denoiser.
+    """diffusers' configuration and tensors of a Wan denoiser.
 
     Args:
         tensors: unwrapped, in either naming.
-        config: of the `WanTransformer3DModel`; inferred from the shapes where not given, for heads 128 wide.
-        lora: merged where given.
-        dtype: of the result; as they are where not given.
+        config: of the `WanTransformer3DModel`; by default inferred from the shapes, for heads 128 wide.
+        lora: a LoRA to merge.
+        dtype: precision of the result; by default unchanged.
 
     Raises:
-        WeightsError: tensors are missing, left over or of another shape than the configuration asks for.
+        WeightsError: tensors are missing, left over, or their shapes do not match the configuration.
     """
     named = {to_diffusers(key): tensor for key, tensor in tensors.items()}
     config = dict(config) if config is not None else infer_config(named)
@@ -123,12 +128,12 @@ def convert_wan(
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The configuration of a denoiser with these tensors. Raises `WeightsError` where they are none."""
+    """The configuration of a denoiser with these tensors. Raises `WeightsError` if they are not a complete one."""
     try:
         patch = tensors["patch_embedding.weight"].shape
         if patch[0] % HEAD_DIM:
             raise WeightsError(
-                f"the checkpoint is {patch[0]} wide, no multiple of {HEAD_DIM}; say whose it is: --base MODEL"
+                f"the checkpoint is {patch[0]} wide, not a multiple of {HEAD_DIM}; name its model with --base MODEL"
             )
         image = tensors.get("condition_embedder.image_embedder.norm1.weight")
         return {
@@ -149,24 +154,24 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "added_kv_proj_dim": patch[0] if "blocks.0.attn2.add_k_proj.weight" in tensors else None,
         }
     except KeyError as error:
-        raise WeightsError(f"the checkpoint is no whole Wan: it has no {error}; fetch it again") from error
+        raise WeightsError(f"the checkpoint is not a complete Wan: it has no {error}; fetch it again") from error
 
 
 def merge(tensors: dict[str, Tensor], lora: Lora) -> None:
-    """Add a LoRA to the layers that it is of, in float32. Raises `WeightsError` for one that does not fit."""
+    """Merge a LoRA into its layers, computed in float32. Raises `WeightsError` if it does not fit."""
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in unwrap(lora.tensors).items():
         match = re.fullmatch(r"(.+)\.lora_(A|B|down|up)(?:\.\w+)?\.weight", key)
         if match is None:
-            raise WeightsError(f"the LoRA holds {key}, which is no lora_A or lora_B of a layer; give another file")
+            raise WeightsError(f"the LoRA holds {key}, which is not a lora_A or lora_B of a layer; use another file")
         side = "down" if match[2] in ("A", "down") else "up"
         pairs.setdefault(to_diffusers(f"{match[1]}.weight"), {})[side] = tensor
     for key, pair in pairs.items():
         weight, down, up = tensors.get(key), pair.get("down"), pair.get("up")
         if weight is None or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
             held = ", ".join(f"{name} {tuple(part.shape)}" for name, part in pair.items())
-            there = "no such layer" if weight is None else f"a weight {tuple(weight.shape)}"
-            raise WeightsError(f"the LoRA of {key} is {held}; the checkpoint has {there}; they are of different models")
+            layer = "no such layer" if weight is None else f"a weight {tuple(weight.shape)}"
+            raise WeightsError(f"the LoRA of {key} is {held}; the checkpoint has {layer}; use a LoRA of this model")
         strength = 1.0 if lora.alpha is None else lora.alpha / down.shape[0]
         change = strength * (up.float() @ down.float())  # [o r] x [r i]
         tensors[key] = (weight.float() + change).to(weight.dtype)

@@ -1,5 +1,5 @@
-"""What Wan's image-to-video weights read beside noise and prompt: the latents of the picture that they continue, and
-what CLIP (Radford et al., arXiv 2103.00020) sees in it.
+"""The conditioning of Wan's image-to-video weights: latents of the picture that they continue, and its CLIP tokens
+(Radford et al., arXiv 2103.00020).
 
 Shapes: n frames, f latent frames, m mask channels, c channels, h w height and width of a latent, i image tokens.
 """
@@ -17,31 +17,34 @@ from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
 
 
 class WanImage:
-    """Makes the streams `condition` and `image` of `WanDenoiser`.
+    """Builds the streams `condition` and `image` of `WanDenoiser`.
 
     Args:
-        codec: of the video.
-        clip: makes CLIP's image processor and encoder; None for weights that do without (2.2).
+        codec: the video codec.
+        clip: loads CLIP's image processor and encoder; None for weights without CLIP (2.2).
     """
 
     def __init__(self, codec: WanVideoCodec, clip: Callable[[], tuple[Any, Any]] | None) -> None:
         self._codec, self._load_clip = codec, clip
 
-    def beside(self, frames: Tensor, num_latents: int) -> dict[str, Tensor]:
-        """For a pass over `num_latents` latents that begin with `frames` [n 3 H W] in -1..1: channels beside each
-        latent as "condition" [f m+c h w], and "image" tokens [i c] where the weights read them."""
+    def condition(self, frames: Tensor, num_latents: int) -> dict[str, Tensor]:
+        """The streams for a pass over `num_latents` latents that begin with `frames` [n 3 H W] in -1..1.
+
+        Returns:
+            "condition" [f m+c h w], extra channels of each latent; with CLIP, also "image" tokens [i c].
+        """
         found = {"condition": self._condition(frames, num_latents)}
         if self._load_clip is not None:
             found["image"] = self._image(frames[0])
         return found
 
     def after(self, latents: Tensor, num_latents: int) -> dict[str, Tensor]:
-        """The same for a pass that begins with latents [k c h w], which are decoded as a section's first."""
+        """The same for a pass that begins with latents [k c h w], decoded as the first latents of a section."""
         frames, _ = self._codec.decode(latents.unsqueeze(0), None)
-        return self.beside(frames[0], num_latents)
+        return self.condition(frames[0], num_latents)
 
     def _condition(self, frames: Tensor, num_latents: int) -> Tensor:
-        """A mask of which frames are given, then the latents of these frames with grey ones behind."""
+        """A mask of the given frames, then the latents of these frames followed by grey ones."""
         total = 1 + LATENT_FRAMES * (num_latents - 1)
         grey = frames.new_zeros(total - len(frames), *frames.shape[1:])
         latents = self._codec.encode(torch.cat([frames, grey]).unsqueeze(0))[0]
@@ -51,7 +54,7 @@ class WanImage:
         return torch.cat([repeat(given, "(f m) -> f m h w", m=LATENT_FRAMES, h=h, w=w), latents], dim=1)
 
     def _image(self, frame: Tensor) -> Tensor:
-        """CLIP's tokens [i c] before its last layer, for a frame [3 H W]."""
+        """CLIP's tokens [i c] of a frame [3 H W], taken before its last layer."""
         processor, encoder = self._clip
         pixels = ((frame.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         seen = processor(images=rearrange(pixels, "c h w -> h w c").numpy(), return_tensors="pt")

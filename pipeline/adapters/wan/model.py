@@ -1,6 +1,6 @@
-"""Wan as a family of film models: folders of diffusers' WanPipeline and WanImageToVideoPipeline, opened lazily.
+"""The Wan family of film models: folders of diffusers' WanPipeline and WanImageToVideoPipeline.
 
-Whatever a folder's networks weigh, an actor holds only those that it runs: each is read when it is first needed.
+Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
 from dataclasses import replace
@@ -35,19 +35,19 @@ from longtake.pipeline.weights.settings import read_configuration
 from longtake.pipeline.weights.tensors import check_tensors, fill, on_meta, stored_dtype
 
 SAMPLE_RATE, HOP = 16_000, 800
-"""Of the silence; Wan makes no sound."""
+"""Sample rate, and samples per audio latent, of the silent track; Wan generates no sound."""
 
 LARGEST_SIDE = 1920
 
 OVERLAP = 5
-"""Latents that a chunk of bidirectional weights is continued from: 17 frames, about a second."""
+"""Latents of the last chunk from which bidirectional weights continue: 17 frames, about a second."""
 
 
 def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
-    """The Wan in a folder of diffusers' format. Only configurations and the headers of weights are read now.
+    """Open the Wan in a folder in diffusers' format; only configurations and headers of weights are read at once.
 
     Raises:
-        WeightsError: it is another family, damaged, or not whole.
+        WeightsError: the folder is of another family, damaged or incomplete.
     """
     model = WanModel(WanFolder.read(folder), load)
     model.check_weights()
@@ -55,11 +55,11 @@ def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
 
 
 class WanModel:
-    """Answers to `protocols.FilmModel`.
+    """A `FilmModel` of Wan.
 
     Args:
-        folder: what it holds.
-        load: dtype of denoiser and text encoder, and the device; the video codec keeps the precision it is stored in.
+        folder: the model's folder.
+        load: dtype of denoiser and text encoder, and the device; the video codec keeps its stored precision.
     """
 
     audio_lag = 0.0
@@ -82,24 +82,23 @@ class WanModel:
 
     @cached_property
     def video_codec(self) -> WanVideoCodec:
-        """The video autoencoder, read now."""
+        """The video autoencoder, loaded on first use."""
         vae = fill(self._vae(), self._folder.path / "vae", replace(self._load, dtype=None))
         return WanVideoCodec(vae)
 
     @cached_property
     def image(self) -> WanImage | None:
-        """What makes the streams that its denoiser reads beside the video's; None for weights that read none."""
+        """The image conditioning of image-to-video weights; None for others."""
         return self._continued_image() if self._folder.continues_image else None
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights."""
+        """Precision of the denoiser's weights."""
         return self._load.dtype or stored_dtype(self._folder.path / "transformer")
 
     @property
     def defaults(self) -> ModelDefaults:
-        """What a storyboard means where it says nothing, as diffusers' pipelines and the Wan team's configurations
-        have it, or the mark of causal weights."""
+        """Defaults for the storyboard, from diffusers' pipelines, Wan's configurations and the causal mark."""
         folder, large = self._folder, self._folder.is_high_compression
         two = folder.boundary is not None
         usual = {
@@ -118,12 +117,12 @@ class WanModel:
 
     @property
     def credit(self) -> str:
-        """What a film says about who rendered it."""
+        """The credit in a film's metadata."""
         return f"rendered by {self.name}"
 
     @property
     def limits(self) -> ModelLimits:
-        """What a storyboard must keep to; Wan knows one frame rate."""
+        """Limits of the storyboard; Wan has a single frame rate."""
         multiple = self._stride * self._folder.transformer["patch_size"][1]
         side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
         return ModelLimits(
@@ -134,23 +133,23 @@ class WanModel:
         )
 
     def clock(self, fps: Fraction) -> MediaClock:
-        """See `FilmModel.clock`."""
+        """The clock at `fps`: 4k + 1 frames per section, and the silent track."""
         return MediaClock(fps, SAMPLE_RATE, LATENT_FRAMES, HOP, first_latent_frames=1, audio_centre=Fraction(0))
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
-        """See `FilmModel.latent_shapes`."""
+        """The shape of one latent frame of each stream; the audio has no channels."""
         video = (self._folder.vae["z_dim"], height // self._stride, width // self._stride)
         return {"video": video, "audio": (0,)}
 
     def check_weights(self) -> None:
-        """Raise `WeightsError` where a part's configuration and the tensors in it are not of one model."""
+        """Raise `WeightsError` if the tensors of a part do not fit its configuration."""
         for name in self._folder.experts:
             check_tensors(self._transformer(name), self._folder.path / name)
         check_tensors(self._umt5(), self._folder.path / "text_encoder")
         check_tensors(self._vae(), self._folder.path / "vae")
 
     def fingerprint(self) -> str:
-        """What tells the folder from any other; its files are read once."""
+        """A hash of the folder's weights; checksums are cached."""
         return folder_fingerprint(self._folder.path, self._load)
 
     @property
@@ -171,7 +170,7 @@ class WanModel:
             with torch.device("meta"):
                 return UMT5EncoderModel(UMT5Config.from_pretrained(path, local_files_only=True))
         except (OSError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path / 'config.json'} makes no UMT5 ({error}); fetch the model again") from error
+            raise WeightsError(f"{path / 'config.json'} is no valid UMT5 ({error}); fetch the model again") from error
 
     def _expert(self, name: str) -> WanDenoiser:
         wan = self._transformer(name)

@@ -1,4 +1,4 @@
-"""Prompts as Wan reads them: UMT5 (Chung et al., arXiv 2304.09151), then the projection of each denoiser.
+"""Wan's text encoder: UMT5 (Chung et al., arXiv 2304.09151), then the projection of each denoiser.
 
 Shapes: t text tokens, c their width, d the denoiser's, e experts.
 """
@@ -17,11 +17,11 @@ from longtake.pipeline.errors import SpecError
 
 
 class WanText:
-    """Embeds prompts as diffusers' `WanPipeline` does; its parts are loaded when they are first needed.
+    """Embeds prompts as diffusers' `WanPipeline` does; its parts are loaded on first use.
 
     Args:
-        tokenizer, encoder, embedders: make UMT5's tokenizer and encoder, and the projection of each expert.
-        max_tokens: of a prompt, its end included; shorter ones are filled up with zeros.
+        tokenizer, encoder, embedders: load UMT5's tokenizer and encoder, and the projection of each expert.
+        max_tokens: tokens of a prompt, including the end token; shorter prompts are padded with zeros.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class WanText:
         self.max_tokens = max_tokens
 
     def check(self, prompt: str) -> None:
-        """See `protocols.TextEncoder.check`: only a prompt that would be cut is refused."""
+        """Raise `SpecError` if the prompt would be truncated."""
         length = len(self._tokenizer(prompt_clean(prompt)).input_ids)
         if length > self.max_tokens:
             raise SpecError(
-                f"the prompt {prompt[:40]!r}... has {length} tokens, Wan reads at most {self.max_tokens}; shorten it,"
+                f"the prompt {prompt[:40]!r}... has {length} tokens, Wan accepts at most {self.max_tokens}; shorten it,"
                 " or split it into two scenes"
             )
 
     def embed(self, prompt: str) -> Tensor:
-        """Tokens [t (e d)] of a prompt, as each expert reads them side by side. Raises as `check` does."""
+        """Tokens [t (e d)] of a prompt, the projections of all experts concatenated. Raises as `check` does."""
         self.check(prompt)
         read = self._tokenizer(prompt_clean(prompt), return_tensors="pt", **self._padding)
         device, length = self._encoder.device, int(read.attention_mask.sum())

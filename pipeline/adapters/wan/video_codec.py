@@ -1,7 +1,7 @@
-"""Wan's video autoencoders, 2.1 and 2.2, as a codec that decodes chunk by chunk: diffusers' network, its cache a value.
+"""Wan's video autoencoders, 2.1 and 2.2, as a codec that decodes chunk by chunk with an explicit cache.
 
-`AutoencoderKLWan` decodes one latent after another, and each causal convolution keeps the last two feature maps that it
-saw. Whoever hands those feature maps on may stop after any latent and go on later, with the same bits.
+diffusers' `AutoencoderKLWan` decodes one latent at a time, and each causal convolution caches its last two input
+feature maps. With these as the state, decoding can stop after any latent and resume with the same bits.
 
 Shapes: b batch, f latent frames, n frames, c channels, h w height and width of a latent, H W of the picture.
 """
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from longtake.pipeline.models.protocols import DecoderState
 
 PAST_OF_A_CONVOLUTION = 2
-"""Feature maps before the current one that a causal convolution over three sees."""
+"""Earlier feature maps in the window of a causal convolution of size three."""
 
 
 class WanVideoCodec:
     """RGB frames in -1..1 [b 1+4k 3 H W] <-> latents [b 1+k c h w] of zero mean and unit variance.
 
     Args:
-        vae: either form; in float32 or finer, as published.
+        vae: of either version, in float32 or higher precision, as published.
     """
 
     lookahead = 0
@@ -39,17 +39,20 @@ class WanVideoCodec:
 
     @property
     def stride(self) -> int:
-        """Pixels of the picture on one side of a latent's pixel."""
+        """Pixels of the picture per pixel of a latent, on each side."""
         return int(self.vae.config.scale_factor_spatial)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """The most likely latents [b 1+k c h w] of frames [b 1+4k 3 H W]."""
+        """The modes of the latents [b 1+k c h w] of frames [b 1+4k 3 H W]."""
         x = rearrange(frames.to(self.vae.device, self.vae.dtype), "b n c h w -> b c n h w")
         latents: Tensor = self.vae.encode(x).latent_dist.mode()
         return (rearrange(latents, "b c f h w -> b f c h w") - self._mean) / self._std
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool = True) -> tuple[Tensor, DecoderState]:
-        """Frames [b n 3 H W] of latents [b f c h w], four each, of a section's first one; nothing waits for `final`."""
+        """Frames [b n 3 H W] of latents [b f c h w]: four per latent, one for a section's first latent.
+
+        `final` has no effect, since the decoder does not look ahead.
+        """
         del final
         vae = self.vae
         x = rearrange(latents.to(vae.device, vae.dtype) * self._std + self._mean, "b f c h w -> f b c 1 h w")
@@ -60,7 +63,7 @@ class WanVideoCodec:
         return rearrange(torch.cat(frames, dim=2), "b c n h w -> b n c h w"), state
 
     def _decode_one(self, latent: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Frames [b 3 n H W] of one latent [b c 1 h w], with the feature maps of the latents before it."""
+        """Frames [b 3 n H W] of one latent [b c 1 h w], continuing from the state of the latents before it."""
         cache: list[Any] = [None] * self._num_convolutions if state is None else list(state)
         x = self.vae.post_quant_conv(latent)
         x = self.vae.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=state is None)
@@ -70,10 +73,10 @@ class WanVideoCodec:
 
 
 def left_context(decoder: nn.Module) -> int:
-    """Latents before the one that is decoded which reach into its frames.
+    """Number of earlier latents that influence a latent's frames.
 
-    Followed backwards from a latent's earliest frame: each convolution over time reaches two maps further into the
-    past, and where the frame rate doubles, maps 2i-1 and 2i are made of map i.
+    Computed backwards from a latent's earliest frame: each convolution over time reaches two maps further into the
+    past, and where the frame rate doubles, maps 2i-1 and 2i are computed from map i.
     """
     convolutions = [(name, conv) for name, conv in decoder.named_modules() if isinstance(conv, WanCausalConv3d)]
     over_time = [name for name, conv in convolutions if conv.kernel_size[0] > 1]
@@ -87,5 +90,5 @@ def left_context(decoder: nn.Module) -> int:
 
 
 def _doubles(name: str) -> bool:
-    """Whether a convolution's channels become frames: diffusers calls it so."""
+    """Whether a convolution doubles the frame rate, by diffusers' naming."""
     return name.endswith(".time_conv")

@@ -1,4 +1,4 @@
-"""A whole clip is that of diffusers' LTX2Pipeline: the same prompt, noise, steps and guidance."""
+"""A whole clip equals that of diffusers' LTX2Pipeline with the same prompt, noise, steps and guidance."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from longtake.jobs.bench.ltx2_parity import GUIDANCE, clip_difference
 
 
 @pytest.mark.parametrize("scales", GUIDANCE.values(), ids=GUIDANCE)
-def test_picture_and_sound_are_those_of_the_pipeline(scales):
+def test_picture_and_sound_equal_those_of_the_pipeline(scales):
     assert clip_difference(scales) <= 1e-5

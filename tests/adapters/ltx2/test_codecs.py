@@ -1,4 +1,4 @@
-"""Chunks decoded one after the other are one decode of everything, for picture and sound, to the last digits."""
+"""Chunked decoding equals one decode of all latents to the last digits, for picture and sound."""
 
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ LATENTS, AUDIO = 64, 130
 
 
 def decode(codec, latents, borders):
-    """What the chunks between `borders` give, joined along `dim`."""
+    """Decode the chunks between `borders` and concatenate them along `dim`."""
     parts, state = [], None
     for start, stop in pairwise(borders):
         part, state = codec.decode(latents[:, start:stop], state, final=stop == borders[-1])
@@ -49,7 +49,7 @@ def video(request):
 
 @pytest.mark.parametrize("borders", [(0, 1, 2, 5, 30, 64), (0, 16, 29, 42, 55, 64)])
 @torch.inference_mode()
-def test_frames_of_chunks_are_those_of_the_whole(video, borders):
+def test_frames_of_chunks_equal_those_of_the_whole(video, borders):
     codec, latents = video
     whole = pictures_at_once(codec, latents)
     parts = decode(codec, latents, borders)
@@ -60,7 +60,7 @@ def test_frames_of_chunks_are_those_of_the_whole(video, borders):
 
 @pytest.mark.parametrize("borders", [(0, 1, 2, 8, 60, 110, 130), (0, 50, 75, 100, 125, 130), (0, 129, 130)])
 @torch.inference_mode()
-def test_samples_of_chunks_are_those_of_the_whole(sound, borders):
+def test_samples_of_chunks_equal_those_of_the_whole(sound, borders):
     codec, latents = sound
     whole = sound_at_once(codec, latents)
     parts = decode(codec, latents, borders)
@@ -73,7 +73,7 @@ def test_samples_of_chunks_are_those_of_the_whole(sound, borders):
 
 
 @torch.inference_mode()
-def test_whoever_starts_in_the_middle_with_the_declared_context_goes_on_bit_for_bit(sound, video):
+def test_a_decoder_started_with_its_declared_context_continues_bit_for_bit(sound, video):
     for (codec, latents), dim in ((sound, 1), (video, 1)):
         start = latents.shape[1] - 20
         begin = start - codec.left_context
@@ -84,7 +84,7 @@ def test_whoever_starts_in_the_middle_with_the_declared_context_goes_on_bit_for_
 
 
 @torch.inference_mode()
-def test_hardly_more_context_is_declared_than_is_felt(sound, video):
+def test_the_declared_context_is_hardly_larger_than_needed(sound, video):
     for (codec, latents), slack in ((sound, 4), (video, video[0].lookahead + MOST_AT_ONCE)):
         start = latents.shape[1] - 20
         changed = latents.clone()
@@ -93,11 +93,11 @@ def test_hardly_more_context_is_declared_than_is_felt(sound, video):
         assert not torch.equal(*after)
 
 
-def test_the_published_networks_reach_as_far_as_was_measured():
+def test_the_context_of_the_published_networks_is_as_measured():
     with torch.device("meta"):
         vocoder, wide, audio = LTX2Vocoder(), LTX2VocoderWithBWE(), AutoencoderKLLTX2Audio()
         codec = LTX2SoundCodec(audio, vocoder)
-        assert vocoder_reach(vocoder, audio.config) == 20  # 16 were measured, beyond which float32 sees nothing
+        assert vocoder_reach(vocoder, audio.config) == 20  # measured: beyond 16 nothing changes in float32
         assert LTX2SoundCodec(audio, wide).lookahead == 17
         assert (codec.stride, codec.lookahead) == (960, 6)
         assert codec.left_context - codec.lookahead >= 34
@@ -105,9 +105,9 @@ def test_the_published_networks_reach_as_far_as_was_measured():
         assert reach(AutoencoderKLLTX2Video(decoder_causal=False).decoder) == (22, 22)
 
 
-def test_a_decoder_that_adds_noise_or_sees_everything_at_once_is_refused():
+def test_a_decoder_with_noise_or_global_attention_is_refused():
     with torch.device("meta"):
         with pytest.raises(WeightsError, match="adds noise"):
             LTX2VideoCodec(AutoencoderKLLTX2Video(decoder_inject_noise=(True, False, False, False)))
-        with pytest.raises(WeightsError, match="the whole film at once"):
+        with pytest.raises(WeightsError, match="attends to the whole film"):
             LTX2SoundCodec(AutoencoderKLLTX2Audio(mid_block_add_attention=True), LTX2Vocoder())

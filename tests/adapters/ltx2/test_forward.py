@@ -1,4 +1,4 @@
-"""LTX-2 through our attention is LTX-2: diffusers' own forward of both streams, on one rank and on several."""
+"""LTX-2 with longtake's attention equals diffusers' forward pass for both streams, on one and several ranks."""
 
 from fractions import Fraction
 from functools import partial
@@ -35,21 +35,21 @@ def of_chunk(chunk, sigma):
 @pytest.mark.parametrize("levels", [UNIFORM, MIXED], ids=["one level", "clean latents among noisy ones"])
 @pytest.mark.parametrize("rope_type", ["split", "interleaved"])
 @pytest.mark.parametrize("form", FORMS)
-def test_both_velocities_are_those_of_diffusers(form, rope_type, levels, cross_timestep):
+def test_both_velocities_equal_those_of_diffusers(form, rope_type, levels, cross_timestep):
     assert pass_difference(form, rope_type, levels, cross_timestep) <= 1e-5
 
 
 @pytest.mark.parametrize("degrees", GANGS, ids=str)
 @pytest.mark.parametrize("rope_type", ["split", "interleaved"])
 @pytest.mark.parametrize("form", FORMS)
-def test_ranks_that_share_the_picture_and_all_hear_the_sound_find_the_same(form, rope_type, degrees):
+def test_ranks_with_sharded_video_and_replicated_sound_agree_with_one_rank(form, rope_type, degrees):
     act = partial(pass_difference, form, rope_type, MIXED, True, heads=3)
     assert max(run_threads(lambda parallel: act(parallel=parallel), degrees)) <= 1e-5
 
 
 @pytest.mark.parametrize("sink", [0, 1])
 @torch.inference_mode()
-def test_a_chunk_that_sees_the_past_through_the_store_is_the_last_of_a_chunk_causal_pass(sink):
+def test_a_chunk_with_cached_past_equals_the_last_chunk_of_a_chunk_causal_pass(sink):
     clock, plan = CLOCK, KVPlan(window=1, sink=sink)
     chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(clock.frames(8), 24)], [True]), 2)
     denoiser = LTX2Denoiser(tiny_transformer("2.0"), TEXT_TOKENS, cross_timestep=False)  # a level for every latent

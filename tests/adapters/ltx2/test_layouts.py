@@ -1,4 +1,4 @@
-"""Every tensor of LTX-2's layout, full-sized, has its place in a network as the adapters build it; none is missing."""
+"""The tensors of LTX-2's full-size layouts match the networks that the adapters build, without a missing one."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def read(file: Path) -> tuple[dict, dict[str, list[int]]]:
 
 
 def network_of(layout: dict) -> nn.Module:
-    """The network that reads a layout's tensors, as the adapters build it."""
+    """The network for a layout's tensors, as the adapters build it."""
     config = layout["config"]
     with torch.device("meta"):
         match layout["network"]:
@@ -44,7 +44,7 @@ def network_of(layout: dict) -> nn.Module:
 
 
 @of_every_layout
-def test_every_tensor_has_its_place_and_none_is_missing(file):
+def test_every_tensor_matches_a_parameter_and_none_is_missing(file):
     layout, published = read(file)
     assert len(published) == layout["num_tensors"]
     assert sum(torch.Size(shape).numel() for shape in published.values()) == layout["num_parameters"]

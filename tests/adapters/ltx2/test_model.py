@@ -1,4 +1,4 @@
-"""An LTX-2 folder is read lazily and whole, or refused; a film with sound is rendered from it, and resumed."""
+"""An LTX-2 folder is loaded lazily or refused; a film with sound is rendered from it, and resumed."""
 
 import json
 from fractions import Fraction
@@ -55,7 +55,7 @@ def render(model, place, observer=SILENT):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_film_with_sound_is_rendered_and_one_that_was_killed_goes_on_bit_for_bit(load, folders, tmp_path, form):
+def test_a_film_with_sound_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, tmp_path, form):
     model = open_folder(folders[form], load)
     whole = render(model, tmp_path / "whole")
     assert (whole.num_frames, whole.num_samples) == (72, 24_000)
@@ -68,7 +68,7 @@ def test_a_film_with_sound_is_rendered_and_one_that_was_killed_goes_on_bit_for_b
     assert undisturbed.read_bytes() == resumed.read_bytes()
 
 
-def test_what_a_picture_looks_ahead_to_is_made_anew_where_it_was_lost(load, folders, tmp_path):
+def test_lost_latents_that_the_decoder_looks_ahead_to_are_rendered_again(load, folders, tmp_path):
     model = open_folder(folders["2.3"], load)
     assert model.video_codec.lookahead == 7
     render(model, tmp_path)
@@ -81,7 +81,7 @@ def test_what_a_picture_looks_ahead_to_is_made_anew_where_it_was_lost(load, fold
     assert (tmp_path / "film.mp4").read_bytes() == undisturbed
 
 
-def test_what_a_film_takes_is_told_without_rendering_it(load, folders):
+def test_a_dry_run_reports_the_cost_without_rendering(load, folders):
     for name in ("2.3", "clips"):
         model = open_folder(folders[name], load)
         assert expected_seconds(plan_film(WISH, model), model) > 0
@@ -97,14 +97,14 @@ def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
     assert not {"_encoder", "_connectors"} & vars(model.text).keys()
 
 
-def test_a_folder_says_how_its_chunks_follow_each_other(load, folders):
+def test_the_rollout_follows_from_the_folder(load, folders):
     causal, clips = (open_folder(folders[name], load) for name in ("2.3", "clips"))
     assert (causal.rollout, causal.chunk_latents, causal.plan.window, causal.plan.sink) == (Causal(), 2, 2, 1)
     assert (clips.rollout, clips.chunk_latents) == (Continuation(3), 13)
     assert (causal.defaults.guidance, clips.defaults.guidance.audio) == (1.0, 7)
 
 
-def test_sizes_and_rates_are_those_of_the_networks(load, folders):
+def test_sizes_and_rates_follow_from_the_networks(load, folders):
     model = open_folder(folders["clips"], load)
     assert model.latent_shapes(32, 16) == {"video": (4, 2, 4), "audio": (4,)}
     clock = model.clock(Fraction(24))
@@ -114,7 +114,7 @@ def test_sizes_and_rates_are_those_of_the_networks(load, folders):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("form", FORMS)
-def test_a_prompt_is_read_as_the_pipeline_reads_it(load, folders, form):
+def test_a_prompt_is_embedded_as_by_the_pipeline(load, folders, form):
     ours = open_folder(folders[form], load).text.embed("a red circle rests")
     pipeline = tiny_pipeline(form, text_encoder=tiny_text_encoder(), tokenizer=tiny_tokenizer())
     states, seen, *_ = pipeline.encode_prompt("a red circle rests", do_classifier_free_guidance=False, device="cpu")
@@ -122,21 +122,21 @@ def test_a_prompt_is_read_as_the_pipeline_reads_it(load, folders, form):
     assert torch.equal(ours, torch.cat((video, audio), dim=-1)[0])
 
 
-def test_prompts_are_refused_before_anything_is_rendered_if_they_would_be_cut(load, folders):
+def test_prompts_that_would_be_truncated_are_refused_before_rendering(load, folders):
     text = open_folder(folders["2.0"], load).text
     text.check("circle " * 1023)
-    with pytest.raises(SpecError, match="has 1025 tokens, LTX-2 reads at most 1024"):
+    with pytest.raises(SpecError, match="has 1025 tokens, LTX-2 accepts at most 1024"):
         text.check("circle " * 1024)
 
 
 def test_a_folder_of_another_family_is_refused(load, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(WeightsError, match="is a WanPipeline; this family renders folders of LTX2Pipeline"):
+    with pytest.raises(WeightsError, match="is a WanPipeline; use a folder of LTX2Pipeline"):
         open_folder(tmp_path, load)
 
 
 @pytest.mark.parametrize(("part", "other"), [("vocoder", "NobodysVocoder"), ("text_encoder", "NobodysEncoder")])
-def test_a_part_of_an_unknown_kind_is_refused_before_anything_is_rendered(load, tmp_path, part, other):
+def test_a_part_of_an_unknown_kind_is_refused_before_rendering(load, tmp_path, part, other):
     index = save(tmp_path) / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), part: ["nobody", other]}))
     with pytest.raises(WeightsError, match=f"has the .*{other}.*; use a vocoder of LTX2Vocoder or"):
@@ -144,24 +144,24 @@ def test_a_part_of_an_unknown_kind_is_refused_before_anything_is_rendered(load, 
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "told"),
+    ("part", "changes", "message"),
     [
         ("transformer", {"num_layers": 3}, r"transformer do not fit LTX2VideoTransformer3DModel, of \d+: \d+ missing"),
         ("vocoder", {"hidden_channels": 32}, r"vocoder do not fit LTX2Vocoder, of \d+: .* of another shape"),
-        ("audio_vae", {"sample_rate": 0}, r"audio_vae\.sample_rate 0 .*; none may be below 1"),
-        ("connectors", {"caption_channels": [1]}, r"connectors/config\.json makes no LTX2TextConnectors"),
+        ("audio_vae", {"sample_rate": 0}, r"audio_vae\.sample_rate 0 .*; each must be at least 1"),
+        ("connectors", {"caption_channels": [1]}, r"connectors/config\.json is no valid LTX2TextConnectors"),
         ("scheduler", {"shift": "x"}, r"scheduler_config\.json: shift is 'x'; use a number such as 1\.0"),
     ],
 )
-def test_settings_of_other_weights_are_refused_before_any_is_read(load, tmp_path, part, changes, told):
+def test_settings_of_other_weights_are_refused_before_loading(load, tmp_path, part, changes, message):
     folder = save(tmp_path / "ltx2")
     file = next((folder / part).glob("*config.json"))
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         open_folder(folder, load)
 
 
-def test_weights_that_a_text_encoder_lacks_are_not_made_up(load, tmp_path):
+def test_missing_weights_of_a_text_encoder_are_not_filled_at_random(load, tmp_path):
     folder = save(tmp_path / "ltx2")
     file = folder / "text_encoder/model.safetensors"
     tensors = load_file(file)

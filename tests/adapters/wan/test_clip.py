@@ -1,4 +1,4 @@
-"""A whole clip on our road is the clip of diffusers' pipeline: the same noise, levels, guidance, latents and frames."""
+"""A whole clip equals that of diffusers' pipeline, latents and frames, with the same noise, levels and guidance."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def clip(request, tmp_path_factory):
     return their_clip(request.param, tmp_path_factory.mktemp("clip") / request.param)
 
 
-def test_latents_and_frames_are_those_of_diffusers(clip):
+def test_latents_and_frames_equal_those_of_diffusers(clip):
     model, latents = our_clip(clip)
     levels = clip.levels
     assert levels[0] == 1
@@ -38,7 +38,7 @@ def test_a_gang_makes_the_same_clip_and_the_same_bits_on_all_ranks(clip, gang):
     assert all(torch.equal(one.video, ranks[0].video) for one in ranks)
 
 
-def test_each_expert_has_a_guidance_of_its_own(tmp_path):
+def test_each_expert_has_its_own_guidance(tmp_path):
     clip = their_clip("a14b", tmp_path / "a14b", low_noise_guidance=3.0)
     model, latents = our_clip(clip, guidance=ByNoiseLevel(GUIDANCE, 3.0, 0.875))
     assert (latents.video - clip.latents).abs().max() <= 1e-5

@@ -1,4 +1,4 @@
-"""Wan through our attention is Wan: diffusers' own forward, whole, and under a chunk-causal mask."""
+"""Wan with longtake's attention equals diffusers' forward pass, whole and under a chunk-causal mask."""
 
 from collections.abc import Sequence
 
@@ -29,14 +29,14 @@ class MaskedProcessor(WanAttnProcessor):
 
 
 def chunk_causal(num_chunks: int) -> torch.Tensor:
-    """Which tokens see which: every chunk itself and the window before it."""
+    """The mask under which every chunk sees itself and the window before it."""
     chunk = torch.arange(num_chunks).repeat_interleave(CHUNK_LATENTS * FRAME_TOKENS)
     distance = chunk.unsqueeze(1) - chunk
     return (distance >= 0) & (distance <= WINDOW)
 
 
 def of_diffusers(num_chunks: int, latents: Sequence[torch.Tensor], sigmas: Sequence[float], text: torch.Tensor):
-    """The last chunk's velocity by diffusers' own forward over all chunks at once, a noise level per token."""
+    """The last chunk's velocity by diffusers' forward pass over all chunks, with a noise level per token."""
     torch.manual_seed(0)
     wan = tiny_wan(HEADS)
     for block in wan.blocks:
@@ -49,7 +49,7 @@ def of_diffusers(num_chunks: int, latents: Sequence[torch.Tensor], sigmas: Seque
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 5])
 @torch.inference_mode()
-def test_cached_wan_is_diffusers_forward_under_a_chunk_causal_mask(num_chunks):
+def test_cached_wan_equals_diffusers_under_a_chunk_causal_mask(num_chunks):
     of = film(Case(Degrees(), HEADS, SIZE, torch.float32, client="wan"))
     torch.manual_seed(0)
     denoiser = WanDenoiser(tiny_wan(HEADS), text_tokens=TEXT_TOKENS)

@@ -1,4 +1,4 @@
-"""One pass of every Wan through our attention is diffusers' own forward, and weights that need an image ask for it."""
+"""One pass of every Wan equals diffusers' forward pass, and weights that need an image report its absence."""
 
 import pytest
 import torch
@@ -28,11 +28,11 @@ BOUNDARY = 0.875
 
 
 @pytest.mark.parametrize("case", PASSES.values(), ids=PASSES.keys())
-def test_a_pass_is_diffusers_forward(case):
+def test_a_pass_equals_diffusers_forward(case):
     assert pass_difference(case) <= 1e-5
 
 
-def test_every_latent_has_the_noise_level_of_its_own_as_tokens_have_timesteps_in_the_5b():
+def test_a_noise_level_per_latent_equals_a_timestep_per_token():
     assert pass_difference(PassCase("2.2"), torch.tensor([[0.0, 0.2, 0.9, 0.9, 0.5]])) <= 1e-5
 
 
@@ -61,7 +61,7 @@ def test_the_noise_level_chooses_the_expert_and_the_other_is_never_loaded(sigma,
     ("given", "told"),
     [((0, False), "8 channels beside each latent"), ((8, False), "what CLIP sees"), ((3, True), r"\[1, 5, 3, 4, 6\]")],
 )
-def test_weights_that_continue_an_image_say_what_is_missing(given, told):
+def test_weights_that_continue_an_image_report_missing_streams(given, told):
     streams = streams_of(PassCase("2.1", *given), torch.tensor([[0.6]]))
     denoiser = WanDenoiser(tiny_transformer(extra=8, image=True))
     with pytest.raises(SpecError, match=told):
@@ -69,7 +69,7 @@ def test_weights_that_continue_an_image_say_what_is_missing(given, told):
 
 
 @torch.inference_mode()
-def test_a_chunk_after_a_short_first_latent_lies_where_wan_counts_it():
+def test_a_chunk_after_a_short_first_latent_has_wans_positions():
     denoiser, (_, clock) = WanDenoiser(tiny_transformer()), one_chunk(4)
     cut_s = 1001 / 16
     times = torch.tensor(clock.video_times(one_chunk(4)[0]), dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_a_chunk_after_a_short_first_latent_lies_where_wan_counts_it():
 
 
 @torch.inference_mode()
-def test_weights_in_bfloat16_move_latents_in_float32():
+def test_weights_in_bfloat16_keep_latents_in_float32():
     streams = streams_of(PassCase("2.1"), torch.tensor([[0.6]]))
     exact, rough = (WanDenoiser(tiny_transformer().to(dtype)) for dtype in (torch.float32, torch.bfloat16))
     text = randn(1, TEXT, 24, seed=3)

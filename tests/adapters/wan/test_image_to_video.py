@@ -1,4 +1,4 @@
-"""Weights that continue an image continue what the road gives them, by the streams that they were trained with."""
+"""Image-to-video weights continue given latents through the streams that they were trained with."""
 
 from unittest import mock
 
@@ -47,14 +47,14 @@ def a_pass(model, streams) -> torch.Tensor:
 
 
 def given_first(count: int) -> dict[str, Stream]:
-    """Noisy latents after `count` clean ones, as the road shows them."""
+    """Noisy latents after `count` clean ones, as the pipeline passes them."""
     x = KeyedNoise(4).draw("video", range(LATENTS), SHAPE).unsqueeze(0)
     sigma = torch.full((1, LATENTS), SIGMA)
     sigma[:, :count] = 0.0
     return {"video": Stream(x, sigma, TIMES)}
 
 
-def test_such_weights_are_shown_their_overlap_clean(model):
+def test_image_to_video_weights_get_a_clean_overlap(model):
     assert model.rollout == Continuation(overlap=5, clean=True)
 
 
@@ -64,11 +64,11 @@ def test_given_latents_become_mask_frames_and_clip_tokens_and_are_noised_themsel
     x = streams["video"].latents
     with torch.inference_mode():
         frames, _ = model.video_codec.decode(x[:, :count], None)
-        beside = model.image.beside(frames[0], LATENTS)
+        extra = model.image.condition(frames[0], LATENTS)
     noised = (1 - SIGMA) * x[:, :count] + SIGMA * NOISE.draw("given", range(count), SHAPE)
     spelled_out = {
         name: Stream(values.unsqueeze(0), torch.zeros(1, len(values)), torch.zeros(len(values)))
-        for name, values in beside.items()
+        for name, values in extra.items()
     }
     shown = torch.cat([noised, x[:, count:]], dim=1)
     spelled_out["video"] = Stream(shown, torch.full((1, LATENTS), SIGMA), TIMES)
@@ -77,38 +77,38 @@ def test_given_latents_become_mask_frames_and_clip_tokens_and_are_noised_themsel
     assert (got - a_pass(model, given_first(3 - count))).abs().max() > 0.01
 
 
-def test_what_is_given_is_encoded_once_for_all_steps_of_a_chunk(model):
+def test_given_latents_are_encoded_once_for_all_steps_of_a_chunk(model):
     with mock.patch.object(WanImage, "after", autospec=True, side_effect=WanImage.after) as after:
         for count in (4, 4, 3, 3):
             a_pass(model, given_first(count))
     assert after.call_count == 2
 
 
-@pytest.mark.parametrize(("places", "told"), [((), r"those at \[\]"), ((0, 3), r"those at \[0, 3\]")])
-def test_a_pass_must_begin_with_what_is_given(model, places, told):
+@pytest.mark.parametrize(("places", "message"), [((), r"those at \[\]"), ((0, 3), r"those at \[0, 3\]")])
+def test_a_pass_must_begin_with_given_latents(model, places, message):
     streams = given_first(0)
     streams["video"].sigma[:, list(places)] = 0.0
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         a_pass(model, streams)
 
 
-def test_a_film_whose_sections_begin_without_a_picture_is_refused_where_it_is_planned(model):
-    with pytest.raises(SpecError) as told:
+def test_a_film_with_a_section_without_a_picture_is_refused_by_the_plan(model):
+    with pytest.raises(SpecError) as caught:
         plan_film(parse_storyboard(STORYBOARD), model)
-    assert str(told.value).split("\n") == [
+    assert str(caught.value).split("\n") == [
         f"scenes[{index}].image is missing; i2v only continues pictures, add one, or {other}"
         for index, other in ((0, "continue_from to the film"), (2, "transition: continue"))
     ]
 
 
 @pytest.mark.parametrize("begins", ["scenes[0].image=still.png", "continue_from=before.mp4"])
-@pytest.mark.parametrize("goes_on", ["scenes[2].image=still.png", "scenes[2].transition=continue"])
-def test_a_film_whose_sections_begin_with_a_picture_is_planned(model, begins, goes_on):
-    assert plan_film(parse_storyboard(STORYBOARD, [begins, goes_on]), model).num_frames == 48
+@pytest.mark.parametrize("later", ["scenes[2].image=still.png", "scenes[2].transition=continue"])
+def test_a_film_whose_sections_begin_with_a_picture_is_planned(model, begins, later):
+    assert plan_film(parse_storyboard(STORYBOARD, [begins, later]), model).num_frames == 48
 
 
 @pytest.mark.parametrize("key", ["scenes[0].image", "continue_from"])
-def test_a_dry_run_times_a_pass_that_begins_with_what_is_given(model, tmp_path, key):
+def test_a_dry_run_times_a_pass_with_given_latents(model, tmp_path, key):
     frames = np.zeros((32, 32, 48, 3), np.uint8)
     write_png(torch.from_numpy(frames[0]), tmp_path / "still.png")
     write_mp4(tmp_path / "before.mp4", frames)
@@ -117,7 +117,9 @@ def test_a_dry_run_times_a_pass_that_begins_with_what_is_given(model, tmp_path, 
     assert expected_seconds(plan, model) > 0
 
 
-def test_such_weights_are_refused_where_they_are_marked_as_causal(tmp_path):
+def test_image_to_video_weights_marked_as_causal_are_refused(tmp_path):
     folder = save(tiny_pipeline("i2v a14b"), tmp_path / "i2v", chunk_latents=3, window=2)
-    with pytest.raises(WeightsError, match=r"i2v continues an image, .*in segments; take longtake\.json out of it"):
+    with pytest.raises(
+        WeightsError, match=r"i2v continues an image, .*bidirectional weights; remove longtake\.json from it"
+    ):
         open_folder(folder, LoadOptions())

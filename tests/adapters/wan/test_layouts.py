@@ -1,4 +1,4 @@
-"""Every published tensor of Wan has its place in a network, and none is missing."""
+"""Every published tensor of Wan matches a parameter of a network, and none is missing."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_layout_has_as_many_tensors_and_parameters_as_the_published_files(fi
 
 
 def network_of(layout: dict) -> nn.Module:
-    """The network that reads a layout's tensors, as the adapters build it."""
+    """The network for a layout's tensors, as the adapters build it."""
     config, kind = layout["config"], layout.get("network", "WanTransformer3DModel")
     with torch.device("meta"):
         if kind == "UMT5EncoderModel":
@@ -43,7 +43,7 @@ def network_of(layout: dict) -> nn.Module:
 
 
 @of_every_layout
-def test_every_published_tensor_has_its_place_and_none_is_missing(file):
+def test_every_published_tensor_matches_a_parameter_and_none_is_missing(file):
     layout, published = read(file)
     ours = {key: list(tensor.shape) for key, tensor in network_of(layout).state_dict().items()}
     assert layout.get("tied") not in published
@@ -51,7 +51,7 @@ def test_every_published_tensor_has_its_place_and_none_is_missing(file):
     assert ours == {key: shape for key, shape in published.items() if layout.get("unused", "?") not in key}
 
 
-def test_what_only_one_side_has_is_what_the_loader_lets_pass():
+def test_the_loader_accepts_exactly_the_known_differences():
     layout, published = read(Path("tests/layouts/wan2_1_i2v_14b.json"))
     assert sum(layout["unused"] in key for key in published) == 40
     assert WanTransformer3DModel._keys_to_ignore_on_load_unexpected == [layout["unused"]]

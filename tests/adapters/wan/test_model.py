@@ -1,4 +1,4 @@
-"""A Wan folder is read lazily and whole, or refused with what is wrong; a film is rendered from it and resumed."""
+"""A Wan folder is loaded lazily, or refused with the reason; a film is rendered from it, and resumed."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def render(model, place, observer=SILENT):
     return film.render(open_take(WISH, model, Store(str(place)), numerics(model)), observer)
 
 
-def test_a_film_is_rendered_and_one_that_was_killed_goes_on_bit_for_bit(load, folders, tmp_path):
+def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, tmp_path):
     model = open_folder(folders["causal"], load())
     whole = render(model, tmp_path / "whole")
     assert (whole.num_frames, whole.num_samples) == (40, 40_000)
@@ -90,7 +90,7 @@ def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
     assert not {"_encoder", "_embedders"} & vars(model.text).keys()
 
 
-def test_a_folder_says_how_its_chunks_follow_each_other(load, folders):
+def test_the_rollout_follows_from_the_folder(load, folders):
     causal, wan_5b, a14b = (open_folder(folders[name], load()) for name in ("causal", "5b", "a14b"))
     assert (causal.rollout, causal.chunk_latents) == (Causal(), 3)
     assert (causal.plan.window, causal.plan.sink) == (2, 1)
@@ -99,7 +99,7 @@ def test_a_folder_says_how_its_chunks_follow_each_other(load, folders):
     assert wan_5b.plan.history(0, 0, 7) == [6]
 
 
-def test_a_folder_says_how_it_is_sampled(load, folders):
+def test_the_sampling_defaults_follow_from_the_folder(load, folders):
     causal, wan_5b, a14b = (open_folder(folders[name], load()) for name in ("causal", "5b", "a14b"))
     assert (causal.defaults.steps, causal.defaults.shift, causal.defaults.solver) == (4, 3.0, "euler")
     assert (wan_5b.defaults.width, wan_5b.defaults.height, wan_5b.defaults.fps) == (1280, 704, 24)
@@ -107,7 +107,7 @@ def test_a_folder_says_how_it_is_sampled(load, folders):
     assert (a14b.defaults.guidance, a14b.defaults.guidance_2, a14b.defaults.boundary) == (4.0, 3.0, 0.875)
 
 
-def test_sizes_and_rates_are_those_of_the_networks(load, folders):
+def test_sizes_and_rates_follow_from_the_networks(load, folders):
     causal, wan_5b = (open_folder(folders[name], load()) for name in ("causal", "5b"))
     assert causal.latent_shapes(64, 32) == {"video": (4, 4, 8), "audio": (0,)}
     assert wan_5b.latent_shapes(64, 32) == {"video": (6, 2, 4), "audio": (0,)}
@@ -116,7 +116,7 @@ def test_sizes_and_rates_are_those_of_the_networks(load, folders):
     assert causal.clock(Fraction(16)).frames(21) == 81
 
 
-def test_the_dtype_is_as_wished_but_for_what_diffusers_keeps_in_float32(load, folders):
+def test_the_dtype_is_as_requested_except_what_diffusers_keeps_in_float32(load, folders):
     model = open_folder(folders["a14b"], load(torch.bfloat16))
     wan = model.denoiser.expert(1).wan
     assert model.dtype == wan.patch_embedding.weight.dtype == torch.bfloat16
@@ -145,7 +145,7 @@ def test_the_fingerprint_is_that_of_the_content(load, folders, broken):
     [{"window": 1}, {"sink": 0}, {"chunk_latents": 2}, {"sampling": {"shift": 5.0}}],
     ids=lambda edit: next(iter(edit)),
 )
-def test_a_film_whose_models_mark_was_edited_is_rendered_anew(load, folders, broken, tmp_path, edit):
+def test_a_film_is_rendered_again_after_an_edit_of_its_models_mark(load, folders, broken, tmp_path, edit):
     render(open_folder(folders["causal"], load()), tmp_path / "out")
     file, store = broken / "longtake.json", Store(str(tmp_path / "out"))
     kept = []
@@ -158,12 +158,12 @@ def test_a_film_whose_models_mark_was_edited_is_rendered_anew(load, folders, bro
 
 def test_a_folder_of_another_family_is_refused(load, broken):
     (broken / "model_index.json").write_text(json.dumps({"_class_name": "LTXPipeline"}))
-    with pytest.raises(WeightsError, match=r"is a LTXPipeline; this family renders folders of WanPipeline"):
+    with pytest.raises(WeightsError, match=r"is a LTXPipeline; use a folder of WanPipeline"):
         open_folder(broken, load())
 
 
 @pytest.mark.parametrize(
-    ("mark", "told"),
+    ("mark", "message"),
     [
         ({"rollout": "diagonal", "chunk_latents": 3, "window": 2}, "rollout"),
         ({"rollout": "causal", "window": 2}, "chunk_latents"),
@@ -174,25 +174,25 @@ def test_a_folder_of_another_family_is_refused(load, broken):
         ({"rollout": "causal", "chunk_latents": 3, "window": 2, "sampling": {"steps": "x"}}, "sampling.steps: use a"),
     ],
 )
-def test_a_mark_that_means_nothing_is_refused(load, broken, mark, told):
+def test_an_invalid_mark_is_refused(load, broken, mark, message):
     (broken / "longtake.json").write_text(json.dumps(mark))
-    with pytest.raises(WeightsError, match=rf"longtake.json: {told}.*longtake convert"):
+    with pytest.raises(WeightsError, match=rf"longtake.json: {message}.*longtake convert"):
         open_folder(broken, load())
 
 
 def change(file, **changes):
-    """Settings with other values; None leaves the key out."""
+    """Change values in a file of settings; None removes the key."""
     settings = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 
 
-def test_what_a_configuration_leaves_out_is_as_diffusers_has_it(load, broken, folders):
+def test_missing_keys_of_a_configuration_get_diffusers_defaults(load, broken, folders):
     change(broken / "transformer/config.json", patch_size=None)
     change(broken / "vae/config.json", scale_factor_spatial=None)
     assert open_folder(broken, load()).limits.width == open_folder(folders["causal"], load()).limits.width
 
 
-def test_settings_that_mean_nothing_are_named(load, broken):
+def test_invalid_settings_are_named(load, broken):
     (broken / "tokenizer/tokenizer.json").write_text("{")
     with pytest.raises(WeightsError, match=r"tokenizer holds no tokenizer that can be read"):
         open_folder(broken, load()).text.check("a")
@@ -200,23 +200,23 @@ def test_settings_that_mean_nothing_are_named(load, broken):
     with pytest.raises(WeightsError, match=r"transformer/config\.json: num_attention_heads is 'two'; use a number"):
         open_folder(broken, load())
     change(broken / "model_index.json", boundary_ratio=0.9)
-    with pytest.raises(WeightsError, match=r"boundary_ratio 0\.9 and no transformer_2"):
+    with pytest.raises(WeightsError, match=r"boundary_ratio 0\.9 but no transformer_2"):
         open_folder(broken, load())
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "told"),
+    ("part", "changes", "message"),
     [
         ("transformer", {"num_layers": 3}, r"transformer do not fit WanTransformer3DModel, of \d+: \d+ missing"),
         ("vae", {"z_dim": 8}, r"vae do not fit AutoencoderKLWan, of \d+: .* of another shape"),
         ("text_encoder", {"d_ff": 48}, r"text_encoder do not fit UMT5EncoderModel, of \d+: .* of another shape"),
-        ("transformer", {"ffn_dim": [1]}, r"transformer/config\.json makes no WanTransformer3DModel"),
+        ("transformer", {"ffn_dim": [1]}, r"transformer/config\.json is no valid WanTransformer3DModel"),
         ("scheduler", {"shift": "x"}, r"scheduler_config\.json: shift is 'x'; use a number such as 1\.0"),
     ],
 )
-def test_settings_of_other_weights_are_refused_before_any_is_read(load, broken, part, changes, told):
+def test_settings_of_other_weights_are_refused_before_loading(load, broken, part, changes, message):
     change(next((broken / part).glob("*config.json")), **changes)
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         open_folder(broken, load())
 
 
@@ -229,7 +229,7 @@ def test_missing_and_surplus_tensors_are_named(load, broken):
         open_folder(broken, load())
 
 
-def test_pickles_are_refused_with_the_cure(load, broken):
+def test_pickles_are_refused_with_the_fix(load, broken):
     file = broken / "vae" / "diffusion_pytorch_model.safetensors"
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(WeightsError, match=r"is a pickle.*`longtake convert"):
@@ -247,7 +247,7 @@ def test_weights_in_shards_are_found_by_their_index(load, broken, folders):
 
 
 @pytest.mark.parametrize(
-    ("scales", "told"),
+    ("scales", "message"),
     [
         ({"modality": 3}, "modality is 3; causal has no attention from one stream to the other that could be left out"),
         (
@@ -256,14 +256,14 @@ def test_weights_in_shards_are_found_by_their_index(load, broken, folders):
         ),
     ],
 )
-def test_guidance_that_would_change_nothing_is_refused(load, folders, scales, told):
+def test_guidance_that_would_change_nothing_is_refused(load, folders, scales, message):
     sampling = WISH.sampling.model_copy(update={"guidance": GuidanceSpec(**scales)})
-    with pytest.raises(SpecError, match=rf"sampling\.guidance\.{told}"):
+    with pytest.raises(SpecError, match=rf"sampling\.guidance\.{message}"):
         plan_film(WISH.model_copy(update={"sampling": sampling}), open_folder(folders["causal"], load()))
 
 
-def test_prompts_are_refused_before_anything_is_rendered_if_they_would_be_cut(load, folders):
+def test_prompts_that_would_be_truncated_are_refused_before_rendering(load, folders):
     model = open_folder(folders["causal"], load())
     model.text.check("circle " * 511)
-    with pytest.raises(SpecError, match="has 513 tokens, Wan reads at most 512"):
+    with pytest.raises(SpecError, match="has 513 tokens, Wan accepts at most 512"):
         model.text.check("circle " * 512)

@@ -1,4 +1,4 @@
-"""Prompts are embedded as diffusers' pipeline embeds them, and once for each denoiser."""
+"""Prompts are embedded as by diffusers' pipeline, once for each denoiser."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_a_prompt_is_embedded_as_diffusers_does(pipelines, kind, prompt):
 
 
 @torch.inference_mode()
-def test_an_entity_is_read_as_what_it_stands_for(pipelines):
+def test_html_entities_are_decoded(pipelines):
     _, model = pipelines["2.1"]
     assert torch.equal(model.text.embed("red &amp;amp; blue"), model.text.embed("red & blue"))
     assert not torch.equal(model.text.embed("red & blue"), model.text.embed("red blue"))

@@ -1,4 +1,4 @@
-"""Wan's video codec in chunks is diffusers' autoencoder at once, and remembers no more than it says."""
+"""Wan's video codec decodes chunks exactly as diffusers decodes the whole, and depends only on its declared context."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def noise(codec: WanVideoCodec, num_latents: int = LATENTS) -> torch.Tensor:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("borders", [[], [1], [3, 6, 9], [2, 3, 7], [*range(1, LATENTS)]], ids=str)
-def test_chunks_of_any_size_decode_to_diffusers_whole_clip(codec, borders):
+def test_chunks_of_any_size_decode_as_diffusers_decodes_the_whole(codec, borders):
     latents = noise(codec)
     expected = decoded_at_once(codec, latents)
     got = decoded_in_chunks(codec, latents, borders)
@@ -44,7 +44,7 @@ def test_in_float32_no_chunk_plan_changes_a_bit(form):
 
 
 @torch.inference_mode()
-def test_a_state_is_a_value_that_two_futures_may_start_from(codec):
+def test_a_state_can_be_continued_twice(codec):
     latents = noise(codec)
     _, state = codec.decode(latents[:, :3], None, final=False)
     once, _ = codec.decode(latents[:, 3:6], state, final=False)
@@ -54,13 +54,13 @@ def test_a_state_is_a_value_that_two_futures_may_start_from(codec):
 
 
 @torch.inference_mode()
-def test_a_decoder_that_starts_its_left_context_earlier_has_the_bits_of_one_that_saw_all(codec):
+def test_a_decoder_started_with_its_left_context_has_the_same_bits(codec):
     latents = noise(codec, codec.left_context + 3)
     late = decoded_in_chunks(codec, latents[:, -1 - codec.left_context :], [])
     assert torch.equal(late[:, -4:], decoded_in_chunks(codec, latents, [])[:, -4:])
 
 
-def test_the_frames_of_a_latent_depend_on_its_whole_left_context_and_on_nothing_before(codec):
+def test_the_frames_of_a_latent_depend_exactly_on_its_left_context(codec):
     latents = noise(codec, codec.left_context + 3).requires_grad_()
     # The farthest gradients are 1e-55, and diffusers' upsampling takes them through float32.
     (1e25 * decoded_in_chunks(codec, latents, [])[:, -4:].sum()).backward()
@@ -69,14 +69,14 @@ def test_the_frames_of_a_latent_depend_on_its_whole_left_context_and_on_nothing_
     assert (reach[codec.left_context + 1 :] == 0).all()
 
 
-def test_the_published_decoders_look_back_as_far_as_their_architecture_says():
+def test_the_left_context_of_the_published_decoders():
     with torch.device("meta"):
         assert left_context(AutoencoderKLWan().decoder) == 38
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [1, 9])
-def test_frames_are_encoded_as_diffusers_conditions_on_an_image(codec, frames):
+def test_frames_are_encoded_as_in_diffusers_image_conditioning(codec, frames):
     size = (2 * codec.stride, 2 * codec.stride)
     pixels = torch.rand(1, frames, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
     config, shape = codec.vae.config, (1, -1, 1, 1, 1)
