@@ -1,4 +1,4 @@
-# longtake: each target sets up what it needs in .venv, from Python >= 3.11, make and a C compiler.
+# longtake: each target first sets up .venv; this needs Python >= 3.11, make and a C compiler.
 #
 #   make demo     render examples/demo.yaml into out/demo, and measure it
 #   make test     run the tests            (make test ARGS="-k clock -x")
@@ -12,12 +12,12 @@ ARGS ?=
 
 VENV := .venv
 READY := $(VENV)/.ready
-# The folders under their import name, for the tools that read files instead of importing them.
+# The packages under their import name, for tools that read files instead of importing them.
 TREE := $(VENV)/tree
-# Warnings about mirrors and the like are kept quiet; errors are not.
+# Hide warnings, such as those about mirrors, but not errors.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install
 
-# Each model's last stage once more, from where it ended.
+# Options for a second run of each model's last stage, from its result.
 AGAIN := $(addprefix --set ,start=out/train/rollout/model.safetensors steps=1500 lr=6e-4 warmup_steps=100 \
     decay_fraction=0.85 seed=4)
 LONG := $(addprefix --set ,start=out/train/upscaler/model.safetensors seed=2 steps=5000 batch_size=2 options.chunks=7 \
@@ -51,12 +51,12 @@ weights: setup
 
 setup: $(READY)
 
-# deepspeed reads torch while it is built, so it comes second and without a build environment of its own;
+# deepspeed imports torch while it is built, so it is installed second and without build isolation;
 # its kernels are compiled on first use, not here.
 $(READY): requirements.lock requirements-deepspeed.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "longtake needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
-	    echo "Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
+	    echo "Use another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV): about 3 minutes and 5.5 GB the first time"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --requirement requirements.lock
