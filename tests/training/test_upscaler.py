@@ -140,10 +140,10 @@ def test_unknown_options_and_models_are_reported_with_the_known_ones():
 def test_film_models_and_upscalers_are_not_mistaken_for_each_other(tmp_path):
     url = str(tmp_path / "model.safetensors")
     save_model(Upscaler.untrained(TINY_UPSCALER), url)
-    with pytest.raises(WeightsError, match="is no longtake model"):
+    with pytest.raises(WeightsError, match="is not a longtake model"):
         load_model(url)
     save_model(load_model("tiny"), url)
-    with pytest.raises(WeightsError, match="is no longtake upscaler"):
+    with pytest.raises(WeightsError, match="is not a longtake upscaler"):
         load_upscaler(url)
     with pytest.raises(WeightsError, match="upscaler is 'upscale'; use upscaler or tiny-upscaler"):
         load_upscaler("upscale")

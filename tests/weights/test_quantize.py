@@ -20,11 +20,11 @@ def build():
     return nn.Sequential(nn.Linear(256, 512), nn.LayerNorm(512), nn.Linear(512, 64)).eval()
 
 
-def room(tensor):
+def num_bytes(tensor):
     """Bytes of a tensor, plain or quantized."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return tensor.numel() * tensor.element_size()
-    return sum(room(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return sum(num_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
 
 
 @pytest.mark.parametrize(("kind", "off"), [("int8", 0.02), ("float8", 0.06)])
@@ -32,9 +32,9 @@ def room(tensor):
 def test_quantized_matrices_take_a_quarter_and_give_nearly_the_same(kind, off):
     pytest.importorskip("torchao")
     module, x = build(), torch.randn(16, 256)
-    expected, before = module(x), room(module[0].weight)
+    expected, before = module(x), num_bytes(module[0].weight)
     quantize(module, LoadOptions(quantize=kind), full=["2"])
-    assert room(module[0].weight) < 0.26 * before
+    assert num_bytes(module[0].weight) < 0.26 * before
     assert type(module[2].weight.data) is torch.Tensor
     relative = (module(x) - expected).norm() / expected.norm()
     assert 1e-5 < relative < off

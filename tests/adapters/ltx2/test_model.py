@@ -22,7 +22,7 @@ from longtake.pipeline.testing.ltx2 import FORMS, save, tiny_pipeline, tiny_text
 from longtake.pipeline.weights.options import LoadOptions
 from tests.tiny_take import KilledError, Recorder
 
-WISH = parse_storyboard(
+STORYBOARD = parse_storyboard(
     """
 model: tiny-ltx2
 seed: 3
@@ -51,7 +51,7 @@ def load(tmp_path_factory):
 
 
 def render(model, place, observer=SILENT):
-    return film.render(open_take(WISH, model, Store(str(place)), numerics(model)), observer)
+    return film.render(open_take(STORYBOARD, model, Store(str(place)), numerics(model)), observer)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,12 +84,12 @@ def test_lost_latents_that_the_decoder_looks_ahead_to_are_rendered_again(load, f
 def test_a_dry_run_reports_the_cost_without_rendering(load, folders):
     for name in ("2.3", "clips"):
         model = open_folder(folders[name], load)
-        assert expected_seconds(plan_film(WISH, model), model) > 0
+        assert expected_seconds(plan_film(STORYBOARD, model), model) > 0
 
 
 def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
     model = open_folder(folders["2.3"], load)
-    plan = plan_film(WISH, model)
+    plan = plan_film(STORYBOARD, model)
     assert plan.branches == ("guided", "unguided", "stg", "modality")
     assert model.sound_codec.stride == 320
     assert model.dtype == torch.float32

@@ -58,13 +58,13 @@ def test_the_noise_level_chooses_the_expert_and_the_other_is_never_loaded(sigma,
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [((0, False), "8 channels beside each latent"), ((8, False), "what CLIP sees"), ((3, True), r"\[1, 5, 3, 4, 6\]")],
 )
-def test_weights_that_continue_an_image_report_missing_streams(given, told):
+def test_weights_that_continue_an_image_report_missing_streams(given, message):
     streams = streams_of(PassCase("2.1", *given), torch.tensor([[0.6]]))
     denoiser = WanDenoiser(tiny_transformer(extra=8, image=True))
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         denoiser.embed(streams, randn(1, TEXT, 24))
 
 

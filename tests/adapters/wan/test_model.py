@@ -24,7 +24,7 @@ from longtake.pipeline.weights.options import LoadOptions
 from tests.tiny_take import KilledError, Recorder
 
 CHUNKS = 5
-WISH = parse_storyboard(
+STORYBOARD = parse_storyboard(
     """
 model: tiny-wan
 seed: 3
@@ -62,7 +62,7 @@ def load(tmp_path_factory):
 
 
 def render(model, place, observer=SILENT):
-    return film.render(open_take(WISH, model, Store(str(place)), numerics(model)), observer)
+    return film.render(open_take(STORYBOARD, model, Store(str(place)), numerics(model)), observer)
 
 
 def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, tmp_path):
@@ -81,7 +81,7 @@ def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, 
 
 def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
     model = open_folder(folders["causal"], load())
-    plan = plan_film(WISH, model)
+    plan = plan_film(STORYBOARD, model)
     assert len(plan.chunks) == CHUNKS
     assert plan.tokens(plan.chunks[0]) == 3 * 2 * 1 + 512
     assert model.dtype == torch.float32
@@ -152,7 +152,7 @@ def test_a_film_is_rendered_again_after_an_edit_of_its_models_mark(load, folders
     for mark in ({}, edit):
         file.write_text(json.dumps({**json.loads(file.read_text()), **mark}))
         model = open_folder(broken, load())
-        kept.append(open_take(WISH, model, store, numerics(model)).journal.num_kept("latents"))
+        kept.append(open_take(STORYBOARD, model, store, numerics(model)).journal.num_kept("latents"))
     assert kept == [CHUNKS, 0]
 
 
@@ -257,9 +257,9 @@ def test_weights_in_shards_are_found_by_their_index(load, broken, folders):
     ],
 )
 def test_guidance_that_would_change_nothing_is_refused(load, folders, scales, message):
-    sampling = WISH.sampling.model_copy(update={"guidance": GuidanceSpec(**scales)})
+    sampling = STORYBOARD.sampling.model_copy(update={"guidance": GuidanceSpec(**scales)})
     with pytest.raises(SpecError, match=rf"sampling\.guidance\.{message}"):
-        plan_film(WISH.model_copy(update={"sampling": sampling}), open_folder(folders["causal"], load()))
+        plan_film(STORYBOARD.model_copy(update={"sampling": sampling}), open_folder(folders["causal"], load()))
 
 
 def test_prompts_that_would_be_truncated_are_refused_before_rendering(load, folders):
