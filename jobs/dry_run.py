@@ -9,7 +9,7 @@ from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.attention.shares import Grid
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.encoder import ConditioningEncoder
-from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel
+from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.context_parallel import SHARDED
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.traffic import SiteTraffic
@@ -31,9 +31,9 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "film": f"{plan.num_frames} frames, {plan.num_samples} samples, {_clock(plan.num_frames / plan.clock.fps)}",
         "chunks": f"{len(plan.chunks)}, of at most {len(longest.latents)} video latents"
         f" ({float(longest.stop_s - longest.start_s):g} s)",
-        "tokens": f"{plan.tokens(longest)} a pass, {_context(plan)}",
+        "tokens": f"{plan.tokens(longest)} a pass, {plan.rollout.describe_context(plan.kv_plan)}",
         "passes": f"{plan.num_passes} a chunk: {plan.num_steps} steps"
-        f"{' and the clean pass' if isinstance(plan.rollout, Causal) else ''}, for {' and '.join(plan.branches)}",
+        f"{' and the clean pass' if plan.rollout.has_clean_pass else ''}, for {' and '.join(plan.branches)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
@@ -51,7 +51,7 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     given = ConditioningEncoder(model, plan)
     denoise, decode = DenoiseStage(model, plan, given.before), DecodeStage(model, plan, given.before)
     # A causal model is timed in its clean pass, to which nothing is given.
-    embed = EmbedStage(model.text, plan, given if isinstance(plan.rollout, Continuation) else lambda _: None)
+    embed = EmbedStage(model.text, plan, (lambda _: None) if plan.rollout.has_clean_pass else given)
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
 
     def drawn(span: ChunkSpan) -> LatentChunk:
@@ -59,7 +59,7 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         return LatentChunk(span, video, noise.draw("audio", span.audio_latents, shapes["audio"]))
 
     pass_s = decode_s = 0.0
-    for chunk in plan.chunks[: plan.context.num_pages + 1]:
+    for chunk in plan.chunks[: plan.kv_plan.num_pages + 1]:
         if chunk.section > 0:
             break
         latents = [drawn(part) for part in (chunk, *decode_ahead(model, plan, chunk))]
@@ -103,13 +103,6 @@ def _traffic(site: SiteLayout, plan: FilmPlan, span: ChunkSpan) -> SiteTraffic:
     asking = {name: grid for name, grid in grids.items() if name in plan.latent_shapes}
     keys = {stream.name: grids[stream.name] for stream in site.streams if stream.page_tokens}
     return SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
-
-
-def _context(plan: FilmPlan) -> str:
-    """What a pass sees beside the chunk itself."""
-    if isinstance(plan.rollout, Causal):
-        return f"seeing {plan.context.sink} sink and {plan.context.window} window chunks"
-    return f"{plan.rollout.overlap} video latents of overlap among them"
 
 
 def _scenes(plan: FilmPlan) -> Table:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, SiteLayout, store_bytes
+from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, store_bytes
 from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
-from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel, Rollout
-from longtake.pipeline.sampling.continuation import holding, widened
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.rollouts import Rollout
 from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
     SELF_KINDS,
@@ -36,7 +36,7 @@ class FilmPlan:
         sigmas: noise levels of each stream, from 1 to 0.
         latent_shapes: shape of one latent by stream.
         rollout: how chunks follow each other.
-        context: what of the chunks before it a chunk sees in the KV store.
+        kv_plan: what the KV store keeps of finished chunks.
         sites: room that the KV store needs.
     """
 
@@ -49,7 +49,7 @@ class FilmPlan:
     sigmas: Levels
     latent_shapes: dict[str, tuple[int, ...]]
     rollout: Rollout
-    context: KVPlan
+    kv_plan: KVPlan
     sites: tuple[SiteLayout, ...]
 
     @property
@@ -84,16 +84,17 @@ class FilmPlan:
     @property
     def num_passes(self) -> int:
         """Passes of one chunk, in all branches: its steps, and the clean pass where later chunks see its keys."""
-        return len(self.branches) * (self.num_steps + isinstance(self.rollout, Causal))
+        clean_passes = 1 if self.rollout.has_clean_pass else 0
+        return len(self.branches) * (self.num_steps + clean_passes)
 
     def seen(self, chunk: ChunkSpan) -> ChunkSpan:
         """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
-        return passed(self.clock, self.rollout, self.earlier(chunk), chunk)
+        return self.rollout.pass_span(self.clock, self.earlier(chunk), chunk)
 
     @property
     def longest_pass(self) -> int:
         """Video latents of the longest pass, for which the pages of the store are made."""
-        return max(len(span.latents) for span in all_passes(self.clock, self.rollout, self.before, self.chunks))
+        return max(len(span.latents) for span in self.rollout.all_passes(self.clock, self.before, self.chunks))
 
     def span(self, index: int) -> ChunkSpan:
         """The chunk of that number, in the film or before it."""
@@ -105,10 +106,7 @@ class FilmPlan:
 
     def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
         """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
-        if isinstance(self.rollout, Continuation):
-            return holding(self.earlier(chunk), self.rollout.overlap)
-        indices = self.context.history(chunk.section, chunk.scene_start, chunk.index)
-        return [self.span(index) for index in indices]
+        return self.rollout.history(self.kv_plan, self.earlier(chunk), chunk)
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
@@ -120,30 +118,11 @@ class FilmPlan:
         return room["video"] // self.longest_pass * len(span.latents) + sound + room["text"]
 
 
-def passed(clock: MediaClock, rollout: Rollout, earlier: Sequence[ChunkSpan], chunk: ChunkSpan) -> ChunkSpan:
-    """What the passes over `chunk` hold, given the chunks of its section before it."""
-    if isinstance(rollout, Causal):
-        return chunk
-    return widened(clock, holding(earlier, rollout.overlap), chunk, rollout.overlap)
-
-
-def all_passes(
-    clock: MediaClock, rollout: Rollout, before: Sequence[ChunkSpan], chunks: Sequence[ChunkSpan]
-) -> list[ChunkSpan]:
-    """What every pass of a film is over; causal ones run over the chunks before it, too."""
-    if isinstance(rollout, Causal):
-        return [*before, *chunks]
-    spans, first = [*before, *chunks], len(before)
-    return [passed(clock, rollout, spans[chunk.section + first : chunk.index + first], chunk) for chunk in chunks]
-
-
 def latents_before(storyboard: Storyboard, model: FilmModel) -> int:
     """Video latents of the film that `storyboard` goes on from: as many as a chunk sees before it."""
     if storyboard.continue_from is None:
         return 0
-    if isinstance(model.rollout, Continuation):
-        return max(1, model.rollout.overlap)
-    return model.plan.window * model.chunk_latents
+    return model.rollout.latents_before(model.kv_plan, model.chunk_latents)
 
 
 def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
@@ -156,15 +135,15 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
     num_before = latents_before(storyboard, model)
     before = plan_before(clock, num_before, model.chunk_latents)
     scenes = plan_scenes(clock, storyboard.durations_s(), storyboard.cuts(), num_before)
-    overlap = model.rollout.overlap if isinstance(model.rollout, Continuation) else 0
-    chunks = plan_chunks(clock, scenes, model.chunk_latents, before, overlap)
+    opening = model.rollout.opening_latents
+    chunks = plan_chunks(clock, scenes, model.chunk_latents, before, opening)
     shapes = model.latent_shapes(storyboard.video.width, storyboard.video.height)
     _, height, width = shapes["video"]
-    passes = all_passes(clock, model.rollout, before, chunks)
+    passes = model.rollout.all_passes(clock, before, chunks)
     most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
-    whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + overlap)
+    whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + opening)
     check_guidance(storyboard.sampling.guidance, model, sites)
     lag = model.audio_lag if storyboard.audio.file is None else 0.0
     return FilmPlan(
@@ -177,14 +156,14 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         sigmas=sigmas(storyboard.sampling, lag, model.defaults.dynamic, video_tokens=whole),
         latent_shapes=shapes,
         rollout=model.rollout,
-        context=model.plan if isinstance(model.rollout, Causal) else NOTHING_KEPT,
+        kv_plan=model.rollout.kv_plan(model.kv_plan),
         sites=sites,
     )
 
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
-    return store_bytes(plan.sites, plan.context, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
+    return store_bytes(plan.sites, plan.kv_plan, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
 
 
 def check_prompts(storyboard: Storyboard, model: FilmModel) -> None:

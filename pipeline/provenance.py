@@ -6,7 +6,7 @@ import av
 import torch
 
 from longtake.pipeline.journal.keys import Parts
-from longtake.pipeline.models.protocols import Continuation, FilmModel
+from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
@@ -29,10 +29,5 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
-    if isinstance(model.rollout, Continuation):
-        shown = "clean" if model.rollout.clean else "noised"
-        parts["rollout"] = f"segments, each after {model.rollout.overlap} latents shown {shown}"
-    else:
-        plan = model.plan
-        parts["rollout"] = f"causal, window {plan.window}, sink {plan.sink}, rebuilt every {plan.refresh_every}"
+    parts["rollout"] = model.rollout.describe(model.kv_plan)
     return parts

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
-from longtake.pipeline.models.protocols import Causal, Continuation
 from longtake.pipeline.provenance import numerics
+from longtake.pipeline.rollouts import Causal, Continuation
 
 
 def parts_of(rollout=EmbeddedModel.rollout, **settings):

@@ -171,7 +171,7 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE
     sites = model.denoiser.sites(*shapes["video"][1:], LATENTS, len(chunk.audio_latents))
     texts = {"guided": PROMPT, "unguided": ""}
     branches = parallel.branches(texts)
-    store = KVStore(sites, model.plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
+    store = KVStore(sites, model.kv_plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
     sampling = Sampling(dict.fromkeys(shapes, clip.levels), Euler(), guidance, NOISE)
     rollout = CausalEngine(ShardedDenoiser(model.denoiser, parallel), store, clock, sampling, shapes, parallel)
     prompts = {branch: PromptEmbedding(text, model.text.embed(text)) for branch, text in texts.items()}

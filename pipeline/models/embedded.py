@@ -11,11 +11,11 @@ from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
 from longtake.pipeline.models.fingerprint import weights_fingerprint
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
-from longtake.pipeline.models.protocols import Causal
 from longtake.pipeline.models.seeding import seeded
 from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
 from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from longtake.pipeline.rollouts import Causal
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
@@ -79,7 +79,7 @@ class EmbeddedModel(nn.Module):
         self.config = config
         self.name, self.trained = config.name, config.trained
         self.chunk_latents, self.audio_lag = config.chunk_latents, config.audio_lag
-        self.plan = KVPlan(config.window, config.sink)
+        self.kv_plan = KVPlan(config.window, config.sink)
         self.text = ClosedVocabularyEncoder(config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width)
         self.denoiser = AVDiT(config.denoiser)
         self.video_codec = VideoCodec(config.video_codec)

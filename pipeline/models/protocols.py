@@ -16,8 +16,8 @@ from longtake.pipeline.attention.context import AttentionContext, Site
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.clock import MediaClock
-from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits
+from longtake.pipeline.rollouts import Rollout
 
 DecoderState = Any
 """What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
@@ -144,33 +144,6 @@ class SoundEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Causal:
-    """Chunk after chunk, each seeing those before it through the KV store: for weights that were trained so."""
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """Chunk after chunk, each rendered in one piece with the clean latents right before it: for bidirectional weights.
-
-    Args:
-        overlap: video latents before a chunk that it is continued from, with the sound of their time.
-        clean: whether they are shown clean, with a noise level of 0; otherwise they are noised to the level of the
-            step, for weights that know one level for all latent frames.
-    """
-
-    overlap: int
-    clean: bool = True
-
-    def __post_init__(self) -> None:
-        if self.overlap < 0:
-            raise SpecError(f"overlap is {self.overlap}; use 0 or more video latents")
-
-
-Rollout = Causal | Continuation
-"""How a film is made longer than a model's clip."""
-
-
 class FilmModel(Protocol):
     """What one film needs of a model family: how its prompts are read, its latents denoised and decoded.
 
@@ -180,7 +153,7 @@ class FilmModel(Protocol):
         chunk_latents: video latents in one chunk.
         audio_lag: how far the sound's denoising lags the picture's; see `sampling.schedule.staggered`.
         rollout: how its chunks follow each other.
-        plan: what a chunk sees of the chunks before it.
+        kv_plan: what a chunk sees of the chunks before it.
         text, denoiser, video_codec, sound_codec: the networks.
         dtype, device: of the denoiser's weights.
         limits: what a storyboard must keep to.
@@ -199,7 +172,7 @@ class FilmModel(Protocol):
     @property
     def rollout(self) -> Rollout: ...
     @property
-    def plan(self) -> KVPlan: ...
+    def kv_plan(self) -> KVPlan: ...
     @property
     def text(self) -> TextEncoder: ...
     @property

@@ -12,7 +12,6 @@ Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +19,8 @@ from torch import Tensor
 from longtake.pipeline.attention.exchange import ONE_RANK, Passes
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock
-from longtake.pipeline.models.protocols import Continuation, Denoiser
+from longtake.pipeline.models.protocols import Denoiser
+from longtake.pipeline.rollouts import Continuation, holding, widened
 from longtake.pipeline.sampling.rollout import Prompts, RolloutEngine, Sampling, Scope, latent_dtype
 from longtake.pipeline.values import Conditioning, Given, GivenLatents, LatentChunk
 
@@ -108,37 +108,6 @@ class ContinuationEngine(RolloutEngine):
         self._finished[chunk.index] = latents
         needed = {span.index for span in holding(spans, self._segment.overlap)}
         self._finished = {index: kept for index, kept in self._finished.items() if index in needed}
-
-
-def holding(before: Sequence[ChunkSpan], overlap: int) -> list[ChunkSpan]:
-    """The last of the chunks `before` that together hold `overlap` video latents, in order."""
-    found: list[ChunkSpan] = []
-    for span in reversed(before):
-        if sum(len(chunk.latents) for chunk in found) >= overlap:
-            break
-        found.insert(0, span)
-    return found
-
-
-def widened(clock: MediaClock, before: Sequence[ChunkSpan], chunk: ChunkSpan, overlap: int) -> ChunkSpan:
-    """`chunk` with up to `overlap` video latents right before it, and the audio latents of their time.
-
-    Args:
-        before: the chunks of its section that hold them, in order.
-    """
-    borders = [frame for span in before for frame in clock.latent_starts(span)]
-    count = min(overlap, len(borders))
-    if not count:
-        return chunk
-    frame = borders[-count]
-    return replace(
-        chunk,
-        latents=range(chunk.latents.start - count, chunk.latents.stop),
-        audio_latents=range(clock.audio_latents(frame), chunk.audio_latents.stop),
-        frames=range(frame, chunk.frames.stop),
-        samples=range(clock.samples(frame), chunk.samples.stop),
-        start_s=clock.seconds(frame),
-    )
 
 
 def _own(span: ChunkSpan, chunk: ChunkSpan) -> dict[str, int]:

@@ -7,9 +7,10 @@ from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
-from longtake.pipeline.models.protocols import Continuation, FilmModel
+from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.rollouts import Continuation
 from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
@@ -38,7 +39,7 @@ class DenoiseStage:
     ) -> None:
         store = KVStore(
             plan.sites,
-            plan.context,
+            plan.kv_plan,
             model.denoiser.rope,
             branches=parallel.branches(plan.branches),
             dtype=model.dtype,

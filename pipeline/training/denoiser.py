@@ -206,7 +206,7 @@ class FlowMatching(nn.Module):
             rows = torch.cat((history[name], (1 - level) * z + level * noise))
             row_levels = torch.cat((torch.zeros_like(levels[name][: len(text)]), levels[name]))
             streams[name], targets[name] = Stream(rows, row_levels, self._grid.times_s(name)), noise - z
-        denoiser, plan = self.model.denoiser, self.model.plan
+        denoiser, plan = self.model.denoiser, self.model.kv_plan
         patches = copies["video"].shape[-2:].numel() // denoiser.config.patch**2
         chunks = self._grid.lengths({"video": patches, "audio": 1})
         texts = repeat(text, "b l e -> (c b) l e", c=1 + len(copies["video"]) // len(text))

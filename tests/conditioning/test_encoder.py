@@ -18,9 +18,9 @@ from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
-from longtake.pipeline.models.protocols import Continuation
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.provenance import numerics
+from longtake.pipeline.rollouts import Continuation
 from longtake.pipeline.spec import load_storyboard, parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage, to_uint8
 from longtake.pipeline.training.world import SAMPLE_RATE

@@ -29,7 +29,7 @@ def test_a_lazy_denoiser_has_sites_and_rope_without_weights_and_computes_the_sam
     lazy = LazyDenoiser(tiny_model(seed=1).denoiser.to("meta"), loading(loads, model.denoiser))
     sites = model.denoiser.sites(4, 4, 4, 50)
     assert lazy.sites(4, 4, 4, 50) == sites
-    store = KVStore(sites, model.plan, lazy.rope, dtype=torch.float64)
+    store = KVStore(sites, model.kv_plan, lazy.rope, dtype=torch.float64)
     assert loads == []
     torch.manual_seed(0)
     clock = model.clock(16)

@@ -14,12 +14,13 @@ from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, store_bytes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.models.protocols import Continuation, Stream
+from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import kv_bytes, plan_film
 from longtake.pipeline.provenance import numerics
-from longtake.pipeline.sampling.continuation import ContinuationEngine, holding, widened
+from longtake.pipeline.rollouts import Continuation, holding, widened
+from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.guidance import ClassifierFree
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.sampling.rollout import Sampling

@@ -9,9 +9,10 @@ from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.errors import ShapeError
-from longtake.pipeline.models.protocols import Continuation, Stream
+from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.rollouts import Continuation
 from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.guidance import ClassifierFree
 from longtake.pipeline.sampling.noise import KeyedNoise

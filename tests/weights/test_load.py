@@ -16,7 +16,7 @@ def test_a_saved_model_comes_back_with_its_configuration_and_bits(place, tmp_pat
     save_model(model, url)
     loaded = load_model(url)
     assert loaded.config == model.config
-    assert loaded.plan == model.plan
+    assert loaded.kv_plan == model.kv_plan
     assert all(
         torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
     )

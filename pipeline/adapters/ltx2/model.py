@@ -23,7 +23,8 @@ from longtake.pipeline.attention.context import AttentionContext
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
-from longtake.pipeline.models.protocols import Block, Causal, Continuation, FilmModel, Rollout, Stream, Tokens
+from longtake.pipeline.models.protocols import Block, FilmModel, Stream, Tokens
+from longtake.pipeline.rollouts import Causal, Continuation, Rollout
 from longtake.pipeline.spec import GuidanceSpec
 from longtake.pipeline.weights.folder import folder_fingerprint, model_name
 from longtake.pipeline.weights.options import LoadOptions
@@ -61,7 +62,7 @@ class LTX2Model:
         self._folder, self._load = folder, load
         self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
         self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP)
-        self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
+        self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else CLIP_LATENTS - OVERLAP
         self.text = LTX2Text(self._tokenizer, self._text_encoder, self._connectors)
         self.denoiser = LazyDenoiser(folder, load, self.text.max_tokens)

@@ -27,8 +27,9 @@ from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
-from longtake.pipeline.models.protocols import Causal, Continuation, FilmModel, Rollout
+from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
+from longtake.pipeline.rollouts import Causal, Continuation, Rollout
 from longtake.pipeline.weights.folder import folder_fingerprint, model_name
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.settings import read_configuration
@@ -72,7 +73,7 @@ class WanModel:
         clip_latents = 31 if folder.is_high_compression else 21
         clean = folder.per_latent_sigmas or folder.continues_image
         self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP, clean)
-        self.plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
+        self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
         self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
         sizes = WanSizes(folder.transformer, float(self._fps / LATENT_FRAMES))

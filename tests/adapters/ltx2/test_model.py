@@ -13,10 +13,10 @@ from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters.ltx2.model import open_folder
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.models.protocols import Causal, Continuation
 from longtake.pipeline.observe import SILENT
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
+from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.testing.ltx2 import FORMS, save, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 from longtake.pipeline.weights.options import LoadOptions
@@ -99,7 +99,7 @@ def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
 
 def test_the_rollout_follows_from_the_folder(load, folders):
     causal, clips = (open_folder(folders[name], load) for name in ("2.3", "clips"))
-    assert (causal.rollout, causal.chunk_latents, causal.plan.window, causal.plan.sink) == (Causal(), 2, 2, 1)
+    assert (causal.rollout, causal.chunk_latents, causal.kv_plan.window, causal.kv_plan.sink) == (Causal(), 2, 2, 1)
     assert (clips.rollout, clips.chunk_latents) == (Continuation(3), 13)
     assert (causal.defaults.guidance, clips.defaults.guidance.audio) == (1.0, 7)
 

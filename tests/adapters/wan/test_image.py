@@ -71,7 +71,7 @@ def euler(model, x, levels, extra=None, given=None, boundary=0.0, low_scale=SCAL
         given: the clean first latent [c h w]; None to render it.
     """
     chunk, clock = one_chunk(LATENTS, fps=int(model.limits.max_fps))
-    store = KVStore(model.denoiser.sites(*x.shape[-2:], LATENTS, 0), model.plan, model.denoiser.rope)
+    store = KVStore(model.denoiser.sites(*x.shape[-2:], LATENTS, 0), model.kv_plan, model.denoiser.rope)
     times = torch.tensor(clock.video_times(chunk), dtype=torch.float64)
     streams = {
         name: Stream(values[None], torch.zeros(1, len(values)), torch.zeros(len(values)))

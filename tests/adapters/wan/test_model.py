@@ -13,10 +13,10 @@ from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters.wan.model import open_folder
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.models.protocols import Causal, Continuation
 from longtake.pipeline.observe import SILENT
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
+from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.spec import GuidanceSpec, parse_storyboard
 from longtake.pipeline.testing.diffusers_folder import save
 from longtake.pipeline.testing.wan import tiny_pipeline
@@ -93,10 +93,10 @@ def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
 def test_the_rollout_follows_from_the_folder(load, folders):
     causal, wan_5b, a14b = (open_folder(folders[name], load()) for name in ("causal", "5b", "a14b"))
     assert (causal.rollout, causal.chunk_latents) == (Causal(), 3)
-    assert (causal.plan.window, causal.plan.sink) == (2, 1)
+    assert (causal.kv_plan.window, causal.kv_plan.sink) == (2, 1)
     assert (wan_5b.rollout, wan_5b.chunk_latents) == (Continuation(overlap=5, clean=True), 26)
     assert (a14b.rollout, a14b.chunk_latents) == (Continuation(overlap=5, clean=False), 16)
-    assert wan_5b.plan.history(0, 0, 7) == [6]
+    assert wan_5b.kv_plan.history(0, 0, 7) == [6]
 
 
 def test_the_sampling_defaults_follow_from_the_folder(load, folders):
