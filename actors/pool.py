@@ -20,7 +20,7 @@ from longtake.actors.pool_config import PoolConfig
 from longtake.actors.stage_actor import PublisherActor, StageActor, TakeConfig
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError
 from longtake.pipeline.observe import Observer
-from longtake.pipeline.spec import ACTS
+from longtake.pipeline.spec import ACT_NAMES
 from longtake.pipeline.stages.publish import Film
 
 SLOWER = 10
@@ -69,7 +69,7 @@ class ActorPool:
 
     def __getattr__(self, act: str) -> "ActorGroup | AsTheyAre":
         """The post that holds `act`; films that are not upscaled need nobody for that."""
-        if act not in ACTS:
+        if act not in ACT_NAMES:
             raise AttributeError(act)
         return AS_THEY_ARE if act == "upscale" and act not in self.config.groups else self._groups[act]
 

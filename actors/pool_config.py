@@ -7,10 +7,10 @@ from typing import Self
 from longtake.actors.gang import EXCHANGE_S
 from longtake.actors.stage_actor import GPU_SHARES
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.spec import ACTS
+from longtake.pipeline.spec import ACT_NAMES
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
-USUAL_ACTS = tuple(act for act in ACTS if act != "upscale")
+USUAL_ACTS = tuple(act for act in ACT_NAMES if act != "upscale")
 """A company has a post for each of a film's acts, and "denoise 2" and so on for gangs that work ahead."""
 
 _SHARES = {"embed": 0.1, "decode": 0.4, "upscale": 0.5, "encode": 0.3, "publish": 0.2}

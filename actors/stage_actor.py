@@ -14,7 +14,7 @@ from longtake.actors import logs
 from longtake.actors.event_log_actor import RemoteObserver
 from longtake.actors.heartbeat import Heartbeat
 from longtake.actors.node_cache import on_this_node
-from longtake.pipeline.acts import ACTS, Act, Take, open_take
+from longtake.pipeline.acts import BUILDERS, Act
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
@@ -24,9 +24,11 @@ from longtake.pipeline.journal.writer import lend_hand
 from longtake.pipeline.models.devices import check_device, settle
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import Storyboard
 from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
 GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
@@ -70,7 +72,7 @@ class TakeConfig:
         ]
         if differ:
             raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
-        return open_take(self.storyboard, model, Store(self.url), self.numerics)
+        return open_take(plan_film(self.storyboard, model), model, Store(self.url), self.numerics)
 
 
 class StageActor:
@@ -114,7 +116,7 @@ class StageActor:
             return order.open(self._model[1])
 
     def _build(self, order: TakeConfig, take: Take) -> Act[Any]:
-        return ACTS[self._name](take, self._observer)
+        return BUILDERS[self._name](take, self._observer)
 
     def run(self, *arguments: Any) -> Any:
         """The act's result for one chunk."""

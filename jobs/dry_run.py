@@ -14,7 +14,7 @@ from longtake.pipeline.parallel.context_parallel import SHARDED
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.traffic import SiteTraffic
 from longtake.pipeline.plan import FilmPlan, kv_bytes
-from longtake.pipeline.stages.decode import DecodeStage, decode_ahead
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.values import LatentChunk
@@ -62,7 +62,7 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     for chunk in plan.chunks[: plan.kv_plan.num_pages + 1]:
         if chunk.section > 0:
             break
-        latents = [drawn(part) for part in (chunk, *decode_ahead(model, plan, chunk))]
+        latents = [drawn(part) for part in (chunk, *plan.decode_ahead(chunk))]
         conditioning = embed(chunk)
         started = perf_counter()
         decode(*latents)

@@ -20,8 +20,7 @@ from longtake.actors.stage_actor import TakeConfig
 from longtake.actors.supervise import supervised
 from longtake.jobs.progress import Progress
 from longtake.jobs.take import RenderOptions, prepare, tell_what_was_rendered
-from longtake.pipeline import acts, film
-from longtake.pipeline.acts import Take
+from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.event_log import EventLog
@@ -29,6 +28,7 @@ from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.observe import Observer, Observers
 from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take
 
 
 def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
@@ -39,7 +39,7 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
     """
     cancelling = pacer.ticking(CancelWatch(take.store).look)
     with sole_writer(take.store), pool.at(order_of(take, pool.config)), cancelling:
-        acts.mend(take, pool)
+        take.repair(pool)
         put_take(take.store, take_card(take.plan.storyboard, take.plan.clock, take.plan.scenes, take.plan.chunks))
         pool.event("film.start", **take.summary())
         rendered = supervised(pool, pacer, lambda: drive(take, pool, pacer))

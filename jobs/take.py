@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from rich.console import Console
 
 from longtake.jobs.dry_run import print_plan
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
@@ -15,6 +14,7 @@ from longtake.pipeline.plan import FilmPlan, plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import load_storyboard
 from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
 
@@ -81,14 +81,15 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
     storyboard = load_storyboard(storyboard, options.overrides)
     model = open_model(storyboard.model, options.load if options.in_process else replace(options.load, device=CPU))
     store = fresh_place(output) if options.fresh else Store(output)
-    degrees = options.gang.degrees(plan_film(storyboard, model))
+    plan = plan_film(storyboard, model)
+    degrees = options.gang.degrees(plan)
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
-    take = open_take(storyboard, model, store, numerics(model, degrees, options.load))
+    take = open_take(plan, model, store, numerics(model, degrees, options.load))
     for note in take.notes:
         console.print(f"[yellow]{note}.", highlight=False)
     if options.dry_run:
-        print_plan(take.plan, model, degrees, console)
+        print_plan(plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
     if told := terms(storyboard.model, options.load):

@@ -11,18 +11,18 @@ same place again finds them there, and goes on where it ended, bit for bit. What
 """
 
 from longtake.pipeline import acts
-from longtake.pipeline.acts import Take
 from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take
 
 
 def render(take: Take, observer: Observer = SILENT) -> Film:
     """Render a take into its store, where it can be watched from its first chunk on.
 
     Args:
-        take: a storyboard planned for a model, and where the film goes; see `acts.open_take`.
+        take: a storyboard planned for a model, and where the film goes; see `open_take`.
         observer: hears of every act on every chunk.
 
     Raises:
@@ -37,7 +37,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     publish = acts.publish(take, observer)
 
     with sole_writer(take.store), publish.stage:
-        acts.mend(take, observer)
+        take.repair(observer)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         for chunk in plan.chunks:

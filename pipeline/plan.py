@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, store_bytes
-from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
+from longtake.pipeline.clock import (
+    ChunkSpan,
+    MediaClock,
+    SceneSpan,
+    looked_ahead,
+    plan_before,
+    plan_chunks,
+    plan_scenes,
+)
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
-from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
 from longtake.pipeline.rollouts import Rollout
 from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
@@ -27,6 +36,26 @@ LOWEST_TRAINED = 1 / 1000
 
 
 @dataclass(frozen=True)
+class DecoderReach:
+    """How far a model's decoders reach beyond the latents that they decode.
+
+    Args:
+        video: video latents before them.
+        audio: audio latents before them.
+        lookahead: video latents after them.
+    """
+
+    video: int
+    audio: int
+    lookahead: int
+
+    @classmethod
+    def of(cls, video: StreamDecoder, sound: StreamDecoder) -> Self:
+        """The reach of these two decoders."""
+        return cls(video.left_context, sound.left_context, video.lookahead)
+
+
+@dataclass(frozen=True)
 class FilmPlan:
     """Everything about a film that is known before its first chunk.
 
@@ -37,7 +66,8 @@ class FilmPlan:
         latent_shapes: shape of one latent by stream.
         rollout: how chunks follow each other.
         kv_plan: what the KV store keeps of finished chunks.
-        sites: room that the KV store needs.
+        sites: the attention sites, with the page sizes that the KV store needs.
+        reach: of the decoders.
     """
 
     storyboard: Storyboard
@@ -51,6 +81,7 @@ class FilmPlan:
     rollout: Rollout
     kv_plan: KVPlan
     sites: tuple[SiteLayout, ...]
+    reach: DecoderReach
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -108,6 +139,34 @@ class FilmPlan:
         """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
         return self.rollout.history(self.kv_plan, self.earlier(chunk), chunk)
 
+    def decode_history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks whose latents the decoders need to continue at `chunk`, in order."""
+        spans: list[ChunkSpan] = []
+        video = audio = 0
+        for span in reversed(self.earlier(chunk)):
+            spans.insert(0, span)
+            video, audio = video + len(span.latents), audio + len(span.audio_latents)
+            if video >= self.reach.video and audio >= self.reach.audio:
+                break
+        return spans
+
+    def decode_ahead(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks right after `chunk` whose latents its frames depend on, in order."""
+        return looked_ahead(self.span, chunk, self.reach.lookahead)
+
+    def frame_history(self, chunk: ChunkSpan, first_frame: int) -> list[ChunkSpan]:
+        """The chunks of the section before `chunk` that hold frames from `first_frame` of the film on, in order."""
+        return [span for span in self.earlier(chunk) if span.frames.stop > first_frame]
+
+    def upscale_history(self, chunk: ChunkSpan, first_frame: int) -> list[ChunkSpan]:
+        """The chunks whose latents an upscaler needs to continue at `chunk`, in order.
+
+        Args:
+            first_frame: of the film, from which on the upscaler sees the frames again.
+        """
+        frames = self.frame_history(chunk, first_frame)
+        return [*self.decode_history(frames[0]), *frames] if frames else []
+
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
         room: dict[str, int] = {}
@@ -158,6 +217,7 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         rollout=model.rollout,
         kv_plan=model.rollout.kv_plan(model.kv_plan),
         sites=sites,
+        reach=DecoderReach.of(model.video_codec, model.sound_codec),
     )
 
 

@@ -33,7 +33,7 @@ STORYBOARD_TEMPLATE = resources.files("longtake.pipeline").joinpath("storyboard_
 
 MAX_FILM_S = 100 * 3600
 
-ACTS = ("embed", "denoise", "decode", "upscale", "encode", "publish")
+ACT_NAMES = ("embed", "denoise", "decode", "upscale", "encode", "publish")
 """The road, act by act; only films that ask for it are upscaled."""
 
 # ------------------------------------------------------------------ single values
@@ -249,7 +249,7 @@ class Storyboard(_Spec):
     @property
     def acts(self) -> tuple[str, ...]:
         """What is done to every chunk, in order."""
-        return tuple(act for act in ACTS if act != "upscale" or self.output.upscale)
+        return tuple(act for act in ACT_NAMES if act != "upscale" or self.output.upscale)
 
     def durations_s(self) -> tuple[Fraction, ...]:
         """The exact wished length of every scene, for `plan_scenes`."""

@@ -8,7 +8,6 @@ from rich.console import Console
 
 from longtake.jobs.dry_run import print_plan
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import read_take
@@ -18,6 +17,7 @@ from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 
 OTHER = ModelDefaults(steps=1, guidance=1.0, shift=5.0, solver="unipc", width=32, height=48, fps=Fraction(24))
 SCENES = "{model: tiny, scenes: [{prompt: a red circle, duration: 1s}]}"
@@ -34,7 +34,7 @@ def storyboard(*overrides):
 
 
 def last_key(spec, model, store):
-    return open_take(spec, model, store, numerics(model)).journal._keys.segments[-1].key
+    return open_take(plan_film(spec, model), model, store, numerics(model)).journal._keys.segments[-1].key
 
 
 def test_what_is_left_out_is_the_models_and_what_is_said_stays():

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.read import read_film
@@ -18,6 +17,7 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage, to_uint8
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.take import open_take
 
 STORYBOARD = """
 model: tiny
@@ -31,7 +31,7 @@ scenes:
 
 
 def render(spec, model, store, observer=SILENT):
-    return film.render(open_take(spec, model, store, numerics(model)), observer)
+    return film.render(open_take(plan_film(spec, model), model, store, numerics(model)), observer)
 
 
 class Recorder:
@@ -221,7 +221,7 @@ def acted(recorder, act):
 
 
 def journal_values(spec, model, store):
-    take = open_take(spec, model, store, numerics(model))
+    take = open_take(plan_film(spec, model), model, store, numerics(model))
     return [(take.journal.latents(chunk), take.journal.segment(chunk)) for chunk in take.plan.chunks]
 
 
@@ -272,7 +272,7 @@ def test_an_edit_redoes_its_scene_and_what_follows(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
     render(storyboard(), model, store)
     edited = storyboard("scenes[1].prompt=a yellow circle glides")
-    take = open_take(edited, model, store, numerics(model))
+    take = open_take(plan_film(edited, model), model, store, numerics(model))
     changed = [chunk.index for chunk in take.plan.chunks if chunk.scene >= 1]
     assert "prompt was a blue square rests, is a yellow circle glides" in take.journal.why_not("latents", changed[0])
     assert take.journal.why_not("latents", changed[-1]) == "a chunk before it changed"

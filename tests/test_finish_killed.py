@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.journal import store as store_module
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.hls import LiveFilm
 from longtake.pipeline.media.mp4 import FilmFile
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def render_into(folder):
     torch.set_num_threads(1)
     storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
-    film.render(open_take(storyboard, model, Store(str(folder)), numerics(model)))
+    film.render(open_take(plan_film(storyboard, model), model, Store(str(folder)), numerics(model)))
 
 
 # ------------------------------------------------------------------ in the process that is killed

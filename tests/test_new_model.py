@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from longtake.pipeline import acts, film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters import open as opening
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.observe import SILENT
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.save import save_shards
 
@@ -67,7 +68,7 @@ def take(folder, tmp_path):
     load = LoadOptions(torch.float32, cache=tmp_path / "cache")
     model = opening.open_model(str(folder), load)
     storyboard = parse_storyboard(WISH.format(name=folder))
-    return open_take(storyboard, model, Store(str(tmp_path / "out")), numerics(model, load=load))
+    return open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "out")), numerics(model, load=load))
 
 
 def loaded(model):
@@ -77,7 +78,7 @@ def loaded(model):
 def test_the_example_renders_the_film_of_the_networks_that_it_is_made_of(take, tmp_path):
     model = EmbeddedModel.untrained(TINY)
     storyboard = parse_storyboard(WISH.format(name="tiny"), ["sampling.guidance=1"])
-    same = open_take(storyboard, model, Store(str(tmp_path / "same")), numerics(model))
+    same = open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "same")), numerics(model))
     for one in (take, same):
         film.render(one)
     for chunk, twin in zip(take.plan.chunks, same.plan.chunks, strict=True):
@@ -95,7 +96,7 @@ def test_an_act_loads_its_own_part_and_planning_loads_none(take, folder, tmp_pat
 
     def another():
         model = opening.open_model(str(folder), LoadOptions(torch.float32, cache=tmp_path / "cache"))
-        return open_take(take.plan.storyboard, model, take.store, take.numerics)
+        return open_take(plan_film(take.plan.storyboard, model), model, take.store, take.numerics)
 
     rank, decoder, encoder = another(), another(), another()
     latents = acts.denoise(rank, SILENT)(chunk, prompts)

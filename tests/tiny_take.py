@@ -1,11 +1,12 @@
 """A take of five chunks in two scenes, by a tiny random model, that tests of the journal render."""
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.observe import SILENT
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 
 MODEL = EmbeddedModel.untrained(TINY)
 WISH = parse_storyboard(
@@ -42,7 +43,7 @@ class Recorder:
 
 
 def take_in(store):
-    return open_take(WISH, MODEL, store, numerics(MODEL))
+    return open_take(plan_film(WISH, MODEL), MODEL, store, numerics(MODEL))
 
 
 def render(store, observer=SILENT):

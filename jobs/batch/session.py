@@ -19,7 +19,6 @@ from longtake.jobs.batch.scheduler import Rendered, RenderSession
 from longtake.jobs.render import render
 from longtake.jobs.take import GangSpec, tell_what_is_kept
 from longtake.jobs.weights import load_options
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.store import Store
@@ -28,7 +27,8 @@ from longtake.pipeline.observe import SILENT
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
-from longtake.pipeline.spec import ACTS
+from longtake.pipeline.spec import ACT_NAMES
+from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
 
@@ -36,7 +36,7 @@ from longtake.pipeline.weights.options import CPU, LoadOptions
 def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
     """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
     settle(options.threads, options.device)
-    acts = tuple(act for act in ACTS if any(act in take.storyboard.acts for take in todo))
+    acts = tuple(act for act in ACT_NAMES if any(act in take.storyboard.acts for take in todo))
     largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), 1, acts, options.device)
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
         yield lambda: RaySession(options, acts)
@@ -92,8 +92,9 @@ _model = cache(open_model)
 
 def _opened(storyboard: TakeSpec, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
     model = _model(storyboard.storyboard.model, replace(load, device=CPU))
-    degrees = GangSpec(storyboard.ranks or ranks).degrees(plan_film(storyboard.storyboard, model))
-    take = open_take(storyboard.storyboard, model, Store(storyboard.output), numerics(model, degrees, load))
+    plan = plan_film(storyboard.storyboard, model)
+    degrees = GangSpec(storyboard.ranks or ranks).degrees(plan)
+    take = open_take(plan, model, Store(storyboard.output), numerics(model, degrees, load))
     tell_what_is_kept(take, Console(quiet=True))
     _tell_terms(storyboard.storyboard.model, load)
     return take, degrees

@@ -21,7 +21,7 @@ from longtake.pipeline.adapters.ltx2.model import CLIP_LATENTS, OVERLAP, open_fo
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.spec import parse_storyboard
-from longtake.pipeline.stages.decode import DecodeStage, decode_ahead
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.testing.ltx2 import CAPTION_WIDTH, TEXT_LAYERS, save, tiny_pipeline
@@ -105,7 +105,7 @@ def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
         denoise, decode = DenoiseStage(model, plan, lambda _: None), DecodeStage(model, plan, lambda _: None)
         latents = [denoise(chunk, conditioning) for chunk in plan.chunks]
         for chunk in plan.chunks:
-            decode(*(latents[span.index] for span in (chunk, *decode_ahead(model, plan, chunk))))
+            decode(*(latents[span.index] for span in (chunk, *plan.decode_ahead(chunk))))
 
     return render
 

@@ -21,12 +21,13 @@ from ray.cluster_utils import Cluster
 from longtake.actors.cluster import OWN_CLUSTER
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.jobs.bench.resume import same_takes
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import Take, open_take
 
 STORYBOARD = """
 model: tiny
@@ -178,7 +179,7 @@ class Stage:
     def _take(self, out: Path) -> Take:
         storyboard = parse_storyboard(self._storyboard)
         model = open_model(storyboard.model)
-        return open_take(storyboard, model, Store(str(out)), numerics(model, DEGREES))
+        return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model, DEGREES))
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:

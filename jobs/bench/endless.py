@@ -9,12 +9,13 @@ import psutil
 import torch
 
 from longtake.jobs.bench import Bench, BenchOptions, Figure
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.film import render
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 
 CHUNKS, QUICK_CHUNKS = 1000, 250
 WARM, REFERENCE_STOP, LAST = 20, 70, 50
@@ -49,7 +50,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     meter = _Meter()
     with TemporaryDirectory() as folder:
         model = EmbeddedModel.untrained(TINY, options.seed)
-        render(open_take(storyboard, model, Store(folder), numerics(model)), meter)
+        render(open_take(plan_film(storyboard, model), model, Store(folder), numerics(model)), meter)
     early = median(meter.seconds[WARM:REFERENCE_STOP])
     early_bytes = meter.resident[LAST - 1]
     return {

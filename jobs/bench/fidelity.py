@@ -15,14 +15,15 @@ from einops import reduce
 
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.jobs.bench.screening import Notes, Showing, screen
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.film import render
 from longtake.pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.observe import SILENT
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.training.data import World
 from longtake.pipeline.training.world import CAPTIONS, HELD_OUT, Caption
 from longtake.pipeline.weights.load import load_model
@@ -178,7 +179,7 @@ def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
     """Seconds of film per second of the whole road in one process, everything as a storyboard has it by default."""
     storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{{prompt: {HELD_OUT[0]}, duration: 20s}}]}}")
     with TemporaryDirectory() as folder:
-        take = open_take(storyboard, model, Store(folder), numerics(model))
+        take = open_take(plan_film(storyboard, model), model, Store(folder), numerics(model))
         started = perf_counter()
         render(take, SILENT)
         return 20 / (perf_counter() - started)

@@ -18,11 +18,12 @@ from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.jobs.render import render
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 TAKES, QUICK_TAKES, FIRST_TAKES = 50, 12, 4
@@ -57,7 +58,7 @@ def _files_grown(folder: Path, takes: int) -> int:
 def _render(pool: ActorPool, folder: Path) -> None:
     storyboard = parse_storyboard(STORYBOARD)
     model = open_model(storyboard.model)
-    take = open_take(storyboard, model, Store(str(folder)), numerics(model))
+    take = open_take(plan_film(storyboard, model), model, Store(str(folder)), numerics(model))
     render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes))
 
 

@@ -19,12 +19,13 @@ import torch
 
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.jobs.bench.resume import same_takes
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import load_storyboard
+from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.testing import diffusers_folder as fake
 from longtake.pipeline.testing import ltx2 as ltx2_fake
 from longtake.pipeline.testing import wan as wan_fake
@@ -133,7 +134,7 @@ def _kill_in_the_middle(root: Path, out: str) -> bool:
 def _take(root: Path, out: str) -> Take:
     storyboard = load_storyboard(str(root / "film.yaml"))
     model = open_model(storyboard.model)
-    return open_take(storyboard, model, Store(str(root / out)), numerics(model, RANKS))
+    return open_take(plan_film(storyboard, model), model, Store(str(root / out)), numerics(model, RANKS))
 
 
 def _counts(film: Path) -> tuple[int, Fraction]:

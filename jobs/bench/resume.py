@@ -15,12 +15,13 @@ import torch
 
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.pipeline import film
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import Take, open_take
 
 STORYBOARD = """
 model: tiny
@@ -59,7 +60,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 def _take(out: Path) -> Take:
     storyboard = parse_storyboard(STORYBOARD)
     model = open_model(storyboard.model)
-    return open_take(storyboard, model, Store(str(out)), numerics(model))
+    return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model))
 
 
 def _command(root: Path, out: Path) -> list[str]:

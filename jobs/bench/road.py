@@ -21,13 +21,14 @@ from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.bench import Bench, BenchOptions, Figure
 from longtake.jobs.render import render
 from longtake.pipeline import film
-from longtake.pipeline.acts import Take, open_take
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.journal.event_log import EventLog
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import Take, open_take
 
 SLEEP_S = 0.5
 LONG_CHUNKS = (
@@ -55,7 +56,7 @@ def _take(storyboard: str, options: BenchOptions, num_chunks: int, folder: Path)
     text = storyboard.format(seed=options.seed, prompt="prompt: a red circle bounces", n=num_chunks)
     storyboard = parse_storyboard(text)
     model = open_model(storyboard.model)
-    return open_take(storyboard, model, Store(str(folder)), numerics(model))
+    return open_take(plan_film(storyboard, model), model, Store(str(folder)), numerics(model))
 
 
 def _on_ray(take: Take, budget_bytes: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from longtake.pipeline.clock import ChunkSpan, looked_ahead
+from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.models.protocols import DecoderState, FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.stages.denoise import FinishedLatents, find
@@ -46,7 +46,7 @@ class DecodeStage:
         """The chunk's frames, and the sound that has become final with it.
 
         Args:
-            ahead: the chunks of `decode_ahead`, in order.
+            ahead: the chunks of `FilmPlan.decode_ahead`, in order.
         """
         span = latents.span
         if span.index == span.section or span.index != self._next:
@@ -65,7 +65,7 @@ class DecodeStage:
         """Have the tails that an undisturbed run has before this chunk: none where its section begins."""
         clock, opening = self._plan.clock, self._plan.span(span.section)
         self._video_tail = self._sound_tail = None
-        history = decode_history(self._model, self._plan, span)
+        history = self._plan.decode_history(span)
         self._to_see = (history or [span])[0].index
         for chunk in history:
             latents = find(self._finished, chunk)
@@ -108,22 +108,6 @@ class DecodeStage:
         pcm = sound[:, : None if stop is None else stop - start].float().clamp(-1, 1).cpu()
         self._sample = start + pcm.shape[1]
         return SoundChunk(max(0, start), self._plan.clock.sample_rate, pcm[:, max(0, -start) :].contiguous())
-
-
-def decode_history(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
-    """The chunks right before this one that reach as far back as the decoders do, within the section."""
-    chunks: list[ChunkSpan] = []
-    for index in range(span.index - 1, span.section - 1, -1):
-        chunks.insert(0, plan.span(index))
-        video, audio = sum(len(c.latents) for c in chunks), sum(len(c.audio_latents) for c in chunks)
-        if video >= model.video_codec.left_context and audio >= model.sound_codec.left_context:
-            break
-    return chunks
-
-
-def decode_ahead(model: FilmModel, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
-    """The chunks right after this one that reach as far as its picture looks ahead, within the section."""
-    return looked_ahead(plan.span, span, model.video_codec.lookahead)
 
 
 def to_uint8(video: Tensor) -> Tensor:

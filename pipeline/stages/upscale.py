@@ -11,7 +11,7 @@ from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.upscaler import Upscaler, UpscalerState
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.stages.decode import DecodeStage, decode_ahead, decode_history
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import FinishedLatents, find
 from longtake.pipeline.values import FrameChunk
 
@@ -35,7 +35,7 @@ class UpscaleStage:
 
     def _state_before(self, span: ChunkSpan) -> UpscalerState:
         """What an undisturbed run remembers before this chunk: nothing where its section begins."""
-        history = frame_history(self._upscaler, self._plan, span)
+        history = self._plan.frame_history(span, span.frames.start - self._upscaler.history_frames)
         first = [*history, span][0]
         frames_before = first.frames.start - self._plan.span(span.section).frames.start
         video, storyboard = self._plan.storyboard.video, self._plan.storyboard.output
@@ -43,7 +43,7 @@ class UpscaleStage:
         state = self._upscaler.start(storyboard.upscale, video.height, video.width, first_frame=frames_before)
         decode = DecodeStage(self._model, self._plan, self._finished)
         for chunk in history:
-            seen = (chunk, *decode_ahead(self._model, self._plan, chunk))
+            seen = (chunk, *self._plan.decode_ahead(chunk))
             self._enlarged(decode(*(find(self._finished, part) for part in seen))[0], state)
         return state
 
@@ -62,19 +62,3 @@ def check_chunks(upscaler: Upscaler, chunks: Sequence[ChunkSpan]) -> None:
                 f"output.upscale: chunk {chunk.index} has {len(chunk.frames)} frames, and {upscaler.config.name} takes"
                 f" {upscaler.chunk_frames} at a time; use `longtake upscale` on the finished film"
             )
-
-
-def frame_history(upscaler: Upscaler, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
-    """The chunks right before this one whose frames the upscaler must see to stand there, within the section."""
-    chunks: list[ChunkSpan] = []
-    for index in range(span.index - 1, span.section - 1, -1):
-        if sum(len(chunk.frames) for chunk in chunks) >= upscaler.history_frames:
-            break
-        chunks.insert(0, plan.span(index))
-    return chunks
-
-
-def upscale_history(model: FilmModel, upscaler: Upscaler, plan: FilmPlan, span: ChunkSpan) -> list[ChunkSpan]:
-    """The chunks whose latents an upscaler needs to stand before `span`, in order."""
-    frames = frame_history(upscaler, plan, span)
-    return [*decode_history(model, plan, frames[0]), *frames] if frames else []

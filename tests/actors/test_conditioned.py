@@ -9,12 +9,13 @@ from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.jobs.render import render
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from tests.inspect.shapes_film import true_film, write_mp4
 
 STORYBOARD = """
@@ -37,7 +38,8 @@ def test_actors_render_what_is_given_to_the_same_bits_as_one_process(tmp_path):
     write_png(torch.from_numpy(truth.frames[5]), tmp_path / "still.png")
     storyboard, model = parse_storyboard(STORYBOARD % {"folder": tmp_path}), EmbeddedModel.untrained(TINY)
     alone, take = (
-        open_take(storyboard, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray")
+        open_take(plan_film(storyboard, model), model, Store(str(tmp_path / name)), numerics(model))
+        for name in ("alone", "ray")
     )
     film.render(alone)
     config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=storyboard.acts)

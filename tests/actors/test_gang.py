@@ -10,13 +10,13 @@ from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.jobs.render import render
 from longtake.jobs.take import GangSpec
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import ONE_RANK, numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 
 STORYBOARD = """
@@ -39,7 +39,7 @@ def one_thread():
 def take_at(path, degrees=ONE_RANK):
     storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
-    return open_take(storyboard, model, Store(str(path)), numerics(model, degrees))
+    return open_take(plan_film(storyboard, model), model, Store(str(path)), numerics(model, degrees))
 
 
 def crew_of(degrees):

@@ -9,11 +9,12 @@ from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.jobs.render import render
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 
 WISH = parse_storyboard(
     """
@@ -43,7 +44,10 @@ class KillsTheUpscaler(ChunkPacer):
 def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(tmp_path):
     torch.set_num_threads(1)
     model = EmbeddedModel.untrained(TINY)
-    alone, take = (open_take(WISH, model, Store(str(tmp_path / name)), numerics(model)) for name in ("alone", "ray"))
+    alone, take = (
+        open_take(plan_film(WISH, model), model, Store(str(tmp_path / name)), numerics(model))
+        for name in ("alone", "ray")
+    )
     film.render(alone)
     config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=WISH.acts)
     with ActorPool(config) as pool:

@@ -12,12 +12,12 @@ from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.jobs.render import render
 from longtake.jobs.take import GangSpec
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 
 STORYBOARD = """
@@ -35,7 +35,7 @@ scenes:
 def take_at(path):
     storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
-    return open_take(storyboard, model, Store(str(path)), numerics(model))
+    return open_take(plan_film(storyboard, model), model, Store(str(path)), numerics(model))
 
 
 @pytest.mark.usefixtures("ray_cluster")

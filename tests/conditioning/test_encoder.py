@@ -11,7 +11,6 @@ from rich.console import Console
 
 from longtake.jobs.dry_run import print_plan
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.conditioning.files import fitted, read_last_frames, read_last_sound, read_picture
 from longtake.pipeline.errors import JournalError, SpecError
 from longtake.pipeline.journal.store import Store
@@ -19,10 +18,12 @@ from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Continuation
 from longtake.pipeline.spec import load_storyboard, parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.take import open_take
 from longtake.pipeline.training.world import SAMPLE_RATE
 from tests.inspect.shapes_film import true_film, write_mp4
 from tests.tiny_take import KilledError, Recorder
@@ -75,7 +76,7 @@ def storyboard(folder, *overrides):
 
 
 def take_of(spec, model, store):
-    return open_take(spec, model, Store(str(store)), numerics(model))
+    return open_take(plan_film(spec, model), model, Store(str(store)), numerics(model))
 
 
 def latents_of(take):
@@ -275,10 +276,10 @@ def test_a_model_that_reads_prompts_only_refuses_everything_else_at_once(files, 
 def test_a_node_that_sees_another_file_refuses(files):
     model, spec = model_of(), storyboard(files, "scenes[0].image=still.png")
     begun = take_of(spec, model, files / "take")
-    assert open_take(spec, model, begun.store, begun.numerics).journal._keys == begun.journal._keys
+    assert open_take(plan_film(spec, model), model, begun.store, begun.numerics).journal._keys == begun.journal._keys
     (files / "still.png").write_bytes((files / "other.png").read_bytes())
     with pytest.raises(JournalError, match=r"scenes\[0\].image is another file here"):
-        open_take(spec, model, begun.store, begun.numerics)
+        open_take(plan_film(spec, model), model, begun.store, begun.numerics)
 
 
 def test_files_are_found_beside_the_storyboard_wherever_it_is(files):

@@ -15,10 +15,11 @@ import torch
 from ray.cluster_utils import Cluster
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 from tests.jobs.test_submit import BIN, JOB_S, ROOT, free_ports
 
@@ -85,7 +86,7 @@ def test_a_film_outlives_the_node_of_its_gang(tmp_path):
     (tmp_path / "wish.yaml").write_text(WISH)
     storyboard = parse_storyboard(WISH)
     model = load_model(storyboard.model)
-    film.render(open_take(storyboard, model, Store(str(tmp_path / "alone")), numerics(model)))
+    film.render(open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "alone")), numerics(model)))
 
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         port, *agents = free_ports("dashboard", "head", "one", "two").values()

@@ -11,10 +11,11 @@ from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.render import render
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 from tests.browser import debugging, needs_chromium
 from tests.jobs.test_watch import DONE, NOW, serving
@@ -70,7 +71,7 @@ def one_thread():
 def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
     storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
-    take = open_take(storyboard, model, Store(str(tmp_path / "take")), numerics(model))
+    take = open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "take")), numerics(model))
     pacer, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
     with ActorPool(PoolConfig.of()) as pool, ThreadPoolExecutor(1) as road:
         rendering = road.submit(render, take, pool, pacer)

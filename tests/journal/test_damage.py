@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from longtake.pipeline.acts import mend
 from longtake.pipeline.journal.store import Store
 from tests.tiny_take import KilledError, Recorder, render, take_in
 
@@ -102,7 +101,7 @@ def test_mending_that_was_killed_is_taken_up(half, undisturbed, tmp_path):
         data.write_bytes(b"")
     store = Store(str(folder))
     with pytest.raises(KilledError):
-        mend(take_in(store), Recorder(("journal.mend", 1)))
+        take_in(store).repair(Recorder(("journal.mend", 1)))
     with pytest.raises(KilledError):
         render(store, Recorder(("denoise.chunk", 1)))
     render(store)
@@ -114,5 +113,5 @@ def test_a_fresh_take_is_looked_over_in_a_moment(tmp_path):
     looked = []
     journal = take.journal
     journal.holds = lambda kind, index: looked.append((kind, index))
-    mend(replace(take, journal=journal), Recorder())
+    replace(take, journal=journal).repair(Recorder())
     assert looked == [("segments", 0), ("latents", 0)]

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from longtake.jobs.dry_run import print_plan
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, store_bytes
 from longtake.pipeline.errors import SpecError
@@ -29,6 +28,7 @@ from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
+from longtake.pipeline.take import open_take
 from longtake.pipeline.testing.thread_ranks import run_threads
 from tests.tiny import LATENT_SIZE, SHAPES, prompts, tiny_chunks, tiny_model, tiny_store
 from tests.tiny_take import KilledError, Recorder
@@ -234,7 +234,7 @@ def latents_of(take):
 
 
 def take_of(model, store):
-    return open_take(parse_storyboard(STORYBOARD), model, store, numerics(model))
+    return open_take(plan_film(parse_storyboard(STORYBOARD), model), model, store, numerics(model))
 
 
 @pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2)], ids=["u2", "r2", "cfg2"])

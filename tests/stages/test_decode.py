@@ -10,12 +10,15 @@ from longtake.pipeline.adapters.ltx2.codecs import LTX2VideoCodec
 from longtake.pipeline.clock import plan_chunks, plan_scenes
 from longtake.pipeline.journal.keys import film_keys
 from longtake.pipeline.models.silence import Silence
+from longtake.pipeline.plan import DecoderReach, FilmPlan
 from longtake.pipeline.spec import parse_storyboard
-from longtake.pipeline.stages.decode import DecodeStage, decode_ahead, to_uint8
+from longtake.pipeline.stages.decode import DecodeStage, to_uint8
 from longtake.pipeline.testing.ltx2 import LATENT_CHANNELS, one_chunk, tiny_video_vae
 from longtake.pipeline.values import LatentChunk
 
 CHUNK = 3
+NOT_DECODED = ("storyboard", "guidance", "sigmas", "latent_shapes", "rollout", "kv_plan", "sites")
+"""Parts of a plan that a decoder never asks for."""
 
 
 def a_film(dtype):
@@ -25,7 +28,8 @@ def a_film(dtype):
     chunks = plan_chunks(clock, scenes, CHUNK)
     codec = LTX2VideoCodec(tiny_video_vae().to(dtype))
     model = SimpleNamespace(video_codec=codec, sound_codec=Silence(960), device=torch.device("cpu"))
-    plan = SimpleNamespace(clock=clock, chunks=chunks, span=chunks.__getitem__)
+    reach = DecoderReach.of(codec, model.sound_codec)
+    plan = FilmPlan(clock=clock, scenes=scenes, chunks=chunks, before=(), reach=reach, **dict.fromkeys(NOT_DECODED))
     torch.manual_seed(3)
     latents = [
         LatentChunk(c, torch.randn(len(c.latents), LATENT_CHANNELS, 1, 2), torch.zeros(len(c.audio_latents), 0))
@@ -45,10 +49,10 @@ def stage_of(film):
 
 
 def shown(stage, film, indices):
-    model, plan, latents = film
+    _, plan, latents = film
     frames = []
     for index in indices:
-        seen = [plan.span(index), *decode_ahead(model, plan, plan.span(index))]
+        seen = [plan.span(index), *plan.decode_ahead(plan.span(index))]
         frames.append(stage(*(latents[span.index] for span in seen))[0].frames)
     return frames
 

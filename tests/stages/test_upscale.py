@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
-from longtake.pipeline.stages.upscale import UpscaleStage, check_chunks, frame_history
+from longtake.pipeline.stages.upscale import UpscaleStage, check_chunks
+from longtake.pipeline.take import open_take
 from longtake.pipeline.values import FrameChunk
 from longtake.pipeline.weights.load import load_upscaler
 from tests.tiny_take import KilledError, Recorder
@@ -30,7 +31,7 @@ LARGE = SMALL.replace("quality: 0", "quality: 0, upscale: 2, upscaler: tiny-upsc
 
 
 def take_in(folder, text=LARGE):
-    return open_take(parse_storyboard(text), MODEL, Store(str(folder)), numerics(MODEL))
+    return open_take(plan_film(parse_storyboard(text), MODEL), MODEL, Store(str(folder)), numerics(MODEL))
 
 
 def render(folder, text=LARGE, observer=None):
@@ -79,8 +80,8 @@ def test_upscaling_afterwards_denoises_nothing_again(whole, tmp_path):
 def test_its_history_ends_at_a_cut_and_reaches_over_a_change_of_prompt(whole):
     take = take_in(whole)
     chunks, history = take.plan.chunks, take.upscaler.history_frames
-    assert [span.index for span in frame_history(take.upscaler, take.plan, chunks[6])] == [5]
-    before = frame_history(take.upscaler, take.plan, chunks[4])
+    assert [span.index for span in take.plan.frame_history(chunks[6], chunks[6].frames.start - history)] == [5]
+    before = take.plan.frame_history(chunks[4], chunks[4].frames.start - history)
     assert [span.index for span in before] == [*range(4 - len(before), 4)]
     assert sum(len(span.frames) for span in before[1:]) < history
 

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from longtake.jobs.dry_run import expected_seconds
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters.ltx2.model import open_folder
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
@@ -18,6 +17,7 @@ from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.testing.ltx2 import FORMS, save, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
 from longtake.pipeline.weights.options import LoadOptions
 from tests.tiny_take import KilledError, Recorder
@@ -51,7 +51,7 @@ def load(tmp_path_factory):
 
 
 def render(model, place, observer=SILENT):
-    return film.render(open_take(STORYBOARD, model, Store(str(place)), numerics(model)), observer)
+    return film.render(open_take(plan_film(STORYBOARD, model), model, Store(str(place)), numerics(model)), observer)
 
 
 @pytest.mark.parametrize("form", FORMS)

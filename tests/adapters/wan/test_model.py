@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longtake.pipeline import film
-from longtake.pipeline.acts import open_take
 from longtake.pipeline.adapters.wan.model import open_folder
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
@@ -18,6 +17,7 @@ from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.spec import GuidanceSpec, parse_storyboard
+from longtake.pipeline.take import open_take
 from longtake.pipeline.testing.diffusers_folder import save
 from longtake.pipeline.testing.wan import tiny_pipeline
 from longtake.pipeline.weights.options import LoadOptions
@@ -62,7 +62,7 @@ def load(tmp_path_factory):
 
 
 def render(model, place, observer=SILENT):
-    return film.render(open_take(STORYBOARD, model, Store(str(place)), numerics(model)), observer)
+    return film.render(open_take(plan_film(STORYBOARD, model), model, Store(str(place)), numerics(model)), observer)
 
 
 def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, tmp_path):
@@ -152,7 +152,7 @@ def test_a_film_is_rendered_again_after_an_edit_of_its_models_mark(load, folders
     for mark in ({}, edit):
         file.write_text(json.dumps({**json.loads(file.read_text()), **mark}))
         model = open_folder(broken, load())
-        kept.append(open_take(STORYBOARD, model, store, numerics(model)).journal.num_kept("latents"))
+        kept.append(open_take(plan_film(STORYBOARD, model), model, store, numerics(model)).journal.num_kept("latents"))
     assert kept == [CHUNKS, 0]
 
 

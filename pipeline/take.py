@@ -1,0 +1,136 @@
+"""A take: one film, planned for a model and a place. Open it, see what of it is finished, repair it."""
+
+from dataclasses import dataclass
+
+from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
+from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.journal import Journal
+from longtake.pipeline.journal.keys import Parts, film_keys
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.models.upscaler import Upscaler
+from longtake.pipeline.observe import Observer
+from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.stages.upscale import check_chunks
+from longtake.pipeline.values import LatentChunk
+from longtake.pipeline.weights.load import load_upscaler
+
+
+@dataclass(frozen=True)
+class Take:
+    """One film that is rendered into one place, with everything that decides its bits.
+
+    Args:
+        numerics: what decides them in addition to the storyboard; see `pipeline/provenance.py`.
+        given: the files that condition the film, encoded.
+        upscaler: None for a film that is shown at the size at which it is rendered.
+        notes: what the user should know about these files.
+    """
+
+    model: FilmModel
+    plan: FilmPlan
+    store: Store
+    journal: Journal
+    numerics: Parts
+    given: ConditioningEncoder
+    upscaler: Upscaler | None = None
+    notes: tuple[str, ...] = ()
+
+    def finished(self, chunk: ChunkSpan) -> LatentChunk | None:
+        """The finished latents of a chunk of the film, or of the film that it continues. None if they are missing."""
+        return self.given.before(chunk) if chunk.index < 0 else self.journal.latents(chunk)
+
+    def decoded_with(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunk, and the later ones that its frames depend on."""
+        return [chunk, *self.plan.decode_ahead(chunk)]
+
+    def summary(self) -> dict[str, float]:
+        """The film in numbers, and how much of it is finished, counted from its start."""
+        plan, journal = self.plan, self.journal
+        return {
+            "chunks": len(plan.chunks),
+            "film_s": float(plan.clock.seconds(plan.num_frames)),
+            "frames": plan.num_frames,
+            "samples": plan.num_samples,
+            "kept_latents": journal.num_kept("latents"),
+            "kept_segments": journal.num_kept("segments"),
+        }
+
+    def repair(self, observer: Observer) -> None:
+        """Forget each chunk whose latents are damaged and still needed, so that it is rendered again, bit for bit.
+
+        Latents depend only on what comes before them, so a render that reaches the forgotten chunk makes the same
+        ones. Damaged latents that no unfinished chunk needs are left alone. The chunks are visited from the last to
+        the first, because a chunk needs earlier ones only. All segments are read, and all latents that are needed.
+        """
+        plan, journal = self.plan, self.journal
+        needed: set[int] = set()
+        for chunk in reversed(plan.chunks[: journal.reach() + 1]):
+            index, encoded = chunk.index, journal.holds("segments", chunk.index)
+            if encoded and index not in needed:
+                continue
+            denoised = journal.holds("latents", index)
+            if encoded and denoised:
+                continue
+            if encoded:
+                journal.forget(index)
+                observer.event("journal.mend", chunk=index)
+            needed.update(span.index for span in self._shown_after(chunk))
+            missing = [] if denoised else [chunk]
+            missing += [part for part in self.decoded_with(chunk)[1:] if not journal.holds("latents", part.index)]
+            needed.update(span.index for part in missing for span in plan.history(part))
+
+    def _shown_after(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunks whose latents the decoders and the upscaler need before they can continue at `chunk`."""
+        spans = self.plan.decode_history(chunk)
+        if self.upscaler is not None:
+            first_frame = chunk.frames.start - self.upscaler.history_frames
+            spans += self.plan.upscale_history(chunk, first_frame)
+        return spans
+
+
+def open_take(plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts) -> Take:
+    """Open the take of a planned film, with a journal in which finished chunks count. Nothing is written.
+
+    Args:
+        plan: made by `plan_film` for this model.
+        numerics: see `pipeline/provenance.py`. Those of an opened take hold the digests of its conditioning files:
+            the files must have these digests here, and are not checked again.
+
+    Raises:
+        SpecError: a conditioning file is unusable, or the upscaler cannot enlarge the film.
+        JournalError: a conditioning file is another one than where the take was first opened.
+        WeightsError: the upscaler does not exist.
+    """
+    given, notes, numerics = _conditioned(model, plan, numerics)
+    upscaler = _open_upscaler(model, plan)
+    parts = numerics if upscaler is None else {**numerics, "upscaler": upscaler.fingerprint()}
+    keys = film_keys(plan.storyboard, plan.chunks, parts, plan.reach.lookahead)
+    return Take(model, plan, store, Journal(store, keys), numerics, given, upscaler, notes)
+
+
+def _open_upscaler(model: FilmModel, plan: FilmPlan) -> Upscaler | None:
+    output = plan.storyboard.output
+    if not output.upscale:
+        return None
+    upscaler = load_upscaler(output.upscaler).to(model.device)
+    check_chunks(upscaler, plan.chunks)
+    return upscaler
+
+
+def _conditioned(
+    model: FilmModel, plan: FilmPlan, numerics: Parts
+) -> tuple[ConditioningEncoder, tuple[str, ...], Parts]:
+    """The encoder of a film's conditioning files, notes on them, and numerics that hold their digests."""
+    given, found = ConditioningEncoder(model, plan), digests(plan.storyboard)
+    if not found:
+        return given, (), numerics
+    if "given" not in numerics:
+        return given, tuple(given.check()), {**numerics, "given": found}
+    for key, digest in found.items():
+        if digest != numerics["given"].get(key):
+            raise JournalError(
+                f"{key} is another file here than where the render began; put it where all nodes see the same one"
+            )
+    return given, (), numerics
