@@ -37,8 +37,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
-    if plan.storyboard.given():
-        rows["given"] = ", ".join(f"{key} {file}" for key, file in plan.storyboard.given().items())
+    if files := plan.storyboard.conditioning_files():
+        rows["given"] = ", ".join(f"{file.key} {file.url}" for file in files)
     if degrees.ranks > 1:
         rows["gang"] = _gang(plan, longest, degrees)
         rows["expected"] += ", were it one rank"

@@ -113,10 +113,10 @@ def pack(source: str, text: str, output: str, options: SubmitOptions) -> Parcel:
 def check_seen(storyboard: Storyboard) -> None:
     """Raise `SpecError` where a storyboard is given files that only this machine has."""
     mistakes = [
-        f"{key} is {file!r}, beside the storyboard; the cluster does not see it: use a URL, or an absolute path that"
-        " all its nodes have"
-        for key, file in storyboard.given().items()
-        if "://" not in file and not PurePosixPath(file).is_absolute()
+        f"{file.key} is {file.url!r}, beside the storyboard; the cluster does not see it: use a URL, or an absolute"
+        " path that all its nodes have"
+        for file in storyboard.conditioning_files()
+        if "://" not in file.url and not PurePosixPath(file.url).is_absolute()
     ]
     if mistakes:
         raise SpecError("\n".join(mistakes))

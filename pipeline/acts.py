@@ -59,8 +59,7 @@ def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     """Latents of a chunk, and of those that its frames depend on -> frames, sound."""
-    given_sound = None if take.plan.storyboard.audio.file is None else take.given.sound
-    return Act("decode", DecodeStage(take.model, take.plan, take.finished, given_sound), observer)
+    return Act("decode", DecodeStage(take.model, take.plan, take.finished, take.given.sound), observer)
 
 
 def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk]:

@@ -5,13 +5,14 @@ lists every mistake of the file, a line each: the key, its value, what is wrong,
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -109,6 +110,36 @@ def _film_path(value: object) -> str:
     return str(path)
 
 
+# ------------------------------------------------------------------ conditioning files
+
+ConditioningKind = Literal["image", "film", "sound"]
+"""The kinds of files that can condition a film; `pipeline/conditioning/inputs.py` has a class for each."""
+
+
+@dataclass(frozen=True)
+class ConditioningFile:
+    """A file that a storyboard names to condition its film.
+
+    Args:
+        kind: what is read from it.
+        key: where the storyboard names it, such as "scenes[0].image".
+        url: its path or URL.
+        scene: the scene that it opens; None if it conditions the whole film.
+    """
+
+    kind: ConditioningKind
+    key: str
+    url: str
+    scene: int | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Marks a key of the storyboard whose value is the path or URL of a conditioning file."""
+
+    kind: ConditioningKind
+
+
 # ------------------------------------------------------------------ the storyboard
 
 Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
@@ -116,6 +147,9 @@ Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SpecT = TypeVar("SpecT", bound=_Spec)
 
 
 class VideoSpec(_Spec):
@@ -130,7 +164,7 @@ class AudioSpec(_Spec):
     """Rate of the sound; `file` is a sound that is given for the whole film, and the picture is made to it."""
 
     sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
-    file: Words | None = None
+    file: Annotated[Words | None, Conditions("sound")] = None
 
 
 class Scene(_Spec):
@@ -139,7 +173,7 @@ class Scene(_Spec):
     prompt: Words
     duration: Annotated[str, BeforeValidator(_duration)]
     transition: Literal["continue", "cut"] = "continue"
-    image: Words | None = None
+    image: Annotated[Words | None, Conditions("image")] = None
 
     def duration_s(self, fps: Fraction) -> Fraction:
         """The exact length in seconds; frames are counted at `fps`."""
@@ -238,9 +272,9 @@ class Storyboard(_Spec):
     title: Words = "Untitled"
     model: Words = "sounding-shapes"
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
+    continue_from: Annotated[Words | None, Conditions("film")] = None
     video: VideoSpec = VideoSpec()
     audio: Annotated[AudioSpec, BeforeValidator(_sound_file)] = AudioSpec()
-    continue_from: Words | None = None
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
@@ -255,15 +289,27 @@ class Storyboard(_Spec):
         """The exact wished length of every scene, for `plan_scenes`."""
         return tuple(scene.duration_s(self.video.fps) for scene in self.scenes)
 
-    def given(self) -> dict[str, str]:
-        """Files that are given, by the key that names them."""
-        files = {"continue_from": self.continue_from, "audio.file": self.audio.file}
-        files |= {f"scenes[{index}].image": scene.image for index, scene in enumerate(self.scenes)}
-        return {key: file for key, file in files.items() if file is not None}
+    def conditioning_files(self) -> tuple[ConditioningFile, ...]:
+        """All files that condition the film, in the order of the storyboard's keys."""
+        return tuple(_conditioning_files(self))
 
     def cuts(self) -> tuple[bool, ...]:
         """Which scenes open with a cut, for `plan_scenes`; the first always does."""
         return tuple(index == 0 or scene.transition == "cut" for index, scene in enumerate(self.scenes))
+
+
+def _conditioning_files(spec: _Spec, prefix: str = "", scene: int | None = None) -> Iterator[ConditioningFile]:
+    for name, field in type(spec).model_fields.items():
+        key, value = prefix + name, getattr(spec, name)
+        if isinstance(value, _Spec):
+            yield from _conditioning_files(value, f"{key}.", scene)
+        elif name == "scenes":
+            for index, each in enumerate(value):
+                yield from _conditioning_files(each, f"{key}[{index}].", index)
+        elif value is not None:
+            for mark in field.metadata:
+                if isinstance(mark, Conditions):
+                    yield ConditioningFile(mark.kind, key, value, scene)
 
 
 # ------------------------------------------------------------------ reading
@@ -276,26 +322,35 @@ def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
 
 
 def located(storyboard: Storyboard, source: str) -> Storyboard:
-    """`storyboard` with the files that it is given found beside it: where they lie, seen from anywhere.
+    """`storyboard` with the full path or URL of each conditioning file, which may be relative to the storyboard.
 
     Args:
         source: path or URL of the storyboard.
     """
 
-    def found(file: str | None) -> str | None:
-        if file is None or "://" in file:
+    def locate(file: str) -> str:
+        if "://" in file:
             return file
         folder = source.rpartition("/")[0]
         if "://" in source and not Path(file).is_absolute():
             return f"{folder}/{file}"
         return str(Path(folder, file).expanduser().absolute())
 
-    scenes = tuple(scene.model_copy(update={"image": found(scene.image)}) for scene in storyboard.scenes)
-    audio = storyboard.audio
-    if audio.file is not None:
-        audio = audio.model_copy(update={"file": found(audio.file)})
-    before = found(storyboard.continue_from)
-    return storyboard.model_copy(update={"scenes": scenes, "audio": audio, "continue_from": before})
+    return _with_urls(storyboard, locate)
+
+
+def _with_urls(spec: SpecT, change: Callable[[str], str]) -> SpecT:
+    """`spec` with the URL of each conditioning file changed. Keys that were left out still count as left out."""
+    changed: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, _Spec):
+            changed[name] = _with_urls(value, change)
+        elif name == "scenes":
+            changed[name] = tuple(_with_urls(scene, change) for scene in value)
+        elif value is not None and any(isinstance(mark, Conditions) for mark in field.metadata):
+            changed[name] = change(value)
+    return spec.model_copy(update={name: value for name, value in changed.items() if value != getattr(spec, name)})
 
 
 def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:

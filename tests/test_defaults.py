@@ -47,7 +47,7 @@ def test_what_is_left_out_is_the_models_and_what_is_said_stays():
 
 def test_plan_keys_card_and_dry_run_hold_what_was_resolved(tmp_path):
     model, store = model_with(OTHER), Store(str(tmp_path))
-    take = open_take(storyboard(), model, store, numerics(model))
+    take = open_take(plan_film(storyboard(), model), model, store, numerics(model))
     film.render(take)
     card, console = read_take(store), Console(record=True, width=160)
     assert (card.fps, card.frames) == ("24", 24)

@@ -314,7 +314,7 @@ def test_damaged_data_is_made_again(model, undisturbed, tmp_path):
 def test_other_numerics_keep_nothing(model, tmp_path):
     store, after = Store(str(tmp_path)), Recorder()
     render(storyboard(), model, store)
-    film.render(open_take(storyboard(), model, store, {**numerics(model), "threads": 99}), after)
+    film.render(open_take(plan_film(storyboard(), model), model, store, {**numerics(model), "threads": 99}), after)
     assert acted(after, "denoise") == list(range(len(plan_film(storyboard(), model).chunks)))
 
 

@@ -1,14 +1,15 @@
-"""What a user gives a film: pictures, sound, and the end of another film, in a model's size, rate and channels.
+"""Readers of conditioning files: images, sound and the end of a film, in a model's size, rate and channels.
 
-A picture of another shape is scaled until it covers the film's, and what stands out is cut off evenly on both sides:
-nothing is squeezed, and no bars are added. Sound is mixed down to as many channels as the model has.
+A picture of another aspect ratio is scaled until it covers the film's, then cropped evenly on both sides. It is never
+stretched, and no bars are added. Sound is mixed down to the model's number of channels.
 
 Shapes: f frames, h height, w width, c channels, n samples.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +19,32 @@ from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import resample
 
+from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.read import count_film, stream_frames, stream_sound
+from longtake.pipeline.spec import ConditioningFile
+
+Value = TypeVar("Value")
+
+
+def read_or_refuse(file: ConditioningFile, reader: Callable[[str], Value]) -> Value:
+    """The result of `reader` for the file's URL. Raises `SpecError` with the file's key if it fails."""
+    try:
+        return reader(file.url)
+    except FileNotFoundError:
+        raise SpecError(
+            f"{file.key} is {file.url!r}; nothing is there, use a path next to the storyboard or a URL"
+        ) from None
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
+        raise SpecError(f"{file.key} is {file.url!r}; it cannot be used: {error}") from error
 
 
 def read_picture(url: str, width: int, height: int) -> Tensor:
-    """The picture at `url`, fitted: [1 3 h w] in -1..1. Raises `MediaError` where there is none."""
+    """The picture at `url`, fitted: [1 3 h w] in -1..1. Raises `MediaError` if it holds none."""
     return fitted(next(stream_frames(url, block=1)).frames, width, height)
 
 
 def fitted(frames: NDArray[np.uint8], width: int, height: int) -> Tensor:
-    """Frames [f h w 3] of any size, covering `width` x `height`, their middle: [f 3 h w] in -1..1."""
+    """Frames [f h w 3] of any size, scaled to cover `width` x `height` and cropped to it: [f 3 h w] in -1..1."""
     x = rearrange(torch.from_numpy(frames), "f h w c -> f c h w").float() / 127.5 - 1
     rows, columns = x.shape[-2:]
     if (rows, columns) != (height, width):
@@ -39,7 +56,7 @@ def fitted(frames: NDArray[np.uint8], width: int, height: int) -> Tensor:
 
 
 def film_length_s(url: str) -> Fraction:
-    """How long the picture of the film at `url` lasts, from its first frame on. Raises `MediaError` without one."""
+    """The duration of the picture of the film at `url`. Raises `MediaError` if it has no picture."""
     video = count_film(url).video
     return video.stop_s - video.start_s
 
@@ -47,7 +64,7 @@ def film_length_s(url: str) -> Fraction:
 def read_last_frames(url: str, num_frames: int, fps: Fraction, width: int, height: int) -> Tensor:
     """The end of a film of any rate as `num_frames` frames at `fps`, fitted: [f 3 h w] in -1..1.
 
-    Every frame is the one that the film shows at its middle.
+    Each frame is the one that the film shows in the middle of the frame's time.
     """
     stop_s = count_film(url).video.stop_s
     wanted = [stop_s + Fraction(2 * index + 1, 2) / fps for index in range(-num_frames, 0)]
@@ -57,7 +74,7 @@ def read_last_frames(url: str, num_frames: int, fps: Fraction, width: int, heigh
         while latest is not None and len(kept) < num_frames and wanted[len(kept)] < time_s:
             kept.append(latest)
         latest = frame
-    assert latest is not None, "a film has a picture, or reading it fails"
+    assert latest is not None, "reading a film without a picture fails"
     kept += [latest] * (num_frames - len(kept))
     return torch.cat([fitted(frame[np.newaxis], width, height) for frame in kept])
 
@@ -68,8 +85,10 @@ def _pictures(url: str) -> Iterator[tuple[Fraction, NDArray[np.uint8]]]:
 
 
 def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Tensor:
-    """The sound of a film's last `num_samples` samples at `rate`, up to where its picture ends; silence where it has
-    none: [c n] in -1..1."""
+    """The last `num_samples` samples of a film's sound at `rate`, up to the end of its picture: [c n] in -1..1.
+
+    Where the film has no sound, the samples are silent.
+    """
     sound, stop_s = stream_sound(url), count_film(url).video.stop_s
     if sound is None:
         return torch.zeros(channels, num_samples)
@@ -90,7 +109,7 @@ def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Ten
 
 
 def read_sound(url: str, rate: int, channels: int) -> Tensor | None:
-    """The whole sound at `url`: [c n] in -1..1; None where there is none. Raises `MediaError` where unreadable."""
+    """The whole sound at `url`: [c n] in -1..1; None if it has none. Raises `MediaError` if it is unreadable."""
     sound = stream_sound(url)
     if sound is None:
         return None
@@ -100,10 +119,10 @@ def read_sound(url: str, rate: int, channels: int) -> Tensor | None:
 
 
 def _mixed(pcm: Tensor, channels: int) -> Tensor:
-    """Sound [c n] in another number of channels: all of them together in each."""
+    """Sound [c n] in another number of channels, each of which is the mean of all."""
     return pcm if pcm.shape[0] == channels else pcm.mean(dim=0, keepdim=True).expand(channels, -1).contiguous()
 
 
 def _lasting(pcm: Tensor, num_samples: int) -> Tensor:
-    """Sound [c n] that is so long: cut, or followed by silence."""
+    """Sound [c n], cut or padded with silence to `num_samples`."""
     return functional.pad(pcm[:, :num_samples], (0, max(0, num_samples - pcm.shape[1])))

@@ -51,7 +51,8 @@ def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Par
     latents, segments = [], []
     apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
     film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(storyboard)}
-    film_parts |= {key: given[key] for key in ("continue_from", "audio.file") if key in given}
+    files = [file for file in storyboard.conditioning_files() if file.key in given]
+    film_parts |= {file.key: given[file.key] for file in files if file.scene is None}
     shown_parts: dict[str, Any] = {"quality": storyboard.output.quality}
     if storyboard.output.upscale:
         shown_parts |= {"upscale": storyboard.output.upscale, "upscaler": numerics["upscaler"]}
@@ -65,9 +66,8 @@ def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Par
             "start_s": str(chunk.start_s),
         }
         latent_parts = {"prompt": storyboard.scenes[chunk.scene].prompt, **span}
-        image = given.get(f"scenes[{chunk.scene}].image")
-        if image is not None and chunk.index == chunk.scene_start:
-            latent_parts["image"] = image
+        if chunk.index == chunk.scene_start:
+            latent_parts |= {file.kind: given[file.key] for file in files if file.scene == chunk.scene}
         latents_key = _hash(latents_key, latent_parts)
         latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
     for chunk in chunks:

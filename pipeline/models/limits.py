@@ -9,7 +9,15 @@ from typing import Literal
 from pydantic import ValidationError
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.spec import AudioSpec, GuidanceSpec, SamplingSpec, Storyboard, VideoSpec, mistake
+from longtake.pipeline.spec import (
+    AudioSpec,
+    ConditioningKind,
+    GuidanceSpec,
+    SamplingSpec,
+    Storyboard,
+    VideoSpec,
+    mistake,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class ModelLimits:
     max_fps: Fraction
     max_prompt_words: int
     max_duration_s: Fraction | None = None
-    given: frozenset[Literal["image", "film", "sound"]] = frozenset()
+    given: frozenset[ConditioningKind] = frozenset()
     needs_picture: bool = False
 
 
@@ -157,12 +165,10 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
 
 
 def _not_to_be_given(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
-    kinds: dict[str, Literal["image", "film", "sound"]] = {"continue_from": "film", "audio.file": "sound"}
-    for key, file in storyboard.given().items():
-        kind = kinds.get(key, "image")
-        if kind not in limits.given:
+    for file in storyboard.conditioning_files():
+        if file.kind not in limits.given:
             others = f"can be given {' and '.join(sorted(limits.given))} only" if limits.given else "reads prompts only"
-            yield f"{key} is {file!r}; {limits.name} {others}, leave it out or use another model"
+            yield f"{file.key} is {file.url!r}; {limits.name} {others}, leave it out or use another model"
     for index, scene in enumerate(storyboard.scenes):
         if scene.image is not None and index and scene.transition != "cut":
             yield f"scenes[{index}].image is {scene.image!r}; a picture opens a scene, add transition: cut to it"

@@ -21,7 +21,7 @@ from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Continuation
-from longtake.pipeline.spec import load_storyboard, parse_storyboard
+from longtake.pipeline.spec import ConditioningFile, load_storyboard, parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage, to_uint8
 from longtake.pipeline.take import open_take
 from longtake.pipeline.training.world import SAMPLE_RATE
@@ -239,13 +239,13 @@ def test_a_sound_that_is_not_as_long_as_the_film_is_padded_or_trimmed_and_told(t
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["scenes[0].image=gone.png"], r"scenes\[0\].image is '.*/gone.png'; nothing is there, use a path beside"),
+        (["scenes[0].image=gone.png"], r"scenes\[0\].image is '.*/gone.png'; nothing is there, use a path next"),
         (["continue_from=gone.mp4", "audio=gone.wav"], r"continue_from is .*nothing is(.|\n)*audio.file is .*gone"),
         (["scenes[0].image=film.yaml"], r"scenes\[0\].image is .*film.yaml'; it cannot be used: reading"),
         (["scenes[0].image=song.wav"], r"scenes\[0\].image is .*song.wav'; it cannot be used"),
         (["audio=still.png"], r"audio.file is .*still.png'; it holds no sound"),
         (["continue_from=song.wav"], r"continue_from is .*song.wav'; it cannot be used: .*song.wav holds no picture"),
-        (["continue_from=short.mp4"], r"continue_from is .*, which lasts 2 s; tiny goes on from the last 3 s"),
+        (["continue_from=short.mp4"], r"continue_from is .*, which lasts 2 s; tiny continues the last 3 s"),
         (["scenes[1].image=still.png"], r"scenes\[1\].image is .*; a picture opens a scene, add transition: cut"),
         (["scenes[0].image=still.png", "continue_from=before.mp4"], r"continue_from is .*, but scenes\[0\] has an im"),
         (["scenes[0].transition=cut", "continue_from=before.mp4"], r"but scenes\[0\] has transition: cut; leave one"),
@@ -290,7 +290,11 @@ def test_files_are_found_beside_the_storyboard_wherever_it_is(files):
     with fsspec.open("memory://boards/film.yaml", "w") as file:
         file.write(yaml.safe_dump({**yaml.safe_load(STORYBOARD), "continue_from": "old/film.mp4"}))
     assert load_storyboard("memory://boards/film.yaml").continue_from == "memory://boards/old/film.mp4"
-    assert parse_storyboard(STORYBOARD, ["audio=song.wav"]).given() == {"audio.file": "song.wav"}
+    files = parse_storyboard(STORYBOARD, ["audio=song.wav", "scenes[2].image=a.png"]).conditioning_files()
+    assert files == (
+        ConditioningFile("sound", "audio.file", "song.wav"),
+        ConditioningFile("image", "scenes[2].image", "a.png", scene=2),
+    )
 
 
 def test_a_dry_run_tells_what_is_given(files):
