@@ -22,9 +22,10 @@ from longtake.actors import logs
 from longtake.actors.actor_group import ActorGroup, start_actor
 from longtake.actors.stage_actor import StageActor, TakeConfig
 from longtake.pipeline import acts
-from longtake.pipeline.acts import Act, Take
+from longtake.pipeline.acts import Act
 from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.parallel.context_parallel import context_parallel
+from longtake.pipeline.take import Take
 
 BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 """Who carries tensors between ranks, by where the tensors are."""

@@ -25,7 +25,7 @@ from longtake.pipeline.models.devices import check_device, settle
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
-from longtake.pipeline.provenance import numerics
+from longtake.pipeline.provenance import check_same, numerics
 from longtake.pipeline.spec import Storyboard
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take, open_take
@@ -63,15 +63,7 @@ class TakeConfig:
 
     def open(self, model: FilmModel) -> Take:
         """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
-        here = numerics(model, self.degrees, self.load)
-        promised = {name: part for name, part in self.numerics.items() if name != "given"}  # `open_take` looks at those
-        differ = [
-            f"{name} is {here.get(name)}, not {promised.get(name)}"
-            for name in {**here, **promised}
-            if here.get(name) != promised.get(name)
-        ]
-        if differ:
-            raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
+        check_same(numerics(model, self.degrees, self.load), self.numerics)
         return open_take(plan_film(self.storyboard, model), model, Store(self.url), self.numerics)
 
 

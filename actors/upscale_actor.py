@@ -14,13 +14,13 @@ import torch
 
 from longtake.actors import logs
 from longtake.pipeline.adapters.upscalers import open_upscaler
-from longtake.pipeline.errors import JournalError
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import lend_hand
 from longtake.pipeline.models.devices import settle
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.provenance import check_same
 from longtake.pipeline.upscaling.boundary import BoundaryError, boundary_error
 from longtake.pipeline.upscaling.plan import UpscalePlan
 from longtake.pipeline.upscaling.preflight import check_memory, worker_bytes
@@ -64,12 +64,7 @@ class UpscaleTask:
 
     def open(self, model: StreamingUpscaler) -> Upscaling:
         """The work, as this process sees it. Raises `JournalError` where its bits would differ."""
-        here = numerics(model)
-        differ = [
-            f"{name} is {here.get(name)}, not {part}" for name, part in self.numerics.items() if here.get(name) != part
-        ]
-        if differ:
-            raise JournalError(f"this node would make other bits: {'; '.join(differ)}; use the same image everywhere")
+        check_same(numerics(model), self.numerics)
         return Upscaling(self.footage, self.plan, Store(self.url), self.numerics)
 
 

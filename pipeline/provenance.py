@@ -1,10 +1,12 @@
-"""What decides a film's bits beside its storyboard: weights, versions, precision, threads, ranks, instruction set."""
+"""What decides a film's bits in addition to its storyboard: weights, versions, precision, threads, ranks, processor."""
 
 from importlib.metadata import version
 
 import av
 import torch
 
+from longtake.pipeline.attention.kernels import kernel_for
+from longtake.pipeline.errors import JournalError
 from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
@@ -12,10 +14,22 @@ from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
 
+GPU_PARTS = ("gpu", "attention")
+"""Parts that are known only to a process that sees the GPU."""
+
+TAKE_PARTS = ("given",)
+"""Parts that `open_take` adds, and checks itself."""
+
 
 def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = AS_STORED) -> Parts:
-    """The numerics of rendering with `model`, opened with `load`, in this process, as it is set up now, by a gang of
-    `degrees`. Which GPU it is, is not told: keep to one kind for one film."""
+    """The numerics of this process, as it is set up now.
+
+    Args:
+        model: opened with `load`.
+        degrees: of the gang that renders.
+        load: how the ranks of the gang open the model. If they compute on a GPU and this process sees one, its name
+            and the attention kernels that it runs are among the parts.
+    """
     parts = {
         "weights": model.fingerprint(),
         "torch": torch.__version__,
@@ -30,4 +44,39 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
     parts["rollout"] = model.rollout.describe(model.kv_plan)
+    if load.device.type == "cuda" and torch.cuda.is_available():
+        parts["gpu"] = torch.cuda.get_device_name(load.device)
+        parts["attention"] = _attention_kernels(model, load.device.type)
     return parts
+
+
+def check_same(here: Parts, promised: Parts) -> None:
+    """Raise `JournalError` unless a process with the numerics `here` computes the bits that the journal promises.
+
+    Args:
+        promised: the numerics that the journal's keys are made of. GPU parts are compared if both sides know them.
+    """
+    known_to_both = here.keys() & promised.keys()
+    compared = [
+        name
+        for name in {**here, **promised}
+        if name not in TAKE_PARTS and (name not in GPU_PARTS or name in known_to_both)
+    ]
+    differ = [
+        f"{name} is {here.get(name)}, not {promised.get(name)}"
+        for name in compared
+        if here.get(name) != promised.get(name)
+    ]
+    if differ:
+        raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
+
+
+def _attention_kernels(model: FilmModel, device: str) -> str:
+    """The kernels that prove themselves on a GPU, without and with a mask, for each head width of the model."""
+    _, height, width = model.latent_shapes(model.defaults.width, model.defaults.height)["video"]
+    sites = model.denoiser.sites(height, width, model.chunk_latents, 1)
+    chosen = []
+    for head_dim in sorted({site.head_dim for site in sites}):
+        plain, masked = (kernel_for(device, model.dtype, head_dim, mask).__name__ for mask in (False, True))
+        chosen.append(f"{head_dim}: {plain}, masked {masked}")
+    return "; ".join(chosen)
