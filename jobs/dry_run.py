@@ -5,14 +5,10 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from longtake.pipeline.attention.kv_plan import SiteLayout
-from longtake.pipeline.attention.shares import Grid
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.encoder import ConditioningEncoder
 from longtake.pipeline.models.protocols import FilmModel
-from longtake.pipeline.parallel.context_parallel import SHARDED
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.parallel.traffic import SiteTraffic
 from longtake.pipeline.plan import FilmPlan, kv_bytes
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
@@ -40,8 +36,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
     if files := plan.storyboard.conditioning_files():
         rows["given"] = ", ".join(f"{file.key} {file.url}" for file in files)
     if degrees.ranks > 1:
-        rows["gang"] = _gang(plan, longest, degrees)
-        rows["expected"] += ", were it one rank"
+        rows["gang"] = _gang(plan, model, longest, degrees)
+        rows["expected"] += ", with one rank"
     for name, value in rows.items():
         console.print(f"{name:>9}  {value}", highlight=False)
 
@@ -73,36 +69,21 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     return len(plan.chunks) * (passes * pass_s + decode_s)
 
 
-def _gang(plan: FilmPlan, chunk: ChunkSpan, degrees: Degrees) -> str:
-    """Degrees, what they send, and a warning where they do not pay."""
-    sent = sum(_traffic(site, plan, plan.seen(chunk)).sent_bytes(degrees) for site in plan.sites)
-    told = (
+def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) -> str:
+    """The degrees, what the ranks send, and a warning if the split does not pay."""
+    traffic = plan.traffic(chunk, degrees, model.dtype.itemsize)
+    text = (
         f"{degrees.ranks} ranks: ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg};"
-        f" {sent / 2**10:.0f} KiB sent in each layer of each pass"
+        f" {traffic.layer_bytes / 2**10:.0f} KiB sent in each layer of each pass,"
+        f" {traffic.step_bytes / 2**10:.0f} KiB of velocities in each step"
     )
     tokens = plan.tokens(chunk) // (degrees.ulysses * degrees.ring)
     if tokens < FEWEST_TOKENS and degrees.ulysses * degrees.ring > 1:
-        told += (
-            f"\n           [yellow]{tokens} tokens a pass are left for each rank; below about {FEWEST_TOKENS} a split"
-            " costs more than it saves: use fewer ranks, or several takes side by side"
+        text += (
+            f"\n           [yellow]each rank has {tokens} tokens in a pass; below about {FEWEST_TOKENS} a split costs"
+            " more than it saves: use fewer ranks, or render several takes at the same time"
         )
-    return told
-
-
-def _traffic(site: SiteLayout, plan: FilmPlan, span: ChunkSpan) -> SiteTraffic:
-    """What travels for one site of a pass over `span`. Text never asks; a stream without pages only asks."""
-    grids = {}
-    for stream in site.streams:
-        match stream.name:
-            case "video":
-                grids["video"] = Grid(len(span.latents), stream.frame_tokens)
-            case "audio":
-                grids["audio"] = Grid(len(span.audio_latents), 1)
-            case name:
-                grids[name] = Grid(1, stream.page_tokens)
-    asking = {name: grid for name, grid in grids.items() if name in plan.latent_shapes}
-    keys = {stream.name: grids[stream.name] for stream in site.streams if stream.page_tokens}
-    return SiteTraffic(site.num_heads, site.head_dim, asking, keys, item_bytes=4, sharded=SHARDED)
+    return text
 
 
 def _scenes(plan: FilmPlan) -> Table:

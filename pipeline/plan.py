@@ -18,6 +18,8 @@ from longtake.pipeline.clock import (
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
 from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
+from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.traffic import GangTraffic, gang_traffic
 from longtake.pipeline.rollouts import Rollout
 from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
@@ -166,6 +168,11 @@ class FilmPlan:
         """
         frames = self.frame_history(chunk, first_frame)
         return [*self.decode_history(frames[0]), *frames] if frames else []
+
+    def traffic(self, chunk: ChunkSpan, degrees: Degrees, item_bytes: int) -> GangTraffic:
+        """What a gang of `degrees` sends while it renders `chunk`; `item_bytes` is that of the model's dtype."""
+        branches = len(self.branches)
+        return gang_traffic(self.sites, self.seen(chunk), self.latent_shapes, degrees, branches, item_bytes)
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
