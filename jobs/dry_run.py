@@ -1,4 +1,4 @@
-"""`longtake render --dry-run`: the plan, and what it will cost here."""
+"""`longtake render --dry-run`: print the plan, and its expected cost on this machine."""
 
 from time import perf_counter
 
@@ -16,11 +16,11 @@ from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.values import LatentChunk
 
 FEWEST_TOKENS = 2000
-"""Of a pass on each rank, below which a split costs more than it saves."""
+"""Of a pass on each rank. With fewer, a split costs more than it saves."""
 
 
 def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Console) -> None:
-    """Print scenes with their snapped borders, chunks, tokens, KV bytes, what a gang sends, and the expected time."""
+    """Print the scenes on the clock, chunks, tokens, KV bytes, the traffic of a gang, and the expected time."""
     console.print(_scenes(plan))
     longest = max(plan.chunks, key=plan.tokens)
     rows = {
@@ -43,10 +43,10 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
 
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
-    """Seconds to denoise and decode the film here, from one pass with a full context, timed now."""
+    """Seconds to denoise and decode the film here, from one pass with a full context that is timed now."""
     given = ConditioningEncoder(model, plan)
     denoise, decode = DenoiseStage(model, plan, given.before), DecodeStage(model, plan, given.before)
-    # A causal model is timed in its clean pass, to which nothing is given.
+    # A rollout with a clean pass is timed in that pass, in which no latents are given.
     embed = EmbedStage(model.text, plan, (lambda _: None) if plan.rollout.has_clean_pass else given)
     noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
 
@@ -88,12 +88,12 @@ def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) 
 
 def _scenes(plan: FilmPlan) -> Table:
     table = Table("scene", "opens", "frames", "from", "to", "chunks", "prompt", title=plan.storyboard.title)
-    for scene, wished in zip(plan.scenes, plan.storyboard.scenes, strict=True):
+    for scene, written in zip(plan.scenes, plan.storyboard.scenes, strict=True):
         start, stop = (_clock(frame / plan.clock.fps) for frame in (scene.frames.start, scene.frames.stop))
         chunks = sum(chunk.scene == scene.index for chunk in plan.chunks)
         opens = "cut" if scene.cut else "continue"
         frames = f"{scene.frames.start}-{scene.frames.stop - 1}"
-        table.add_row(str(scene.index), opens, frames, start, stop, str(chunks), wished.prompt)
+        table.add_row(str(scene.index), opens, frames, start, stop, str(chunks), written.prompt)
     return table
 
 

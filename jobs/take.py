@@ -1,4 +1,4 @@
-"""What both ways of rendering share: opening a take, saying what is kept, the plan only, a place of its own."""
+"""What rendering in this process and on Ray share: open the take, report what is reused, --dry-run, --fresh."""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,8 +20,15 @@ from longtake.pipeline.weights.options import CPU, LoadOptions
 
 @dataclass(frozen=True)
 class GangSpec:
-    """How many ranks denoise together, and how they share; how many gangs of them denoise scenes at once. What is not
-    said is proposed."""
+    """The ranks of a gang, how they share a chunk, and the number of gangs. None: chosen for the plan.
+
+    Args:
+        ranks: that denoise each chunk together.
+        ulysses: ranks that share the heads.
+        ring: ranks that share the rows.
+        cfg: ranks that share the guidance passes.
+        gangs: that denoise independent scenes at once.
+    """
 
     ranks: int | None = None
     ulysses: int | None = None
@@ -30,19 +37,19 @@ class GangSpec:
     gangs: int | None = None
 
     def count(self, plan: FilmPlan) -> int:
-        """The number of gangs meant for `plan`. Raises `SpecError` where its scenes must be rendered in sequence."""
+        """The number of gangs for `plan`. Raises `SpecError` for several if its scenes are rendered in sequence."""
         sections = len({chunk.section for chunk in plan.chunks})
         if not plan.storyboard.parallel_scenes:
             if (self.gangs or 1) > 1:
                 raise SpecError(
                     f"--gangs is {self.gangs}, but the storyboard renders its scenes in sequence;"
-                    " say parallel_scenes: true in it, or leave --gangs out"
+                    " add parallel_scenes: true to it, or leave --gangs out"
                 )
             return 1
         return min(self.gangs or 2, sections)
 
     def degrees(self, plan: FilmPlan) -> Degrees:
-        """The degrees meant for `plan`. Raises `SpecError` where they contradict each other or the plan."""
+        """The degrees for `plan`. Raises `SpecError` if they contradict each other or the plan."""
         named = (self.ulysses, self.ring, self.cfg)
         if named == (None, None, None):
             return propose(self.ranks or 1, plan.sites[0].num_heads, len(plan.branches))
@@ -73,12 +80,12 @@ class RenderOptions:
     load: LoadOptions = field(default_factory=LoadOptions)
 
 
-def prepare(storyboard: str, output: str, options: RenderOptions, console: Console) -> Take | None:
-    """The take to render, with everything checked and nothing written; None where only its plan was asked for."""
+def prepare(url: str, output: str, options: RenderOptions, console: Console) -> Take | None:
+    """The take to render. Everything is checked and nothing is written. None for a dry run, which only prints."""
     if options.in_process:
         check_device(options.load.device.type)
     settle(options.threads, options.load.device.type)
-    storyboard = load_storyboard(storyboard, options.overrides)
+    storyboard = load_storyboard(url, options.overrides)
     model = open_model(storyboard.model, options.load if options.in_process else replace(options.load, device=CPU))
     store = fresh_place(output) if options.fresh else Store(output)
     plan = plan_film(storyboard, model)
@@ -92,15 +99,15 @@ def prepare(storyboard: str, output: str, options: RenderOptions, console: Conso
         print_plan(plan, model, degrees, console)
         return None
     tell_what_is_kept(take, console)
-    if told := terms(storyboard.model, options.load):
-        console.print(f"[yellow]{told}.", highlight=False)
+    if notice := terms(storyboard.model, options.load):
+        console.print(f"[yellow]{notice}.", highlight=False)
     if not model.trained:
         console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
     return take
 
 
 def fresh_place(output: str) -> Store:
-    """The output root itself where no take is, or the first of `output-2`, `output-3` ... without one."""
+    """The output root if it holds no take, or the first of `output-2`, `output-3` ... that holds none."""
     number, place = 1, Store(output)
     while has_take(place):
         number += 1
@@ -114,19 +121,24 @@ def has_take(store: Store) -> bool:
 
 
 def tell_what_is_kept(take: Take, console: Console) -> None:
-    """Say how much of an earlier render counts, and why the rest does not. Raises `SpecError` for a foreign film."""
+    """Print how much of an earlier render is reused, and why the rest is not.
+
+    Raises:
+        SpecError: there is a film that longtake did not write.
+    """
     film = take.plan.storyboard.output.film
     if not has_take(take.store):
         if take.store.exists(film):
-            raise SpecError(f"{take.store.url_of(film)} is no take of ours; use another -o, nothing is overwritten")
+            url = take.store.url_of(film)
+            raise SpecError(f"{url} was not written by longtake; use another -o (nothing was overwritten)")
         return
     chunks, kept = len(take.plan.chunks), take.journal.num_kept("latents")
     why = "" if kept == chunks else f"; chunk {kept}: {take.journal.why_not('latents', kept)}"
-    console.print(f"Going on in {take.store.url}: {kept} of {chunks} chunks are kept{why}.", highlight=False)
+    console.print(f"Resuming in {take.store.url}: {kept} of {chunks} chunks are kept{why}.", highlight=False)
 
 
 def tell_what_was_rendered(film: Film, console: Console) -> None:
-    """Say where the film is."""
+    """Print where the film is."""
     console.print(f"{film.url}: {float(film.duration_s):g} s, {film.num_frames} frames, {film.num_samples} samples")
     if film.playlist_url:
-        console.print(f"{film.playlist_url}: the same as a live playlist")
+        console.print(f"{film.playlist_url}: the same film as a live playlist")

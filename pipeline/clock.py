@@ -1,7 +1,7 @@
 """Time on a film, in exact fractions: frames, samples and latents never drift apart.
 
-A *section* is what lies between two cuts. Codecs start anew at a cut, so latents are counted within
-a section and frames within the film. Every border is the floor of an exact time; nothing is rounded per chunk.
+A *section* lies between two cuts. Codecs start again at a cut, so latents are counted within a section and frames
+within the film. Each border is the floor of an exact time; nothing is rounded per chunk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,9 @@ class MediaClock:
         video_stride: frames that one video latent holds.
         audio_stride: samples that one audio latent advances.
         first_latent_frames: frames held by the first latent of a section; 1 for the 1+4k and 1+8k codecs,
-            `None` where the first latent is like the others.
-        audio_centre: where in its stride an audio latent is centred; 0 for an MDCT frame, that reaches
-            as far back as forward.
+            `None` if the first latent is like the others.
+        audio_centre: the centre of an audio latent within its stride; 0 for an MDCT frame, which reaches equally far
+            back and forward.
     """
 
     fps: Fraction
@@ -106,13 +106,13 @@ class SceneSpan:
 
 @dataclass(frozen=True)
 class ChunkSpan:
-    """One chunk on the clock; the unit that is denoised, committed, encoded and published as a whole.
+    """One chunk on the clock: the unit that is denoised, committed, encoded and published as a whole.
 
     Args:
-        index: chunk number in the film, from 0; what the film goes on from has numbers below that, as have its
-            latents, frames, samples and times.
+        index: chunk number in the film, from 0. Chunks of the film that it continues have numbers below 0, as have
+            their latents, frames, samples and times.
         section: chunk number, in the film, of the section's first chunk (the last cut).
-        scene: the scene whose prompt it renders.
+        scene: the scene to which it belongs.
         scene_start: chunk number of that scene's first chunk.
         latents: video latents, numbered through the film.
         audio_latents: audio latents, numbered through the film.
@@ -142,22 +142,22 @@ def plan_scenes(
     """Lay scenes on the clock: every border inside the film snaps to the nearest video latent, the end is exact.
 
     Args:
-        durations_s: wished length of each scene in seconds.
-        cuts: whether each scene opens with a cut; the first does, unless it goes on from something.
-        before: video latents that the first scene goes on from.
+        durations_s: length of each scene in seconds, as the storyboard has it.
+        cuts: whether each scene opens with a cut. The first does, unless it continues another film.
+        before: video latents of the film that the first scene continues.
     """
     scenes: list[SceneSpan] = []
-    wished = Fraction(0)
+    end_s = Fraction(0)
     start, section_start = 0, -clock.frames(before)
-    for index, (duration_s, wished_cut) in enumerate(zip(durations_s, cuts, strict=True)):
-        wished += duration_s
-        cut = wished_cut if index else not before
+    for index, (duration_s, opens_with_cut) in enumerate(zip(durations_s, cuts, strict=True)):
+        end_s += duration_s
+        cut = opens_with_cut if index else not before
         section_start = start if cut else section_start
-        wished_frames = wished * clock.fps
+        end = end_s * clock.fps
         if index == len(durations_s) - 1:
-            stop = round(wished_frames)
+            stop = round(end)
         else:
-            stop = section_start + _nearest_border(clock, wished_frames - section_start)
+            stop = section_start + _nearest_border(clock, end - section_start)
         if stop <= start:
             raise SpecError(
                 f"scenes[{index}].duration is {float(duration_s):g} s; once borders snap to video latents of"
@@ -185,8 +185,9 @@ def plan_chunks(
     """Cut scenes into chunks of at most `chunk_latents` video latents; spans tile the film without gap or overlap.
 
     Args:
-        before: what the first scene goes on from; see `plan_before`.
-        overlap: latents that a chunk is shown before its own; a section's first has none, so it is longer by these.
+        before: the chunks that the first scene continues; see `plan_before`.
+        overlap: latents that a pass shows before those of its chunk. A section's first chunk has none, so it is longer
+            by as many.
     """
     if chunk_latents < 1:
         raise SpecError(f"chunk_latents is {chunk_latents}; a chunk holds at least 1 video latent")
@@ -197,7 +198,7 @@ def looked_ahead(span: Callable[[int], ChunkSpan], chunk: ChunkSpan, latents: in
     """The chunks right after `chunk` that hold the next `latents` video latents of its section, in order.
 
     Args:
-        span: gives the chunk of a number.
+        span: returns the chunk with a number.
     """
     found: list[ChunkSpan] = []
     last = chunk
@@ -208,7 +209,7 @@ def looked_ahead(span: Callable[[int], ChunkSpan], chunk: ChunkSpan, latents: in
 
 
 def plan_before(clock: MediaClock, latents: int, chunk_latents: int) -> tuple[ChunkSpan, ...]:
-    """The last `latents` video latents of another film, right before this one, as chunks that are finished already."""
+    """The last `latents` video latents of another film, which this one continues, as finished chunks."""
     borders = sorted({-latents, *range(0, -latents, -chunk_latents)})
     film_frame = clock.frames(latents)
     frames = [clock.frames(border + latents) - film_frame for border in borders]

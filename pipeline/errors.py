@@ -1,18 +1,18 @@
 """Every error that longtake raises on purpose.
 
 LongtakeError
-├── SpecError        the wish cannot be fulfilled as written (also a ValueError)
+├── SpecError        the storyboard cannot be rendered as written (also a ValueError)
 ├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
 ├── ActorLost        a process that the render needs has died; what is finished is kept
 ├── PoisonError      the same chunk failed again and again; what is finished is kept
-├── Cancelled        somebody asked the render to stop; what is finished is kept
-├── CapacityError    it does not fit: tokens, pages or bytes
-├── KernelError      an attention kernel does not run here, or returns no true log-sum-exp
-├── JournalError     a take's journal is owned by somebody else, or lacks what a resume needs
+├── Cancelled        the render was asked to stop; what is finished is kept
+├── CapacityError    something does not fit: tokens, pages or bytes
+├── KernelError      an attention kernel does not run here, or returns a wrong log-sum-exp
+├── JournalError     another process owns the take's journal, or the journal lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
 └── MediaError       a container or codec could not read or write what was asked
 
-A message says what is wrong, with the numbers, and the cure.
+A message says what is wrong, with the numbers, and how to fix it.
 """
 
 
@@ -21,7 +21,7 @@ class LongtakeError(Exception):
 
 
 class SpecError(LongtakeError, ValueError):
-    """The user's wish is impossible or unclear; the message names the key, the value and the cure."""
+    """What the user asked for is impossible or unclear. The message names the key, the value and the fix."""
 
 
 class ShapeError(LongtakeError, ValueError):
@@ -33,7 +33,7 @@ class ActorLost(LongtakeError):  # noqa: N818 (the field's word for it, as in "n
 
 
 class PoisonError(LongtakeError):
-    """One chunk of a take failed so often in a row that another try would be a waste."""
+    """One chunk of a take failed so many times in a row that it is not tried again."""
 
 
 class Cancelled(LongtakeError):  # noqa: N818 (nothing went wrong)
@@ -41,7 +41,7 @@ class Cancelled(LongtakeError):  # noqa: N818 (nothing went wrong)
 
 
 class CapacityError(LongtakeError):
-    """Something is larger than the room that was planned for it."""
+    """Something is larger than the space that was planned for it."""
 
 
 class KernelError(LongtakeError):

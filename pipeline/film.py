@@ -1,13 +1,13 @@
-"""The whole road in one process: a storyboard goes in, a film comes out while it is rendered. Read this first.
+"""The whole pipeline in one process: a storyboard goes in, a film comes out while it is rendered. Read this first.
 
     embed -> denoise -> decode -> upscale -> encode -> publish
 
-Each of these acts is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists
-them). The film is rendered chunk by chunk, picture and sound together. What a chunk needs of the past is kept in the
-denoiser's KV store and in the decoders' tails, which never grow; only the film's index does, by 50 MB an hour.
+Each act is a stage in `pipeline/stages/`: a value goes in, a value comes out (`pipeline/values.py` lists them). The
+film is rendered chunk by chunk, picture and sound together. What a chunk needs of earlier ones is kept in the
+denoiser's KV store and in the decoders' tails, whose size is constant. Only the film's index grows, by 50 MB an hour.
 
-Latents and segments are kept in the journal as soon as they are finished. Whoever renders the same storyboard into the
-same place again finds them there, and goes on where it ended, bit for bit. What was damaged meanwhile is made anew.
+Latents and segments are journalled as soon as they are finished. If the same storyboard is rendered into the same place
+again, it resumes where it ended, bit for bit. Damaged files are detected and rendered again.
 """
 
 from longtake.pipeline import acts
@@ -19,14 +19,14 @@ from longtake.pipeline.take import Take
 
 
 def render(take: Take, observer: Observer = SILENT) -> Film:
-    """Render a take into its store, where it can be watched from its first chunk on.
+    """Render a take into its store. The film can be watched as soon as its first chunk is done.
 
     Args:
         take: a storyboard planned for a model, and where the film goes; see `open_take`.
-        observer: hears of every act on every chunk.
+        observer: receives an event for each act on each chunk.
 
     Raises:
-        JournalError: somebody else is rendering into the same place.
+        JournalError: another process is rendering into the same place.
     """
     plan, journal = take.plan, take.journal
     embed = acts.embed(take, observer)

@@ -1,33 +1,36 @@
-"""How the road tells what it does: events with fields, to whoever listens."""
+"""How the pipeline reports what it does: events with fields, sent to observers."""
 
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 
 class Observer(Protocol):
-    """Hears every event of a render; the name is `room.what`, fields are plain values."""
+    """Receives each event of a render. Names look like `denoise.chunk`; fields are plain values."""
 
     def event(self, name: str, **fields: Any) -> None:
-        """Something happened."""
+        """Receive one event."""
         ...
 
 
-class Silent:
-    """An observer that listens to nothing."""
+class Silent(Observer):
+    """An observer that ignores all events."""
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `Observer.event`."""
+        pass
 
 
 SILENT = Silent()
 
 
-class Observers:
+class Observers(Observer):
     """Several observers as one."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `Observer.event`."""
         for observer in self.observers:
             observer.event(name, **fields)

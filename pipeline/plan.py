@@ -1,4 +1,4 @@
-"""The plan of one film: the wish laid on the clock and measured against the model, before anything starts."""
+"""The plan of a film: everything that is known before its first chunk, from a storyboard, a clock and a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,10 +62,10 @@ class FilmPlan:
     """Everything about a film that is known before its first chunk.
 
     Args:
-        before: what the film goes on from, as chunks that are finished already, numbered from below 0.
-        guidance: passes of a step, and how they become one.
+        before: the chunks of the film that it continues, numbered from below 0; they are finished.
+        guidance: the passes of a step, and how their velocities are combined.
         sigmas: noise levels of each stream, from 1 to 0.
-        latent_shapes: shape of one latent by stream.
+        latent_shapes: the shape of one latent by stream.
         rollout: how chunks follow each other.
         kv_plan: what the KV store keeps of finished chunks.
         sites: the attention sites, with the page sizes that the KV store needs.
@@ -101,7 +101,7 @@ class FilmPlan:
         return self.chunks[-1].samples.stop
 
     def chunk_bytes(self, chunk: ChunkSpan) -> int:
-        """What `chunk` weighs on the road, at most: latents, and frames and sound decoded, enlarged and encoded."""
+        """The most bytes that `chunk` takes between the acts: latents, frames, larger frames, sound and packets."""
         latents = len(chunk.latents) * prod(self.latent_shapes["video"])
         latents += len(chunk.audio_latents) * prod(self.latent_shapes["audio"])
         frames = len(chunk.frames) * self.storyboard.video.width * self.storyboard.video.height * 3
@@ -116,29 +116,29 @@ class FilmPlan:
 
     @property
     def num_passes(self) -> int:
-        """Passes of one chunk, in all branches: its steps, and the clean pass where later chunks see its keys."""
+        """Passes of one chunk in all branches: its steps, and the clean pass if the rollout has one."""
         clean_passes = 1 if self.rollout.has_clean_pass else 0
         return len(self.branches) * (self.num_steps + clean_passes)
 
     def seen(self, chunk: ChunkSpan) -> ChunkSpan:
-        """What the passes over `chunk` hold: itself, and the overlap that it is continued from."""
+        """What the passes over `chunk` hold: the chunk, and the overlap that it continues."""
         return self.rollout.pass_span(self.clock, self.earlier(chunk), chunk)
 
     @property
     def longest_pass(self) -> int:
-        """Video latents of the longest pass, for which the pages of the store are made."""
+        """Video latents of the longest pass, which decides the page size of the KV store."""
         return max(len(span.latents) for span in self.rollout.all_passes(self.clock, self.before, self.chunks))
 
     def span(self, index: int) -> ChunkSpan:
-        """The chunk of that number, in the film or before it."""
+        """The chunk with a number, in the film or before it."""
         return self.before[index] if index < 0 else self.chunks[index]
 
     def earlier(self, chunk: ChunkSpan) -> list[ChunkSpan]:
-        """The chunks of a chunk's section before it, in order."""
+        """The chunks before `chunk` in its section, in order."""
         return [self.span(index) for index in range(chunk.section, chunk.index)]
 
     def history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
-        """The chunks whose latents a denoiser needs to stand before `chunk`, in order."""
+        """The chunks whose latents a denoiser needs to resume at `chunk`, in order."""
         return self.rollout.history(self.kv_plan, self.earlier(chunk), chunk)
 
     def decode_history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
@@ -176,24 +176,27 @@ class FilmPlan:
 
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
-        room: dict[str, int] = {}
+        pages: dict[str, int] = {}
         for stream in (stream for site in self.sites for stream in site.streams):
-            room[stream.name] = max(room.get(stream.name, 0), stream.page_tokens)
+            pages[stream.name] = max(pages.get(stream.name, 0), stream.page_tokens)
         span = self.seen(chunk)
-        sound = len(span.audio_latents) if "audio" in room else 0
-        return room["video"] // self.longest_pass * len(span.latents) + sound + room["text"]
+        sound = len(span.audio_latents) if "audio" in pages else 0
+        return pages["video"] // self.longest_pass * len(span.latents) + sound + pages["text"]
 
 
 def latents_before(storyboard: Storyboard, model: FilmModel) -> int:
-    """Video latents of the film that `storyboard` goes on from: as many as a chunk sees before it."""
+    """Video latents that are needed of the film that `storyboard` continues: as many as a chunk sees before it."""
     if storyboard.continue_from is None:
         return 0
     return model.rollout.latents_before(model.kv_plan, model.chunk_latents)
 
 
 def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
-    """Lay `storyboard`, completed by the model's defaults, on the clock. Raises `SpecError` for what the model cannot
-    render."""
+    """Plan the film of `storyboard`, completed by the model's defaults.
+
+    Raises:
+        SpecError: the model cannot render it.
+    """
     storyboard = with_defaults(storyboard, model.defaults)
     check_against(storyboard, model.limits)
     check_prompts(storyboard, model)
@@ -246,7 +249,7 @@ def check_prompts(storyboard: Storyboard, model: FilmModel) -> None:
 
 
 def check_guidance(wanted: float | GuidanceSpec, model: FilmModel, sites: Sequence[SiteLayout]) -> None:
-    """Raise `SpecError` for a pass that would cost its time and change nothing, unless the model itself asks for it."""
+    """Raise `SpecError` for a guidance pass that would change nothing, unless it is the model's own default."""
     if not isinstance(wanted, GuidanceSpec) or wanted == model.defaults.guidance:
         return
     layers = {site.kind: site.num_layers for site in sites}
@@ -257,12 +260,12 @@ def check_guidance(wanted: float | GuidanceSpec, model: FilmModel, sites: Sequen
             " other that could be left out, use 1"
         )
     if wanted.stg and (beyond := [block for block in wanted.stg_blocks if block >= blocks]):
-        cure = f"use blocks from 0 to {blocks - 1}" if blocks else "leave out stg"
-        raise SpecError(f"sampling.guidance.stg_blocks names {beyond}; {model.name} has {blocks} such blocks, {cure}")
+        fix = f"use blocks from 0 to {blocks - 1}" if blocks else "leave out stg"
+        raise SpecError(f"sampling.guidance.stg_blocks names {beyond}; {model.name} has {blocks} such blocks, {fix}")
 
 
 def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:
-    """The guidance that a wish means: one scale for the prompt, or scales for each stream and kind."""
+    """The guidance of a storyboard: one scale for the prompt, or scales for each stream and kind."""
     wanted = sampling.guidance
     if not isinstance(wanted, GuidanceSpec):
         if defaults.boundary is None or sampling.guidance_2 is None:
@@ -278,12 +281,12 @@ def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:
 def sigmas(
     sampling: SamplingSpec, audio_lag: float, dynamic: DynamicShift | None = None, video_tokens: int = 0
 ) -> Levels:
-    """The noise levels that a wish's schedule means, down to 0; levels that it spells out hold for both streams.
+    """The noise levels of a storyboard's schedule, down to 0. Levels that it lists hold for both streams.
 
     Args:
-        audio_lag: how far the sound's lag behind the picture's.
-        dynamic: what the dynamic schedule is for the model.
-        video_tokens: of a pass over a whole chunk, which bend the dynamic schedule; the same for every chunk.
+        audio_lag: how far the sound's levels lag behind the picture's.
+        dynamic: the model's dynamic schedule.
+        video_tokens: of a pass over a whole chunk. They decide the shift of the dynamic schedule for all chunks.
     """
     lowest = LOWEST_TRAINED if sampling.solver == "unipc" else 0.0
     match sampling.schedule:
@@ -292,7 +295,7 @@ def sigmas(
         case "shifted":
             return noise_levels(sampling.steps, sampling.shift, audio_lag, lowest)
         case "dynamic":
-            assert dynamic is not None, "refused where the wish met its model"
+            assert dynamic is not None, "refused by `with_defaults`"
             levels = noise_levels(sampling.steps, dynamic.shift(video_tokens), audio_lag, lowest)
             if dynamic.terminal is None:
                 return levels

@@ -1,7 +1,7 @@
-"""The user's wish: what to render, checked whole before anything starts.
+"""The storyboard: what to render, checked as a whole before anything starts.
 
-A storyboard is a YAML file. Reading one ends either in a frozen `Storyboard` or in a single `SpecError` that
-lists every mistake of the file, a line each: the key, its value, what is wrong, and the cure.
+A storyboard is a YAML file. It is read to a frozen `Storyboard`, or to a single `SpecError` that lists all mistakes of
+the file, one line each: the key, its value, what is wrong, and the fix.
 """
 
 import re
@@ -27,15 +27,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.yaml_spec import Words, dotted, number, parse_yaml_spec, read_text, told, whole, words
+from longtake.pipeline.yaml_spec import Words, dotted, message_of, number, parse_yaml_spec, read_text, whole, words
 
 STORYBOARD_TEMPLATE = resources.files("longtake.pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
-"""The commented storyboard that `longtake init` writes; it names every key with its default."""
+"""The commented storyboard that `longtake init` writes, with each key and its default."""
 
 MAX_FILM_S = 100 * 3600
 
 ACT_NAMES = ("embed", "denoise", "decode", "upscale", "encode", "publish")
-"""The road, act by act; only films that ask for it are upscaled."""
+"""The acts of the pipeline, in order. Only films that ask for it are upscaled."""
 
 # ------------------------------------------------------------------ single values
 
@@ -61,7 +61,7 @@ def parse_duration(text: str) -> tuple[Fraction, int]:
 
 
 def parse_fps(value: object) -> Fraction:
-    """The exact rate of `16`, `12.5` or `24000/1001`; a decimal next to a broadcast rate (`23.976`) means that rate."""
+    """The exact rate of `16`, `12.5` or `24000/1001`. A decimal near a broadcast rate (`23.976`) means that rate."""
     if not _RATE.fullmatch(str(value)):
         raise SpecError("write a rate such as 16, 23.976 or 24000/1001")
     fps = Fraction(str(value))
@@ -153,7 +153,7 @@ SpecT = TypeVar("SpecT", bound=_Spec)
 
 
 class VideoSpec(_Spec):
-    """Size and rate of the picture; both sides even, as 4:2:0 chroma asks."""
+    """Size and rate of the picture. Both sides are even, because 4:2:0 chroma needs that."""
 
     width: Annotated[int, whole(2, 8192, even=True)] = 64
     height: Annotated[int, whole(2, 8192, even=True)] = 64
@@ -161,14 +161,14 @@ class VideoSpec(_Spec):
 
 
 class AudioSpec(_Spec):
-    """Rate of the sound; `file` is a sound that is given for the whole film, and the picture is made to it."""
+    """Rate of the sound. `file` is a sound for the whole film, to which the picture is rendered."""
 
     sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
     file: Annotated[Words | None, Conditions("sound")] = None
 
 
 class Scene(_Spec):
-    """One prompt for a while; `continue` goes on from what was seen, `cut` starts afresh, or from `image`."""
+    """One prompt and how long it lasts. `continue` continues the scene before; `cut` starts fresh, or from `image`."""
 
     prompt: Words
     duration: Annotated[str, BeforeValidator(_duration)]
@@ -182,9 +182,16 @@ class Scene(_Spec):
 
 
 class GuidanceSpec(_Spec):
-    """Guidance of each stream by itself: the scales of its prompt, then what holds for both: `modality` pushes them
-    away from each on its own, `stg` from passes whose self-attention is broken in `stg_blocks`, `rescale` draws the
-    spread of the result back. At 1, 1, 1, 0 and 0 each is off."""
+    """Guidance of each stream.
+
+    Args:
+        video: scale of the prompt for the picture; 1 is off.
+        audio: scale of the prompt for the sound; 1 is off.
+        modality: scale away from the prediction without cross-modal attention; 1 is off.
+        stg: scale away from the prediction without self-attention in `stg_blocks`; 0 is off.
+        stg_blocks: the blocks for `stg`.
+        rescale: how far the standard deviation of the result is pulled back to that of the prompted pass; 0 is off.
+    """
 
     video: Annotated[float, number(0, 100)] = 3.0
     audio: Annotated[float, number(0, 100)] = 7.0
@@ -210,7 +217,7 @@ def _guidance(value: object) -> object:
             return GuidanceSpec.model_validate(value)
         except ValidationError as error:
             known = ", ".join(GuidanceSpec.model_fields)
-            faults = [told(each, lambda _: f"known here: {known}") for each in error.errors(include_url=False)]
+            faults = [message_of(each, lambda _: f"known here: {known}") for each in error.errors(include_url=False)]
             raise SpecError("; ".join(faults)) from None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
         raise SpecError("use a number from 0 to 100, or scales for each stream such as {video: 3, audio: 7}")
@@ -218,9 +225,17 @@ def _guidance(value: object) -> object:
 
 
 class SamplingSpec(_Spec):
-    """How noise becomes latents: `schedule` names the sigmas or lists them, `shift` bends the shifted one; the dynamic
-    one is bent by the size of the picture, for models that were trained so. `guidance_2` is the guidance at low noise,
-    for models with two experts."""
+    """How noise becomes latents.
+
+    Args:
+        steps: denoising steps of each chunk.
+        guidance: one scale for the prompt, or scales for each stream.
+        guidance_2: the guidance at low noise, for models with two experts.
+        schedule: the name of a schedule, or the sigmas themselves. The shift of the dynamic one depends on the size of
+            the picture, for models that were trained so.
+        shift: of the shifted schedule.
+        solver: of the sampling equation.
+    """
 
     steps: Annotated[int, whole(1, 1000)] = 12
     guidance: Annotated[float | GuidanceSpec, BeforeValidator(_guidance)] = 2.5
@@ -233,8 +248,16 @@ class SamplingSpec(_Spec):
 
 
 class OutputSpec(_Spec):
-    """What is written below the output root; `quality` is x264's constant quantiser, 0 is lossless; `upscale` makes the
-    picture so many times as wide and high, by the upscaler of that name."""
+    """What is written to the output root.
+
+    Args:
+        film: its name in the output root.
+        container: of the film.
+        hls: whether a live playlist is written too.
+        quality: x264's constant quantiser; 0 is lossless.
+        upscale: the factor by which the picture becomes wider and higher; None for none.
+        upscaler: name, path or URL of the model that upscales.
+    """
 
     film: Annotated[str, BeforeValidator(_film_path)] = "film.mp4"
     container: Literal["mp4"] = "mp4"
@@ -247,8 +270,8 @@ class OutputSpec(_Spec):
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
     video = info.data.get("video")
     if video is not None and scene.duration_s(video.fps) * video.fps < 1:
-        told = {"fps": str(video.fps), "duration": scene.duration}
-        raise PydanticCustomError("scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", told)
+        fields = {"fps": str(video.fps), "duration": scene.duration}
+        raise PydanticCustomError("scene_duration", "it is less than a frame at {fps} fps; make it at least 1f", fields)
     return scene
 
 
@@ -267,7 +290,7 @@ def _sound_file(value: object) -> object:
 
 
 class Storyboard(_Spec):
-    """A whole film as wished; build one with `parse_storyboard` or `load_storyboard`."""
+    """A whole film; built with `parse_storyboard` or `load_storyboard`."""
 
     title: Words = "Untitled"
     model: Words = "sounding-shapes"
@@ -282,11 +305,11 @@ class Storyboard(_Spec):
 
     @property
     def acts(self) -> tuple[str, ...]:
-        """What is done to every chunk, in order."""
+        """The acts that each chunk passes, in order."""
         return tuple(act for act in ACT_NAMES if act != "upscale" or self.output.upscale)
 
     def durations_s(self) -> tuple[Fraction, ...]:
-        """The exact wished length of every scene, for `plan_scenes`."""
+        """The exact length of each scene, for `plan_scenes`."""
         return tuple(scene.duration_s(self.video.fps) for scene in self.scenes)
 
     def conditioning_files(self) -> tuple[ConditioningFile, ...]:
@@ -294,7 +317,7 @@ class Storyboard(_Spec):
         return tuple(_conditioning_files(self))
 
     def cuts(self) -> tuple[bool, ...]:
-        """Which scenes open with a cut, for `plan_scenes`; the first always does."""
+        """Whether each scene opens with a cut, for `plan_scenes`; the first always does."""
         return tuple(index == 0 or scene.transition == "cut" for index, scene in enumerate(self.scenes))
 
 
@@ -316,7 +339,7 @@ def _conditioning_files(spec: _Spec, prefix: str = "", scene: int | None = None)
 
 
 def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
-    """Read and check the storyboard at any path or fsspec URL, see `parse_storyboard`; files are found beside it."""
+    """Read and check the storyboard at any path or fsspec URL. Its files may be relative to it."""
     text = read_text(url, f"`longtake init {url}` writes one to start from")
     return located(parse_storyboard(text, overrides, source=url), url)
 
@@ -354,7 +377,7 @@ def _with_urls(spec: SpecT, change: Callable[[str], str]) -> SpecT:
 
 
 def parse_storyboard(text: str, overrides: Sequence[str] = (), *, source: str = "storyboard") -> Storyboard:
-    """Check the YAML in `text`; see `parse_yaml_spec`. Raises `SpecError` with a line for every mistake."""
+    """Check the YAML in `text`; see `parse_yaml_spec`. Raises `SpecError` with one line for each mistake."""
     return parse_yaml_spec(Storyboard, text, overrides, source, mistake)
 
 
@@ -369,10 +392,10 @@ _SECTIONS: dict[str, type[_Spec]] = {
 
 
 def mistake(error: ErrorDetails) -> str:
-    """What a finding of pydantic in a storyboard tells: the key, its value, and the cure."""
+    """A message for a finding of pydantic in a storyboard: the key, its value, and the fix."""
     if error["type"] == "scene_duration":
         return f"{dotted(error['loc'])}.duration is {error['ctx']['duration']!r}; {error['msg']}"
-    return told(error, _nearest_key)
+    return message_of(error, _nearest_key)
 
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What flows along the road: cue -> latents -> frames and sound -> segment. Sizes are checked here, once.
+"""The values of the pipeline: conditioning -> latents -> frames and sound -> segment. Sizes are checked here, once.
 
 Shapes: f frames or latent frames, k given ones, c channels, h height, w width, l tokens, d width, n samples.
 """
@@ -19,7 +19,8 @@ class PromptEmbedding:
 
     Args:
         tokens: [l d].
-        seen: bool [l]: which of them are attended to, where a model pads its prompts and masks the padding; None: all.
+        seen: bool [l]: the tokens that are attended to, for a model that masks the padding of its prompts; None for
+            all tokens.
     """
 
     text: str
@@ -33,17 +34,17 @@ class PromptEmbedding:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """What `KVStore.open` takes as `seen`."""
+        """The argument `seen` of `KVStore.open`."""
         return {} if self.seen is None else {"text": self.seen.unsqueeze(0)}
 
 
 @dataclass(frozen=True)
 class GivenLatents:
-    """Some latents of one stream that are what they shall be already.
+    """Latents of one stream that are given and not rendered.
 
     Args:
-        places: which ones, counted from the stream's first latent, ascending.
-        values: a row for each, [k c h w] for video and [k c] for audio.
+        places: their indices, counted from the stream's first latent, ascending.
+        values: a row for each of them, [k c h w] for video and [k c] for audio.
     """
 
     places: tuple[int, ...]
@@ -56,10 +57,11 @@ class GivenLatents:
 
 @dataclass(frozen=True)
 class Given:
-    """What of one chunk's latents is given, by stream; the rest is rendered around it.
+    """The latents of one chunk that are given, by stream. The others are rendered to fit them.
 
-    One video latent given is a film that goes on from a picture; all audio latents, a picture that is made to a sound;
-    all video latents, a sound that is made to a picture; a scene's first and last latents, what lies between them.
+    With one video latent given, the film starts from an image. With all audio latents given, the picture is rendered
+    to a sound. With all video latents given, the sound is rendered to a picture. With the first and the last latents
+    of a scene given, the latents in between are rendered.
     """
 
     span: ChunkSpan
@@ -77,11 +79,11 @@ class Given:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a chunk shall show: its scene's prompt for each guidance branch, and the latents that are given of it.
+    """What steers the denoiser for one chunk: a prompt for each guidance branch, and the latents that are given.
 
     Args:
-        prompts: "guided", and "unguided" where guidance is used.
-        given: None where everything is rendered.
+        prompts: "guided", and "unguided" if guidance is used.
+        given: None if all latents are rendered.
     """
 
     prompts: Mapping[str, PromptEmbedding]
@@ -90,7 +92,7 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class LatentChunk:
-    """Clean latents of one chunk, both modalities together, in the dtype they were computed in.
+    """Clean latents of one chunk, both modalities together, in the dtype in which they were computed.
 
     Args:
         video: [f c h w], one row per video latent of `span`.
@@ -144,7 +146,7 @@ class SoundChunk:
 
 @dataclass(frozen=True)
 class VideoPacket:
-    """One compressed picture: decode order is display order (no B-frames), `frame` counts through the film."""
+    """One compressed frame. Decode order is display order (no B-frames), and `frame` counts through the film."""
 
     frame: int
     keyframe: bool
@@ -153,7 +155,7 @@ class VideoPacket:
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What a decoder must know before the first packet; equal for every segment of a film."""
+    """What a decoder must know before the first packet. All segments of a film have the same."""
 
     width: int
     height: int

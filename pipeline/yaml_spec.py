@@ -1,6 +1,6 @@
-"""A wish in YAML: read whole, changed by `key=value`, and checked; every mistake is told, with its cure.
+"""Read a spec in YAML, apply `key=value` overrides, and check it. An error lists all mistakes, each with its fix.
 
-What a wish holds is a pydantic model of its own, such as `longtake.pipeline.spec.Storyboard`.
+The keys of a spec are those of a pydantic model, such as `longtake.pipeline.spec.Storyboard`.
 """
 
 import re
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from longtake.pipeline.errors import SpecError
 
-WishT = TypeVar("WishT", bound=BaseModel)
+SpecT = TypeVar("SpecT", bound=BaseModel)
 
 # ------------------------------------------------------------------ single values
 
@@ -42,7 +42,7 @@ def number(low: float, high: float) -> BeforeValidator:
 
 
 def words(value: object) -> str:
-    """Text that holds at least one word, without spaces around it."""
+    """Text with at least one word, stripped of spaces around it."""
     if not isinstance(value, str):
         raise SpecError("use text; put it in quotes if it looks like a number")
     if not value.strip():
@@ -55,30 +55,30 @@ Words = Annotated[str, BeforeValidator(words)]
 # ------------------------------------------------------------------ reading
 
 
-def read_text(url: str, cure: str) -> str:
-    """The text at any path or fsspec URL; where nothing is there, `cure` says what to do. Raises `SpecError`."""
+def read_text(url: str, fix: str) -> str:
+    """The text at any path or fsspec URL. Raises `SpecError`, which ends with `fix` if nothing is there."""
     try:
         with fsspec.open(url, "r", encoding="utf-8-sig") as file:
             text: str = file.read()
     except FileNotFoundError:
-        raise SpecError(f"{url} does not exist; {cure}") from None
+        raise SpecError(f"{url} does not exist; {fix}") from None
     except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{url} cannot be read: {error}") from error
     return text
 
 
 def parse_yaml_spec(
-    kind: type[WishT], text: str, overrides: Sequence[str], source: str, tell: Callable[[ErrorDetails], str]
-) -> WishT:
+    kind: type[SpecT], text: str, overrides: Sequence[str], source: str, to_message: Callable[[ErrorDetails], str]
+) -> SpecT:
     """Check the YAML in `text`, which must make a `kind`.
 
     Args:
         overrides: `key=value` each, such as `sampling.steps=4` or `scenes[0].duration=5s`; values are YAML.
-        source: what to call the text in error messages.
-        tell: one of pydantic's findings in our words; see `told`.
+        source: the name of the text in error messages.
+        to_message: turns a finding of pydantic into a message; see `message_of`.
 
     Raises:
-        SpecError: with one line for every mistake.
+        SpecError: with one line for each mistake.
     """
     spec, mistakes = _read_yaml(text, source)
     if not isinstance(spec, dict):
@@ -93,7 +93,7 @@ def parse_yaml_spec(
     try:
         checked = kind.model_validate(spec)
     except ValidationError as error:
-        mistakes += [tell(details) for details in error.errors(include_url=False)]
+        mistakes += [to_message(details) for details in error.errors(include_url=False)]
     if checked is None or mistakes:
         raise SpecError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
     return checked
@@ -117,10 +117,10 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def duplicates(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
-    """Mistakes below `key`: keys given twice in one mapping, of which YAML itself would silently keep the last.
+    """Mistakes below `key`: keys that appear twice in one mapping, of which YAML itself would silently keep the last.
 
     Args:
-        seen: identities of nodes that need no second look, since aliases may be many.
+        seen: identities of the nodes that were checked, since there may be many aliases of one.
     """
     if id(node) in seen:
         return
@@ -168,9 +168,9 @@ def _slot(node: Any, part: str) -> str | int:
     return int(part)
 
 
-# ------------------------------------------------------------------ pydantic's findings in our words
+# ------------------------------------------------------------------ pydantic's findings as messages
 
-_CURES = {
+_FIXES = {
     "bool_type": "use true or false",
     "bool_parsing": "use true or false",
     "literal_error": "use {expected}",
@@ -179,8 +179,8 @@ _CURES = {
 }
 
 
-def told(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str]) -> str:
-    """A finding in our words; `nearest_key` says what an unknown key may have meant."""
+def message_of(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str]) -> str:
+    """A message for a finding of pydantic. `nearest_key` suggests what an unknown key may have meant."""
     key = dotted(error["loc"])
     context = error.get("ctx", {})
     match error["type"]:
@@ -191,14 +191,14 @@ def told(error: ErrorDetails, nearest_key: Callable[[tuple[str | int, ...]], str
         case "missing":
             return f"{key} is missing; add it"
         case "value_error":
-            cure = str(context["error"])
+            fix = str(context["error"])
         case kind:
-            cure = _CURES.get(kind, error["msg"]).format_map(context)
-    return f"{key} is {_shown(error['input'])}; {cure}" if key else cure
+            fix = _FIXES.get(kind, error["msg"]).format_map(context)
+    return f"{key} is {_shown(error['input'])}; {fix}" if key else fix
 
 
 def dotted(loc: tuple[str | int, ...]) -> str:
-    """A place in a wish as people write it, such as `scenes[0].duration`."""
+    """The location of a key as people write it, such as `scenes[0].duration`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
 
 

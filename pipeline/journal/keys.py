@@ -1,9 +1,9 @@
 """What a chunk depends on, as a chain of hashes: equal keys mean equal bits.
 
-    key_k = H(key_{k-1}, the parts of the wish that touch chunk k)        key_{-1} = H(model, weights, numerics, ...)
+    key_k = H(key_{k-1}, the parts of the storyboard that touch chunk k)   key_{-1} = H(model, weights, numerics, ...)
 
-Whoever edits scene 3 keeps scenes 1 and 2; whoever appends a scene keeps all the others. Latents have a chain of
-their own: a codec or quality setting does not touch them.
+An edit of scene 3 keeps scenes 1 and 2, and an appended scene keeps all others. Latents and segments have separate
+chains, so a codec or quality setting does not touch the latents.
 """
 
 import json
@@ -16,7 +16,7 @@ from longtake.pipeline.clock import ChunkSpan, looked_ahead
 from longtake.pipeline.spec import Storyboard
 
 Parts = Mapping[str, Any]
-"""What a key is made of, as plain values with names a person understands."""
+"""What a key is made of: plain values, with names that a person understands."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Par
     """The keys of a planned film.
 
     Args:
-        numerics: weights, versions, dtype, threads and whatever else decides bits beside the wish; an "upscaler"
-            among it touches segments only, and "given" holds the SHA-256 of the files that the wish names, by key.
+        numerics: what decides the bits in addition to the storyboard: weights, versions, dtype, threads and so on. An
+            "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key.
         lookahead: video latents behind a chunk that its frames depend on.
     """
     latents, segments = [], []

@@ -1,4 +1,4 @@
-"""`journal/take.json`: what a take is, for whoever watches it without its model or its wish."""
+"""`journal/take.json`: a summary of a take, for programs that watch it without its model or its storyboard."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class _Card(BaseModel):
 
 
 class SceneCard(_Card):
-    """One scene as it lies on the clock; `frames` and `chunks` are half-open ranges."""
+    """One scene on the clock; `frames` and `chunks` are half-open ranges."""
 
     prompt: str
     cut: bool
@@ -31,9 +31,9 @@ class TakeCard(_Card):
         fps: exact, such as "24000/1001".
         chunk_stops: the frame after each chunk's last one.
         latent_stops: the frame after each video latent's last one; empty on a card that an older version wrote.
-        acts: what is done to every chunk, in order.
-        film: the film's name in the output root, there once the take is whole.
-        hls: whether `live/master.m3u8` shows it while it grows.
+        acts: the acts that each chunk passes, in order.
+        film: the film's name in the output root, where it appears once it is complete.
+        hls: whether `live/master.m3u8` shows it while it is rendered.
     """
 
     title: str
@@ -55,11 +55,11 @@ def take_card(
 ) -> TakeCard:
     """The card of a planned film."""
     cards = []
-    for scene, wished in zip(scenes, storyboard.scenes, strict=True):
+    for scene, written in zip(scenes, storyboard.scenes, strict=True):
         own = [chunk.index for chunk in chunks if chunk.scene == scene.index]
         cards.append(
             SceneCard(
-                prompt=wished.prompt,
+                prompt=written.prompt,
                 cut=scene.cut,
                 frames=(scene.frames.start, scene.frames.stop),
                 chunks=(own[0], own[-1] + 1),
@@ -87,5 +87,5 @@ def put_take(store: Store, card: TakeCard) -> None:
 
 
 def read_take(store: Store) -> TakeCard:
-    """The card of the take in an output root; FileNotFoundError where there is none."""
+    """The card of the take in an output root; FileNotFoundError if there is none."""
     return TakeCard.model_validate_json(store.get(NAME))

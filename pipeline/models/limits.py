@@ -1,4 +1,4 @@
-"""What a model makes of a storyboard: what it means where it says nothing, and what it must keep to."""
+"""A model's defaults for a storyboard, and the limits that it enforces."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ class DynamicShift:
 
     Args:
         base_tokens, max_tokens: video tokens at which the shift is exp of `base_shift` and of `max_shift`.
-        terminal: what the last level above 0 is stretched to; None leaves it.
+        terminal: the level to which the last one above 0 is stretched; None leaves it.
     """
 
     base_tokens: int = 1024
@@ -36,19 +36,19 @@ class DynamicShift:
     terminal: float | None = 0.1
 
     def shift(self, tokens: int) -> float:
-        """The shift for a pass of so many video tokens."""
+        """The shift for a pass of `tokens` video tokens."""
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         return exp(self.base_shift + slope * (tokens - self.base_tokens))
 
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a storyboard means for a model where it says nothing; the embedded models', where they are not told.
+    """The values of keys that a storyboard leaves out. By default those of the built-in models.
 
     Args:
-        guidance_2: the guidance below `boundary`, for models with an expert for each side of it.
+        guidance_2: the guidance below `boundary`, for models with an expert on each side of it.
         boundary: a noise level; None for models without experts.
-        dynamic: what the dynamic schedule is for this model; None where it has none.
+        dynamic: the model's dynamic schedule; None if it has none.
     """
 
     steps: int = SamplingSpec().steps
@@ -66,10 +66,10 @@ class ModelDefaults:
 
 
 def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard:
-    """`storyboard`, saying everything: what it leaves out of picture, sound and sampling is as the model has it.
+    """`storyboard` with all keys of picture, sound and sampling: those that it leaves out are the model's defaults.
 
     Raises:
-        SpecError: what it says does not go with what the model has for the rest.
+        SpecError: its values contradict the model's defaults.
     """
     resolved = {name: getattr(storyboard, name) for name in Storyboard.model_fields}
     for name in ("video", "audio", "sampling"):
@@ -94,7 +94,7 @@ class SizeLimits:
     maximum: int
 
     def nearest(self, size: int) -> tuple[int, ...]:
-        """The allowed sizes next to `size`, below and above."""
+        """The nearest allowed sizes below and above `size`."""
         below = size // self.multiple * self.multiple
         above = below if below == size else below + self.multiple
         return tuple(sorted({min(max(near, self.minimum), self.maximum) for near in (below, above)}))
@@ -102,12 +102,13 @@ class SizeLimits:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can render; the model's own room builds it.
+    """What a model can render. The model's own package builds it.
 
     Args:
-        given: what it can be given beside a prompt, since its codecs encode and its weights take it: "image" for a
-            scene's first latent, "film" to go on from, "sound" to make a picture to.
-        needs_picture: whether every section must begin with one that is given, as weights that only continue do.
+        given: the conditioning files that its codecs encode and its weights accept: an "image" for a scene's first
+            latent, a "film" to continue, a "sound" to which the picture is rendered.
+        needs_picture: whether each section must begin with an image that is given, as for weights that only continue
+            images.
     """
 
     name: str
@@ -123,14 +124,14 @@ class ModelLimits:
 
 
 def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:
-    """Raise one SpecError that lists everything in `storyboard` that the model cannot render."""
+    """Raise one `SpecError` that lists everything in `storyboard` that the model cannot render."""
     mistakes = list(_beyond(storyboard, limits))
     if mistakes:
         raise SpecError("\n".join(mistakes))
 
 
 def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
-    yield from _not_to_be_given(storyboard, limits)
+    yield from _unusable_files(storyboard, limits)
     if limits.needs_picture:
         yield from _without_picture(storyboard, limits)
     for side, size, allowed in (
@@ -144,8 +145,8 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
             )
     if not limits.min_fps <= storyboard.video.fps <= limits.max_fps:
         slowest, fastest = limits.min_fps, limits.max_fps
-        cure = f"{slowest} only, use that" if slowest == fastest else f"{slowest} to {fastest}, use a rate of these"
-        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {cure}"
+        fix = f"{slowest} only, use that" if slowest == fastest else f"{slowest} to {fastest}, use a rate of these"
+        yield f"video.fps is {storyboard.video.fps}; {limits.name} renders {fix}"
     if storyboard.audio.sample_rate not in limits.sample_rates:
         rates = " or ".join(map(str, limits.sample_rates))
         yield f"audio.sample_rate is {storyboard.audio.sample_rate}; {limits.name} renders {rates}, use that"
@@ -164,7 +165,7 @@ def _beyond(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
         )
 
 
-def _not_to_be_given(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
+def _unusable_files(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:
     for file in storyboard.conditioning_files():
         if file.kind not in limits.given:
             others = f"can be given {' and '.join(sorted(limits.given))} only" if limits.given else "reads prompts only"

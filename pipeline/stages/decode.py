@@ -1,4 +1,4 @@
-"""Decode: clean latents become frames and sound, chunk by chunk, as if the whole film were decoded at once."""
+"""Decode: clean latents become frames and sound, chunk by chunk, with the bits of one decode of the whole film."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,17 @@ from longtake.pipeline.values import FrameChunk, LatentChunk, SoundChunk
 
 
 class DecodeStage:
-    """Decodes chunks, carrying each decoder's tail from one to the next and dropping it at a cut. After a gap it
-    first decodes as many finished latents again as the decoders look back. A chunk comes with those that its picture
-    looks ahead to; its sound is given as far as it is final, and the rest with the next chunk.
+    """Decodes chunks. It carries each decoder's tail from one chunk to the next and drops it at a cut. After a gap it
+    first decodes the decoders' left context again, from finished latents.
+
+    A chunk comes with the later ones that its frames depend on. Its sound is returned as far as it is final, and the
+    rest with the next chunk.
 
     Args:
-        model: whose codecs are used.
+        model: its codecs decode.
         plan: of the film.
         finished: where to find latents that this stage has not decoded itself.
-        given_sound: samples of a sound that is given for the whole film, [c n], which is heard as it is.
+        given_sound: samples [c n] of a sound that is given for the whole film and is published as it is.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class DecodeStage:
         return frames, self._place(sound, span.samples.stop if span.ends_section else None)
 
     def _stand_before(self, span: ChunkSpan) -> None:
-        """Have the tails that an undisturbed run has before this chunk: none where its section begins."""
+        """Restore the tails of an undisturbed run before this chunk: none where its section begins."""
         clock, opening = self._plan.clock, self._plan.span(span.section)
         self._video_tail = self._sound_tail = None
         history = self._plan.decode_history(span)
@@ -78,7 +80,7 @@ class DecodeStage:
         self._sample = complete * clock.audio_stride
 
     def _see(self, latents: LatentChunk) -> None:
-        """Decode a chunk's picture, unless that was done when it was looked ahead to."""
+        """Decode a chunk's frames, unless that was done for an earlier chunk that depends on them."""
         span = latents.span
         if span.index < self._to_see:
             return
@@ -88,8 +90,8 @@ class DecodeStage:
         self._to_see = span.index + 1
 
     def _shown(self, frames: range) -> Tensor:
-        """These frames, in uint8, of those that are final; none before their end is kept."""
-        assert self._frames is not None, "something was seen"
+        """These frames in uint8. They and all earlier frames are dropped from memory."""
+        assert self._frames is not None, "a chunk is decoded before its frames are returned"
         skipped, stop = frames.start - self._frame, frames.stop - self._frame
         shown, rest = self._frames[skipped:stop], self._frames[stop:]
         self._frames, self._frame = rest.clone() if len(rest) else None, frames.stop
@@ -102,8 +104,8 @@ class DecodeStage:
         return sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:
-        """Put sound [c n] on the film's clock; at a section's end nothing may reach beyond `stop`, and what sounds
-        before the film's first sample belongs to the film that it goes on from."""
+        """Place sound [c n] on the film's clock. Samples after `stop`, the section's end, are dropped, and so are those
+        before the film's first sample, which belong to the film that it continues."""
         start = self._sample
         pcm = sound[:, : None if stop is None else stop - start].float().clamp(-1, 1).cpu()
         self._sample = start + pcm.shape[1]

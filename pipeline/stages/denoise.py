@@ -1,4 +1,4 @@
-"""Denoise: noise becomes the clean latents of one chunk, in the light of the chunks before it."""
+"""Denoise: noise becomes the clean latents of one chunk, which continue those of the chunks before it."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from longtake.pipeline.errors import JournalError
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.rollouts import Continuation
+from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
@@ -20,18 +20,18 @@ from longtake.pipeline.values import Conditioning, LatentChunk
 SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
 
 FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
-"""Where a stage finds latents that were finished before it started; None where there are none."""
+"""Returns the latents of a chunk that was finished before the stage started; None if they are missing."""
 
 
 class DenoiseStage:
-    """Renders chunks by the rollout that the model asks for, with a KV store of its own. After a gap it first stands
-    where an undisturbed run stands, from finished latents alone.
+    """Renders chunks with the model's rollout and its own KV store. After a gap it first restores the state of an
+    undisturbed run, from finished latents alone.
 
     Args:
-        model: whose denoiser is used.
+        model: its denoiser renders.
         plan: of the film.
         finished: where to find latents that this stage has not rendered itself.
-        parallel: the ranks that render each chunk together, every one with a stage of its own; each gets the result.
+        parallel: the ranks that render each chunk together. Each rank has its own stage and gets the result.
     """
 
     def __init__(
@@ -49,24 +49,19 @@ class DenoiseStage:
         storyboard = plan.storyboard.sampling
         sampling = Sampling(plan.sigmas, SOLVERS[storyboard.solver](), plan.guidance, KeyedNoise(plan.storyboard.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
-        parts = (denoiser, store, plan.clock, sampling, plan.latent_shapes, parallel)
-        self.rollout: CausalEngine | ContinuationEngine
-        if isinstance(plan.rollout, Continuation):
-            self.rollout = ContinuationEngine(plan.rollout, *parts)
-        else:
-            self.rollout = CausalEngine(*parts)
+        self.rollout = _engine(plan, denoiser, store, sampling, parallel)
         self._plan, self._finished = plan, finished
         self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
-        """The chunk's clean latents. Raises `JournalError` if latents that it depends on are gone."""
+        """The chunk's clean latents. Raises `JournalError` if latents that it depends on are missing."""
         self._stand_before(chunk, conditioning)
         latents = self.rollout.denoise(chunk, conditioning.prompts, conditioning.given)
         self._next = chunk.index + 1
         return latents
 
     def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
-        """One pass as that over the chunk of finished `latents` is, in all branches: to be timed."""
+        """One pass over the chunk of finished `latents`, in all guidance branches, to be timed."""
         self._stand_before(latents.span, conditioning)
         self.rollout.dry_pass(latents, conditioning)
         self._next = latents.span.index + 1
@@ -77,12 +72,26 @@ class DenoiseStage:
             self.rollout.resume(history, chunk, conditioning.prompts)
 
 
+def _engine(
+    plan: FilmPlan, denoiser: ShardedDenoiser, store: KVStore, sampling: Sampling, parallel: Parallel
+) -> CausalEngine | ContinuationEngine:
+    """The engine that runs the plan's rollout: a new rollout needs a line here."""
+    clock, shapes = plan.clock, plan.latent_shapes
+    match plan.rollout:
+        case Continuation() as rollout:
+            return ContinuationEngine(rollout, denoiser, store, clock, sampling, shapes, parallel)
+        case Causal():
+            return CausalEngine(denoiser, store, clock, sampling, shapes, parallel)
+        case rollout:
+            raise NotImplementedError(f"no engine runs {rollout}")
+
+
 def find(finished: FinishedLatents, chunk: ChunkSpan) -> LatentChunk:
-    """Latents that must be there."""
+    """The latents of a chunk. Raises `JournalError` if they are missing."""
     latents = finished(chunk)
     if latents is None:
         raise JournalError(
-            f"the latents of chunk {chunk.index}, which later chunks build on, were lost or damaged while the film"
-            " was rendered; the same command makes them anew, and goes on"
+            f"the latents of chunk {chunk.index}, which later chunks depend on, were lost or damaged while the film"
+            " was rendered; run the same command again: it renders them again and resumes"
         )
     return latents

@@ -1,4 +1,4 @@
-"""Embed: what a scene asks for becomes what steers the denoiser: tokens of its prompt, and latents that are given."""
+"""Embed: a scene's prompt becomes tokens, which steer the denoiser together with the latents that are given."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,10 +12,12 @@ from longtake.pipeline.values import Conditioning, Given, PromptEmbedding
 
 
 class EmbedStage:
-    """Embeds the prompt of a chunk's scene for every guidance branch, once per scene; the unguided one is empty.
+    """Embeds the prompt of a chunk's scene for each guidance branch, once per scene. The unguided prompt is empty.
 
     Args:
-        given: what the user gives of a chunk, such as `ConditioningEncoder`; nothing where not told.
+        text: the model's text encoder.
+        plan: of the film.
+        given: the latents that are given of a chunk, such as a `ConditioningEncoder`; by default none.
     """
 
     def __init__(
@@ -25,7 +27,7 @@ class EmbedStage:
         self._embed = lru_cache(maxsize=2)(self._embed_now)
 
     def __call__(self, chunk: ChunkSpan) -> Conditioning:
-        """The prompt's tokens, by branch, and what is given."""
+        """The conditioning of a chunk: the prompt's tokens by branch, and the latents that are given."""
         prompt = self.plan.storyboard.scenes[chunk.scene].prompt
         prompts = {branch: self._embed("" if branch == "unguided" else prompt) for branch in self.plan.branches}
         return Conditioning(prompts, self.given(chunk))

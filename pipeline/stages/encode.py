@@ -1,4 +1,4 @@
-"""encode: frames and sound of one chunk become one segment."""
+"""Encode: frames and sound of one chunk become one segment."""
 
 from fractions import Fraction
 
@@ -7,14 +7,14 @@ from longtake.pipeline.values import FrameChunk, Segment, SoundChunk
 
 
 class EncodeStage:
-    """Encodes each chunk's picture as one closed GOP of H.264; sound passes through, uncompressed.
+    """Encodes each chunk's frames as one closed GOP of H.264. Sound passes through, uncompressed.
 
     A chunk's packets depend on that chunk alone, and equal those of one pass over the whole film bit for bit.
 
     Args:
         fps: frames per second of the film.
         quality: x264's QP, 0 (lossless) to 51 (worst).
-        threads: encoder threads, fixed for the film: another number gives other bits.
+        threads: encoder threads; another number gives other bits.
     """
 
     def __init__(self, fps: Fraction, quality: int, threads: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""publish: segments, in order, become a film that can be watched while it grows and an MP4 once it is whole."""
+"""Publish: segments, in order, become a live playlist while the film is rendered, and an MP4 once it is complete."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,13 +26,13 @@ class PublishOptions:
 
     Args:
         fps: frames per second.
-        longest_chunk_s: duration of the longest chunk; live playlists promise it before the film is known.
+        longest_chunk_s: duration of the longest chunk, which a live playlist states at its start.
         film_name: the film's name in the output root.
-        hls: whether to show the film under `live/` while it is rendered.
+        hls: whether to publish the film under `live/` while it is rendered.
         title: the film's title tag; none if empty.
         comment: the film's comment tag, such as "untrained weights"; none if empty.
-        scratch_dir: where the unfinished film grows on this machine, about as large as the film; what a publisher
-            that was killed left there is removed. None for the system's temporary directory.
+        scratch_dir: the folder on this machine for the unfinished film, which needs about the film's size. Files that
+            a killed publisher left there are removed. None for the system's temporary directory.
     """
 
     fps: Fraction
@@ -45,11 +45,17 @@ class PublishOptions:
 
     @classmethod
     def of(cls, plan: FilmPlan, comment: str, scratch_dir: Path | None = None) -> Self:
-        """What a planned film asks for."""
+        """The options of a planned film."""
         output = plan.storyboard.output
         longest_chunk_s = max(len(chunk.frames) for chunk in plan.chunks) / plan.clock.fps
         return cls(
-            plan.clock.fps, longest_chunk_s, output.film, output.hls, plan.storyboard.title, comment, scratch_dir
+            fps=plan.clock.fps,
+            longest_chunk_s=longest_chunk_s,
+            film_name=output.film,
+            hls=output.hls,
+            title=plan.storyboard.title,
+            comment=comment,
+            scratch_dir=scratch_dir,
         )
 
     @property
@@ -64,8 +70,8 @@ class Film:
     """A published film.
 
     Args:
-        url: where its MP4 is.
-        playlist_url: where its HLS master playlist is; None without one.
+        url: of its MP4.
+        playlist_url: of its HLS master playlist; None if it has none.
         num_frames: frames, exact.
         num_samples: sound samples per channel, exact; 0 for a silent film.
         duration_s: the picture's duration, exact; the sound ends less than one sample before it.
@@ -81,10 +87,9 @@ class Film:
 class PublishStage:
     """Takes a film's segments in order: `with PublishStage(store, options) as publish: publish(segment)`.
 
-    Leaving the context finishes the film and puts it into the store as a whole; leaving it with an exception lets
-    go of everything and puts nothing (what was shown live stays, and a resumed film continues it). A segment whose
-    sound has no channels at the film's start makes the film silent. Memory does not grow with the film, apart from
-    about 50 MB of index an hour.
+    Leaving the context finishes the film and puts it into the store as a whole. Leaving it with an exception closes
+    everything and stores no film; the live playlist stays, and a resumed film continues it. If the first segment's
+    sound has no channels, the film is silent. Memory is constant, apart from about 50 MB of index an hour.
     """
 
     def __init__(self, store: Store, options: PublishOptions) -> None:
@@ -94,7 +99,7 @@ class PublishStage:
 
     @property
     def film(self) -> Film:
-        """The published film; MediaError before the context was left without an exception."""
+        """The published film. Raises `MediaError` until the context was left without an exception."""
         if self._film is None:
             raise MediaError(f"{self._options.film_name} is not published yet; leave the publisher's context first")
         return self._film
@@ -106,7 +111,7 @@ class PublishStage:
         return self
 
     def __call__(self, segment: Segment) -> None:
-        """Publish the film's next segment; MediaError if it does not continue the film."""
+        """Publish the film's next segment. Raises `MediaError` if it does not continue the film."""
         if self._growing is None:
             self._growing = _GrowingFilm(self._store, self._options, segment)
         self._growing.append(segment)
@@ -123,7 +128,7 @@ class PublishStage:
 
 
 class _GrowingFilm:
-    """Everything that is open while a film grows; `resources` closes it, finished or not."""
+    """All files and encoders that are open while a film grows. Closing `resources` closes them."""
 
     def __init__(self, store: Store, options: PublishOptions, first: Segment) -> None:
         self._store, self._options, self._format = store, options, first.format
@@ -201,7 +206,7 @@ class _GrowingFilm:
         if self._sound is None and segment.sound.pcm.shape[0]:
             raise MediaError(
                 f"segment {span.index} brings sound, but the film began as a silent one;"
-                " give its first segment a sound of the same channels, if need be without samples"
+                " give its first segment sound of the same channels, even if it has no samples"
             )
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import ErrorDetails
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.yaml_spec import Words, number, parse_yaml_spec, read_text, told, whole
+from longtake.pipeline.yaml_spec import Words, message_of, number, parse_yaml_spec, read_text, whole
 
 MAX_STEPS = 10**9
 
@@ -136,7 +136,7 @@ def parse_train_spec(text: str, overrides: Sequence[str] = (), *, source: str = 
 def _message(error: ErrorDetails) -> str:
     if error["type"] == "value_error" and not error["loc"]:  # concerns several keys, which its text names
         return str(error["ctx"]["error"])
-    return told({**error, "type": "model_type"} if error["type"] == "dict_type" else error, _nearest_key)
+    return message_of({**error, "type": "model_type"} if error["type"] == "dict_type" else error, _nearest_key)
 
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:
