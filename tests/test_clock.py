@@ -29,7 +29,7 @@ def clocks(draw):
 
 
 @st.composite
-def wishes(draw):
+def storyboards(draw):
     """A clock, scene lengths of at least one video latent in exact seconds, and cuts."""
     clock = draw(clocks())
     latent_s = clock.seconds(clock.video_stride)
@@ -117,16 +117,16 @@ def check_sections_open_at_cuts(clock, scenes, chunks):
         assert (chunk.start_s, chunk.stop_s) == (chunk.frames.start / clock.fps, held / clock.fps)
 
 
-def check_borders_are_near_the_wish(storyboard, scenes):
+def check_borders_are_near_exact_times(storyboard, scenes):
     clock, durations_s, cuts = storyboard
-    wished = Fraction(0)
+    end_s = Fraction(0)
     for scene, duration_s, cut in zip(scenes, durations_s, cuts, strict=True):
-        assert abs(scene.frames.start - wished * clock.fps) <= Fraction(clock.video_stride, 2)
+        assert abs(scene.frames.start - end_s * clock.fps) <= Fraction(clock.video_stride, 2)
         assert scene.cut == (cut or scene.index == 0)
-        wished += duration_s
+        end_s += duration_s
 
 
-@given(wishes(), st.integers(1, 12))
+@given(storyboards(), st.integers(1, 12))
 @example(TEN_HOURS[0], 3)
 @example(TEN_HOURS[1], 2)
 @example(TEN_HOURS[2], 3)
@@ -139,10 +139,10 @@ def test_a_plan_tiles_the_timeline_exactly(storyboard, chunk_latents):
     check_sound_never_drifts(clock, chunks)
     check_chunks_stay_in_their_scene(scenes, chunks, chunk_latents)
     check_sections_open_at_cuts(clock, scenes, chunks)
-    check_borders_are_near_the_wish(storyboard, scenes)
+    check_borders_are_near_exact_times(storyboard, scenes)
 
 
-@given(wishes(), st.integers(1, 12), st.fractions(min_value=1, max_value=30, max_denominator=997))
+@given(storyboards(), st.integers(1, 12), st.fractions(min_value=1, max_value=30, max_denominator=997))
 @settings(deadline=None)
 def test_appending_a_scene_after_a_cut_moves_no_earlier_chunk(storyboard, chunk_latents, length):
     clock, durations_s, cuts = storyboard
@@ -187,7 +187,7 @@ def test_the_first_latent_of_every_section_holds_one_frame_where_the_codec_says_
     ]
 
 
-def test_a_border_snaps_to_the_latent_nearest_to_the_exact_wish():
+def test_a_border_snaps_to_the_latent_nearest_to_the_exact_time():
     # 2.4 frames are nearer to 4 than to 0, although they round to 2 frames, which lie halfway.
     clock = MediaClock(Fraction(16), 16_000, 4, 500)
     scenes = plan_scenes(clock, [Fraction(12, 5) / 16, Fraction(1)], [True, False])
@@ -195,7 +195,7 @@ def test_a_border_snaps_to_the_latent_nearest_to_the_exact_wish():
 
 
 @pytest.mark.parametrize("durations_s", [[Fraction(1, 16), Fraction(1)], [Fraction(29, 32), Fraction(1, 16)]])
-def test_a_scene_that_snapping_swallows_is_an_error_with_a_cure(durations_s):
+def test_a_scene_that_snapping_swallows_is_an_error_with_a_fix(durations_s):
     clock = MediaClock(Fraction(16), 16_000, 4, 500)
     with pytest.raises(SpecError, match=r"scenes\[\d\].duration is 0.0625 s;.*nothing is left.*at least 4f"):
         plan_scenes(clock, durations_s, [True, False])
@@ -264,7 +264,7 @@ def test_latents_end_where_their_frames_end_and_the_last_where_the_film_does(fir
 @pytest.mark.parametrize("first_latent_frames", [None, 1])
 @pytest.mark.parametrize("fps", [Fraction(16), Fraction(24000, 1001)], ids=["16", "24000/1001"])
 @pytest.mark.parametrize("latents", [1, 4, 6, 12])
-def test_what_a_film_goes_on_from_ends_where_it_begins_and_shares_its_section(latents, fps, first_latent_frames):
+def test_the_chunks_that_a_film_continues_end_where_it_begins_and_share_its_section(latents, fps, first_latent_frames):
     clock = MediaClock(fps, 16_000, 4, 800, first_latent_frames)
     before = plan_before(clock, latents, 4)
     scenes = plan_scenes(clock, [Fraction(2), Fraction(3, 2), Fraction(1)], [True, False, True], latents)
@@ -284,7 +284,7 @@ def test_what_a_film_goes_on_from_ends_where_it_begins_and_shares_its_section(la
     assert len(steps) <= (1 if first_latent_frames is None else 2), "times run through without a jump"
 
 
-def test_a_film_that_goes_on_from_nothing_is_laid_as_ever():
+def test_a_film_that_continues_nothing_is_planned_as_before():
     clock = MediaClock(Fraction(16), 16_000, 4, 800)
     assert plan_before(clock, 0, 4) == ()
     scenes = plan_scenes(clock, [Fraction(2)], [False])

@@ -1,4 +1,4 @@
-"""What a storyboard leaves out is as its model has it, and everybody sees it said."""
+"""Keys that a storyboard leaves out have the model's defaults, in the plan, the keys, the card and the dry run."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -37,7 +37,7 @@ def last_key(spec, model, store):
     return open_take(plan_film(spec, model), model, store, numerics(model)).journal._keys.segments[-1].key
 
 
-def test_what_is_left_out_is_the_models_and_what_is_said_stays():
+def test_keys_that_are_left_out_are_the_models_and_the_others_stay():
     resolved = with_defaults(storyboard("sampling.steps=7", "video.width=64"), OTHER)
     assert (resolved.sampling.steps, resolved.video.width) == (7, 64)
     assert (resolved.sampling.guidance, resolved.sampling.shift, resolved.sampling.solver) == (1.0, 5.0, "unipc")

@@ -1,4 +1,4 @@
-"""The whole road in one process, with a tiny random model."""
+"""The whole pipeline in one process, with a tiny random model."""
 
 from fractions import Fraction
 
@@ -74,7 +74,7 @@ def test_every_chunk_passes_every_act_in_order(model, tmp_path):
     assert [fields["chunk"] for name, fields in recorder.events if name == "denoise.chunk"] == list(range(len(chunks)))
 
 
-def test_the_same_wish_gives_the_same_file_bit_for_bit(model):
+def test_the_same_storyboard_gives_the_same_file_bit_for_bit(model):
     films = []
     for run in range(2):
         store = Store(f"memory://same-{run}")
@@ -136,9 +136,9 @@ def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
     through = DecodeStage(model, plan, lambda _: None)
     decoded = [through(chunk) for chunk in latents]
     for start in range(len(latents)):
-        anew = DecodeStage(model, plan, finished.get)
+        fresh = DecodeStage(model, plan, finished.get)
         for chunk, (frames, sound) in list(zip(latents, decoded, strict=True))[start : start + 3]:
-            same_frames, same_sound = anew(chunk)
+            same_frames, same_sound = fresh(chunk)
             assert torch.equal(same_frames.frames, frames.frames)
             assert torch.equal(same_sound.pcm, sound.pcm)
             assert same_sound.start_sample == sound.start_sample
@@ -149,9 +149,9 @@ def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
     plan, latents = rendered_latents(spec, model)
     embed, finished = EmbedStage(model.text, plan), {chunk.span: chunk for chunk in latents}
     for start in (0, 1, 5, 23, 24, 25, 29, 30, 31, len(latents) - 1):
-        anew = DenoiseStage(model, plan, finished.get)
+        fresh = DenoiseStage(model, plan, finished.get)
         for chunk in latents[start : start + 2]:
-            same = anew(chunk.span, embed(chunk.span))
+            same = fresh(chunk.span, embed(chunk.span))
             assert torch.equal(same.video, chunk.video)
             assert torch.equal(same.audio, chunk.audio)
 
@@ -165,7 +165,7 @@ def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
         ("scenes[0].prompt=" + "a " * 17, "has 17 words; tiny reads 16"),
     ],
 )
-def test_an_impossible_wish_is_refused_before_anything_is_written(model, override, message, tmp_path):
+def test_an_impossible_storyboard_is_refused_before_anything_is_written(model, override, message, tmp_path):
     with pytest.raises(SpecError, match=message):
         render(storyboard(override), model, Store(str(tmp_path)))
     assert not list(tmp_path.iterdir())
@@ -248,7 +248,7 @@ KILLS = [("embed", 0), ("denoise", 3), ("decode", 1), ("encode", 4), ("publish",
 
 
 @pytest.mark.parametrize("moment", KILLS, ids=lambda moment: f"{moment[0]}-{moment[1]}")
-def test_a_render_that_was_killed_goes_on_bit_for_bit(model, undisturbed, moment, tmp_path):
+def test_a_render_that_was_killed_resumes_bit_for_bit(model, undisturbed, moment, tmp_path):
     act, chunk = moment
     store = Store(str(tmp_path))
     first, second = KilledAt(f"{act}.chunk", chunk), Recorder()
@@ -295,7 +295,7 @@ def test_an_appended_scene_is_all_that_is_denoised(model, transition, tmp_path):
     assert acted(after, "denoise") == own
     last = [own[0] - 1] if transition == "continue" else []
     assert acted(after, "encode") == [*last, *own], (
-        "a film's last sound is flushed, and goes on where a scene continues"
+        "a film's last sound is flushed, and continues where a scene continues"
     )
 
 

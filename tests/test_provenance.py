@@ -45,12 +45,12 @@ def a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{"window": 2}, {"sink": 0}, {"audio_lag": 0.5}], ids=str)
-def test_another_context_or_lag_is_told(settings):
+def test_another_context_or_lag_gives_other_numerics(settings):
     assert parts_of(**settings)["weights"] == parts_of()["weights"]
     assert parts_of(**settings) != parts_of()
 
 
-def test_another_rollout_or_overlap_is_told():
+def test_another_rollout_or_overlap_gives_other_numerics():
     rollouts = (Causal(), Continuation(3), Continuation(5), Continuation(5, clean=False))
     assert len({parts_of(rollout)["rollout"] for rollout in rollouts}) == len(rollouts)
 
@@ -80,7 +80,7 @@ def test_a_process_that_sees_no_gpu_leaves_its_parts_to_the_ranks(monkeypatch):
     assert list(numerics(EmbeddedModel.untrained(TINY), load=CUDA)) == CPU_PARTS
 
 
-def test_equal_numerics_are_accepted_whatever_the_take_adds():
+def test_equal_numerics_are_accepted_and_digests_are_left_to_the_take():
     check_same(parts_of(), parts_of())
     check_same(parts_of(), {**parts_of(), "given": {"audio.file": "a digest that `open_take` checks"}})
 

@@ -165,7 +165,7 @@ def test_frames_are_counted_at_the_storyboards_rate():
 
 
 @pytest.mark.parametrize(
-    ("wished", "exact"),
+    ("rate", "exact"),
     [
         (16, 16),
         ("24000/1001", Fraction(24000, 1001)),
@@ -181,16 +181,16 @@ def test_frames_are_counted_at_the_storyboards_rate():
         (Fraction(24000, 1001), Fraction(24000, 1001)),
     ],
 )
-def test_frame_rates_are_exact(wished, exact):
-    assert parse_fps(wished) == exact
+def test_frame_rates_are_exact(rate, exact):
+    assert parse_fps(rate) == exact
 
 
 @pytest.mark.parametrize(
-    "wished", [0, -16, 241, "0/1", "16/0", "fast", "", True, None, [16], float("nan"), float("inf"), "1e9999999", "0.5"]
+    "rate", [0, -16, 241, "0/1", "16/0", "fast", "", True, None, [16], float("nan"), float("inf"), "1e9999999", "0.5"]
 )
-def test_impossible_frame_rates_are_refused(wished):
+def test_impossible_frame_rates_are_refused(rate):
     with pytest.raises(SpecError):
-        parse_fps(wished)
+        parse_fps(rate)
 
 
 def test_a_rate_too_fine_for_a_container_names_the_next_best():
@@ -202,7 +202,7 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
 
 
 @pytest.mark.parametrize(
-    ("storyboard", "key", "value", "cure"),
+    ("storyboard", "key", "value", "fix"),
     [
         ({"sede": 3}, "sede", "3", "did you mean seed?"),
         ({"steps": 4}, "steps", "4", "did you mean sampling.steps?"),
@@ -276,13 +276,13 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
         ({"output": {"hls": "maybe"}}, "output.hls", "'maybe'", "true or false"),
     ],
 )
-def test_a_mistake_names_its_key_its_value_and_the_cure(storyboard, key, value, cure):
+def test_a_mistake_names_its_key_its_value_and_the_fix(storyboard, key, value, fix):
     (line,) = mistakes(yaml.safe_dump(yaml.safe_load(SCENES) | storyboard))
     assert line.startswith((f"{key} is {value}", f"{key} ({value}) is not"))
-    assert cure in line.removeprefix(key)
+    assert fix in line.removeprefix(key)
 
 
-def test_all_mistakes_of_a_file_are_told_at_once():
+def test_all_mistakes_of_a_file_are_listed_at_once():
     lines = mistakes(
         "sede: 3\nvideo: {width: 63, height: 64, height: 64}\nscenes: [{prompt: a, duration: 0s}, {duration: 1s}]\n",
         "output.film=/film.mp4",
@@ -384,7 +384,7 @@ LEAVES = (
         KEYS, st.recursive(LEAVES, lambda deeper: st.lists(deeper) | st.dictionaries(KEYS, deeper), max_leaves=8)
     )
 )
-def test_whatever_a_file_holds_only_a_spec_error_comes_out(storyboard):
+def test_a_file_of_any_content_raises_nothing_but_a_spec_error(storyboard):
     with contextlib.suppress(SpecError):
         parse_storyboard(yaml.safe_dump(storyboard))
 
@@ -415,7 +415,7 @@ def test_the_last_override_wins_and_later_keys_build_on_earlier_ones():
 
 
 @pytest.mark.parametrize(
-    ("override", "cure"),
+    ("override", "fix"),
     [
         ("steps", "write key=value"),
         ("=4", "write key=value"),
@@ -427,6 +427,6 @@ def test_the_last_override_wins_and_later_keys_build_on_earlier_ones():
         ("video.width=63", "use an even number"),
     ],
 )
-def test_a_wrong_override_says_how_to_mend_it(override, cure):
+def test_a_wrong_override_says_how_to_fix_it(override, fix):
     (line,) = mistakes(SCENES, override)
-    assert cure in line
+    assert fix in line

@@ -9,7 +9,7 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
 
 MODEL = EmbeddedModel.untrained(TINY)
-WISH = parse_storyboard(
+STORYBOARD = parse_storyboard(
     """
 model: tiny
 seed: 11
@@ -43,7 +43,7 @@ class Recorder:
 
 
 def take_in(store):
-    return open_take(plan_film(WISH, MODEL), MODEL, store, numerics(MODEL))
+    return open_take(plan_film(STORYBOARD, MODEL), MODEL, store, numerics(MODEL))
 
 
 def render(store, observer=SILENT):

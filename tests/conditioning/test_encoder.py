@@ -1,4 +1,4 @@
-"""Films from a picture, from another film's end, and to a sound: what is given is kept, and who changes it is heard."""
+"""Films from an image, from the end of another film, and to a sound: given latents stay, and an edit is noticed."""
 
 import wave
 from fractions import Fraction
@@ -98,7 +98,7 @@ ROLLOUTS = [None, Continuation(3), Continuation(6)]
 
 @pytest.mark.parametrize("rollout", ROLLOUTS[::2], ids=["causal", "segment-6"])
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
-def test_a_film_with_something_given_is_exact_and_killed_anywhere_goes_on_bit_for_bit(files, given, rollout):
+def test_a_conditioned_film_is_exact_and_killed_anywhere_resumes_bit_for_bit(files, given, rollout):
     model, spec = model_of(rollout), storyboard(files, *given)
     whole = take_of(spec, model, files / "whole")
     rendered = film.render(whole)
@@ -115,7 +115,7 @@ def test_a_film_with_something_given_is_exact_and_killed_anywhere_goes_on_bit_fo
 
 
 @torch.inference_mode()
-def test_an_image_is_the_first_latent_of_its_scene_and_who_edits_it_keeps_the_scenes_before(files):
+def test_an_image_is_the_first_latent_of_its_scene_and_an_edit_of_it_keeps_the_scenes_before(files):
     model, spec = model_of(), storyboard(files, *GIVEN["image"])
     take = take_of(spec, model, files / "take")
     film.render(take)
@@ -139,7 +139,7 @@ def test_the_same_picture_under_another_name_is_the_same_film(files):
 
 @pytest.mark.parametrize("rollout", ROLLOUTS, ids=["causal", "segment-3", "segment-6"])
 @torch.inference_mode()
-def test_a_film_goes_on_from_the_last_seconds_of_another_in_both_streams(files, rollout):
+def test_a_film_continues_the_last_seconds_of_another_in_both_streams(files, rollout):
     model = model_of(rollout)
     take = take_of(storyboard(files, "continue_from=before.mp4"), model, files / "take")
     before, latents = take.plan.before, 12 if rollout is None else rollout.overlap
@@ -174,7 +174,7 @@ def test_a_continued_film_is_decoded_as_if_it_had_never_ended(files):
 
 
 @pytest.mark.parametrize("rollout", ROLLOUTS, ids=["causal", "segment-3", "segment-6"])
-def test_a_film_shorter_than_a_chunk_goes_on_from_whole_ones(files, rollout):
+def test_a_film_shorter_than_a_chunk_continues_whole_ones(files, rollout):
     spec = storyboard(files, "continue_from=before.mp4", "scenes=[{prompt: a red circle, duration: 5f}]")
     assert film.render(take_of(spec, model_of(rollout), files / "take")).num_frames == 5
 
@@ -210,7 +210,7 @@ def test_a_picture_of_another_shape_covers_the_films_and_is_cut_evenly():
 
 
 @torch.inference_mode()
-def test_a_given_sound_is_heard_as_it_is_and_is_what_the_picture_is_made_to(files):
+def test_a_given_sound_is_published_as_it_is_and_the_picture_is_rendered_to_it(files):
     model = model_of()
     take = take_of(storyboard(files, "audio=song.wav"), model, files / "take")
     film.render(take)
@@ -227,11 +227,11 @@ def test_a_given_sound_is_heard_as_it_is_and_is_what_the_picture_is_made_to(file
     assert take.plan.sigmas["audio"] == take.plan.sigmas["video"], "the picture waits for nothing, and lags nothing"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(2, "silence follows"), (9, "the rest of it is left out")])
-def test_a_sound_that_is_not_as_long_as_the_film_is_padded_or_trimmed_and_told(tmp_path, seconds, told):
+@pytest.mark.parametrize(("seconds", "note"), [(2, "silence follows"), (9, "the rest of it is left out")])
+def test_a_sound_of_another_length_is_padded_or_trimmed_with_a_note(tmp_path, seconds, note):
     write_wav(tmp_path / "song.wav", np.ones((1, seconds * 16_000)), 16_000)
     take = take_of(storyboard(tmp_path, "audio=song.wav"), model_of(), tmp_path / "take")
-    assert take.notes == (f"audio.file lasts {seconds:.2f} s, the film 6.44 s; {told}",)
+    assert take.notes == (f"audio.file lasts {seconds:.2f} s, the film 6.44 s; {note}",)
     num_samples = take.plan.num_samples
     assert take.given.sound(range(num_samples)).count_nonzero() == min(seconds * 16_000, num_samples)
 
@@ -251,7 +251,7 @@ def test_a_sound_that_is_not_as_long_as_the_film_is_padded_or_trimmed_and_told(t
         (["scenes[0].transition=cut", "continue_from=before.mp4"], r"but scenes\[0\] has transition: cut; leave one"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_told_by_its_key_before_anything_starts(files, truth, overrides, message):
+def test_an_unusable_file_is_named_by_its_key_before_anything_starts(files, truth, overrides, message):
     write_mp4(files / "short.mp4", truth.frames[:32], truth.sound[:32_000])
     with pytest.raises(SpecError, match=message):
         take_of(storyboard(files, *overrides), model_of(), files / "take")
@@ -265,9 +265,9 @@ def test_a_model_that_reads_prompts_only_refuses_everything_else_at_once(files, 
     monkeypatch.setattr(EmbeddedModel, "limits", limits)
     with pytest.raises(
         SpecError, match=r"continue_from is .*; tiny can be given image only(.|\n)*audio.file is"
-    ) as told:
+    ) as refused:
         take_of(storyboard(files, "continue_from=before.mp4", "audio=song.wav"), model_of(), files / "take")
-    assert str(told.value).count("\n") == 1
+    assert str(refused.value).count("\n") == 1
     monkeypatch.setattr(EmbeddedModel, "limits", replace(limits, given=frozenset()))
     with pytest.raises(SpecError, match=r"scenes\[0\].image is .*; tiny reads prompts only, leave it out"):
         take_of(storyboard(files, "scenes[0].image=still.png"), model_of(), files / "take")
@@ -282,7 +282,7 @@ def test_a_node_that_sees_another_file_refuses(files):
         open_take(plan_film(spec, model), model, begun.store, begun.numerics)
 
 
-def test_files_are_found_beside_the_storyboard_wherever_it_is(files):
+def test_files_are_found_next_to_the_storyboard_on_any_file_system(files):
     import fsspec
 
     assert storyboard(files, "audio=song.wav").audio.file == str(files / "song.wav")
@@ -297,7 +297,7 @@ def test_files_are_found_beside_the_storyboard_wherever_it_is(files):
     )
 
 
-def test_a_dry_run_tells_what_is_given(files):
+def test_a_dry_run_lists_conditioning_files(files):
     model = model_of()
     take = take_of(storyboard(files, *GIVEN["film and sound"]), model, files / "take")
     console = Console(record=True, width=300)
