@@ -48,7 +48,7 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
     denoise, decode = DenoiseStage(model, plan, given.before), DecodeStage(model, plan, given.before)
     # A rollout with a clean pass is timed in that pass, in which no latents are given.
     embed = EmbedStage(model.text, plan, (lambda _: None) if plan.rollout.has_clean_pass else given)
-    noise, shapes = denoise.rollout.sampling.noise, plan.latent_shapes
+    noise, shapes = denoise.engine.sampling.noise, plan.latent_shapes
 
     def drawn(span: ChunkSpan) -> LatentChunk:
         video = noise.draw("video", span.latents, shapes["video"])

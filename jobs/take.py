@@ -50,10 +50,9 @@ class GangSpec:
 
     def degrees(self, plan: FilmPlan) -> Degrees:
         """The degrees for `plan`. Raises `SpecError` if they contradict each other or the plan."""
-        named = (self.ulysses, self.ring, self.cfg)
-        if named == (None, None, None):
+        if self.ulysses is None and self.ring is None and self.cfg is None:
             return propose(self.ranks or 1, plan.sites[0].num_heads, len(plan.branches))
-        degrees = Degrees(*(degree or 1 for degree in named))
+        degrees = Degrees(ulysses=self.ulysses or 1, ring=self.ring or 1, cfg=self.cfg or 1)
         if self.ranks not in (None, degrees.ranks):
             raise SpecError(
                 f"--ranks is {self.ranks}; ulysses {degrees.ulysses} x ring {degrees.ring} x cfg {degrees.cfg} are"

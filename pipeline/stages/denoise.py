@@ -49,27 +49,27 @@ class DenoiseStage:
         storyboard = plan.storyboard.sampling
         sampling = Sampling(plan.sigmas, SOLVERS[storyboard.solver](), plan.guidance, KeyedNoise(plan.storyboard.seed))
         denoiser = ShardedDenoiser(model.denoiser, parallel)
-        self.rollout = _engine(plan, denoiser, store, sampling, parallel)
+        self.engine = _engine(plan, denoiser, store, sampling, parallel)
         self._plan, self._finished = plan, finished
         self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are missing."""
         self._stand_before(chunk, conditioning)
-        latents = self.rollout.denoise(chunk, conditioning.prompts, conditioning.given)
+        latents = self.engine.denoise(chunk, conditioning.prompts, conditioning.given)
         self._next = chunk.index + 1
         return latents
 
     def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
         """One pass over the chunk of finished `latents`, in all guidance branches, to be timed."""
         self._stand_before(latents.span, conditioning)
-        self.rollout.dry_pass(latents, conditioning)
+        self.engine.dry_pass(latents, conditioning)
         self._next = latents.span.index + 1
 
     def _stand_before(self, chunk: ChunkSpan, conditioning: Conditioning) -> None:
         if chunk.index != self._next:
             history = [find(self._finished, span) for span in self._plan.history(chunk)]
-            self.rollout.resume(history, chunk, conditioning.prompts)
+            self.engine.resume(history, chunk, conditioning.prompts)
 
 
 def _engine(

@@ -247,8 +247,8 @@ def test_two_ranks_render_what_one_renders(degrees):
 
     def act(parallel):
         stage = DenoiseStage(model, plan, lambda _: None, parallel)
-        assert isinstance(stage.rollout, ContinuationEngine)
-        assert isinstance(stage.rollout.denoiser, ShardedDenoiser)
+        assert isinstance(stage.engine, ContinuationEngine)
+        assert isinstance(stage.engine.denoiser, ShardedDenoiser)
         return [stage(chunk, embed(chunk)) for chunk in plan.chunks]
 
     for rank in run_threads(act, degrees):
@@ -301,7 +301,7 @@ def test_a_dry_run_tells_passes_tokens_and_memory_of_segments():
     assert f"{plan.tokens(longest)} a pass, 3 video latents of overlap among them" in told
     assert "4 a chunk: 2 steps, for guided and unguided" in told
     stage = DenoiseStage(model, plan, lambda _: None)
-    assert stage.rollout.store.bytes == kv_bytes(plan, model)
+    assert stage.engine.store.bytes == kv_bytes(plan, model)
     assert f"{kv_bytes(plan, model) / 2**20:.1f} MiB" in told
 
 
