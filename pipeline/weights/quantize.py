@@ -11,7 +11,7 @@ from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.weights.options import LoadOptions
 
 FLOAT8_CAPABILITY = (8, 9)
-"""The first CUDA compute capability with float8: Ada; Hopper is newer."""
+"""The lowest CUDA compute capability with float8 (Ada)."""
 
 
 def check_quantize(load: LoadOptions) -> None:

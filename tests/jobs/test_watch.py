@@ -248,7 +248,7 @@ def test_the_status_command_tells_how_far_a_take_is(tmp_path):
     whole_take(Store(str(tmp_path)))
     answer = longtake("status", tmp_path, "--watch")
     assert answer.returncode == 0
-    for part in ("A <b>fake</b> film", "done", "The film is whole: 6 chunks", "publish", "6/6", "scene 1"):
+    for part in ("A <b>fake</b> film", "done", "The film is complete: 6 chunks", "publish", "6/6", "scene 1"):
         assert part in answer.stdout
     (line,) = longtake("status", tmp_path, "--json").stdout.splitlines()
     assert json.loads(line)["state"] == "done"

@@ -40,7 +40,7 @@ def test_a_model_in_s3_is_fetched_despite_faults_and_again_after_a_change(server
 
     server.plan = plan
     copy = fetch("s3://models/nobody", tmp_path / "cache")
-    assert server.faults, "it was hard"
+    assert server.faults, "faults were injected"
     found = {file.relative_to(copy).as_posix(): file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     assert found == {name: (folder / name).read_bytes() for name in FILES}
     server.plan = lambda *_: ""

@@ -22,7 +22,7 @@ def test_latents_and_frames_equal_those_of_diffusers(clip):
     model, latents = our_clip(clip)
     levels = clip.levels
     assert levels[0] == 1
-    assert clip.kind != "a14b" or levels[0] > model.defaults.boundary > levels[2], "both experts have their turn"
+    assert clip.kind != "a14b" or levels[0] > model.defaults.boundary > levels[2], "both experts are used"
     assert (latents.video - clip.latents).abs().max() <= 1e-5
     assert clip.latents.std() > 0.5
     assert decoded_difference(clip, model, latents) <= 1e-5
