@@ -10,10 +10,11 @@ from longtake.actors.upscale_pool import UpscalePool
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.journal.writer import sole_writer
+from longtake.pipeline.models.streaming_upscaler import ChunkGrid
 from longtake.pipeline.observe import Observer
 from longtake.pipeline.upscale_film import Upscaled, begin, cuts_of, finish
 from longtake.pipeline.upscaling.output import Output
-from longtake.pipeline.upscaling.plan import ChunkGrid, UpscaleSpec
+from longtake.pipeline.upscaling.plan import UpscaleSpec
 from longtake.pipeline.upscaling.work import open_upscaling
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from longtake.jobs.dry_run import print_plan
 from longtake.pipeline.adapters.open import open_model, terms
+from longtake.pipeline.adapters.upscalers import upscaler_notes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.devices import check_device, settle
@@ -100,6 +101,9 @@ def prepare(url: str, output: str, options: RenderOptions, console: Console) -> 
     tell_what_is_kept(take, console)
     if notice := terms(storyboard.model, options.load):
         console.print(f"[yellow]{notice}.", highlight=False)
+    if take.upscaler is not None:
+        for note in upscaler_notes(take.upscaler.name, take.upscaler.model):
+            console.print(f"[yellow]{note}.", highlight=False)
     if not model.trained:
         console.print(f"[yellow]{model.name} has no trained weights yet: expect moving noise, not shapes.")
     return take

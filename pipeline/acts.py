@@ -4,6 +4,7 @@ The same builders serve one process (`pipeline/film.py`) and Ray actors.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.stages.encode import EncodeStage
 from longtake.pipeline.stages.publish import PublishOptions, PublishStage
-from longtake.pipeline.stages.upscale import UpscaleStage
+from longtake.pipeline.stages.upscale import UpscaleStage, frames_ahead
 from longtake.pipeline.take import Take
 from longtake.pipeline.values import FrameChunk
 
@@ -59,14 +60,16 @@ def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     """Latents of a chunk, and of those that its frames depend on -> frames, sound."""
-    return Act("decode", DecodeStage(take.model, take.plan, take.finished, take.given.sound), observer)
+    ahead = None if take.upscaler is None else partial(frames_ahead, take.upscaler.grid, take.plan)
+    return Act("decode", DecodeStage(take.model, take.plan, take.finished, take.given.sound, ahead), observer)
 
 
 def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk]:
     """Frames -> larger frames, or the same frames if the storyboard does not ask for an upscale."""
     if take.upscaler is None:
         return as_they_are
-    return Act("upscale", UpscaleStage(take.model, take.upscaler, take.plan, take.finished), observer)
+    upscaler = take.upscaler.model.to(take.model.device)
+    return Act("upscale", UpscaleStage(take.model, upscaler, take.plan, take.finished), observer)
 
 
 def as_they_are(frames: FrameChunk) -> FrameChunk:

@@ -17,7 +17,7 @@ ONE_RANK = Degrees()
 GPU_PARTS = ("gpu", "attention")
 """Parts that are known only to a process that sees the GPU."""
 
-TAKE_PARTS = ("given",)
+TAKE_PARTS = ("given", "upscaler")
 """Parts that `open_take` adds, and checks itself."""
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from longtake.pipeline.adapters.upscalers import TakeUpscaler
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
 from longtake.pipeline.errors import JournalError
@@ -9,12 +10,10 @@ from longtake.pipeline.journal.journal import Journal
 from longtake.pipeline.journal.keys import Parts, film_keys
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.protocols import FilmModel
-from longtake.pipeline.models.upscaler import Upscaler
 from longtake.pipeline.observe import Observer
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.stages.upscale import check_chunks
+from longtake.pipeline.stages.upscale import check_upscaler, decoded_with, replay_start
 from longtake.pipeline.values import LatentChunk
-from longtake.pipeline.weights.load import load_upscaler
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Take:
     journal: Journal
     numerics: Parts
     given: ConditioningEncoder
-    upscaler: Upscaler | None = None
+    upscaler: TakeUpscaler | None = None
     notes: tuple[str, ...] = ()
 
     def finished(self, chunk: ChunkSpan) -> LatentChunk | None:
@@ -43,7 +42,7 @@ class Take:
 
     def decoded_with(self, chunk: ChunkSpan) -> list[ChunkSpan]:
         """The chunk, and the later ones that its frames depend on."""
-        return [chunk, *self.plan.decode_ahead(chunk)]
+        return decoded_with(self.plan, None if self.upscaler is None else self.upscaler.grid, chunk)
 
     def summary(self) -> dict[str, float]:
         """The film in numbers, and how much of it is finished, counted from its start."""
@@ -85,8 +84,7 @@ class Take:
         """The chunks whose latents the decoders and the upscaler need before they can continue at `chunk`."""
         spans = self.plan.decode_history(chunk)
         if self.upscaler is not None:
-            first_frame = chunk.frames.start - self.upscaler.history_frames
-            spans += self.plan.upscale_history(chunk, first_frame)
+            spans += self.plan.upscale_history(chunk, replay_start(self.upscaler.grid, self.plan, chunk))
         return spans
 
 
@@ -96,7 +94,7 @@ def open_take(plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts) -
     Args:
         plan: made by `plan_film` for this model.
         numerics: see `pipeline/provenance.py`. Those of an opened take hold the digests of its conditioning files:
-            the files must have these digests here, and are not checked again.
+            the files must have these digests here, and are not checked again. They also describe its upscaler.
 
     Raises:
         SpecError: a conditioning file is unusable, or the upscaler cannot enlarge the film.
@@ -104,18 +102,23 @@ def open_take(plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts) -
         WeightsError: the upscaler does not exist.
     """
     given, notes, numerics = _conditioned(model, plan, numerics)
-    upscaler = _open_upscaler(model, plan)
-    parts = numerics if upscaler is None else {**numerics, "upscaler": upscaler.fingerprint()}
-    keys = film_keys(plan.storyboard, plan.chunks, parts, plan.reach.lookahead)
+    upscaler = _open_upscaler(plan, numerics)
+    grid, parts = None, numerics
+    if upscaler is not None:
+        grid, parts = upscaler.grid, {**numerics, "upscaler": upscaler.fingerprint}
+        numerics = {**numerics, "upscaler": upscaler.card()}
+    keys = film_keys(plan.storyboard, plan.chunks, parts, lambda chunk: decoded_with(plan, grid, chunk)[-1])
     return Take(model, plan, store, Journal(store, keys), numerics, given, upscaler, notes)
 
 
-def _open_upscaler(model: FilmModel, plan: FilmPlan) -> Upscaler | None:
+def _open_upscaler(plan: FilmPlan, numerics: Parts) -> TakeUpscaler | None:
+    """The upscaler of a film. Its weights are loaded here only if `numerics` does not describe it yet."""
     output = plan.storyboard.output
-    if not output.upscale:
+    if output.upscale is None:
         return None
-    upscaler = load_upscaler(output.upscaler).to(model.device)
-    check_chunks(upscaler, plan.chunks)
+    upscaler = TakeUpscaler.of(output.upscaler, numerics.get("upscaler"))
+    if "upscaler" not in numerics:
+        check_upscaler(upscaler.model, output.upscale)
     return upscaler
 
 

@@ -21,14 +21,14 @@ from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.segments import SegmentJournal
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
-from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.boundary import BoundaryError, boundary_error
 from longtake.pipeline.upscaling.output import SCRATCH, Film, Output, Written
 from longtake.pipeline.upscaling.plan import UpscaleSpec, frames_to_upscale
 from longtake.pipeline.upscaling.preflight import check_model
 from longtake.pipeline.upscaling.segment import SegmentMaker
-from longtake.pipeline.upscaling.work import Upscaling, grid_of, numerics, open_upscaling
+from longtake.pipeline.upscaling.work import Upscaling, numerics, open_upscaling
 
 PLAN_NAME = "journal/upscale.json"
 CUTS_NAME = "journal/cuts.json"

@@ -110,15 +110,27 @@ class LatentChunk:
 
 @dataclass(frozen=True)
 class FrameChunk:
-    """The picture of one chunk: `frames` is uint8 [f h w 3], RGB, full range, in display order."""
+    """The picture of one chunk: `frames` is uint8 [f h w 3], RGB, full range, in display order.
+
+    Args:
+        ahead: the frames right after the chunk, for an upscaler that looks ahead; like `frames`, of any number.
+    """
 
     span: ChunkSpan
     frames: Tensor
+    ahead: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check("FrameChunk.frames", self.frames, (len(self.span.frames), None, None, 3))
         if self.frames.dtype != torch.uint8:
             raise ShapeError(f"FrameChunk.frames is {self.frames.dtype}; frames are uint8")
+        if self.ahead is not None:
+            _check("FrameChunk.ahead", self.ahead, (None, *self.frames.shape[1:]))
+
+    @property
+    def known(self) -> Tensor:
+        """The chunk's frames and those ahead of it, uint8 [f h w 3]."""
+        return self.frames if self.ahead is None else torch.cat((self.frames, self.ahead))
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from longtake.pipeline.footage.encode import FootageSegment
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.upscale_film import cuts_of, forget, upscale
 from longtake.pipeline.upscaling.boundary import boundary_error
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
 from longtake.pipeline.upscaling.segment import SegmentMaker
-from longtake.pipeline.upscaling.work import grid_of, numerics, open_upscaling
+from longtake.pipeline.upscaling.work import numerics, open_upscaling
 from tests.upscale_clip import CUT, FRAMES, HEIGHT, WIDTH, packets_of, write_clip
 
 MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=2))

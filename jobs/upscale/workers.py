@@ -14,10 +14,11 @@ from longtake.actors.upscale_actor import WorkerConfig, free_bytes, numerics_the
 from longtake.actors.upscale_film import WorkerSetup
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
 from longtake.jobs.upscale.options import UpscaleOptions
+from longtake.pipeline.adapters.upscalers import upscaler_notes
 from longtake.pipeline.footage.values import Footage
-from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.upscaling.preflight import check_memory, check_model, worker_bytes
-from longtake.pipeline.upscaling.work import grid_of, numerics
+from longtake.pipeline.upscaling.work import numerics
 
 CPU, GPU = "cpu", "cuda"
 
@@ -31,8 +32,8 @@ def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
     """
     model = WorkerConfig(options.model, _device_here(), options.threads).load()
     check_model(model, options.spec)
-    if not model.trained:
-        console.print(f"{model.name} has no trained weights yet: expect a bicubic enlargement.", style="yellow")
+    for note in upscaler_notes(options.model, model):
+        console.print(f"{note}.", style="yellow", highlight=False, markup=False)
     return model
 
 

@@ -7,12 +7,12 @@ chains, so a codec or quality setting does not touch the latents.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from longtake.pipeline.clock import ChunkSpan, looked_ahead
+from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.spec import Storyboard
 
 Parts = Mapping[str, Any]
@@ -40,13 +40,18 @@ class FilmKeys:
     segments: tuple[ChunkKey, ...]
 
 
-def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Parts, lookahead: int = 0) -> FilmKeys:
+def film_keys(
+    storyboard: Storyboard,
+    chunks: Sequence[ChunkSpan],
+    numerics: Parts,
+    last_seen: Callable[[ChunkSpan], ChunkSpan] = lambda chunk: chunk,
+) -> FilmKeys:
     """The keys of a planned film.
 
     Args:
         numerics: what decides the bits in addition to the storyboard: weights, versions, dtype, threads and so on. An
             "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key.
-        lookahead: video latents behind a chunk that its frames depend on.
+        last_seen: gives the last chunk whose latents a chunk's pictures depend on.
     """
     latents, segments = [], []
     apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
@@ -71,7 +76,7 @@ def film_keys(storyboard: Storyboard, chunks: Sequence[ChunkSpan], numerics: Par
         latents_key = _hash(latents_key, latent_parts)
         latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
     for chunk in chunks:
-        seen = (chunk, *looked_ahead(chunks.__getitem__, chunk, lookahead))[-1]
+        seen = last_seen(chunk)
         latents_key = latents[seen.index].key
         segment_parts = {
             "frames": [chunk.frames.start, chunk.frames.stop],

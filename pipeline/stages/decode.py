@@ -25,6 +25,7 @@ class DecodeStage:
         plan: of the film.
         finished: where to find latents that this stage has not decoded itself.
         given_sound: samples [c n] of a sound that is given for the whole film and is published as it is.
+        frames_ahead: the frames after a chunk that are returned with it; None returns none.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class DecodeStage:
         plan: FilmPlan,
         finished: FinishedLatents,
         given_sound: Callable[[range], Tensor] | None = None,
+        frames_ahead: Callable[[ChunkSpan], range] | None = None,
     ) -> None:
         self.video_decoder, self.sound_decoder = model.video_codec, model.sound_codec
         self._model, self._plan, self._finished, self._given_sound = model, plan, finished, given_sound
+        self._frames_ahead = frames_ahead
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
         self._frames: Tensor | None = None
@@ -48,14 +51,15 @@ class DecodeStage:
         """The chunk's frames, and the sound that has become final with it.
 
         Args:
-            ahead: the chunks of `FilmPlan.decode_ahead`, in order.
+            ahead: the chunks after it, up to the last one that its frames, and those returned with it, depend on.
         """
         span = latents.span
         if span.index == span.section or span.index != self._next:
             self._stand_before(span)
         for chunk in (latents, *ahead):
             self._see(chunk)
-        frames = FrameChunk(span, self._shown(span.frames))
+        shown = self._shown(span.frames)
+        frames = FrameChunk(span, shown, None if self._frames_ahead is None else self._ahead(self._frames_ahead(span)))
         sound = self._heard(latents)
         self._next = span.index + 1
         if self._given_sound is not None:
@@ -96,6 +100,13 @@ class DecodeStage:
         shown, rest = self._frames[skipped:stop], self._frames[stop:]
         self._frames, self._frame = rest.clone() if len(rest) else None, frames.stop
         return to_uint8(shown)
+
+    def _ahead(self, frames: range) -> Tensor | None:
+        """These frames right after those that were returned last, in uint8; they are kept."""
+        if not frames:
+            return None
+        assert self._frames is not None, "the latents of the frames ahead came with the chunk"
+        return to_uint8(self._frames[: len(frames)])
 
     def _heard(self, latents: LatentChunk) -> Tensor:
         """The sound [c n] that becomes final with a chunk."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.models.streaming_upscaler import ChunkGrid
 from longtake.pipeline.spec import parse_duration
 
 SCALES = (2, 4)
@@ -32,7 +33,7 @@ _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,4}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCI
 class Exact:
     """Every segment is warmed up over the model's whole history: equal to one pass, in any order."""
 
-    def entry(self, grid: "ChunkGrid", start: int) -> int:
+    def entry(self, grid: ChunkGrid, start: int) -> int:
         """The frame of a scene with which the model begins, for a segment that begins with frame `start` of it."""
         return grid.entry(start, grid.history_frames)
 
@@ -50,7 +51,7 @@ class WarmUp:
         if self.frames < 0:
             raise SpecError(f"--continuity is warmup={self.frames}; use 0 frames or more")
 
-    def entry(self, grid: "ChunkGrid", start: int) -> int:
+    def entry(self, grid: ChunkGrid, start: int) -> int:
         """See `Exact.entry`."""
         return grid.entry(start, self.frames)
 
@@ -62,7 +63,7 @@ class WarmUp:
 class Handoff:
     """Every segment takes the model's state from the one before it: no frame twice, but a scene goes in sequence."""
 
-    def entry(self, _: "ChunkGrid", start: int) -> int:
+    def entry(self, _: ChunkGrid, start: int) -> int:
         """With the segment itself: see `Exact.entry`."""
         return start
 
@@ -157,36 +158,6 @@ def _parse_moment(text: str) -> tuple[Fraction, int]:
 
 
 # ------------------------------------------------------------------ the plan
-
-
-@dataclass(frozen=True)
-class ChunkGrid:
-    """How a model goes through a scene: see `StreamingUpscaler`.
-
-    Args:
-        chunk_frames: pictures that become ready together.
-        history_frames: how far back a picture can look.
-        first_chunk_frames: pictures that become ready first in a scene; as many as always where not given.
-        lookahead_frames: frames behind a chunk that its pictures wait for.
-    """
-
-    chunk_frames: int
-    history_frames: int
-    first_chunk_frames: int | None = None
-    lookahead_frames: int = 0
-
-    def up(self, frames: int) -> int:
-        """`frames`, rounded up to whole chunks."""
-        return -(-frames // self.chunk_frames) * self.chunk_frames
-
-    def border(self, frames: int) -> int:
-        """The first number of pictures, from a scene's start, that become ready as whole chunks; `frames` or more."""
-        first = self.first_chunk_frames or self.chunk_frames
-        return first + self.up(max(0, frames - first))
-
-    def entry(self, start: int, warm_up: int) -> int:
-        """Where in its scene a model can begin, that is to be warmed up over `warm_up` frames before `start`."""
-        return max(0, (start - warm_up) // self.chunk_frames * self.chunk_frames)
 
 
 @dataclass(frozen=True)

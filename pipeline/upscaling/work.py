@@ -14,9 +14,8 @@ from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
+from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler
 from longtake.pipeline.upscaling.plan import (
-    ChunkGrid,
     SegmentSpan,
     UpscalePlan,
     UpscaleSpec,
@@ -116,11 +115,6 @@ def open_upscaling(
         grid: the model's, see `grid_of`.
     """
     return Upscaling(footage, plan_upscale(frames_to_upscale(footage, spec), cuts, spec, grid), store, numerics)
-
-
-def grid_of(model: StreamingUpscaler) -> ChunkGrid:
-    """How `model` goes through a scene."""
-    return ChunkGrid(model.chunk_frames, model.history_frames, model.first_chunk_frames, model.lookahead_frames)
 
 
 def numerics(model: StreamingUpscaler) -> Parts:

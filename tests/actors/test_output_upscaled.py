@@ -15,15 +15,15 @@ from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
+from tests.adapters.flashvsr.tiny import save_tiny_flashvsr
 
-WISH = parse_storyboard(
-    """
+STORYBOARD = """
 model: tiny
 sampling: {steps: 1}
+video: {width: 32, height: 32}
 scenes: [{prompt: a red circle bounces, duration: 6s}]
 output: {upscale: 2, upscaler: tiny-upscaler, hls: false}
 """
-)
 
 
 class KillsTheUpscaler(ChunkPacer):
@@ -41,15 +41,19 @@ class KillsTheUpscaler(ChunkPacer):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(tmp_path):
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(looks_ahead, tmp_path):
     torch.set_num_threads(1)
+    file = save_tiny_flashvsr(tmp_path / "flashvsr.safetensors", layers=1)
+    overrides = ("output.upscale=4", f"output.upscaler={file}") if looks_ahead else ()
+    storyboard = parse_storyboard(STORYBOARD, overrides)
     model = EmbeddedModel.untrained(TINY)
     alone, take = (
-        open_take(plan_film(WISH, model), model, Store(str(tmp_path / name)), numerics(model))
+        open_take(plan_film(storyboard, model), model, Store(str(tmp_path / name)), numerics(model))
         for name in ("alone", "ray")
     )
     film.render(alone)
-    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=WISH.acts)
+    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=storyboard.acts)
     with ActorPool(config) as pool:
         render(take, pool, KillsTheUpscaler(take, pool))
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")

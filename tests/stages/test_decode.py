@@ -13,6 +13,7 @@ from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.plan import DecoderReach, FilmPlan
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.stages.upscale import decoded_with
 from longtake.pipeline.testing.ltx2 import LATENT_CHANNELS, one_chunk, tiny_video_vae
 from longtake.pipeline.values import LatentChunk
 
@@ -77,10 +78,11 @@ def test_a_stage_that_begins_in_the_middle_shows_the_same_bits(film, start):
 
 
 def test_a_segment_depends_on_the_latents_that_its_picture_sees(film):
-    model, plan, _ = film
+    _, plan, _ = film
     storyboard = parse_storyboard("scenes: [{prompt: a, duration: 2s}, {prompt: b, duration: 2s, transition: cut}]")
     seeing, causal = (
-        film_keys(storyboard, plan.chunks, {}, lookahead) for lookahead in (model.video_codec.lookahead, 0)
+        film_keys(storyboard, plan.chunks, {}, last_seen)
+        for last_seen in (lambda chunk: decoded_with(plan, None, chunk)[-1], lambda chunk: chunk)
     )
     assert seeing.latents == causal.latents
     assert seeing.segments[0].parts["latents"] == seeing.latents[3].key

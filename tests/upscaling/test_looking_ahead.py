@@ -9,6 +9,7 @@ from longtake.pipeline.adapters.upscalers import open_upscaler
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.upscale_film import upscale
 from longtake.pipeline.upscaling.boundary import boundary_error
@@ -16,7 +17,7 @@ from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
 from longtake.pipeline.upscaling.preflight import check_model, worker_bytes
 from longtake.pipeline.upscaling.segment import SegmentMaker, enlarged, start
-from longtake.pipeline.upscaling.work import grid_of, numerics, open_upscaling
+from longtake.pipeline.upscaling.work import numerics, open_upscaling
 from longtake.pipeline.weights.load import save_model
 from tests.adapters.flashvsr.tiny import DIT, SIZES, film, save_tiny_flashvsr, tiny_flashvsr
 from tests.upscale_clip import CUT, FRAMES, packets_of, write_clip

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.footage.values import Colour, Footage
+from longtake.pipeline.models.streaming_upscaler import ChunkGrid
 from longtake.pipeline.upscaling.plan import (
-    ChunkGrid,
     Exact,
     Handoff,
     UpscaleSpec,
