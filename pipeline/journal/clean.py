@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.journal.journal import read_manifest
+from longtake.pipeline.journal.journal import ChunkManifest
+from longtake.pipeline.journal.manifests import read_manifest
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import NAME as TAKE_NAME
 from longtake.pipeline.journal.writer import owner_of, sole_writer
@@ -57,5 +58,5 @@ def _is_orphan(store: Store, name: str, found: Mapping[str, int]) -> bool:
     if data is None:
         return False
     manifest_name = f"{data[1]}.json"
-    manifest = read_manifest(store, manifest_name) if manifest_name in found else None
+    manifest = read_manifest(store, manifest_name, ChunkManifest) if manifest_name in found else None
     return manifest is None or manifest.data != name

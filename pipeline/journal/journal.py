@@ -1,24 +1,23 @@
-"""The journal of a take: what is finished, by chunk, on any store. The only truth a resumed render believes.
+"""The journal of a take: what is finished, chunk by chunk, on any store. A resumed render trusts nothing else.
 
-    journal/latents/00007.json            manifest: key, name of the data, its size and checksum; put last
-    journal/latents/00007-4f1c....safetensors    the data, under a name that no other attempt uses; put first
+    journal/latents/00007.json                   manifest of a chunk's latents; see `manifests.py`
+    journal/latents/00007-4f1c....safetensors    their data
+    journal/segments/00007.json                  the same of the chunk's segment
 
-A chunk has one manifest for its latents and one for its segment. A manifest counts when its key is the one the wish
-asks for; data counts when it has the manifest's checksum. Whatever does not count is rendered again.
+A chunk has one manifest for its latents and one for its segment. What is missing, damaged or of another key is
+rendered again.
 """
 
-import json
 from collections.abc import Callable
-from hashlib import sha256
-from secrets import token_hex
 from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.journal.keys import ChunkKey, FilmKeys
+from longtake.pipeline.journal.manifests import Manifest, ManifestStore, indented_json
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
 
@@ -26,21 +25,16 @@ Value = TypeVar("Value")
 Kind = Literal["latents", "segments"]
 
 
-class Manifest(BaseModel):
-    """What counts of one chunk: the data's key, its name, size and checksum, and what the key is made of."""
+class ChunkManifest(Manifest):
+    """The manifest of a chunk's latents or segment, with the parts that its key is made of."""
 
-    model_config = ConfigDict(frozen=True)
-
-    key: str
     data: str = Field(pattern=r"^journal/(latents|segments)/\d{5,}-[0-9a-f]{16}\.safetensors$")
-    bytes: int
-    sha256: str
     parts: dict[str, Any]
 
 
-def manifest_name(kind: Kind, index: int) -> str:
-    """Where a chunk's manifest is."""
-    return f"journal/{kind}/{index:05d}.json"
+def chunk_name(kind: Kind, index: int) -> str:
+    """The name of a chunk's data of this kind, which its manifest and data names begin with."""
+    return f"journal/{kind}/{index:05d}"
 
 
 class Journal:
@@ -48,18 +42,19 @@ class Journal:
 
     Args:
         store: the take's output root.
-        keys: what every chunk's manifest must say to count.
+        keys: a chunk's manifest counts if it has its key.
     """
 
     def __init__(self, store: Store, keys: FilmKeys) -> None:
         self._store, self._keys = store, keys
+        self._manifests = ManifestStore(store, ChunkManifest, ".safetensors", indented_json)
 
     def latents(self, chunk: ChunkSpan) -> LatentChunk | None:
-        """The chunk's latents, bit for bit as they were computed; None if they are to be rendered."""
+        """The chunk's latents, bit for bit as they were computed; None if they must be rendered."""
         return self._load("latents", chunk, self._keys.latents[chunk.index], latents_from_bytes)
 
     def segment(self, chunk: ChunkSpan) -> Segment | None:
-        """The chunk's segment; None if it is to be encoded."""
+        """The chunk's segment; None if it must be encoded."""
         return self._load("segments", chunk, self._keys.segments[chunk.index], segment_from_bytes)
 
     def keep_latents(self, latents: LatentChunk) -> None:
@@ -73,72 +68,44 @@ class Journal:
         self._keep("segments", index, self._keys.segments[index], segment_to_bytes(segment))
 
     def holds(self, kind: Kind, index: int) -> bool:
-        """Whether a chunk's data is there and whole; it is read for that."""
-        return self._data(kind, index, getattr(self._keys, kind)[index]) is not None
+        """Whether a chunk's data is complete. Reads it."""
+        return self._manifests.get(chunk_name(kind, index), getattr(self._keys, kind)[index].key) is not None
 
     def reach(self) -> int:
-        """The first chunk from which on the journal holds nothing."""
+        """The number of the first chunk such that the journal holds nothing of it and of later ones."""
         names = [*self._store.list("journal/latents"), *self._store.list("journal/segments")]
         found = [int(index) for name in names if (index := name.rpartition("/")[2].removesuffix(".json")).isdecimal()]
         return min(max(found, default=-1) + 1, len(self._keys.latents))
 
     def forget(self, index: int) -> None:
-        """Have a chunk rendered again, whatever is kept of it."""
-        for kind in ("segments", "latents"):
-            self._store.delete(manifest_name(kind, index))
+        """Remove a chunk's manifests, so that it is rendered again."""
+        kinds: tuple[Kind, ...] = ("segments", "latents")
+        for kind in kinds:
+            self._manifests.forget(chunk_name(kind, index))
 
     def num_kept(self, kind: Kind) -> int:
         """How many chunks, from the film's start, have a manifest of this kind that counts."""
-        keys = getattr(self._keys, kind)
-        return next((i for i, key in enumerate(keys) if not self._counts(kind, i, key)), len(keys))
+        keys: tuple[ChunkKey, ...] = getattr(self._keys, kind)
+        counts = (self._manifests.matching(chunk_name(kind, index), key.key) for index, key in enumerate(keys))
+        return next((index for index, manifest in enumerate(counts) if manifest is None), len(keys))
 
     def why_not(self, kind: Kind, index: int) -> str:
-        """Why a chunk's manifest does not count: what the take was rendered with, and what is asked for now."""
-        manifest, wanted = self._manifest(kind, index), getattr(self._keys, kind)[index].parts
+        """Why a chunk's manifest does not count: the parts of its key that have changed, for users."""
+        manifest, wanted = self._manifests.manifest(chunk_name(kind, index)), getattr(self._keys, kind)[index].parts
         if manifest is None:
             return "not rendered yet"
         had = manifest.parts
         changes = [f"{name} was {had.get(name)}, is {wanted[name]}" for name in wanted if had.get(name) != wanted[name]]
         return "; ".join(changes) or "a chunk before it changed"
 
-    def _counts(self, kind: Kind, index: int, key: ChunkKey) -> bool:
-        manifest = self._manifest(kind, index)
-        return manifest is not None and manifest.key == key.key
-
-    def _manifest(self, kind: Kind, index: int) -> Manifest | None:
-        return read_manifest(self._store, manifest_name(kind, index))
-
     def _load(
         self, kind: Kind, chunk: ChunkSpan, key: ChunkKey, from_bytes: Callable[[ChunkSpan, bytes], Value]
     ) -> Value | None:
-        data = self._data(kind, chunk.index, key)
+        data = self._manifests.get(chunk_name(kind, chunk.index), key.key)
         return None if data is None else from_bytes(chunk, data)
 
-    def _data(self, kind: Kind, index: int, key: ChunkKey) -> bytes | None:
-        manifest = self._manifest(kind, index)
-        if manifest is None or manifest.key != key.key:
-            return None
-        try:
-            data = self._store.get(manifest.data)
-        except FileNotFoundError:
-            return None
-        return data if sha256(data).hexdigest() == manifest.sha256 else None
-
     def _keep(self, kind: Kind, index: int, key: ChunkKey, data: bytes) -> None:
-        name = f"journal/{kind}/{index:05d}-{token_hex(8)}.safetensors"
-        self._store.put(name, data)
-        manifest = Manifest(
-            key=key.key, data=name, bytes=len(data), sha256=sha256(data).hexdigest(), parts=dict(key.parts)
-        )
-        self._store.put(manifest_name(kind, index), json.dumps(manifest.model_dump(), indent=1).encode())
-
-
-def read_manifest(store: Store, name: str) -> Manifest | None:
-    """The manifest under `name`; None where there is none, or a damaged one: its chunk is rendered again."""
-    try:
-        return Manifest.model_validate_json(store.get(name))
-    except (FileNotFoundError, ValidationError):
-        return None
+        self._manifests.commit(chunk_name(kind, index), key.key, data, parts=dict(key.parts))
 
 
 def latents_to_bytes(latents: LatentChunk) -> bytes:

@@ -13,14 +13,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from secrets import token_hex
 from typing import Any
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from longtake.pipeline.journal.keys import Parts
+from longtake.pipeline.journal.manifests import Manifest, ManifestStore, compact_json, manifest_file
 from longtake.pipeline.journal.store import Store
 
 
@@ -47,13 +47,8 @@ def hash_of(parts: Mapping[str, Any]) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    key: str
+class _Manifest(Manifest):
     data: str = Field(pattern=r"^journal/(segments|states)/\d{8,}-[0-9a-f]{16}-[0-9a-f]{16}\.bin$")
-    bytes: int
-    sha256: str
 
 
 class SegmentJournal:
@@ -61,75 +56,54 @@ class SegmentJournal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._manifests = ManifestStore(store, _Manifest, ".bin", compact_json)
 
     def segment(self, key: SegmentKey) -> bytes | None:
         """The segment's bytes as they were kept; None if it is to be made."""
-        return self._get("segments", key)
+        return self._manifests.get(_segment_name(key), key.key)
 
     def keep_segment(self, key: SegmentKey, data: bytes) -> None:
         """Commit a finished segment."""
-        self._keep("segments", key, data)
+        self._manifests.commit(_segment_name(key), key.key, data)
 
     def state(self, key: SegmentKey) -> dict[str, Tensor] | None:
         """Where the model stood behind the segment of that key; None if nobody kept it."""
-        data = self._get("states", key)
+        data = self._manifests.get(_state_name(key), key.key)
         return None if data is None else safetensors.torch.load(data)
 
     def keep_state(self, key: SegmentKey, state: Mapping[str, Tensor], older: SegmentKey | None) -> None:
         """Commit where the model stands behind a segment, and let go of the state that was kept behind `older`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        self._keep("states", key, safetensors.torch.save(tensors))
+        self._manifests.commit(_state_name(key), key.key, safetensors.torch.save(tensors))
         if older is not None:
-            self._forget("states", older)
+            manifest = self._manifests.matching(_state_name(older), older.key)
+            self._manifests.forget(_state_name(older))
+            if manifest is not None:
+                self._store.delete(manifest.data)
 
     def claimed(self, keys: Iterable[SegmentKey]) -> dict[SegmentKey, int]:
         """Those of `keys` that have a manifest, with their bytes; no data is read for that."""
         names = self._store.list("journal/segments")
-        there = [key for key in keys if _manifest_name("segments", key) in names]
-        found = {key: self._manifest("segments", key) for key in there}
+        there = [key for key in keys if manifest_file(_segment_name(key)) in names]
+        found = {key: self._manifests.matching(_segment_name(key), key.key) for key in there}
         return {key: manifest.bytes for key, manifest in found.items() if manifest is not None}
 
     def sweep(self, keys: Iterable[SegmentKey]) -> None:
         """Remove whatever belongs to none of `keys`, and data that no manifest names. For the sole writer only."""
         wanted: set[str] = set()
         for key in keys:
-            manifest = self._manifest("segments", key)
+            manifest = self._manifests.matching(_segment_name(key), key.key)
             if manifest is not None:
-                wanted.update((_manifest_name("segments", key), manifest.data))
+                wanted.update((manifest_file(_segment_name(key)), manifest.data))
         for folder in ("segments", "states"):
             for name in self._store.list(f"journal/{folder}"):
                 if name not in wanted:
                     self._store.delete(name)
 
-    def _manifest(self, folder: str, key: SegmentKey) -> _Manifest | None:
-        try:
-            manifest = _Manifest.model_validate_json(self._store.get(_manifest_name(folder, key)))
-        except (FileNotFoundError, ValidationError):
-            return None
-        return manifest if manifest.key == key.key else None
 
-    def _get(self, folder: str, key: SegmentKey) -> bytes | None:
-        manifest = self._manifest(folder, key)
-        if manifest is None:
-            return None
-        try:
-            data = self._store.get(manifest.data)
-        except FileNotFoundError:
-            return None
-        return data if sha256(data).hexdigest() == manifest.sha256 else None
-
-    def _keep(self, folder: str, key: SegmentKey, data: bytes) -> None:
-        name = f"journal/{folder}/{key.name}-{token_hex(8)}.bin"
-        self._store.put(name, data)
-        manifest = _Manifest(key=key.key, data=name, bytes=len(data), sha256=sha256(data).hexdigest())
-        self._store.put(_manifest_name(folder, key), manifest.model_dump_json().encode())
-
-    def _forget(self, folder: str, key: SegmentKey) -> None:
-        manifest = self._manifest(folder, key)
-        self._store.delete(_manifest_name(folder, key))
-        if manifest is not None:
-            self._store.delete(manifest.data)
+def _segment_name(key: SegmentKey) -> str:
+    return f"journal/segments/{key.name}"
 
 
-def _manifest_name(folder: str, key: SegmentKey) -> str:
-    return f"journal/{folder}/{key.name}.json"
+def _state_name(key: SegmentKey) -> str:
+    return f"journal/states/{key.name}"

@@ -8,8 +8,9 @@ import fsspec
 import pytest
 
 from longtake.pipeline.errors import JournalError
-from longtake.pipeline.journal.journal import read_manifest
+from longtake.pipeline.journal.journal import ChunkManifest
 from longtake.pipeline.journal.lease import Lease
+from longtake.pipeline.journal.manifests import read_manifest
 from longtake.pipeline.journal.store import Store
 from tests.journal.faulty_s3 import FAULTS, FaultyS3
 from tests.tiny_take import Recorder, render
@@ -64,7 +65,7 @@ def assert_nothing_is_half_there(store):
         if name.endswith(".m3u8"):
             assert named_by(store.get(name)) <= found.keys(), f"{name} names what is not there"
         if name.startswith(("journal/latents/", "journal/segments/")) and name.endswith(".json"):
-            manifest = read_manifest(store, name)
+            manifest = read_manifest(store, name, ChunkManifest)
             assert found[manifest.data] == manifest.bytes
 
 

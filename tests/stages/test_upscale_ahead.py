@@ -9,7 +9,8 @@ from einops import rearrange
 from longtake.pipeline import acts, film
 from longtake.pipeline.adapters.upscalers import open_upscaler, upscaler_notes
 from longtake.pipeline.errors import JournalError, SpecError, WeightsError
-from longtake.pipeline.journal.journal import manifest_name
+from longtake.pipeline.journal.journal import chunk_name
+from longtake.pipeline.journal.manifests import manifest_file
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
@@ -131,7 +132,7 @@ def test_what_was_lost_is_rendered_again_with_the_same_bits(upscaled, tmp_path, 
         if size and "lock" not in name:
             Store(str(tmp_path)).put(name, Store(str(folder)).get(name))
     for kind, index in zip(lost[::2], lost[1::2], strict=True):
-        Store(str(tmp_path)).delete(manifest_name(kind, index))
+        Store(str(tmp_path)).delete(manifest_file(chunk_name(kind, index)))
     again = Recorder()
     assert render(tmp_path, overrides, again) == (folder / "film.mp4").read_bytes()
     assert again.acted("denoise") == [lost[3]]
