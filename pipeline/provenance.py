@@ -1,6 +1,7 @@
 """What decides a film's bits in addition to its storyboard: weights, versions, precision, threads, ranks, processor."""
 
 from importlib.metadata import version
+from typing import Any
 
 import av
 import torch
@@ -31,23 +32,43 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
             and the attention kernels that it runs are among the parts.
     """
     parts = {
-        "weights": model.fingerprint(),
-        "torch": torch.__version__,
-        "av": av.__version__,
-        "dtype": str(model.dtype),
-        "device": load.device.type,
-        "threads": torch.get_num_threads(),
+        **process_parts(model.fingerprint(), model.dtype, load.device),
         "audio_lag": model.audio_lag,
         "degrees": f"ulysses {degrees.ulysses}, ring {degrees.ring}, cfg {degrees.cfg}",
-        "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
     parts["rollout"] = model.rollout.describe(model.kv_plan)
-    if load.device.type == "cuda" and torch.cuda.is_available():
-        parts["gpu"] = torch.cuda.get_device_name(load.device)
+    if gpu := gpu_parts(load.device):
+        parts |= gpu
         parts["attention"] = _attention_kernels(model, load.device.type)
     return parts
+
+
+def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The numerics of this process that every model has, a film's or an upscaler's.
+
+    Args:
+        weights: their fingerprint.
+        dtype: of the weights.
+        device: where they compute.
+    """
+    return {
+        "weights": weights,
+        "torch": torch.__version__,
+        "av": av.__version__,
+        "dtype": str(dtype),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def gpu_parts(device: torch.device) -> dict[str, Any]:
+    """The name of the GPU `device`; empty if it is none, or if this process does not see it."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(device)}
 
 
 def check_same(here: Parts, promised: Parts) -> None:

@@ -13,7 +13,7 @@ from longtake.pipeline.provenance import check_same, numerics
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.weights.options import LoadOptions
 
-CPU_PARTS = ["weights", "torch", "av", "dtype", "device", "threads", "audio_lag", "degrees", "cpu", "rollout"]
+CPU_PARTS = ["weights", "torch", "av", "dtype", "device", "threads", "cpu", "audio_lag", "degrees", "rollout"]
 CUDA = LoadOptions(device=torch.device("cuda"))
 
 

@@ -29,9 +29,13 @@ MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=
 WISH = UpscaleSpec(segment_frames=12, codec="ffv1")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
+    """One compute thread for the module's fixtures, too: their outputs are compared with those of the tests."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -105,10 +105,15 @@ class KVStore:
         """
         return StoreContext(self._room, self._branches[branch], chunk, write, seen)
 
-    def reset(self) -> None:
-        """Empty every branch, as at a cut and before a replay."""
+    def reset(self, num_commits: int = 0) -> None:
+        """Empty every branch, as at a cut and before a replay.
+
+        Args:
+            num_commits: how many commits count as already made. The next chunk is then written to the page that it
+                has in an uninterrupted run, so that sums over pages are taken in the same order.
+        """
         for branch in self._branches.values():
-            branch.table = PageTable(self.plan)
+            branch.table = PageTable(self.plan, num_commits=num_commits)
             for buffer in branch.buffers.values():
                 buffer.sink_shift_s = None
 

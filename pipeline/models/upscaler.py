@@ -245,8 +245,7 @@ class UpscalerState:
             [site], self._plan, model.rope, branches=(BRANCH,), dtype=weight.dtype, device=weight.device,
             batch=num_windows,
         )  # fmt: skip
-        # A chunk's page follows from its number, so that keys are summed in the same order wherever one begins.
-        store.restore({BRANCH: BranchSnapshot(PageTable(self._plan, num_commits=self._next_chunk), {})})
+        store.reset(num_commits=self._next_chunk)  # a chunk's page follows from its number, wherever the stream begins
         return store
 
     @property

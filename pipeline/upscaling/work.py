@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import av
 import numpy as np
-import torch
 
 from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.values import Footage
@@ -15,6 +13,7 @@ from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler
+from longtake.pipeline.provenance import gpu_parts, process_parts
 from longtake.pipeline.upscaling.plan import (
     SegmentSpan,
     UpscalePlan,
@@ -118,16 +117,7 @@ def open_upscaling(
 
 
 def numerics(model: StreamingUpscaler) -> Parts:
-    """What decides the output's bits beside footage and wish, in this process as it is set up now."""
+    """What decides the output's bits in addition to footage and spec, in this process as it is set up now."""
     weights = next(model.parameters())
-    parts = {
-        "weights": model.fingerprint(),
-        "torch": torch.__version__,
-        "av": av.__version__,
-        "numpy": np.__version__,
-        "dtype": str(weights.dtype),
-        "device": weights.device.type,
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    return parts if weights.device.type == "cpu" else {**parts, "gpu": torch.cuda.get_device_name(weights.device)}
+    parts = process_parts(model.fingerprint(), weights.dtype, weights.device)
+    return {**parts, "numpy": np.__version__, **gpu_parts(weights.device)}
