@@ -22,9 +22,9 @@ from longtake.pipeline.models.devices import settle
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
 from longtake.pipeline.provenance import check_same
 from longtake.pipeline.upscaling.boundary import BoundaryError, boundary_error
+from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker, FootageSegmentReport
 from longtake.pipeline.upscaling.plan import UpscalePlan
 from longtake.pipeline.upscaling.preflight import check_memory, worker_bytes
-from longtake.pipeline.upscaling.segment import Made, SegmentMaker
 from longtake.pipeline.upscaling.work import Upscaling, numerics
 
 
@@ -83,7 +83,7 @@ class UpscalerActor:
         work = order.open(model)
         check_memory(worker_bytes(work.footage, work.plan.spec.scale, model), free_bytes(order.tools.device))
         self._work, self._model = work, model
-        self._make = SegmentMaker(work, model)
+        self._make = FootageSegmentMaker(work, model)
         self._hand = lend_hand(work.store)
         return os.getpid()
 
@@ -93,7 +93,7 @@ class UpscalerActor:
             self._hand.close()
             self._hand = None
 
-    def make(self, index: int) -> Made:
+    def make(self, index: int) -> FootageSegmentReport:
         """Make one segment."""
         with logs.context(segment=index):
             try:

@@ -18,7 +18,7 @@ from longtake.actors.upscale_actor import UpscalerActor, UpscaleTask, WorkerConf
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError, PoisonError
 from longtake.pipeline.observe import Observer
 from longtake.pipeline.upscaling.boundary import BoundaryError
-from longtake.pipeline.upscaling.plan import SegmentSpan, UpscalePlan
+from longtake.pipeline.upscaling.plan import FootageSegmentSpan, UpscalePlan
 
 FAILURES = 3
 """Failures of one segment that end the film."""
@@ -109,7 +109,7 @@ class _Slot:
     asked: ObjectRef
     since: float
     is_ready: bool = False
-    span: SegmentSpan | None = None
+    span: FootageSegmentSpan | None = None
 
 
 class UpscaleRun:
@@ -130,7 +130,7 @@ class UpscaleRun:
         for number in range(count):
             self._open(number)
 
-    def make(self, spans: Iterable[SegmentSpan], tick: Callable[[], None] = lambda: None) -> None:
+    def make(self, spans: Iterable[FootageSegmentSpan], tick: Callable[[], None] = lambda: None) -> None:
         """Have `spans` made, handed out in order, one at a time to a worker.
 
         Args:
@@ -175,7 +175,7 @@ class UpscaleRun:
         handle = self._workers.start_actor(number)
         self._seats[number] = _Slot(handle, handle.open.remote(self._order_ref), time.monotonic())
 
-    def _hand_out(self, seat: _Slot, span: SegmentSpan | None) -> None:
+    def _hand_out(self, seat: _Slot, span: FootageSegmentSpan | None) -> None:
         if span is not None:
             seat.asked, seat.span, seat.since = seat.handle.make.remote(span.index), span, time.monotonic()
 
@@ -260,10 +260,10 @@ class UpscaleRun:
 class _Queue:
     """Segments in order, each given out when it can be made: in a handoff, once the one before it is kept."""
 
-    def __init__(self, spans: Iterable[SegmentSpan], plan: UpscalePlan) -> None:
-        self._rest: Iterator[SegmentSpan] = iter(spans)
+    def __init__(self, spans: Iterable[FootageSegmentSpan], plan: UpscalePlan) -> None:
+        self._rest: Iterator[FootageSegmentSpan] = iter(spans)
         self._plan = plan
-        self._waiting: list[SegmentSpan] = []
+        self._waiting: list[FootageSegmentSpan] = []
         self._open: set[int] = set()  # given out, or waiting
         self._exhausted = False
 
@@ -274,7 +274,7 @@ class _Queue:
             self._draw()
         return self._exhausted and not self._open
 
-    def take(self) -> SegmentSpan | None:
+    def take(self) -> FootageSegmentSpan | None:
         """The first segment that can be made; None while there is none."""
         ready = next((span for span in self._waiting if self._can_start(span)), None)
         while ready is None and not self._exhausted:
@@ -285,15 +285,15 @@ class _Queue:
             self._waiting.remove(ready)
         return ready
 
-    def put_back(self, span: SegmentSpan) -> None:
+    def put_back(self, span: FootageSegmentSpan) -> None:
         """Give `span` out again, before all others that come after it."""
         self._waiting = sorted([*self._waiting, span], key=lambda waiting: waiting.index)
 
-    def made(self, span: SegmentSpan) -> None:
+    def made(self, span: FootageSegmentSpan) -> None:
         """`span` is kept."""
         self._open.remove(span.index)
 
-    def _draw(self) -> SegmentSpan | None:
+    def _draw(self) -> FootageSegmentSpan | None:
         span = next(self._rest, None)
         if span is None:
             self._exhausted = True
@@ -302,6 +302,6 @@ class _Queue:
             self._open.add(span.index)
         return span
 
-    def _can_start(self, span: SegmentSpan) -> bool:
+    def _can_start(self, span: FootageSegmentSpan) -> bool:
         before = self._plan.before(span)
         return not self._plan.spec.is_sequential or before is None or before.index not in self._open

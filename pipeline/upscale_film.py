@@ -18,16 +18,16 @@ from longtake.pipeline.errors import JournalError
 from longtake.pipeline.footage.cuts import RULE, Grey, find_cuts, small_pictures
 from longtake.pipeline.footage.encode import FootageSegment
 from longtake.pipeline.footage.values import Footage
-from longtake.pipeline.journal.segments import SegmentJournal
+from longtake.pipeline.journal.footage_segments import FootageSegmentJournal
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.boundary import BoundaryError, boundary_error
-from longtake.pipeline.upscaling.output import SCRATCH, Film, Output, Written
+from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker
+from longtake.pipeline.upscaling.output import SCRATCH, Output, OutputContent, Written
 from longtake.pipeline.upscaling.plan import UpscaleSpec, frames_to_upscale
 from longtake.pipeline.upscaling.preflight import check_model
-from longtake.pipeline.upscaling.segment import SegmentMaker
 from longtake.pipeline.upscaling.work import Upscaling, numerics, open_upscaling
 
 PLAN_NAME = "journal/upscale.json"
@@ -53,7 +53,7 @@ def upscale(
         work = open_upscaling(footage, cuts, spec, output.journal, numerics(model), grid_of(model))
         written, error = begin(work, output, observer), None
         if written is None:
-            make = SegmentMaker(work, model)
+            make = FootageSegmentMaker(work, model)
             for span in work.missing():
                 observer.event("upscale.segment", **make(span).fields())
             error = boundary_error(work, model) if work.approximates else None
@@ -90,14 +90,14 @@ def cuts_of(
         answer = json.loads(store.get(CUTS_NAME))
         if answer["of"] == question:
             return tuple(answer["cuts"])
-    seen = _told(small_pictures(footage, frames), len(frames), observer)
+    seen = _with_progress(small_pictures(footage, frames), len(frames), observer)
     cuts = tuple(find_cuts(seen, spec.scene_threshold))
     if keep:
         store.put(CUTS_NAME, json.dumps({"of": question, "cuts": cuts}).encode())
     return cuts
 
 
-def _told(pictures: Iterable[tuple[int, Grey]], total: int, observer: Observer) -> Iterator[tuple[int, Grey]]:
+def _with_progress(pictures: Iterable[tuple[int, Grey]], total: int, observer: Observer) -> Iterator[tuple[int, Grey]]:
     for done, picture in enumerate(pictures, 1):
         yield picture
         if done % 100 == 0 or done == total:
@@ -108,7 +108,7 @@ def forget(output: Output) -> None:
     """Let go of everything that was made for an output, so that all of it is made again; the output itself stays."""
     with sole_writer(output.journal):
         output.forget()
-        SegmentJournal(output.journal).sweep(())
+        FootageSegmentJournal(output.journal).sweep(())
         for name in (PLAN_NAME, CUTS_NAME):
             output.journal.delete(name)
 
@@ -148,7 +148,7 @@ def finish(work: Upscaling, output: Output, observer: Observer) -> Written:
         JournalError: a segment was damaged since it was made.
         MediaError: the container cannot hold them.
     """
-    written = output.write(Film(work.footage, work.plan.frames, _segments(work), work.encoding), work.key)
+    written = output.write(OutputContent(work.footage, work.plan.frames, _segments(work), work.encoding), work.key)
     work.journal.sweep(work.keys)
     observer.event("film.done", url=written.url, frames=len(work.plan.frames), bytes=written.bytes)
     return written

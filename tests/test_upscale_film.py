@@ -19,9 +19,9 @@ from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.upscale_film import cuts_of, forget, upscale
 from longtake.pipeline.upscaling.boundary import boundary_error
+from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
-from longtake.pipeline.upscaling.segment import SegmentMaker
 from longtake.pipeline.upscaling.work import numerics, open_upscaling
 from tests.upscale_clip import CUT, FRAMES, HEIGHT, WIDTH, packets_of, write_clip
 
@@ -301,7 +301,7 @@ def test_a_segment_holds_one_chunk_at_a_time(clip, tmp_path):
 
     model = Watching(MODEL.config).eval()
     work = work_of(clip, tmp_path / "out.mkv", replace(WISH, segment_frames=1000), model)
-    made = SegmentMaker(work, model)(work.plan.segments[1])
+    made = FootageSegmentMaker(work, model)(work.plan.segments[1])
     assert (made.frames, made.passed_frames) == (27, 27)
     assert sizes == [4] * 6 + [3]
     assert len(FootageSegment.from_bytes(work.journal.segment(work.keys[1])).packets) == 27

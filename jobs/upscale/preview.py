@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from longtake.pipeline.footage.codecs import FootageEncoding
-from longtake.pipeline.footage.encode import SegmentEncoder
+from longtake.pipeline.footage.encode import FootageSegmentEncoder
 from longtake.pipeline.footage.mux import write_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.values import Footage
@@ -39,7 +39,7 @@ def write_preview(footage: Footage, frames: range, spec: UpscaleSpec, model: Str
     sides = {"height": 2 * footage.height} if is_sideways else {"width": 2 * footage.width}
     double, dim = replace(footage, **sides), 2 if is_sideways else 3
     encoding, scale = FootageEncoding(spec.codec, spec.quality, torch.get_num_threads()), spec.scale
-    encoder = SegmentEncoder(double, scale, encoding, frames)
+    encoder = FootageSegmentEncoder(double, scale, encoding, frames)
     plain = read_pictures(footage, frames)
     for large in _upscaled(footage, frames, scale, model):
         small = torch.stack(list(islice(plain, len(large))))

@@ -22,7 +22,7 @@ _FIRST_PACKETS = 500
 
 
 @dataclass(frozen=True)
-class Window:
+class Excerpt:
     """The part of the footage that is written, and how its times move.
 
     Args:
@@ -39,13 +39,13 @@ class Window:
     time_base: Fraction
 
     @staticmethod
-    def of(footage: Footage, frames: range) -> Window:
-        """The window of pictures `frames`; the whole footage keeps its times, unless they begin below 0."""
+    def of(footage: Footage, frames: range) -> Excerpt:
+        """The excerpt of pictures `frames`; the whole footage keeps its times, unless they begin below 0."""
         first, last = footage.pts[frames.start], footage.pts[frames.stop - 1] + footage.durations[frames.stop - 1]
         if len(frames) == footage.num_frames:
-            return Window(frames, None, None, min(0, first), footage.time_base)
+            return Excerpt(frames, None, None, min(0, first), footage.time_base)
         tick_s = footage.time_base
-        return Window(frames, first * tick_s, last * tick_s, first, tick_s)
+        return Excerpt(frames, first * tick_s, last * tick_s, first, tick_s)
 
     @property
     def is_cut(self) -> bool:
@@ -147,12 +147,12 @@ def _is_held(stream: Stream, other: OtherStream, container: str) -> bool:
 
 
 class Copier:
-    """Copies streams of `source` that `out` can hold, within `window`, as far as it is told each time."""
+    """Copies streams of `source` that `out` can hold, within `excerpt`, as far as it is told each time."""
 
     def __init__(
-        self, source: InputContainer, out: OutputContainer, footage: Footage, container: str, window: Window
+        self, source: InputContainer, out: OutputContainer, footage: Footage, container: str, excerpt: Excerpt
     ) -> None:
-        self._out, self._window, self._container = out, window, container
+        self._out, self._excerpt, self._container = out, excerpt, container
         self._copies: dict[int, Stream] = {}
         lost = {other.index for other in lost_streams(footage, container)}
         for other in footage.others:
@@ -208,13 +208,13 @@ class Copier:
         if self._container != "matroska" and packet.stream.name == "mov_text" and bytes(packet) == _SILENCE:
             return False  # the pause between two lines, which the writer makes anew
         if not packet.stream.disposition & Disposition.attached_pic:
-            if not self._window.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):
+            if not self._excerpt.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):
                 return False
-            shift = self._window.ticks(tick_s)
+            shift = self._excerpt.ticks(tick_s)
             pts, dts = pts - shift, dts - shift
-            if self._window.is_cut and kind == "subtitle" and pts < 0:
+            if self._excerpt.is_cut and kind == "subtitle" and pts < 0:
                 packet.duration, pts, dts = (packet.duration or 0) + pts, 0, 0  # a line that is being read already
-            if self._window.is_cut and self._container == "matroska" and pts < 0:
+            if self._excerpt.is_cut and self._container == "matroska" and pts < 0:
                 return False  # its times begin at 0: one packet that begins before would delay all the rest
         packet.pts, packet.dts = pts, dts
         return True

@@ -41,7 +41,7 @@ Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SmallFrame:
     number: int
     picture: Grey
     difference: float  # from the picture before, in 0..1
@@ -76,7 +76,7 @@ def find_cuts(pictures: Iterable[tuple[int, Grey]], threshold: float) -> Iterato
         pictures: numbers of frames, in order, with their pictures: uint8 [h w], brightness, of any small size.
         threshold: mean difference of brightness, in 0..1, that a cut exceeds.
     """
-    window: deque[_Seen] = deque(maxlen=2 * NEIGHBOURS + 1)
+    window: deque[_SmallFrame] = deque(maxlen=2 * NEIGHBOURS + 1)
     for seen in _compared(pictures):
         window.append(seen)
         at = len(window) - 1 - NEIGHBOURS
@@ -87,14 +87,14 @@ def find_cuts(pictures: Iterable[tuple[int, Grey]], threshold: float) -> Iterato
             yield window[at].number
 
 
-def _compared(pictures: Iterable[tuple[int, Grey]]) -> Iterator[_Seen]:
+def _compared(pictures: Iterable[tuple[int, Grey]]) -> Iterator[_SmallFrame]:
     before: Grey | None = None
     for number, picture in pictures:
-        yield _Seen(number, picture, 0.0 if before is None else _difference(before, picture))
+        yield _SmallFrame(number, picture, 0.0 if before is None else _difference(before, picture))
         before = picture
 
 
-def _is_cut(window: list[_Seen], at: int, threshold: float) -> bool:
+def _is_cut(window: list[_SmallFrame], at: int, threshold: float) -> bool:
     """Whether the frame at `at` begins a scene; the window holds as many of its neighbours as there are."""
     here = window[at].difference
     if at == 0 or here <= threshold:
@@ -106,7 +106,7 @@ def _is_cut(window: list[_Seen], at: int, threshold: float) -> bool:
     return not _is_flash(window, at, threshold)
 
 
-def _is_flash(window: list[_Seen], at: int, threshold: float) -> bool:
+def _is_flash(window: list[_SmallFrame], at: int, threshold: float) -> bool:
     """Whether the frame at `at` begins or ends a flash: what lay before it lies behind it."""
     for length in range(1, FLASH_FRAMES + 1):
         for start in (at, at - length):

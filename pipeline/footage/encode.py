@@ -73,7 +73,7 @@ class FootageSegment:
         return FootageSegment(range(start, stop), width, height, data[_HEAD.size : heads_at], tuple(packets))
 
 
-class SegmentEncoder:
+class FootageSegmentEncoder:
     """Encodes pictures `frames` of `footage`, enlarged `scale` times, as one segment.
 
     Depth, chroma layout, colour tags, matrix, range and pixel shape are the source's, as far as the codec can;

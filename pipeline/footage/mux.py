@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding, target_of
-from longtake.pipeline.footage.copy import Copier, Window, lost_languages, lost_streams, sound_before_zero_s
+from longtake.pipeline.footage.copy import Copier, Excerpt, lost_languages, lost_streams, sound_before_zero_s
 from longtake.pipeline.footage.encode import FootagePacket, FootageSegment
 from longtake.pipeline.footage.source import opened
 from longtake.pipeline.footage.track import described_track
@@ -86,11 +86,11 @@ def write_footage(
     warnings = check_output(footage, encoding, path)
     if frames is None and isinstance(segments, Sequence) and segments:
         frames = range(segments[0].frames.start, segments[-1].frames.stop)
-    window = Window.of(footage, range(footage.num_frames) if frames is None else frames)
-    packets = _Packets(segments, window.frames)
+    excerpt = Excerpt.of(footage, range(footage.num_frames) if frames is None else frames)
+    packets = _Packets(segments, excerpt.frames)
     try:
         with ExitStack() as stack:
-            film = _Film(footage, encoding, path, window, packets.first, stack)
+            film = _Film(footage, encoding, path, excerpt, packets.first, stack)
             for packet in packets:
                 film.write(packet)
             film.finish()
@@ -160,11 +160,11 @@ class _Film:
         footage: Footage,
         encoding: FootageEncoding,
         path: Path,
-        window: Window,
+        excerpt: Excerpt,
         first: FootageSegment,
         stack: ExitStack,
     ) -> None:
-        self._footage, self._window, self._path = footage, window, path
+        self._footage, self._excerpt, self._path = footage, excerpt, path
         container = _format(path, encoding)
         source = stack.enter_context(opened(footage.url))
         size = (first.width, first.height)
@@ -177,14 +177,14 @@ class _Film:
             )
             self._stream = self._out.add_stream_from_template(template, opaque=True)
             self._describe(first, encoding, container)
-            self._copier = Copier(source, self._out, footage, container, window)
+            self._copier = Copier(source, self._out, footage, container, excerpt)
             self._out.metadata.update(kept_tags(footage.metadata))
-            self._out.set_chapters(window.chapters(footage.chapters))
+            self._out.set_chapters(excerpt.chapters(footage.chapters))
 
     def write(self, packet: FootagePacket) -> None:
         """One picture, and what goes before it."""
         with reported(f"writing {self._path}"):
-            self._copier.copy_until(self._window.shifted(packet.pts) * self._footage.time_base)
+            self._copier.copy_until(self._excerpt.shifted(packet.pts) * self._footage.time_base)
             self._out.mux_one(self._packet(packet))
 
     def finish(self) -> None:
@@ -213,7 +213,7 @@ class _Film:
     def _packet(self, one: FootagePacket) -> Packet[Any]:
         packet: Packet[Any] = Packet(one.data)
         packet.stream, packet.time_base = self._stream, self._footage.time_base
-        packet.pts = packet.dts = self._window.shifted(one.pts)
+        packet.pts = packet.dts = self._excerpt.shifted(one.pts)
         packet.duration, packet.is_keyframe = one.duration, one.keyframe
         return packet
 

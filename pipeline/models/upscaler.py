@@ -31,7 +31,7 @@ from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import ShapeError, SpecError
 from longtake.pipeline.models.fingerprint import weights_fingerprint
 from longtake.pipeline.models.seeding import seeded
-from longtake.pipeline.models.window_matching import KIND, SITE, STREAM, Matching, Seen, WindowMatching
+from longtake.pipeline.models.window_matching import KIND, SITE, STREAM, Appearance, Matching, WindowMatching
 
 BRANCH = "frames"
 DETAIL_GAIN = 8.0
@@ -200,7 +200,7 @@ class Upscaler(nn.Module):
         """
         shown = _flat(torch.cat((frames - 0.5, DETAIL_GAIN * _detail(frames)), dim=2))
         x = self.projector(shown.contiguous(memory_format=torch.channels_last))
-        shallow, seen, found = x, Seen.of(_flat(frames)), []
+        shallow, seen, found = x, Appearance.of(_flat(frames)), []
         for stage, attention, context in zip(self.stages, self.attentions, contexts, strict=False):
             x, new = attention(stage(x), seen, times, context)
             found.append(new)

@@ -100,7 +100,7 @@ class WindowMatching(nn.Module):
         rows, columns = (self._before + side for side in (height, width))
         return ceil(rows / self._side) * ceil(columns / self._side)
 
-    def forward(self, x: Tensor, seen: "Seen", times: range, context: AttentionContext) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, seen: "Appearance", times: range, context: AttentionContext) -> tuple[Tensor, Tensor]:
         """Features shaped like `x` [(b f) c h w], whose frames have the numbers `times`, and what is new [(b f) c h w].
 
         Args:
@@ -147,14 +147,14 @@ class WindowMatching(nn.Module):
         return torch.cartesian_prod(frames, pixels, pixels)
 
 
-class Seen(NamedTuple):
+class Appearance(NamedTuple):
     """What frames look like, in float32 or finer: their grey levels, and those around each pixel [m k h w]."""
 
     slopes: Slopes
     likeness: Tensor
 
     @classmethod
-    def of(cls, frames: Tensor) -> "Seen":
+    def of(cls, frames: Tensor) -> "Appearance":
         """Of frames [m 3 h w]; the levels around a pixel are without their mean, and of a length below 1."""
         red, green, blue = frames.unbind(dim=1)
         grey = 0.299 * red + 0.587 * green + 0.114 * blue

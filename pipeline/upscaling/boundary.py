@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
-from longtake.pipeline.upscaling.plan import Exact, SegmentSpan
-from longtake.pipeline.upscaling.segment import enlarged, start
+from longtake.pipeline.upscaling.footage_segment import enlarged, start
+from longtake.pipeline.upscaling.plan import Exact, FootageSegmentSpan
 from longtake.pipeline.upscaling.work import Upscaling
 
 
@@ -46,7 +46,7 @@ def boundary_error(work: Upscaling, model: StreamingUpscaler) -> BoundaryError |
     return BoundaryError(span.frames, most, total / samples)
 
 
-def _shortened(work: Upscaling, span: SegmentSpan) -> SegmentSpan:
+def _shortened(work: Upscaling, span: FootageSegmentSpan) -> FootageSegmentSpan:
     """`span`, or that much of it as the model's history reaches, with whole chunks."""
     grid = work.plan.grid
     count = grid.up(grid.history_frames) + grid.chunk_frames
@@ -56,7 +56,7 @@ def _shortened(work: Upscaling, span: SegmentSpan) -> SegmentSpan:
     return replace(span, frames=span.frames[:count], ahead=range(stop, stop + grid.lookahead_frames))
 
 
-def _pictures(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, first: int) -> Iterator[Tensor]:
+def _pictures(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, first: int) -> Iterator[Tensor]:
     """The pictures [3 H W] of `span` one by one, where the model begins with the frame `first`."""
     for pictures in enlarged(work, model, span, start(work, model, span, first)):
         yield from pictures

@@ -1,7 +1,7 @@
 """Where upscaled footage goes: one file that appears when it is whole, with its journal in a folder beside it.
 
 film.mp4                          the output, replaced as a whole
-film.mp4.longtake/journal/        the plan, cuts, finished segments; see `pipeline/journal/segments.py`
+film.mp4.longtake/journal/        the plan, cuts, finished segments; see `pipeline/journal/footage_segments.py`
 film.mp4.longtake/journal/output.json    which output was written last: the sign that it is ours to replace
 """
 
@@ -45,7 +45,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Film:
+class OutputContent:
     """What an output is written from: `segments`, in order, hold `frames` of the footage."""
 
     footage: Footage
@@ -109,7 +109,7 @@ class Output:
         if self._card() is not None:
             self._put_card("", 0, ())
 
-    def write(self, film: Film, key: str) -> Written:
+    def write(self, film: OutputContent, key: str) -> Written:
         """Write the output and put it in its place, whole. Raises `MediaError` if it cannot be written."""
         with self._scratch() as path:
             warnings = write_footage(film.footage, film.segments, film.encoding, path, film.frames)

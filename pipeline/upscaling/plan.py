@@ -161,7 +161,7 @@ def _parse_moment(text: str) -> tuple[Fraction, int]:
 
 
 @dataclass(frozen=True)
-class SegmentSpan:
+class FootageSegmentSpan:
     """One segment: its frames, and the frames before them that warm the model up, none of another scene.
 
     Args:
@@ -209,7 +209,7 @@ class UpscalePlan:
     spec: UpscaleSpec
     grid: ChunkGrid
     scenes: tuple[range, ...]
-    segments: tuple[SegmentSpan, ...]
+    segments: tuple[FootageSegmentSpan, ...]
 
     @property
     def frames(self) -> range:
@@ -222,7 +222,7 @@ class UpscalePlan:
         ahead = 0 if self.spec.is_sequential else 1  # a state that is passed on has seen what lies ahead
         return sum(len(span.warm_up) + len(span.frames) + ahead * len(span.ahead) for span in self.segments)
 
-    def before(self, span: SegmentSpan) -> SegmentSpan | None:
+    def before(self, span: FootageSegmentSpan) -> FootageSegmentSpan | None:
         """The segment before `span` in its scene; None where a scene opens."""
         return None if span.opens_scene else self.segments[span.index - 1]
 
@@ -237,12 +237,12 @@ def plan_upscale(frames: range, cuts: Sequence[int], spec: UpscaleSpec, grid: Ch
     """
     borders = [frames.start, *sorted({cut for cut in cuts if frames.start < cut < frames.stop}), frames.stop]
     scenes = tuple(range(start, stop) for start, stop in pairwise(borders))
-    segments: list[SegmentSpan] = []
+    segments: list[FootageSegmentSpan] = []
     for number, scene in enumerate(scenes):
         for own in _split(scene, spec.segment_frames, grid):
             entry = scene.start + spec.continuity.entry(grid, own.start - scene.start)
             ahead = range(own.stop, min(own.stop + grid.lookahead_frames, scene.stop))
-            segments.append(SegmentSpan(len(segments), number, scene, own, range(entry, own.start), ahead))
+            segments.append(FootageSegmentSpan(len(segments), number, scene, own, range(entry, own.start), ahead))
     return UpscalePlan(spec, grid, scenes, tuple(segments))
 
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.footage_segments import FootageSegmentJournal, FootageSegmentKey, hash_of
 from longtake.pipeline.journal.keys import Parts
-from longtake.pipeline.journal.segments import SegmentJournal, SegmentKey, hash_of
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler
 from longtake.pipeline.provenance import gpu_parts, process_parts
 from longtake.pipeline.upscaling.plan import (
-    SegmentSpan,
+    FootageSegmentSpan,
     UpscalePlan,
     UpscaleSpec,
     WarmUp,
@@ -34,12 +34,12 @@ class Upscaling:
     numerics: Parts
 
     @cached_property
-    def journal(self) -> SegmentJournal:
+    def journal(self) -> FootageSegmentJournal:
         """What is finished."""
-        return SegmentJournal(self.store)
+        return FootageSegmentJournal(self.store)
 
     @cached_property
-    def keys(self) -> tuple[SegmentKey, ...]:
+    def keys(self) -> tuple[FootageSegmentKey, ...]:
         """What every segment is kept under."""
         spec = self.plan.spec
         parts = {
@@ -51,7 +51,7 @@ class Upscaling:
             "continuity": str(spec.continuity),
             "chunk_frames": self.plan.grid.chunk_frames,
         }
-        return tuple(SegmentKey.of(span.frames.start, {**parts, **span.card()}) for span in self.plan.segments)
+        return tuple(FootageSegmentKey.of(span.frames.start, {**parts, **span.card()}) for span in self.plan.segments)
 
     @cached_property
     def key(self) -> str:
@@ -70,7 +70,7 @@ class Upscaling:
         continuity, grid = self.plan.spec.continuity, self.plan.grid
         return isinstance(continuity, WarmUp) and grid.up(continuity.frames) < grid.history_frames
 
-    def missing(self) -> Iterator[SegmentSpan]:
+    def missing(self) -> Iterator[FootageSegmentSpan]:
         """Segments that are to be made, in order; those that are kept are read and checked on the way."""
         for span, key in zip(self.plan.segments, self.keys, strict=True):
             if self.journal.segment(key) is None:

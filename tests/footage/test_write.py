@@ -9,7 +9,7 @@ from einops import repeat
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import CODECS, FootageEncoding
-from longtake.pipeline.footage.encode import FootageSegment, SegmentEncoder
+from longtake.pipeline.footage.encode import FootageSegment, FootageSegmentEncoder
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
@@ -28,7 +28,7 @@ def enlarged(footage, frames, scale=2):
 
 
 def segment(footage, frames, encoding=H264, scale=2):
-    encoder = SegmentEncoder(footage, scale, encoding, frames)
+    encoder = FootageSegmentEncoder(footage, scale, encoding, frames)
     encoder.add(enlarged(footage, frames, scale))
     return encoder.finish()
 
@@ -61,7 +61,7 @@ def test_a_segment_depends_on_its_own_pictures_alone(tmp_path, codec):
     encoding = FootageEncoding(codec)
     first, second = segments(footage, encoding)
     assert segment(footage, range(7, 14), encoding) == second
-    one_by_one = SegmentEncoder(footage, 2, encoding, range(7, 14))
+    one_by_one = FootageSegmentEncoder(footage, 2, encoding, range(7, 14))
     for picture in enlarged(footage, range(7, 14)):
         one_by_one.add(picture[None])
     assert one_by_one.finish() == second
@@ -318,7 +318,7 @@ def test_segments_that_do_not_fit_are_refused_and_leave_no_file(tmp_path):
 
 def test_pictures_that_do_not_fit_their_segment_are_refused(tmp_path):
     footage = open_footage(make(tmp_path / "a.mp4", Film()))
-    encoder = SegmentEncoder(footage, 2, H264, range(3, 5))
+    encoder = FootageSegmentEncoder(footage, 2, H264, range(3, 5))
     with pytest.raises(MediaError, match=r"\[1, 3, 64, 96\] do not fit"):
         encoder.add(torch.zeros(1, 3, 64, 96))
     encoder.add(torch.zeros(1, 3, 128, 192))

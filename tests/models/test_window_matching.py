@@ -1,7 +1,7 @@
 import torch
 
 from longtake.pipeline.attention.context import QKV
-from longtake.pipeline.models.window_matching import HEAD_DIM, STREAM, Matching, Seen, WindowMatching
+from longtake.pipeline.models.window_matching import HEAD_DIM, STREAM, Appearance, Matching, WindowMatching
 
 MATCHING = Matching(width=6, num_heads=2, side=12, frames=2)
 
@@ -28,7 +28,9 @@ def matched(frames):
     torch.manual_seed(0)
     layer, context = WindowMatching(MATCHING, shifted=False).double(), WholeContext()
     with torch.no_grad():
-        out, new = layer(torch.rand(len(frames), 6, 12, 12).double(), Seen.of(frames), range(len(frames)), context)
+        out, new = layer(
+            torch.rand(len(frames), 6, 12, 12).double(), Appearance.of(frames), range(len(frames)), context
+        )
     return out, new, context
 
 
@@ -36,7 +38,7 @@ def test_each_head_fetches_from_the_frame_of_its_age_what_has_moved_from_there()
     frames = panned()
     _, _, context = matched(frames)
     fetched = context.seen[0].unflatten(1, (3, 12, 12))  # n f y x d
-    grey = Seen.of(frames).slopes.grey
+    grey = Appearance.of(frames).slopes.grey
     for head, age in enumerate((1, 2)):
         there = slice(3, 12 - 2 * age - 3)  # whose neighbourhood was in the older frame too
         places = fetched[head, 2, 4:8, there, -3:-1] * 12
@@ -62,6 +64,8 @@ def test_what_moves_adds_to_the_features_and_what_stands_still_does_not():
     x = torch.rand(1, 6, 12, 12, generator=generator).double().expand(3, -1, -1, -1)
     with torch.no_grad():
         layer.join[0].bias.zero_()
-        alike, _ = layer(x, Seen.of(still), range(3), WholeContext())
-        other, _ = layer(x * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1), Seen.of(still), range(3), WholeContext())
+        alike, _ = layer(x, Appearance.of(still), range(3), WholeContext())
+        other, _ = layer(
+            x * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1), Appearance.of(still), range(3), WholeContext()
+        )
     assert (alike - x).abs().max() < 1e-3 * (other[2] - 3 * x[2]).abs().max()

@@ -13,10 +13,10 @@ from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.upscale_film import upscale
 from longtake.pipeline.upscaling.boundary import boundary_error
+from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker, enlarged, start
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
 from longtake.pipeline.upscaling.preflight import check_model, worker_bytes
-from longtake.pipeline.upscaling.segment import SegmentMaker, enlarged, start
 from longtake.pipeline.upscaling.work import numerics, open_upscaling
 from longtake.pipeline.weights.load import save_model
 from tests.adapters.flashvsr.tiny import DIT, SIZES, film, save_tiny_flashvsr, tiny_flashvsr
@@ -99,7 +99,9 @@ def test_a_handoff_through_the_journal_writes_the_packets_of_one_pass(clip, mode
     upscale(clip, WISH, model, Output(str(tmp_path / "out.mkv")))
     assert packets_of(tmp_path / "out.mkv") == packets_of(tmp_path / "whole.mkv")
     fresh = work_of(clip, model, tmp_path / "fresh.mkv")
-    passed = [SegmentMaker(fresh, model)(span).passed_frames for span in fresh.plan.segments]  # each by a new maker
+    passed = [
+        FootageSegmentMaker(fresh, model)(span).passed_frames for span in fresh.plan.segments
+    ]  # each by a new maker
     assert passed == [25, 8, 25, 2], "every frame once"
     assert fresh.plan.num_passed_frames == FRAMES
     upscale(clip, WISH, model, Output(str(tmp_path / "fresh.mkv")))

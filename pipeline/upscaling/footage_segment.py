@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longtake.pipeline.footage.encode import SegmentEncoder
+from longtake.pipeline.footage.encode import FootageSegmentEncoder
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, StreamState
-from longtake.pipeline.upscaling.plan import SegmentSpan
+from longtake.pipeline.upscaling.plan import FootageSegmentSpan
 from longtake.pipeline.upscaling.work import Upscaling
 
 
 @dataclass(frozen=True)
-class Made:
+class FootageSegmentReport:
     """What became of one segment: frames that it holds, frames that went through the model, its bytes, its time."""
 
     segment: int
@@ -42,7 +42,7 @@ class Position(NamedTuple):
     picture: int
 
 
-class SegmentMaker:
+class FootageSegmentMaker:
     """Makes one segment after another: reads its pictures, upscales and encodes them chunk by chunk, keeps it.
 
     It holds one chunk of pictures and the packets of one segment, however long the footage is.
@@ -50,14 +50,14 @@ class SegmentMaker:
 
     def __init__(self, work: Upscaling, model: StreamingUpscaler) -> None:
         self._work, self._model = work, model
-        self._behind: tuple[SegmentSpan, StreamState] | None = None
+        self._behind: tuple[FootageSegmentSpan, StreamState] | None = None
 
-    def __call__(self, span: SegmentSpan) -> Made:
+    def __call__(self, span: FootageSegmentSpan) -> FootageSegmentReport:
         """Make a segment. Raises `MediaError` if its pictures do not decode."""
         work, started = self._work, perf_counter()
         spec, key = work.plan.spec, work.keys[span.index]
         position = self._entered(span)
-        encoder = SegmentEncoder(work.footage, spec.scale, work.encoding, span.frames)
+        encoder = FootageSegmentEncoder(work.footage, spec.scale, work.encoding, span.frames)
         for pictures in enlarged(work, self._model, span, position):
             encoder.add(pictures)
         data = encoder.finish().to_bytes()
@@ -68,9 +68,9 @@ class SegmentMaker:
             work.journal.keep_state(key, position.state.snapshot(), older)
             self._behind = (span, position.state)
         passed = span.ahead.stop - position.frame
-        return Made(span.index, len(span.frames), passed, len(data), perf_counter() - started)
+        return FootageSegmentReport(span.index, len(span.frames), passed, len(data), perf_counter() - started)
 
-    def _entered(self, span: SegmentSpan) -> Position:
+    def _entered(self, span: FootageSegmentSpan) -> Position:
         """Where the model stands before it goes on to this segment."""
         plan = self._work.plan
         if not plan.spec.is_sequential:
@@ -89,14 +89,16 @@ class SegmentMaker:
         return start(self._work, self._model, span, span.scene_start)
 
 
-def start(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, first: int) -> Position:
+def start(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, first: int) -> Position:
     """Where the model stands before frame `first` of the scene of `span`, as if nothing had come before."""
     footage = work.footage
     state = model.start(work.plan.spec.scale, footage.height, footage.width, first - span.scene_start)
     return Position(state, first, first)
 
 
-def enlarged(work: Upscaling, model: StreamingUpscaler, span: SegmentSpan, position: Position) -> Iterator[Tensor]:
+def enlarged(
+    work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, position: Position
+) -> Iterator[Tensor]:
     """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU; the model goes on from `position`."""
     state, first, number = position
     for ready in _ready(work, model, state, range(first, span.ahead.stop), span.ends_scene):

@@ -25,14 +25,14 @@ from longtake.pipeline.journal.store import Store
 
 
 @dataclass(frozen=True)
-class SegmentKey:
+class FootageSegmentKey:
     """What a segment is kept under: its first frame, and a hash of all that decides its bytes."""
 
     start: int
     key: str
 
     @classmethod
-    def of(cls, start: int, parts: Parts) -> "SegmentKey":
+    def of(cls, start: int, parts: Parts) -> "FootageSegmentKey":
         """The key of a segment that depends on `parts`, plain values, and on nothing else."""
         return cls(start, hash_of(parts))
 
@@ -51,27 +51,27 @@ class _Manifest(Manifest):
     data: str = Field(pattern=r"^journal/(segments|states)/\d{8,}-[0-9a-f]{16}-[0-9a-f]{16}\.bin$")
 
 
-class SegmentJournal:
+class FootageSegmentJournal:
     """Finished segments of one film, as bytes, and model states between them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._manifests = ManifestStore(store, _Manifest, ".bin", compact_json)
 
-    def segment(self, key: SegmentKey) -> bytes | None:
+    def segment(self, key: FootageSegmentKey) -> bytes | None:
         """The segment's bytes as they were kept; None if it is to be made."""
         return self._manifests.get(_segment_name(key), key.key)
 
-    def keep_segment(self, key: SegmentKey, data: bytes) -> None:
+    def keep_segment(self, key: FootageSegmentKey, data: bytes) -> None:
         """Commit a finished segment."""
         self._manifests.commit(_segment_name(key), key.key, data)
 
-    def state(self, key: SegmentKey) -> dict[str, Tensor] | None:
+    def state(self, key: FootageSegmentKey) -> dict[str, Tensor] | None:
         """Where the model stood behind the segment of that key; None if nobody kept it."""
         data = self._manifests.get(_state_name(key), key.key)
         return None if data is None else safetensors.torch.load(data)
 
-    def keep_state(self, key: SegmentKey, state: Mapping[str, Tensor], older: SegmentKey | None) -> None:
+    def keep_state(self, key: FootageSegmentKey, state: Mapping[str, Tensor], older: FootageSegmentKey | None) -> None:
         """Commit where the model stands behind a segment, and let go of the state that was kept behind `older`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         self._manifests.commit(_state_name(key), key.key, safetensors.torch.save(tensors))
@@ -81,14 +81,14 @@ class SegmentJournal:
             if manifest is not None:
                 self._store.delete(manifest.data)
 
-    def claimed(self, keys: Iterable[SegmentKey]) -> dict[SegmentKey, int]:
+    def claimed(self, keys: Iterable[FootageSegmentKey]) -> dict[FootageSegmentKey, int]:
         """Those of `keys` that have a manifest, with their bytes; no data is read for that."""
         names = self._store.list("journal/segments")
         there = [key for key in keys if manifest_file(_segment_name(key)) in names]
         found = {key: self._manifests.matching(_segment_name(key), key.key) for key in there}
         return {key: manifest.bytes for key, manifest in found.items() if manifest is not None}
 
-    def sweep(self, keys: Iterable[SegmentKey]) -> None:
+    def sweep(self, keys: Iterable[FootageSegmentKey]) -> None:
         """Remove whatever belongs to none of `keys`, and data that no manifest names. For the sole writer only."""
         wanted: set[str] = set()
         for key in keys:
@@ -101,9 +101,9 @@ class SegmentJournal:
                     self._store.delete(name)
 
 
-def _segment_name(key: SegmentKey) -> str:
+def _segment_name(key: FootageSegmentKey) -> str:
     return f"journal/segments/{key.name}"
 
 
-def _state_name(key: SegmentKey) -> str:
+def _state_name(key: FootageSegmentKey) -> str:
     return f"journal/states/{key.name}"
