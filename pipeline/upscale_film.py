@@ -1,10 +1,10 @@
-"""Footage enlarged, in one process: the road of `pipeline/film.py` for films that are there already.
+"""Upscaling footage in one process: the counterpart of `pipeline/film.py` for existing films.
 
     footage -> cuts -> plan -> for every segment: read, upscale, encode, keep -> write
 
-Nothing depends on who makes a segment, or when: the plan is a pure function of the footage and the wish, a segment is
-one of its frames alone, and the journal beside the output holds what is finished. Whoever upscales the same footage
-into the same place again goes on where it ended, bit for bit.
+The plan is a pure function of footage and spec, and a segment one of its frames, so it does not matter which worker
+makes a segment, or when. The journal next to the output holds the finished segments. Run the same command again: it
+resumes and produces the same bits.
 
 Shapes: f frames, h w pixels of the footage, H W pixels of the output.
 """
@@ -37,14 +37,14 @@ CUTS_NAME = "journal/cuts.json"
 def upscale(
     footage: Footage, spec: UpscaleSpec, model: StreamingUpscaler, output: Output, observer: Observer = SILENT
 ) -> "Upscaled":
-    """Upscale footage, or go on where an earlier call ended.
+    """Upscale footage, or resume an earlier call.
 
     Args:
-        observer: hears of cuts found, of every segment, and of the end.
+        observer: notified of the search for cuts, of every segment, and of the end.
 
     Raises:
-        JournalError: somebody else is writing to the same place.
-        SpecError: the wish does not go with the footage or the model, or the output is not ours.
+        JournalError: another process writes to the same output.
+        SpecError: the spec does not fit the footage or the model, or the output exists and is not ours.
         MediaError: the footage cannot be decoded, or the output cannot be written.
     """
     check_model(model, spec)
@@ -63,7 +63,7 @@ def upscale(
 
 @dataclass(frozen=True)
 class Upscaled:
-    """What came of it; `error` tells what a warm-up shorter than the model's history costs."""
+    """The output; `error` is that of a warm-up shorter than the model's history."""
 
     written: Written
     error: BoundaryError | None = None
@@ -72,10 +72,10 @@ class Upscaled:
 def cuts_of(
     footage: Footage, spec: UpscaleSpec, store: Store, observer: Observer = SILENT, *, keep: bool = True
 ) -> tuple[int, ...]:
-    """Frames that begin a new scene among those that are wished for: as the journal holds them, or found and kept.
+    """The frames to upscale that begin a new scene: read from the journal, or found and kept there.
 
     Args:
-        keep: False writes nothing.
+        keep: False: nothing is written.
     """
     frames = frames_to_upscale(footage, spec)
     if spec.scene_threshold == 0:
@@ -105,7 +105,7 @@ def _with_progress(pictures: Iterable[tuple[int, Grey]], total: int, observer: O
 
 
 def forget(output: Output) -> None:
-    """Let go of everything that was made for an output, so that all of it is made again; the output itself stays."""
+    """Delete the journal of an output, so that all of it is made again. The output itself stays."""
     with sole_writer(output.journal):
         output.forget()
         FootageSegmentJournal(output.journal).sweep(())
@@ -114,10 +114,10 @@ def forget(output: Output) -> None:
 
 
 def begin(work: Upscaling, output: Output, observer: Observer) -> Written | None:
-    """Write down the plan. The output, where an earlier call has finished it already.
+    """Write the plan, and return the output if an earlier call has finished it.
 
     Raises:
-        SpecError: something stands at the output's place that is not ours.
+        SpecError: the output exists and is not ours.
     """
     output.check_ours()
     for name in work.store.list(SCRATCH):
@@ -131,7 +131,7 @@ def begin(work: Upscaling, output: Output, observer: Observer) -> Written | None
 
 
 def changed(work: Upscaling) -> list[str]:
-    """What the plan in the journal was made with, and what is asked for now, where they differ; for people."""
+    """The settings that differ between the plan in the journal and this one, in words."""
     try:
         old = json.loads(work.store.get(PLAN_NAME))
         was = {**old["wish"], **old["numerics"], "footage": old["footage"]["fingerprint"][:12]}
@@ -142,10 +142,10 @@ def changed(work: Upscaling) -> list[str]:
 
 
 def finish(work: Upscaling, output: Output, observer: Observer) -> Written:
-    """Write the output from its segments, and clear away what no segment of it needs.
+    """Write the output from its segments, and delete data that none of them needs.
 
     Raises:
-        JournalError: a segment was damaged since it was made.
+        JournalError: a segment is damaged.
         MediaError: the container cannot hold them.
     """
     written = output.write(OutputContent(work.footage, work.plan.frames, _segments(work), work.encoding), work.key)
@@ -160,6 +160,6 @@ def _segments(work: Upscaling) -> Iterator[FootageSegment]:
         if data is None:
             raise JournalError(
                 f"segment {span.index} of {work.store.url}, frames {span.frames.start}..{span.frames.stop - 1}, was"
-                " damaged while the output was written; the same command makes it anew"
+                " damaged while the output was written; run the same command to make it again"
             )
         yield FootageSegment.from_bytes(data)

@@ -1,12 +1,11 @@
-"""The journal of an upscaled film: finished segments, under keys that say what they depend on.
+"""The journal of an upscaled film: finished footage segments, under keys that hash what they depend on.
 
-    journal/segments/00000096-4f1c....json       manifest: key, name of the data, its size and checksum; put last
-    journal/segments/00000096-4f1c....-9a....bin the data, under a name that no other attempt uses; put first
-    journal/states/...                           where the model stood behind a segment, for whoever goes on from there
+    journal/segments/00000096-4f1c....json       manifest; see `manifests.py`
+    journal/segments/00000096-4f1c....-9a....bin its data
+    journal/states/...                           the model's state after a segment, to continue from
 
-Names begin with the segment's first frame and its key, so a plan that changes finds whatever it shares with an
-earlier one. A manifest counts when its key is the one asked for; data counts when it has the manifest's checksum.
-Whatever does not count is made again.
+Names begin with the segment's first frame and its key, so a changed plan finds the segments that it shares with an
+earlier one. What is missing, damaged or of another key is made again.
 """
 
 import json
@@ -26,7 +25,7 @@ from longtake.pipeline.journal.store import Store
 
 @dataclass(frozen=True)
 class FootageSegmentKey:
-    """What a segment is kept under: its first frame, and a hash of all that decides its bytes."""
+    """The key of a segment: its first frame, and a hash of everything that decides its bytes."""
 
     start: int
     key: str
@@ -38,7 +37,7 @@ class FootageSegmentKey:
 
     @property
     def name(self) -> str:
-        """How its files begin."""
+        """How the names of its files begin."""
         return f"{self.start:08d}-{self.key[:16]}"
 
 
@@ -59,7 +58,7 @@ class FootageSegmentJournal:
         self._manifests = ManifestStore(store, _Manifest, ".bin", compact_json)
 
     def segment(self, key: FootageSegmentKey) -> bytes | None:
-        """The segment's bytes as they were kept; None if it is to be made."""
+        """The segment's bytes as they were kept; None if it must be made."""
         return self._manifests.get(_segment_name(key), key.key)
 
     def keep_segment(self, key: FootageSegmentKey, data: bytes) -> None:
@@ -67,12 +66,12 @@ class FootageSegmentJournal:
         self._manifests.commit(_segment_name(key), key.key, data)
 
     def state(self, key: FootageSegmentKey) -> dict[str, Tensor] | None:
-        """Where the model stood behind the segment of that key; None if nobody kept it."""
+        """The model's state after the segment of that key; None if it is missing."""
         data = self._manifests.get(_state_name(key), key.key)
         return None if data is None else safetensors.torch.load(data)
 
     def keep_state(self, key: FootageSegmentKey, state: Mapping[str, Tensor], older: FootageSegmentKey | None) -> None:
-        """Commit where the model stands behind a segment, and let go of the state that was kept behind `older`."""
+        """Commit the model's state after a segment, and delete the state after `older`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         self._manifests.commit(_state_name(key), key.key, safetensors.torch.save(tensors))
         if older is not None:
@@ -82,14 +81,14 @@ class FootageSegmentJournal:
                 self._store.delete(manifest.data)
 
     def claimed(self, keys: Iterable[FootageSegmentKey]) -> dict[FootageSegmentKey, int]:
-        """Those of `keys` that have a manifest, with their bytes; no data is read for that."""
+        """Those of `keys` that have a manifest, with their bytes. Reads no data."""
         names = self._store.list("journal/segments")
         there = [key for key in keys if manifest_file(_segment_name(key)) in names]
         found = {key: self._manifests.matching(_segment_name(key), key.key) for key in there}
         return {key: manifest.bytes for key, manifest in found.items() if manifest is not None}
 
     def sweep(self, keys: Iterable[FootageSegmentKey]) -> None:
-        """Remove whatever belongs to none of `keys`, and data that no manifest names. For the sole writer only."""
+        """Delete what belongs to none of `keys`, and data that no manifest names. For the sole writer only."""
         wanted: set[str] = set()
         for key in keys:
             manifest = self._manifests.matching(_segment_name(key), key.key)

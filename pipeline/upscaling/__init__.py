@@ -1,1 +1,1 @@
-"""What the road of `pipeline/upscale_film.py` is made of."""
+"""The parts of `pipeline/upscale_film.py`: plan, segments, output."""

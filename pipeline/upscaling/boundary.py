@@ -1,4 +1,4 @@
-"""What a warm-up shorter than the model's history costs."""
+"""The error of a warm-up that is shorter than the model's history."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from longtake.pipeline.upscaling.work import Upscaling
 
 @dataclass(frozen=True)
 class BoundaryError:
-    """How far a short warm-up is from an exact one behind the first border that it crosses, in levels of 8 bits.
+    """The difference between a short and an exact warm-up, after the first border inside a scene, in 8-bit levels.
 
     Args:
-        frames: those that were compared.
+        frames: the compared ones.
         most: the largest difference of a sample.
-        mean: over all samples.
+        mean: the mean difference of all samples.
     """
 
     frames: range
@@ -28,9 +28,9 @@ class BoundaryError:
 
 
 def boundary_error(work: Upscaling, model: StreamingUpscaler) -> BoundaryError | None:
-    """Upscale what lies behind the first border between segments twice: warmed up as planned, and over the history.
+    """Upscale the first segment that starts inside a scene twice: warmed up as planned, and over the whole history.
 
-    None where no segment is entered inside a scene.
+    None if no segment starts inside a scene.
     """
     span = next((span for span in work.plan.segments if not span.opens_scene), None)
     if span is None:
@@ -47,7 +47,7 @@ def boundary_error(work: Upscaling, model: StreamingUpscaler) -> BoundaryError |
 
 
 def _shortened(work: Upscaling, span: FootageSegmentSpan) -> FootageSegmentSpan:
-    """`span`, or that much of it as the model's history reaches, with whole chunks."""
+    """`span`, cut to the whole chunks that the model's history reaches."""
     grid = work.plan.grid
     count = grid.up(grid.history_frames) + grid.chunk_frames
     if count + grid.lookahead_frames >= len(span.frames):
@@ -57,6 +57,6 @@ def _shortened(work: Upscaling, span: FootageSegmentSpan) -> FootageSegmentSpan:
 
 
 def _pictures(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, first: int) -> Iterator[Tensor]:
-    """The pictures [3 H W] of `span` one by one, where the model begins with the frame `first`."""
+    """The pictures [3 H W] of `span`, one by one, if the model begins with frame `first`."""
     for pictures in enlarged(work, model, span, start(work, model, span, first)):
         yield from pictures

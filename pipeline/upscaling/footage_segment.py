@@ -1,4 +1,4 @@
-"""A segment made from end to end: read, upscaled, encoded and kept, chunk by chunk.
+"""Making one footage segment: read, upscale, encode and keep it, chunk by chunk.
 
 Shapes: f frames, H W pixels of the output.
 """
@@ -21,7 +21,7 @@ from longtake.pipeline.upscaling.work import Upscaling
 
 @dataclass(frozen=True)
 class FootageSegmentReport:
-    """What became of one segment: frames that it holds, frames that went through the model, its bytes, its time."""
+    """A finished segment: its frames, the frames that went through the model, its bytes, its time."""
 
     segment: int
     frames: int
@@ -30,12 +30,12 @@ class FootageSegmentReport:
     seconds: float
 
     def fields(self) -> dict[str, float]:
-        """As fields of an event."""
+        """The fields of its event."""
         return dict(vars(self))
 
 
 class Position(NamedTuple):
-    """Where in its footage a model stands: `state`, the frame that it is given next, the one whose picture is next."""
+    """The model's place in the footage: its state, the next frame to push, the next picture to become ready."""
 
     state: StreamState
     frame: int
@@ -45,7 +45,7 @@ class Position(NamedTuple):
 class FootageSegmentMaker:
     """Makes one segment after another: reads its pictures, upscales and encodes them chunk by chunk, keeps it.
 
-    It holds one chunk of pictures and the packets of one segment, however long the footage is.
+    It holds one chunk of pictures and the packets of one segment, so memory does not grow with the footage.
     """
 
     def __init__(self, work: Upscaling, model: StreamingUpscaler) -> None:
@@ -53,7 +53,7 @@ class FootageSegmentMaker:
         self._behind: tuple[FootageSegmentSpan, StreamState] | None = None
 
     def __call__(self, span: FootageSegmentSpan) -> FootageSegmentReport:
-        """Make a segment. Raises `MediaError` if its pictures do not decode."""
+        """Make a segment. Raises `MediaError` if its pictures cannot be decoded."""
         work, started = self._work, perf_counter()
         spec, key = work.plan.spec, work.keys[span.index]
         position = self._entered(span)
@@ -71,12 +71,12 @@ class FootageSegmentMaker:
         return FootageSegmentReport(span.index, len(span.frames), passed, len(data), perf_counter() - started)
 
     def _entered(self, span: FootageSegmentSpan) -> Position:
-        """Where the model stands before it goes on to this segment."""
+        """The model's place before this segment."""
         plan = self._work.plan
         if not plan.spec.is_sequential:
             return start(self._work, self._model, span, span.warm_up.start)
         before, behind = plan.before(span), self._behind
-        self._behind = None  # a state that goes on is no longer behind anything, should this segment fail
+        self._behind = None  # the state is about to change, and must not be used again if this segment fails
         if before is not None and behind is not None and behind[0] == before:
             return Position(behind[1], before.ahead.stop, span.frames.start)
         while before is not None:
@@ -90,7 +90,7 @@ class FootageSegmentMaker:
 
 
 def start(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, first: int) -> Position:
-    """Where the model stands before frame `first` of the scene of `span`, as if nothing had come before."""
+    """The model's place before frame `first` of the scene of `span`, without any past."""
     footage = work.footage
     state = model.start(work.plan.spec.scale, footage.height, footage.width, first - span.scene_start)
     return Position(state, first, first)
@@ -99,7 +99,7 @@ def start(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, f
 def enlarged(
     work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, position: Position
 ) -> Iterator[Tensor]:
-    """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU; the model goes on from `position`."""
+    """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU. The model continues at `position`."""
     state, first, number = position
     for ready in _ready(work, model, state, range(first, span.ahead.stop), span.ends_scene):
         own = ready[max(0, span.frames.start - number) : span.frames.stop - number]
@@ -111,7 +111,7 @@ def enlarged(
 def _ready(
     work: Upscaling, model: StreamingUpscaler, state: StreamState, frames: range, is_last: bool
 ) -> Iterator[Tensor]:
-    """What `frames` make ready, and where they end the scene, what still waits then."""
+    """The pictures that `frames` make ready, and, if they end the scene, all remaining ones."""
     device, size = next(model.parameters()).device, work.plan.grid.chunk_frames
     pictures = read_pictures(work.footage, frames)
     while read := list(islice(pictures, size)):

@@ -1,8 +1,8 @@
-"""Where upscaled footage goes: one file that appears when it is whole, with its journal in a folder beside it.
+"""Where upscaled footage goes: one file, written once it is complete, and a folder next to it for the journal.
 
-film.mp4                          the output, replaced as a whole
-film.mp4.longtake/journal/        the plan, cuts, finished segments; see `pipeline/journal/footage_segments.py`
-film.mp4.longtake/journal/output.json    which output was written last: the sign that it is ours to replace
+film.mp4                          the output, replaced atomically
+film.mp4.longtake/journal/        plan, cuts and finished segments; see `pipeline/journal/footage_segments.py`
+film.mp4.longtake/journal/output.json    describes the output that was written last, which may be replaced
 """
 
 import shutil
@@ -31,11 +31,11 @@ _CARD = "journal/output.json"
 
 @dataclass(frozen=True)
 class Written:
-    """An output that is whole.
+    """A complete output.
 
     Args:
-        warnings: what of the footage the container could not hold.
-        is_new: whether it was written just now, or found as it should be.
+        warnings: what of the footage the container cannot hold.
+        is_new: whether it was written just now. False: it existed already.
     """
 
     url: str
@@ -46,7 +46,7 @@ class Written:
 
 @dataclass(frozen=True)
 class OutputContent:
-    """What an output is written from: `segments`, in order, hold `frames` of the footage."""
+    """The content of an output: `segments`, in order, hold `frames` of the footage."""
 
     footage: Footage
     frames: range
@@ -55,7 +55,7 @@ class OutputContent:
 
 
 class _Card(BaseModel):
-    """What was written last: the key of all that decided it, its size, what it lacks."""
+    """The output that was written last: a hash of everything that decides it, its size, its warnings."""
 
     key: str
     bytes: int
@@ -69,7 +69,7 @@ class Output:
         url: a path or any fsspec URL; its suffix names the container.
 
     Raises:
-        SpecError: it names no file.
+        SpecError: `url` names no file.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,19 +84,19 @@ class Output:
         self._folder = folder
 
     def is_at(self, url: str) -> bool:
-        """Whether the output would replace what lies at `url`."""
+        """Whether the output would replace the file at `url`."""
         files, path = fsspec.core.url_to_fs(url)
         return type(files) is type(self._files) and path == self._path
 
     def check_ours(self) -> None:
-        """Raise `SpecError` if something stands there that was not written from this journal."""
+        """Raise `SpecError` if the output exists and was not written from this journal."""
         if self._card() is None and self._files.exists(self._path):
             raise SpecError(
-                f"{self.url} is there already and was not upscaled to; use another -o, it is not overwritten"
+                f"{self.url} exists and was not written by longtake upscale; use another -o (nothing was overwritten)"
             )
 
     def written(self, key: str) -> Written | None:
-        """The output as it stands, if it was made by `key` and has the size that it was given; None otherwise."""
+        """The existing output, if it was made by `key` and has the size that was written; None otherwise."""
         card = self._card()
         if card is None or card.key != key or not self._files.exists(self._path):
             return None
@@ -105,26 +105,26 @@ class Output:
         return Written(self.url, card.bytes, card.warnings, is_new=False)
 
     def forget(self) -> None:
-        """Have the output written anew, whatever it was made by; it stays ours to replace."""
+        """Have the output written again, even by the same key. It may still be replaced."""
         if self._card() is not None:
             self._put_card("", 0, ())
 
     def write(self, film: OutputContent, key: str) -> Written:
-        """Write the output and put it in its place, whole. Raises `MediaError` if it cannot be written."""
+        """Write the output atomically. Raises `MediaError` if it cannot be written."""
         with self._scratch() as path:
             warnings = write_footage(film.footage, film.segments, film.encoding, path, film.frames)
             size = path.stat().st_size
-            # Before the file is in its place, so that one that is ours never looks foreign.
+            # The card comes first, so that a file of ours never looks foreign.
             self._put_card(key, size, warnings)
             self._publish(path)
         return Written(self.url, size, warnings)
 
     def kept_bytes(self) -> int:
-        """Bytes of the segments that are there, of whatever plan."""
+        """Bytes of all segments in the journal, of any plan."""
         return sum(self.journal.list("journal/segments").values())
 
     def free_bytes(self) -> int | None:
-        """Room on the disk that the output and its journal go to; None where nobody can say."""
+        """Free space on the disk of the output and its journal; None if it is unknown."""
         if not self.is_local:
             return None
         folder = Path(self._folder)
@@ -141,7 +141,7 @@ class Output:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """A path on the output's own disk, or on this machine's for an output elsewhere; nothing stays there."""
+        """A temporary path: on the disk of a local output, else on this machine."""
         name = f"{token_hex(8)}{PurePosixPath(self._name).suffix}"
         if not self.is_local:
             with TemporaryDirectory(prefix="longtake-") as folder:

@@ -1,12 +1,12 @@
-"""The plan of an upscaled film: a pure function of the footage, its cuts and the wish, never of who works on it.
+"""The plan of an upscaled film: a pure function of the footage, its cuts and the spec, not of the workers.
 
-    scene      frames between two cuts; the model starts afresh with it
-    segment    frames of one scene that are upscaled, encoded and kept as one: what is handed out and resumed
+    scene      frames between two cuts; the model starts with an empty state
+    segment    frames of one scene that are upscaled, encoded and kept together: the unit of work and of resuming
     chunk      frames of one pass of the model, on a grid that begins with the scene
 
-Every segment begins on its scene's chunk grid, and a model that looks ahead reads on behind it. What a model must have
-seen before its first frame is its warm-up: frames that are upscaled and discarded. A warm-up as long as the model's
-history makes a segment what it would be in one uninterrupted pass, bit for bit.
+Every segment begins on its scene's chunk grid. A model that looks ahead also reads frames after it. The warm-up of a
+segment are the frames before it that are upscaled and discarded. With a warm-up as long as the model's history, a
+segment equals that of one uninterrupted pass, bit for bit.
 """
 
 import re
@@ -26,7 +26,7 @@ SCALES = (2, 4)
 
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,4}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
 
-# ------------------------------------------------------------------ how segments go on from each other
+# ------------------------------------------------------------------ how segments follow each other
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Exact:
     """Every segment is warmed up over the model's whole history: equal to one pass, in any order."""
 
     def entry(self, grid: ChunkGrid, start: int) -> int:
-        """The frame of a scene with which the model begins, for a segment that begins with frame `start` of it."""
+        """The frame of a scene at which the model begins, for a segment that starts with frame `start` of it."""
         return grid.entry(start, grid.history_frames)
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Every segment is warmed up over `frames`, and what the grid lacks: an approximation below the history."""
+    """Every segment is warmed up over `frames`, rounded up to the grid: approximate if shorter than the history."""
 
     frames: int
 
@@ -52,7 +52,7 @@ class WarmUp:
             raise SpecError(f"--continuity is warmup={self.frames}; use 0 frames or more")
 
     def entry(self, grid: ChunkGrid, start: int) -> int:
-        """See `Exact.entry`."""
+        """Like `Exact.entry`, with a warm-up of `frames`."""
         return grid.entry(start, self.frames)
 
     def __str__(self) -> str:
@@ -61,10 +61,10 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Handoff:
-    """Every segment takes the model's state from the one before it: no frame twice, but a scene goes in sequence."""
+    """Every segment takes the model's state from the one before it: no frame is repeated, a scene is sequential."""
 
     def entry(self, _: ChunkGrid, start: int) -> int:
-        """With the segment itself: see `Exact.entry`."""
+        """Like `Exact.entry`, without a warm-up."""
         return start
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ Continuity = Exact | WarmUp | Handoff
 
 
 def parse_continuity(text: str) -> Continuity:
-    """What `exact`, `handoff` or `warmup=16` stands for. Raises `SpecError` for anything else."""
+    """The meaning of `exact`, `handoff` or `warmup=16`. Raises `SpecError` for anything else."""
     name, _, number = text.partition("=")
     if name == "warmup" and number.isdecimal():
         return WarmUp(int(number))
@@ -84,21 +84,21 @@ def parse_continuity(text: str) -> Continuity:
     return Exact() if text == "exact" else Handoff()
 
 
-# ------------------------------------------------------------------ what is wished for
+# ------------------------------------------------------------------ the spec
 
 
 @dataclass(frozen=True)
 class UpscaleSpec:
-    """What to make of footage.
+    """How footage is upscaled.
 
     Args:
         scale: how much larger each side becomes.
         codec: h264, hevc, av1 or ffv1.
-        quality: as the codec counts it, see `FootageEncoding`; None for its default.
-        continuity: how segments go on from each other.
-        start, end: moments such as `90s`, `1m30s`, `1:30.5` or `48f`; None for the footage's own.
-        segment_frames: how long a segment should be; rounded up to whole chunks.
-        scene_threshold: luma difference, in 0..1, above which a cut is believed; 0 takes all for one scene.
+        quality: the codec's quantiser, see `FootageEncoding`; None for its default.
+        continuity: how segments follow each other.
+        start, end: times such as `90s`, `1m30s`, `1:30.5` or `48f`; None for those of the footage.
+        segment_frames: length of a segment, rounded up to whole chunks.
+        scene_threshold: luma difference, in 0..1, above which a frame can be a cut; 0 finds no cuts.
     """
 
     scale: int = 2
@@ -120,11 +120,11 @@ class UpscaleSpec:
 
     @property
     def is_sequential(self) -> bool:
-        """Whether a segment can begin only when the one before it in its scene is kept."""
+        """Whether a segment can start only after the one before it in its scene is finished."""
         return isinstance(self.continuity, Handoff)
 
     def card(self) -> dict[str, Any]:
-        """The wish as plain values, by the names that people use."""
+        """The spec as plain values, by the names of the flags."""
         return {**vars(self), "continuity": str(self.continuity)}
 
 
@@ -162,12 +162,12 @@ def _parse_moment(text: str) -> tuple[Fraction, int]:
 
 @dataclass(frozen=True)
 class FootageSegmentSpan:
-    """One segment: its frames, and the frames before them that warm the model up, none of another scene.
+    """One segment: its frames, and the frames of the same scene before them that warm up the model.
 
     Args:
         scene: the number of its scene.
-        scene_frames: all frames of it; the chunk grid begins with them.
-        ahead: the frames behind it that its pictures wait for.
+        scene_frames: all frames of the scene, with which the chunk grid begins.
+        ahead: the frames after it that its pictures depend on.
     """
 
     index: int
@@ -179,21 +179,21 @@ class FootageSegmentSpan:
 
     @property
     def scene_start(self) -> int:
-        """The frame that its chunk grid begins with."""
+        """The frame with which its chunk grid begins."""
         return self.scene_frames.start
 
     @property
     def ends_scene(self) -> bool:
-        """Whether nothing of its scene comes behind it."""
+        """Whether it is the last of its scene."""
         return self.frames.stop == self.scene_frames.stop
 
     @property
     def opens_scene(self) -> bool:
-        """Whether the model starts afresh with it."""
+        """Whether it is the first of its scene."""
         return self.frames.start == self.scene_start
 
     def card(self) -> dict[str, Any]:
-        """The segment as plain values; everything that decides which frames the model sees, and where it starts."""
+        """Everything that decides which frames the model sees and where it starts, as plain values."""
         return {
             "scene_start": self.scene_start,
             "warm_up": [self.warm_up.start, self.warm_up.stop],
@@ -204,7 +204,7 @@ class FootageSegmentSpan:
 
 @dataclass(frozen=True)
 class UpscalePlan:
-    """Scenes of the frames that are wished for, and their segments in order."""
+    """The scenes of the frames to upscale, and their segments in order."""
 
     spec: UpscaleSpec
     grid: ChunkGrid
@@ -218,12 +218,12 @@ class UpscalePlan:
 
     @property
     def num_passed_frames(self) -> int:
-        """Frames that go through the model, those that warm it up included."""
+        """Frames that go through the model, including warm-ups."""
         ahead = 0 if self.spec.is_sequential else 1  # a state that is passed on has seen what lies ahead
         return sum(len(span.warm_up) + len(span.frames) + ahead * len(span.ahead) for span in self.segments)
 
     def before(self, span: FootageSegmentSpan) -> FootageSegmentSpan | None:
-        """The segment before `span` in its scene; None where a scene opens."""
+        """The segment before `span` in its scene; None for the first one."""
         return None if span.opens_scene else self.segments[span.index - 1]
 
 
@@ -232,7 +232,7 @@ def plan_upscale(frames: range, cuts: Sequence[int], spec: UpscaleSpec, grid: Ch
 
     Args:
         frames: of the footage, in display order; see `frames_to_upscale`.
-        cuts: frames that begin a new scene; those outside `frames` count for nothing, and one begins with it anyway.
+        cuts: frames that begin a new scene. Those outside `frames` are ignored.
         grid: the model's.
     """
     borders = [frames.start, *sorted({cut for cut in cuts if frames.start < cut < frames.stop}), frames.stop]
@@ -247,7 +247,7 @@ def plan_upscale(frames: range, cuts: Sequence[int], spec: UpscaleSpec, grid: Ch
 
 
 def _split(scene: range, segment_frames: int, grid: ChunkGrid) -> Iterator[range]:
-    """The segments of a scene: each as short as whole chunks allow, and followed by all that it looks ahead to."""
+    """The segments of a scene: as short as whole chunks allow, each followed by all frames that it looks ahead to."""
     first = scene.start
     while first < scene.stop:
         stop = scene.start + grid.border(first - scene.start + segment_frames)

@@ -1,7 +1,7 @@
-"""What can be said before a frame is upscaled: whether codec, memory and disk have room, with the numbers.
+"""Checks before the first frame is upscaled: codec, memory and disk space.
 
-Estimates are of the order of what was measured, on the safe side for memory; a disk is refused only where it lacks
-half of what is expected, since what a film compresses to is known when it is compressed.
+The estimates have the order of measured values, and are on the safe side for memory. The size of a compressed film is
+known only afterwards, so a disk is refused only if it lacks half of the expected space.
 """
 
 from longtake.pipeline.errors import CapacityError, SpecError
@@ -21,32 +21,32 @@ _LOSSLESS_SHARE = 0.6
 
 
 def check_size(footage: Footage, scale: int, encoding: FootageEncoding) -> None:
-    """Raise `SpecError` if the codec cannot hold pictures so large."""
+    """Raise `SpecError` if the pictures are too large for the codec."""
     width, height = scale * footage.width, scale * footage.height
     most = _WIDEST[encoding.codec]
     if width > most[0] or height > most[1]:
         others = [codec for codec, (w, h) in _WIDEST.items() if width <= w and height <= h]
-        cure = f"use --codec {' or '.join(others)}" if others else "crop the footage first"
+        fix = f"use --codec {' or '.join(others)}" if others else "crop the footage first"
         raise SpecError(
             f"{footage.width}x{footage.height} times {scale} is {width}x{height}; {encoding.codec} holds at most"
-            f" {most[0]}x{most[1]}; {cure}, or a smaller --scale"
+            f" {most[0]}x{most[1]}; {fix}, or a smaller --scale"
         )
 
 
 def check_model(model: StreamingUpscaler, spec: UpscaleSpec) -> None:
-    """Raise `SpecError` where the model has no such scale, or looks back too far for what is wished."""
+    """Raise `SpecError` if the model does not support the scale, or looks back too far for the continuity."""
     if spec.scale not in model.scales:
         raise SpecError(f"--scale is {spec.scale}; {model.name} enlarges by {' or '.join(map(str, model.scales))}")
     if isinstance(spec.continuity, Exact) and model.history_frames > MOST_EXACT_FRAMES:
         raise SpecError(
             f"--continuity is exact, which would warm {model.name} up over {model.history_frames} frames before every"
             f" segment, and {MOST_EXACT_FRAMES} are the most; use --continuity handoff, which is exact too and goes"
-            " through a scene in sequence, or warmup=N, whose error is measured and told"
+            " through a scene in sequence, or warmup=N, whose error is measured and reported"
         )
 
 
 def worker_bytes(footage: Footage, scale: int, model: StreamingUpscaler) -> int:
-    """Memory that a worker needs at its peak, at most: process, weights, a pass and its state, pictures, encoder."""
+    """An upper estimate of a worker's peak memory: process, weights, a pass and its state, pictures, encoder."""
     samples = 3 * footage.width * footage.height * scale**2
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     pictures = _PICTURE_COPIES * max(model.chunk_frames, model.first_chunk_frames) * samples * 4
@@ -55,25 +55,25 @@ def worker_bytes(footage: Footage, scale: int, model: StreamingUpscaler) -> int:
 
 
 MOST_EXACT_FRAMES = 256
-"""Twice a segment, unless told: with more, most of the work would be warm-up."""
+"""Twice the default segment: beyond that, most of the work would be warm-up."""
 
 _PICTURE_COPIES = 4
 _ENCODER = 12  # bytes of an encoder for each sample of a picture, references and frames at work together
 
 
 def check_memory(need: int, free: int, workers: int = 1) -> None:
-    """Raise `CapacityError` where so many workers that need `need` bytes each do not fit `free` bytes."""
+    """Raise `CapacityError` if workers that need `need` bytes each do not fit into `free` bytes."""
     if workers * need > free:
         fits = free // need
-        cure = f"use --workers {fits}" if fits else "use a machine with more, or a smaller --scale"
+        fix = f"use --workers {fits}" if fits else "use a machine with more, or a smaller --scale"
         raise CapacityError(
             f"{workers} {'worker needs' if workers == 1 else 'workers need'} about {gib(workers * need)} of memory, and"
-            f" {gib(free)} are free; {cure}"
+            f" {gib(free)} are free; {fix}"
         )
 
 
 def picture_bytes(footage: Footage, frames: range, scale: int, encoding: FootageEncoding) -> int:
-    """About what `frames` will weigh when they are enlarged and encoded."""
+    """An estimate of the bytes of `frames` after upscaling and encoding."""
     pixels, codec = footage.width * footage.height * scale**2 * len(frames), encoding.codec
     if codec == "ffv1":
         return int(_LOSSLESS_SHARE * pixels * 1.5 * footage.bit_depth / 8)
@@ -82,12 +82,12 @@ def picture_bytes(footage: Footage, frames: range, scale: int, encoding: Footage
 
 
 def check_disk(picture: int, kept: int, free: int | None) -> str | None:
-    """A warning where the disk may not suffice for segments and output, which hold the picture once each.
+    """A warning if the disk may not suffice for segments and output, which hold the picture once each.
 
     Args:
         picture: see `picture_bytes`.
-        kept: bytes of segments that are there already.
-        free: bytes; None where nobody can say.
+        kept: bytes of finished segments.
+        free: bytes; None if unknown.
 
     Raises:
         CapacityError: less than half of what is expected is free.
@@ -102,5 +102,5 @@ def check_disk(picture: int, kept: int, free: int | None) -> str | None:
 
 
 def gib(num_bytes: float) -> str:
-    """Bytes as people read them."""
+    """Bytes in words."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

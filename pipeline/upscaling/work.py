@@ -1,4 +1,4 @@
-"""What everybody who takes part in one film's upscaling must know: the plan, the keys, the numerics."""
+"""The work of upscaling one film, as every process that takes part sees it: plan, keys, numerics."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from longtake.pipeline.upscaling.plan import (
 
 @dataclass(frozen=True)
 class Upscaling:
-    """One film being made of footage, with what decides its bits; the same for whoever takes part."""
+    """One film that is made from footage, with everything that decides its bits. The same in every process."""
 
     footage: Footage
     plan: UpscalePlan
@@ -35,12 +35,12 @@ class Upscaling:
 
     @cached_property
     def journal(self) -> FootageSegmentJournal:
-        """What is finished."""
+        """The finished segments."""
         return FootageSegmentJournal(self.store)
 
     @cached_property
     def keys(self) -> tuple[FootageSegmentKey, ...]:
-        """What every segment is kept under."""
+        """The key of every segment."""
         spec = self.plan.spec
         parts = {
             **self.numerics,
@@ -55,7 +55,7 @@ class Upscaling:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that decides the output."""
+        """A hash of everything that decides the output."""
         return hash_of({"segments": [key.key for key in self.keys]})
 
     @property
@@ -71,7 +71,7 @@ class Upscaling:
         return isinstance(continuity, WarmUp) and grid.up(continuity.frames) < grid.history_frames
 
     def missing(self) -> Iterator[FootageSegmentSpan]:
-        """Segments that are to be made, in order; those that are kept are read and checked on the way."""
+        """The segments that must be made, in order. Finished ones are read and checked."""
         for span, key in zip(self.plan.segments, self.keys, strict=True):
             if self.journal.segment(key) is None:
                 yield span
@@ -106,11 +106,11 @@ class Upscaling:
 def open_upscaling(
     footage: Footage, cuts: Sequence[int], spec: UpscaleSpec, store: Store, numerics: Parts, grid: ChunkGrid
 ) -> Upscaling:
-    """Plan the work, with a journal in which what was made alike counts. Nothing is written.
+    """Plan the work, with a journal in which finished segments of the same key count. Nothing is written.
 
     Args:
         cuts: see `cuts_of`.
-        numerics: see the function of that name.
+        numerics: as the function of that name returns them.
         grid: the model's, see `grid_of`.
     """
     return Upscaling(footage, plan_upscale(frames_to_upscale(footage, spec), cuts, spec, grid), store, numerics)
