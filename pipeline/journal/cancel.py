@@ -1,6 +1,6 @@
-"""`journal/cancel.json`: a request to the owner of an output root to stop in order, from wherever the store is read.
+"""`journal/cancel.json`: a request to the owner of an output root to stop cleanly, from any machine.
 
-It names the owner it is meant for, so that an old request never stops a new render.
+It names the owner that it is meant for, so that an old request never stops a new render.
 """
 
 from time import monotonic
@@ -18,13 +18,13 @@ LOOK_S = 1.0
 
 
 class Request(BaseModel):
-    """Who is to stop."""
+    """The owner that must stop."""
 
     token: str
 
 
 def request_cancel(store: Store) -> OwnerCard | None:
-    """Ask the owner of `store` to stop; its card, or None where nobody renders."""
+    """Ask the owner of `store` to stop. Returns its card, or None if there is no owner."""
     owner = owner_of(store)
     if owner is not None:
         store.put(NAME, Request(token=owner.token).model_dump_json().encode())
@@ -32,8 +32,8 @@ def request_cancel(store: Store) -> OwnerCard | None:
 
 
 def cancelled(store: Store) -> bool:
-    """Whether the present owner of `store` was asked to stop. Cheap enough to ask once a second; a store that cannot be
-    read asks for nothing."""
+    """Whether the present owner of `store` was asked to stop; False if the store cannot be read. Cheap enough for
+    once a second."""
     try:
         request = Request.model_validate_json(store.get(NAME))
         owner = owner_of(store)
@@ -43,7 +43,7 @@ def cancelled(store: Store) -> bool:
 
 
 class CancelWatch:
-    """Looks for a request about once a second, as often as it is asked; also an observer, which looks at every event.
+    """Looks for a request at most once a second. Also an observer, which looks at every event.
 
     Raises:
         Cancelled: there is one.
@@ -53,14 +53,12 @@ class CancelWatch:
         self._store, self._next_s = store, 0.0
 
     def look(self) -> None:
-        """Look, if the last time was a second ago."""
+        """Look, unless that was done less than a second ago."""
         if monotonic() < self._next_s:
             return
         self._next_s = monotonic() + LOOK_S
         if cancelled(self._store):
-            raise Cancelled(
-                "stopped, as longtake cancel asked; what is finished is kept, the same command goes on there"
-            )
+            raise Cancelled("stopped by longtake cancel; finished work is kept, run the same command to resume")
 
     def event(self, name: str, **fields: Any) -> None:
         """See `longtake.pipeline.observe.Observer.event`."""

@@ -1,4 +1,4 @@
-"""What dead attempts left in an output root: nothing reads it, and no render will."""
+"""Deleting what interrupted renders left in an output root, which no later render reads."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,20 +18,20 @@ _OWNER = re.compile(r"journal/writer-\d{5,}\.json")
 
 
 def clean(store: Store, *, dry_run: bool = False) -> dict[str, int]:
-    """Remove the data that no manifest names, unfinished files, scratch, and cards of earlier owners.
+    """Delete data that no manifest names, unfinished files, scratch files and cards of earlier owners.
 
     Args:
-        dry_run: remove nothing.
+        dry_run: delete nothing.
 
     Returns:
-        Bytes by name of what was removed, or would be.
+        The bytes of each deleted file by name, or of each that would be deleted.
 
     Raises:
         SpecError: there is no take.
-        JournalError: somebody is writing.
+        JournalError: another process is writing.
     """
     if not store.exists(TAKE_NAME):
-        raise SpecError(f"{store.url} holds no take; nothing is removed")
+        raise SpecError(f"{store.url} holds no take; nothing was deleted")
     if dry_run:
         if (owner := owner_of(store)) is not None:
             raise owner.refusal(store.url)

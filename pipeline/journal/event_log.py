@@ -1,4 +1,4 @@
-"""`events.jsonl`: what a render did, one JSON object a line, for people and for tests."""
+"""`events.jsonl`: the events of a render, one JSON object a line."""
 
 import json
 from datetime import UTC, datetime
@@ -14,15 +14,15 @@ NAME = "events.jsonl"
 
 
 def now() -> str:
-    """The time as events give it."""
+    """The present time, in the format of events."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class EventLog:
-    """An observer that writes every event at once on this machine, and to a remote store every now and then.
+    """An observer that writes events to a local store at once, and to a remote one at intervals.
 
-    A log that is there already is continued. An object store cannot append, so the whole log is put anew, at most a
-    twentieth of the time.
+    An existing log is continued. An object store cannot append, so the whole log is written again each time, which may
+    take a twentieth of the time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -46,7 +46,7 @@ class EventLog:
         self.close()
 
     def close(self) -> None:
-        """Put the last events where the log belongs."""
+        """Write the last events to the store."""
         self._file.close()
         self._put()
         self._folder.cleanup()

@@ -1,16 +1,16 @@
-"""A lease on an output root in an object store, where no operating system watches over a lock.
+"""A lease on an output root in an object store, where no operating system holds a lock.
 
-    journal/writer-00001.json      the first owner's card; only that owner ever writes it again, to renew or let go
-    journal/writer-00002.json      the second owner's, and so on: the highest number owns the root
+    journal/writer-00001.json      the first owner's card; only this owner rewrites it, to renew or release
+    journal/writer-00002.json      the second owner's card, and so on: the highest number owns the root
 
-A number is claimed by a put that fails where the name is taken, so of several who claim it exactly one wins, and who
-takes over from a dead owner races no differently. Clocks are compared only to refuse: a card that was renewed just
-now by our clock belongs to somebody alive. Where the times look old or odd, a successor watches for a whole lease, by
-its own monotonic clock, that nobody renews; a clock that is wrong or jumps costs a wait and never the root.
+A number is claimed by a put that fails if the name exists, so exactly one of several claimants wins, also when the
+last owner is dead. Clocks are compared only to refuse: a card that was renewed a moment ago by our clock belongs to a
+living owner. If the times look old or implausible, a successor observes the card for a whole lease by its own
+monotonic clock. A wrong clock therefore costs a wait, and never the root.
 
-An owner that could not renew for a whole lease, or sees its successor's card, has lost the root, and `check` says so.
-What it had in flight then does no harm: data has names that nobody else uses, and a manifest that it may still put
-says what the successor's would say, since equal keys mean equal bits.
+An owner that could not renew for a whole lease, or sees its successor's card, has lost the root, and `check` raises.
+Its writes in flight do no harm: its data has unique names, and a manifest that it still writes has the same content
+as its successor's, since equal keys mean equal bits.
 """
 
 import re
@@ -30,20 +30,20 @@ _NAME = re.compile(r"journal/writer-(\d{5,})\.json")
 
 
 class Held(NamedTuple):
-    """The highest number of a root's owners, with its card."""
+    """The highest number among a root's owners, with its card."""
 
     number: int
     card: OwnerCard
 
 
 def latest(store: Store) -> Held | None:
-    """The last owner of a root, alive or not; None before the first."""
+    """The last owner of a root, alive or not; None if there was none."""
     numbers = [int(found[1]) for name in store.list("journal") if (found := _NAME.fullmatch(name))]
     return _held(store, max(numbers)) if numbers else None
 
 
 class Lease:
-    """Owns a root from `__enter__`, which raises `JournalError` if somebody else does, to `__exit__`."""
+    """Owns a root from `__enter__`, which raises `JournalError` if another process owns it, to `__exit__`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -67,19 +67,19 @@ class Lease:
         self._over.set()
         self._thread.join()
         self.card = self.card.model_copy(update={"released": True})
-        with suppress(OSError):  # then the lease runs out by itself
+        with suppress(OSError):  # the lease then expires
             self._store.put(_name(self._number), self._bytes())
 
     def check(self) -> None:
-        """Raise `JournalError` if the root may be somebody else's by now."""
+        """Raise `JournalError` if another process may own the root by now."""
         if self._superseded or monotonic() > self._ends:
             raise JournalError(
                 f"this process lost its lease on {self._store.url}: it could not renew it for {LEASE_S:g} s, or"
-                " somebody took over; nothing more is written, and the same command goes on where it ended"
+                " another process took over; nothing more is written; run the same command to resume"
             )
 
     def _outlive(self, last: Held) -> None:
-        """Return once the last owner has let go, or is seen not to renew; JournalError if it is alive."""
+        """Return once the last owner has released the lease or does not renew it; JournalError if it is alive."""
         alive = 0 <= time() - last.card.renewed < LEASE_S
         deadline = monotonic() + LEASE_S
         while not alive and monotonic() < deadline:
@@ -101,7 +101,7 @@ class Lease:
                     return
                 self._store.put(_name(self._number), card.model_dump_json().encode())
             except (OSError, JournalError):
-                continue  # tried again until the lease has run out
+                continue  # retried until the lease has expired
             self.card, self._ends = card, asked + LEASE_S
 
     def _bytes(self) -> bytes:
@@ -115,5 +115,5 @@ def _name(number: int) -> str:
 def _held(store: Store, number: int) -> Held:
     try:
         return Held(number, OwnerCard.parse(store.get(_name(number))))
-    except FileNotFoundError:  # cleaned away since it was listed: somebody else has taken over
+    except FileNotFoundError:  # deleted since it was listed: another process has taken over
         return Held(number, OwnerCard(released=True))

@@ -49,7 +49,7 @@ class ManifestStore(Generic[ManifestT]):
         self._store, self._kind, self._suffix, self._to_json = store, kind, suffix, to_json
 
     def manifest(self, name: str) -> ManifestT | None:
-        """The manifest of `name`, whatever its key is; None if it is missing or damaged."""
+        """The manifest of `name`, of any key; None if it is missing or damaged."""
         return read_manifest(self._store, manifest_file(name), self._kind)
 
     def matching(self, name: str, key: str) -> ManifestT | None:

@@ -1,4 +1,4 @@
-"""Who renders into an output root, as a card that others read."""
+"""The owner of an output root, as a card that other processes read."""
 
 import os
 import socket
@@ -15,13 +15,13 @@ NAME = "journal/writer.json"
 
 
 class OwnerCard(BaseModel):
-    """An owner at a glance. A card that is damaged reads as one of nobody known.
+    """An owner. A damaged card reads as that of an unknown owner.
 
     Args:
-        token: no other owner has it.
-        renewals: how often its lease was renewed; what a successor watches.
-        renewed: when that was, by the owner's clock, which may be wrong.
-        released: whether the owner has let go.
+        token: unique to the owner.
+        renewals: how often its lease was renewed; a successor observes this count.
+        renewed: time of the last renewal by the owner's clock, which may be wrong.
+        released: whether the owner has released its lease.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,5 +54,5 @@ class OwnerCard(BaseModel):
         return f"process {self.pid} on {self.host}, since {self.started}"
 
     def refusal(self, url: str) -> JournalError:
-        """What a second writer is told."""
+        """The error for a second writer."""
         return JournalError(f"{url} is being rendered by {self.who}; wait for it, stop it, or use another -o")

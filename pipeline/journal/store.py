@@ -1,4 +1,4 @@
-"""Where a film and its journal live: bytes under names, each put as a whole or not at all, on any file system."""
+"""Storage of a film and its journal: bytes under names, each written atomically, on any file system."""
 
 import errno
 import os
@@ -15,27 +15,27 @@ from fsspec.implementations.local import LocalFileSystem
 
 from longtake.pipeline.errors import LongtakeError, SpecError
 
-# These show a file while it is being written, so it is written under another name and then moved.
-# Object stores (S3, GCS, Azure) show an upload only once it is whole.
+# On these a file is visible while it is being written, so it is written under another name and then moved.
+# Object stores (S3, GCS, Azure) show an upload only once it is complete.
 _SHOWS_UNFINISHED = {"memory", "sftp", "ssh"}
 
-# Of two writers who create the same name at once, these refuse one. S3: PutObject with If-None-Match.
+# If two writers create the same name at once, these refuse one. S3: PutObject with If-None-Match.
 _REFUSES_SECOND = {"file", "local", "memory", "s3", "s3a"}
-_CREATE_LOCK = threading.Lock()  # fsspec's memory looks first and puts then
+_CREATE_LOCK = threading.Lock()  # fsspec's memory store tests first and writes afterwards
 
 
 class Store:
     """An output root. A reader of any name sees the old bytes or the new ones, never a part of either.
 
-    Passing faults of an object store (500, 503, timeouts, torn connections) are retried by its own library. A fault
-    that stays raises OSError with the name of the object.
+    Transient faults of an object store (500, 503, timeouts, lost connections) are retried by its own library. A lasting
+    fault raises OSError with the name of the object.
 
     Args:
         url: a local path or any fsspec URL (`file://`, `memory://`, `s3://bucket/take` ...).
     """
 
     def __init__(self, url: str) -> None:
-        # Without listings caches, so that what another process put is seen at once.
+        # Without listings caches, so that writes of other processes are visible at once.
         self._fs: Any
         self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._is_local = isinstance(self._fs, LocalFileSystem)
@@ -57,12 +57,12 @@ class Store:
 
     @property
     def can_put_if_absent(self) -> bool:
-        """Whether `put_if_absent` is exact here; elsewhere it is put and read back."""
+        """Whether `put_if_absent` is exact here. Elsewhere it writes and reads back."""
         return self._refuses_second
 
     @contextmanager
     def guarded(self, may_write: Callable[[], None]) -> Iterator[None]:
-        """While the block runs, every put and delete through this object asks `may_write` first, which may raise."""
+        """While the block runs, every put and delete through this object first calls `may_write`, which may raise."""
         before, self._may_write = self._may_write, may_write
         try:
             yield
@@ -73,7 +73,7 @@ class Store:
         """Store `data` under `name`, atomically.
 
         Args:
-            durable: whether it must survive a power cut from here on; what can be made again need not wait for a disk.
+            durable: whether the data must survive a power cut once this returns. False is faster.
         """
 
         def write(path: str) -> None:
@@ -96,14 +96,14 @@ class Store:
         self._put(name, write, durable=True)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Store `data` under `name` unless something is there already; whether it is there now.
+        """Store `data` under `name` unless the name exists; whether `data` is stored there now.
 
-        Of several who try at once, exactly one is told True. Where `can_put_if_absent` is false, the last one is,
-        as far as they all look after they all have put.
+        Of concurrent callers exactly one gets True. Without `can_put_if_absent` the last writer gets True, provided
+        that all read after all have written.
 
         Args:
-            data: bytes that nobody else puts: when an answer is lost and the library asks again, they tell whose
-                object it is that stands in the way.
+            data: unique to the caller. If an answer is lost and the library retries, the bytes show whose object
+                exists already.
         """
         path = self._path(name)
         try:
@@ -116,20 +116,20 @@ class Store:
         return self.get(name) == data
 
     def get(self, name: str) -> bytes:
-        """The bytes under `name`; FileNotFoundError if nothing was put there."""
+        """The bytes under `name`; FileNotFoundError if there are none."""
         path = self._path(name)
         with self._named(name, "read"):
             data: bytes = self._fs.cat_file(path)
         return data
 
     def exists(self, name: str) -> bool:
-        """Whether something was put under `name`."""
+        """Whether `name` exists."""
         path = self._path(name)
         with self._named(name, "looked for"):
             return bool(self._fs.exists(path))
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Everything that was put below `folder`, or anywhere: sizes in bytes by name, in order."""
+        """All names below `folder`, or all names: sizes in bytes by name, in order."""
         path = self._path(folder) if folder else self._root
         with self._named(folder, "listed"):
             found = self._fs.find(path, detail=True)
@@ -137,7 +137,7 @@ class Store:
         return {path[start:]: int(found[path]["size"]) for path in sorted(found)}
 
     def delete(self, name: str) -> None:
-        """Remove what is under `name`, if anything."""
+        """Delete `name`, if it exists."""
         path = self._path(name)
         with self._named(name, "deleted"):
             self._may_write()
@@ -145,7 +145,7 @@ class Store:
                 self._fs.rm_file(path)
 
     def url_of(self, name: str) -> str:
-        """Where a reader finds `name`: an absolute path on this machine, or a URL."""
+        """The location of `name`: an absolute path on this machine, or a URL."""
         return self._join(self._url, name)
 
     def _path(self, name: str) -> str:
@@ -174,7 +174,7 @@ class Store:
                 write(path)
 
     def _create(self, path: str, data: bytes) -> None:
-        """Put `data` where nothing is; an OSError if something is."""
+        """Write `data` to a new path; an OSError if it exists."""
         if self._is_local:
             _create_local(Path(path), data)
         elif not self._refuses_second:
@@ -187,14 +187,14 @@ class Store:
 
     @contextmanager
     def _named(self, name: str, act: str) -> Iterator[None]:
-        """Make one OSError that names the object of whatever a store's library raises."""
+        """Turn any error of a store's library into an OSError that names the object."""
         try:
             yield
         except (FileNotFoundError, FileExistsError, LongtakeError):
             raise
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__module__ == "builtins":
-                raise  # a mistake in a program, not a fault of a store
+                raise  # a bug, not a fault of the store
             where = f"{str(self._url).rstrip('/')}/{name}"
             number = getattr(error, "errno", None) or errno.EIO
             raise OSError(number, f"{where} could not be {act}: {error}") from error
@@ -225,7 +225,7 @@ def _write_local(path: Path, write: Callable[[str], None], durable: bool) -> Non
         unfinished.unlink(missing_ok=True)
         raise
     if durable:
-        fsync(path.parent)  # the new name itself must survive a power cut
+        fsync(path.parent)  # the new name must survive a power cut, too
 
 
 def _create_local(path: Path, data: bytes) -> None:
@@ -234,14 +234,14 @@ def _create_local(path: Path, data: bytes) -> None:
     try:
         unfinished.write_bytes(data)
         fsync(unfinished)
-        path.hardlink_to(unfinished)  # refuses a name that is taken, and shows whole files only
+        path.hardlink_to(unfinished)  # fails if the name exists; only complete files are visible
     finally:
         unfinished.unlink(missing_ok=True)
     fsync(path.parent)
 
 
 def fsync(path: Path) -> None:
-    """Have a file, or a folder's names, survive a power cut from here on."""
+    """Make a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,10 @@
-"""One writer at a time: whoever renders into an output root owns it, and a second is told by whom.
+"""One writer at a time: the process that renders into an output root owns it, and a second one is refused.
 
-On this machine the operating system holds the lock, and lets go of it however its owner dies. Elsewhere an owner holds
-a lease (`pipeline/journal/lease.py`). Either way the owner has a card in the journal.
+On a local file system the operating system holds the lock, and releases it however its owner dies. Elsewhere an owner
+holds a lease (`pipeline/journal/lease.py`). In both cases the owner has a card in the journal.
 
 An owner may have *hands*: other processes that write for it. They can outlive it by seconds (measured: Ray's actors
-die 0.6 to 10 s after a driver that was killed), so the next owner waits until the last hand has let go.
+die 0.6 to 10 s after a killed driver), so the next owner waits until the last hand has released its lock.
 """
 
 import fcntl
@@ -22,24 +22,24 @@ from longtake.pipeline.journal.store import Store
 HANDS_NAME = "journal/hands.lock"
 HANDS_S = 30.0
 
-_ASKING_S = 0.5  # whoever only asks for the owner holds the lock for an instant
+_ASKING_S = 0.5  # a process that only looks for the owner holds the lock for an instant
 
 
 @contextmanager
 def sole_writer(store: Store) -> Iterator[OwnerCard]:
     """Own the output root while the block runs.
 
-    An owner whose lease was lost cannot put anything through `store` any more: it raises `JournalError`.
+    An owner that has lost its lease cannot write through `store` any more: that raises `JournalError`.
 
     Raises:
-        JournalError: somebody else owns it; the message names them.
+        JournalError: another process owns it; the message names that process.
     """
     with _locked(store) if store.is_local else _leased(store) as card:
         yield card
 
 
 def owner_of(store: Store) -> OwnerCard | None:
-    """Who owns the output root now; None if nobody does. The owner of a lease may be dead: see `renewed`."""
+    """The present owner of the output root; None if there is none. A lease's owner may be dead: see `renewed`."""
     if not store.is_local:
         held = latest(store)
         return None if held is None or held.card.released else held.card
@@ -73,7 +73,7 @@ def _locked(store: Store) -> Iterator[OwnerCard]:
 
 
 def lend_hand(store: Store) -> IO[str] | None:
-    """Write for the owner of an output root, until the file that is returned is closed or this process ends."""
+    """Write for the owner of an output root, until the returned file is closed or this process ends."""
     if not store.is_local:
         return None
     path = Path(store.url_of(HANDS_NAME))
@@ -93,7 +93,7 @@ def _wait_for_hands(store: Store) -> None:
 
 
 def _locks(file: IO[str], wait_s: float, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock on `file` could be had within `wait_s`; it is held until the file is closed."""
+    """Whether the lock on `file` was acquired within `wait_s`. It is held until the file is closed."""
     deadline = monotonic() + wait_s
     while True:
         try:

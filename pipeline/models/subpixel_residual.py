@@ -1,8 +1,8 @@
-"""What a matched frame holds that the current one cannot have: samples between its own, and where they lie.
+"""New detail in a matched frame: samples that lie between those of the current frame.
 
-A fetched grey level lies where the current picture, read between its pixels, looks like it (Lucas and Kanade, 1981:
-least squares over a neighbourhood). What it differs by there is no motion but new: detail that one frame aliases and
-another does not, or a wrong match. It is handed on as a sheet of the pixel's inside, strongest where the sample lies.
+A fetched grey level is placed where the current frame, interpolated between its pixels, is most similar (Lucas and
+Kanade, 1981: least squares over a neighbourhood). The remaining difference is not motion. It is detail that one frame
+aliases and another does not, or a wrong match. It is returned on a grid inside the pixel, weighted by nearness.
 
 Shapes: m pictures, n others that match each, h w pixels, k places inside a pixel.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 INSIDE = 4
-"""Places down and across inside a pixel: those of the pixels that it becomes at x4."""
+"""Rows and columns of the grid inside a pixel: those of its pixels at x4."""
 
-_REACH = 3  # pixels around each that move as it does
+_REACH = 3  # pixels around each that are assumed to move with it
 _ROUNDS = 2
-_TRUSTED = 3 / 255  # a difference that a match may well have
-_STIFF = 1e-5  # keeps what has no contrast in place
-_APART = 0.375  # of a pixel: a place that far from a sample knows nothing of it
+_TRUSTED = 3 / 255  # a plausible difference of a good match
+_STIFF = 1e-5  # regularises pixels without contrast
+_APART = 0.375  # of a pixel: a sample has no weight at a place this far away
 
 
 class Slopes(NamedTuple):
-    """How grey levels [m h w] change down and across, and the mean products of both around each pixel."""
+    """Vertical and horizontal gradients of grey levels [m h w], and their mean products around each pixel."""
 
     grey: Tensor
     down: Tensor
@@ -44,10 +44,10 @@ class Slopes(NamedTuple):
 
 @torch.no_grad()
 def subpixel_residual(current: Slopes, fetched: Tensor) -> tuple[Tensor, Tensor]:
-    """What the levels `fetched` [m n h w] add to those of the pictures they match, and how far that is to be trusted.
+    """The residuals of the levels `fetched` [m n h w] against the frames that they match, and their weights.
 
     Returns:
-        Both [m k h w] by place inside the pixel, over all n: differences weighed by nearness and trust, and weights.
+        Both [m k h w] by place inside the pixel, summed over n: weighted differences, and weights of nearness and trust.
     """
     grey, down, across, yy, yx, xx = (part.unsqueeze(1) for part in current)
     whole = yy * xx - yx * yx
@@ -66,20 +66,20 @@ def subpixel_residual(current: Slopes, fetched: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _near(offset: Tensor) -> Tensor:
-    """How near the places inside a pixel are to `offset` [m n h w] from its middle: [m n i h w]."""
+    """The nearness of the places inside a pixel to `offset` [m n h w] from its centre: [m n i h w]."""
     places = (torch.arange(INSIDE, device=offset.device) + 0.5) / INSIDE - 0.5
     away = (offset.unsqueeze(2) - rearrange(places, "i -> 1 1 i 1 1")).abs()
     return (1 - away / _APART).clamp(min=0)
 
 
 def _slope(x: Tensor, dim: int) -> Tensor:
-    """By what [m h w] changes along `dim` over the pixel, read half a pixel before and behind it, bicubically."""
+    """The change of [m h w] along `dim` over a pixel: bicubic, half a pixel before and after it."""
     first, second = (_beyond(x, step, dim) - _beyond(x, -step, dim) for step in (1, 2))
     return 0.6875 * first - 0.09375 * second
 
 
 def _beyond(x: Tensor, step: int, dim: int) -> Tensor:
-    """`x` as it is `step` pixels further along `dim`, its last pixels repeated."""
+    """`x`, shifted by `step` pixels along `dim`, with its edge repeated."""
     index = (torch.arange(x.shape[dim], device=x.device) + step).clamp(0, x.shape[dim] - 1)
     return x.index_select(dim, index)
 
@@ -92,7 +92,7 @@ def _around(x: Tensor) -> Tensor:
 
 
 def _read_between(grey: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """`grey` [m 1 h w] read so far beside each pixel [m n h w], bicubically."""
+    """`grey` [m 1 h w] at these offsets from each pixel [m n h w], by bicubic interpolation."""
     n, height, width = down.shape[1:]
     rows, columns = (torch.arange(size, device=grey.device, dtype=grey.dtype) for size in (height, width))
     place_y, place_x = rows[:, None] + down, columns + across

@@ -1,13 +1,13 @@
-"""A small causal upscaler: low-resolution frames in, frames of two or four times the size out, for as long as it runs.
+"""A small causal upscaler: frames in, pictures of two or four times the size out, for streams of any length.
 
-Frames pass in chunks. A projector looks at each frame alone; a trunk of convolutions follows, with attention in
-between, where every pixel fetches what it matches in the chunks before, kept in a KV store: see
-`pipeline/models/window_matching.py`. The decoder sees the features and the low-resolution frame itself, and adds what
-it finds to a bicubic enlargement. Everything but the last layer is shared by all scales.
+Frames pass in chunks. A projector handles each frame alone. A trunk of convolutions follows, with attention layers in
+between, where every pixel fetches the pixels that it matches in earlier chunks from a KV store: see
+`pipeline/models/window_matching.py`. The decoder reads the features and the low-resolution frame, and adds its output
+to a bicubic enlargement. All scales share everything but the last layer.
 
-The store is all that reaches back, so an output depends on no frame that is older than `Upscaler.history_frames`, and a
-scene may be entered anywhere after a warm-up of that length. To the bit: where a chunk's keys lie in the store, and how
-they are rotated, follows from the chunk's number in its scene alone.
+Only the store reaches back, so an output depends on no frame that is older than `Upscaler.history_frames`, and a stream
+may start anywhere in a scene after a warm-up of that length, with equal bits: the place of a chunk's keys in the store
+and their rotation follow from the chunk's number in its scene alone.
 
 Shapes: b clips, f frames, c channels, h w low-resolution pixels, H W high-resolution pixels.
 """
@@ -35,27 +35,27 @@ from longtake.pipeline.models.window_matching import KIND, SITE, STREAM, Appeara
 
 BRANCH = "frames"
 DETAIL_GAIN = 8.0
-"""Fine detail is shown to the network apart, and this much stronger; without, it does not learn for a long time."""
+"""Gain of the fine detail, which the network reads as separate channels. Without them it learns far more slowly."""
 
-_PROBE = 64  # side of the pictures whose state is measured
-_FEATURE_COPIES = 10  # of a pass's features that are alive at once, at most
+_PROBE = 64  # side of the frames whose state is measured
+_FEATURE_COPIES = 10  # upper bound of live copies of a pass's features
 
 
 @dataclass(frozen=True)
 class UpscalerConfig:
-    """What an `Upscaler` is made of; kept beside its weights.
+    """The configuration of an `Upscaler`; stored with its weights.
 
     Args:
         name: the model's name.
-        trained: whether the weights were trained, or are random and only show that the road works.
-        scales: by how much it can enlarge.
+        trained: whether the weights were trained. Random weights only show that the pipeline works.
+        scales: supported enlargement factors.
         chunk_frames: frames of one pass.
         window: chunks before the current one that a layer's attention sees.
         width: channels of a pixel's features.
         blocks: residual blocks before, between and behind the attention layers.
         attentions: attention layers.
         num_heads: of each.
-        window_pixels: side of the square of pixels in which attention is at home.
+        window_pixels: side of the square windows, in pixels, within which attention works.
     """
 
     name: str
@@ -75,13 +75,13 @@ TINY_UPSCALER = UpscalerConfig("tiny-upscaler", width=8, blocks=1, num_heads=1, 
 
 
 class Upscaler(nn.Module):
-    """Enlarges frames of any size by any of `scales`, chunk after chunk; see the head of this file.
+    """Enlarges frames of any size by any of `scales`, chunk after chunk.
 
     Attributes:
-        config: what it is made of.
-        name, scales: see there.
+        config: its configuration.
+        name, scales: of the configuration.
         chunk_frames: frames of one pass, on a grid that begins with the scene.
-        first_chunk_frames, lookahead_frames: the same as every chunk's, and none; see `StreamingUpscaler`.
+        first_chunk_frames, lookahead_frames: `chunk_frames`, and 0; see `StreamingUpscaler`.
         history_frames: no output depends on frames older than this many before its chunk's first; whole chunks.
     """
 
@@ -111,7 +111,7 @@ class Upscaler(nn.Module):
 
     @classmethod
     def untrained(cls, config: UpscalerConfig, seed: int = 0) -> "Upscaler":
-        """Random weights that depend on `seed` alone, whichever thread asks."""
+        """Random weights that depend on `seed` alone, in any thread."""
         with seeded(seed):
             return cls(config).eval()
 
@@ -121,11 +121,11 @@ class Upscaler(nn.Module):
 
     @property
     def trained(self) -> bool:
-        """See `UpscalerConfig`."""
+        """Whether the weights were trained."""
         return self.config.trained
 
     def working_bytes(self, scale: int, height: int, width: int) -> int:
-        """See `StreamingUpscaler`; the state's bytes are measured on a small one."""
+        """An upper estimate of the bytes of a state and a pass, extrapolated from a small state."""
         pixels = height * width
         state = self.start(scale, _PROBE, _PROBE).bytes * pixels // _PROBE**2
         return state + _FEATURE_COPIES * self.chunk_frames * pixels * self.config.width * 4
@@ -134,13 +134,13 @@ class Upscaler(nn.Module):
         """The state before a scene's first frame, or before a warm-up inside it.
 
         Args:
-            scale: by how much to enlarge.
+            scale: the enlargement factor.
             height: of the low-resolution frames.
             width: of the low-resolution frames.
             first_frame: the number in its scene of the frame that comes first; a multiple of `chunk_frames`.
 
         Raises:
-            SpecError: it cannot enlarge by `scale`, or not begin there.
+            SpecError: the scale is not supported, or the stream cannot begin there.
         """
         if scale not in self.scales:
             raise SpecError(f"scale is {scale}; {self.config.name} enlarges by {' or '.join(map(str, self.scales))}")
@@ -152,7 +152,7 @@ class Upscaler(nn.Module):
         return UpscalerState(self, scale, height, width, first_frame)
 
     def push(self, frames: Tensor, state: "UpscalerState") -> Tensor:
-        """See `StreamingUpscaler`: whole chunks come out at once, what is left over waits."""
+        """The pictures of all chunks that are complete with `frames`. The remaining frames wait in `state`."""
         device = self.projector.weight.device
         state.held = torch.cat((state.held, frames.to(device)))
         whole = len(state.held) // self.chunk_frames * self.chunk_frames
@@ -162,7 +162,7 @@ class Upscaler(nn.Module):
         return torch.cat([none, *(self(chunk, state) for chunk in chunks if len(chunk))])
 
     def finish(self, state: "UpscalerState") -> Tensor:
-        """See `StreamingUpscaler`: the last chunk may be a short one."""
+        """The pictures of the frames that wait, a last chunk that may be short."""
         last, state.held = state.held, state.held[:0]
         return self(last, state) if len(last) else self.push(last, state)
 
@@ -194,7 +194,7 @@ class Upscaler(nn.Module):
 
         Args:
             frames: [b f 3 h w] in 0..1.
-            scale: by how much to enlarge.
+            scale: the enlargement factor.
             times: numbers of the frames in their scene.
             contexts: the attention of each layer.
         """
@@ -212,22 +212,22 @@ class Upscaler(nn.Module):
         return enlarged
 
     def num_windows(self, height: int, width: int) -> list[int]:
-        """How many windows each attention layer cuts a picture of `height` x `width` pixels into."""
+        """How many windows each attention layer has in a frame of `height` x `width` pixels."""
         return [cast("WindowMatching", layer).num_windows(height, width) for layer in self.attentions]
 
 
 class UpscalerState:
-    """What an `Upscaler` remembers of one scene; as large after a million frames as after one.
+    """The state of an `Upscaler` within one scene. Its size is constant.
 
     Args:
-        model: whose state it is.
-        scale: by how much it enlarges.
+        model: the upscaler.
+        scale: the enlargement factor.
         height: of the low-resolution frames.
         width: of the low-resolution frames.
         first_frame: the number in its scene of the frame that comes first.
 
     Attributes:
-        held: frames [f 3 h w] that were pushed and wait for their chunk to be whole.
+        held: pushed frames [f 3 h w] that wait for their chunk to be complete.
     """
 
     def __init__(self, model: Upscaler, scale: int, height: int, width: int, first_frame: int) -> None:
@@ -254,11 +254,11 @@ class UpscalerState:
 
     @property
     def bytes(self) -> int:
-        """Bytes of everything that is remembered."""
+        """Bytes of the state."""
         return sum(store.bytes for store in self.stores)
 
     def next_chunk(self, frames: Tensor) -> ChunkSpan:
-        """Where the chunk of `frames` [f 3 h w] lies in its scene; raises `ShapeError` if it is not the next one."""
+        """The span of the chunk `frames` [f 3 h w] in its scene; `ShapeError` if it cannot be the next one."""
         wanted, most = (3, self.height, self.width), self._config.chunk_frames
         if frames.ndim != 4 or tuple(frames.shape[1:]) != wanted or not 1 <= len(frames) <= most:
             raise ShapeError(f"a chunk is {list(frames.shape)}; this state takes 1 to {most} frames of {list(wanted)}")
@@ -270,11 +270,11 @@ class UpscalerState:
         return _span(self._next_chunk, most, len(frames))
 
     def advance(self, span: ChunkSpan) -> None:
-        """Take in that `span` is done."""
+        """Mark `span` as processed."""
         self._next_frame = span.frames.stop
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of everything that is remembered, by name."""
+        """A copy of the state, by name."""
         saved = {"held": self.held.clone()}
         for layer, store in enumerate(self.stores):
             branch = store.snapshot()[BRANCH]
@@ -283,7 +283,7 @@ class UpscalerState:
         return saved
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Put back what `snapshot` of a state of the same model, scale and size gave."""
+        """Set the state to a `snapshot` of the same model, scale and size."""
         self._next_frame, *lengths = saved["place"].tolist()
         table = self._table(lengths)
         for layer, store in enumerate(self.stores):
@@ -292,7 +292,7 @@ class UpscalerState:
         self.held = saved["held"].to(self.held, copy=True)
 
     def _table(self, lengths: Sequence[int]) -> PageTable:
-        """The store's book-keeping when its last pages hold `lengths` tokens."""
+        """The page table of a store whose last pages hold `lengths` tokens."""
         stop, frames = self._next_chunk, self._config.chunk_frames
         pages = [
             Page(chunk, chunk % self._plan.num_pages, {STREAM: length}, Fraction(chunk * frames), Fraction(frames))
@@ -329,14 +329,14 @@ def _span(chunk: int, chunk_frames: int, num_frames: int) -> ChunkSpan:
 
 def _head(width: int, scale: int) -> nn.Sequential:
     last = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
-    with torch.no_grad():  # an untrained model is nearly the bicubic enlargement
+    with torch.no_grad():  # an untrained model is close to the bicubic enlargement
         last.weight.mul_(0.1)
         last.bias.zero_()  # type: ignore[union-attr]
     return nn.Sequential(last, nn.PixelShuffle(scale))
 
 
 def _detail(frames: Tensor) -> Tensor:
-    """What sets each pixel of [b f 3 h w] apart from the mean of the nine around it."""
+    """The difference of each pixel of [b f 3 h w] from the mean of its 3 x 3 neighbourhood."""
     flat = _flat(frames)
     mean = functional.avg_pool2d(functional.pad(flat, [1] * 4, mode="replicate"), 3, 1)
     return rearrange(flat - mean, "(b f) c h w -> b f c h w", b=frames.shape[0])

@@ -1,10 +1,10 @@
-"""How the upscaler looks back: every pixel fetches what it matches in the frames before, window by window.
+"""The upscaler's attention: every pixel fetches the pixels that it matches in earlier frames, window by window.
 
-Attention is block matching from its first step. A query is the pixel's neighbourhood, a key is another one's, and their
-product falls with the square of their difference; turned channels beside them say how old a key is and how far away.
-Each head prefers one age. What it fetches are features, a grey level, and where in the window they were. Only what sets
-them apart from the pixel's own goes on, the grey level by way of `subpixel_residual.py`: without a past, that
-is nothing.
+Before any training this attention is block matching. A query is the pixel's neighbourhood, a key is that of another
+pixel, and their product falls with the square of their difference. Further channels, rotated by RoPE, encode a key's
+age and distance. Each head prefers one age. It fetches features, a grey level and a position in the window. Only their
+difference from the pixel's own values is passed on, the grey level through `subpixel_residual.py`. Without a past the
+difference is zero.
 
 Shapes: b clips, f frames, c channels, h w pixels, n heads, d head width, l tokens of a window in one chunk, k pixels of
 a neighbourhood; inside a picture: i j windows down and across, y x pixels of a window.
@@ -24,31 +24,31 @@ from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.models.subpixel_residual import INSIDE, Slopes, subpixel_residual
 
 KIND, STREAM = "window", "video"
-SITE = Site(0, KIND)  # every layer has a store of its own, since each cuts the picture into other windows
+SITE = Site(0, KIND)  # every layer has its own store, since the layers have different windows
 
 HEAD_DIM = 32
 NEIGHBOURS = 5
-"""Side of the neighbourhood by which pixels are told from each other."""
+"""Side of the neighbourhood by which pixels are compared."""
 
 _HALF = HEAD_DIM // 2
-_AGE = (0, _HALF)  # a head's first pair of channels is turned by time, its last two by place, the others by nothing
+_AGE = (0, _HALF)  # a head's first pair of channels is rotated by time, its last two by position, the others not at all
 _PLACE = (_HALF - 2, _HALF - 1, HEAD_DIM - 2, HEAD_DIM - 1)
 _LIKENESS = [channel for channel in range(HEAD_DIM) if channel not in (*_AGE, *_PLACE)]
-_FAINT = 0.05  # contrast below this counts less and less: noise is no likeness
+_FAINT = 0.05  # contrast below this counts less and less, so that noise does not match
 
-_AGE_LOGIT, _PLACE_LOGIT, _LIKENESS_LOGIT = 8.0, 4.0, 250.0  # at first: how much each part of a match is worth
-_DIFFERENCE_GAIN, _NEW_GAIN, _WEIGHT_GAIN = 10.0, 30.0, 0.3  # features and pictures differ little along the motion
+_AGE_LOGIT, _PLACE_LOGIT, _LIKENESS_LOGIT = 8.0, 4.0, 250.0  # initial weights of the parts of a match
+_DIFFERENCE_GAIN, _NEW_GAIN, _WEIGHT_GAIN = 10.0, 30.0, 0.3  # features and frames differ little along the motion
 
 
 @dataclass(frozen=True)
 class Matching:
-    """How far pixels look.
+    """The range of the matching.
 
     Args:
         width: channels of a pixel's features.
         num_heads: of attention; the first prefers the frame before, the second the one before that, and so on.
-        side: of the window in which a pixel sees, in pixels.
-        frames: before its own that a pixel sees at most.
+        side: of a window, in pixels.
+        frames: how many earlier frames a pixel sees at most.
     """
 
     width: int
@@ -58,12 +58,12 @@ class Matching:
 
     @property
     def new_channels(self) -> int:
-        """Channels that say what is new."""
+        """Channels of the residuals."""
         return 2 * INSIDE**2
 
     @property
     def turn_of_age(self) -> float:
-        """Radians a frame: all ages that are seen lie on one circle."""
+        """Radians per frame: all visible ages lie on one circle."""
         return 2 * pi / (self.frames + 1)
 
     def rope(self) -> Rope:
@@ -74,10 +74,10 @@ class Matching:
 
 
 class WindowMatching(nn.Module):
-    """What pixels match in their window's past, added to their features.
+    """Adds to the features of pixels what they match in the past of their window.
 
     Args:
-        shifted: whether windows begin half a window outside the picture, so that layers in turn bridge their borders.
+        shifted: whether windows begin half a window outside the frame. Alternating layers then bridge their borders.
     """
 
     def __init__(self, matching: Matching, shifted: bool) -> None:
@@ -90,28 +90,29 @@ class WindowMatching(nn.Module):
         first = nn.Conv2d(inner - matching.num_heads, width, 3, padding=1)
         last = nn.Conv2d(width, width, 3, padding=1)
         self.join = nn.Sequential(first, nn.LeakyReLU(0.2), last)
-        with torch.no_grad():  # at first little is added, and nothing where nothing is new
+        with torch.no_grad():  # initially little is added, and nothing where there is no difference
             last.weight.mul_(0.1)
             for conv in (first, last):
                 conv.bias.zero_()  # type: ignore[union-attr]
 
     def num_windows(self, height: int, width: int) -> int:
-        """Windows that hold a picture of `height` x `width` pixels."""
+        """How many windows cover a frame of `height` x `width` pixels."""
         rows, columns = (self._before + side for side in (height, width))
         return ceil(rows / self._side) * ceil(columns / self._side)
 
     def forward(self, x: Tensor, seen: "Appearance", times: range, context: AttentionContext) -> tuple[Tensor, Tensor]:
-        """Features shaped like `x` [(b f) c h w], whose frames have the numbers `times`, and what is new [(b f) c h w].
+        """Features shaped like `x` [(b f) c h w], and residuals [(b f) c h w].
 
         Args:
-            seen: what the frames look like.
+            seen: the appearance of the frames.
+            times: numbers of the frames in their scene.
         """
         f, n = len(times), self._num_heads
         carried = rearrange(self.carry(rearrange(x, "(b f) c h w -> b f h w c", f=f)), "... (n d) -> ... n d", n=n)
         places = self._places(*x.shape[2:]).to(seen.slopes.grey).expand(*carried.shape[:-1], 2)
         grey = rearrange(seen.slopes.grey, "(b f) h w -> b f h w 1 1", f=f).expand(*carried.shape[:-1], 1)
         values = torch.cat((carried.to(grey), places, grey), dim=-1)
-        with torch.autocast(x.device.type, enabled=False):  # what tells pixels apart is finer than bfloat16
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse to tell pixels apart
             keys, queries = _match(seen.likeness, f)
             qkv = QKV(*(self._windows(part) for part in (queries * self.gain + self.asked, keys + self.told, values)))
             attended = context.attend(SITE, {STREAM: qkv}, {STREAM: self._positions(times)})[STREAM]
@@ -122,40 +123,40 @@ class WindowMatching(nn.Module):
         return out, torch.cat((_NEW_GAIN * difference, _WEIGHT_GAIN * weight), dim=1)
 
     def _windows(self, tokens: Tensor) -> Tensor:
-        """[b f h w n d] -> [(b i j) n (f y x) d], with zeros where windows reach out of the picture."""
+        """[b f h w n d] -> [(b i j) n (f y x) d], with zeros where windows reach beyond the frame."""
         before, side = self._before, self._side
         down, across = (-(before + size) % side for size in tokens.shape[2:4])
         padded = functional.pad(tokens, (0, 0, 0, 0, before, across, before, down))
         return rearrange(padded, "b f (i y) (j x) n d -> (b i j) n (f y x) d", y=side, x=side)
 
     def _picture(self, tokens: Tensor, f: int, height: int, width: int) -> Tensor:
-        """The way back: [(b i j) n (f y x) d] -> [b f h w n d], for `height` x `width` pixels."""
+        """The inverse: [(b i j) n (f y x) d] -> [b f h w n d], for `height` x `width` pixels."""
         before, side = self._before, self._side
         rows, columns = (ceil((before + size) / side) for size in (height, width))
         whole = rearrange(tokens, "(b i j) n (f y x) d -> b f (i y) (j x) n d", i=rows, j=columns, f=f, y=side, x=side)
         return whole[:, :, before : before + height, before : before + width]
 
     def _places(self, height: int, width: int) -> Tensor:
-        """Where in its window each pixel is, in 0..1 [h w 1 2]."""
+        """The position of each pixel in its window, in 0..1 [h w 1 2]."""
         down, across = ((torch.arange(size) + self._before) % self._side / self._side for size in (height, width))
         return torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).unsqueeze(2)
 
     def _positions(self, times: range) -> Tensor:
-        """Where a window's tokens are: frames, and pixels from its corner, float64 [l 3]."""
+        """The positions of a window's tokens: frames, and pixels from its corner, float64 [l 3]."""
         pixels = torch.arange(self._side, dtype=torch.float64)
         frames = torch.arange(times.start, times.stop, dtype=torch.float64)
         return torch.cartesian_prod(frames, pixels, pixels)
 
 
 class Appearance(NamedTuple):
-    """What frames look like, in float32 or finer: their grey levels, and those around each pixel [m k h w]."""
+    """The appearance of frames, in float32 or finer: grey levels, and those around each pixel [m k h w]."""
 
     slopes: Slopes
     likeness: Tensor
 
     @classmethod
     def of(cls, frames: Tensor) -> "Appearance":
-        """Of frames [m 3 h w]; the levels around a pixel are without their mean, and of a length below 1."""
+        """Of frames [m 3 h w]. The levels around a pixel have mean 0 and a norm below 1."""
         red, green, blue = frames.unbind(dim=1)
         grey = 0.299 * red + 0.587 * green + 0.114 * blue
         padded = functional.pad(grey.unsqueeze(1), [NEIGHBOURS // 2] * 4, mode="replicate")
@@ -175,7 +176,7 @@ def _match(likeness: Tensor, f: int) -> tuple[Tensor, Tensor]:
 
 
 def _first_match(matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
-    """What a query's likeness is worth, what a query asks beside it, and what a key tells, each [n d]."""
+    """Initial values: gain of a query's neighbourhood, its other channels, and those of a key, each [n d]."""
     gain, asked, told = torch.zeros(3, matching.num_heads, HEAD_DIM)
     ages = matching.turn_of_age * torch.arange(1, matching.num_heads + 1)
     gain[:, _LIKENESS] = _LIKENESS_LOGIT

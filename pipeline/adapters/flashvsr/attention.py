@@ -1,7 +1,11 @@
-"""FlashVSR's sparse self-attention: a window of tokens sees the windows nearby that promise most.
+"""FlashVSR's sparse self-attention: a window of tokens sees those nearby windows that have the highest scores.
 
-This is the reference, in plain PyTorch: the choice of windows as published, then exact attention under it. A kernel
-that skips the windows left out would give the same, faster.
+This is a reference in plain PyTorch: windows are chosen as published, then attention over them is exact. A kernel that
+skips the other windows would give the same result faster.
+
+It is not a policy of `pipeline/attention/`, whose spans of pages are known from the plan before a pass. Here the
+visible windows depend on the queries and keys of the pass, and each head chooses its own.
+
 Source: Zhuang et al., FlashVSR (arXiv 2510.12747), locality-constrained sparse attention.
 
 Shapes: b batch, n heads, l tokens, k head width, d width, f latent frames, h w token rows and columns; u units of two
@@ -24,13 +28,13 @@ PIXELS_OF_TRAINING = 768 * 1280
 
 
 def to_windows(tokens: Tensor) -> Tensor:
-    """Tokens [f h w d] in the order in which they attend, window after window, [l d]."""
+    """Tokens [f h w d] in the order of attention, window after window, [l d]."""
     pattern = "(u t) (r p) (c q) d -> (u r c t p q) d"
     return rearrange(tokens, pattern, t=UNIT_LATENTS, p=WINDOW, q=WINDOW)
 
 
 def from_windows(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What `to_windows` has ordered, [l d], as [f h w d] again; `grid` is the rows and columns of windows."""
+    """The inverse of `to_windows`: [l d] to [f h w d]; `grid` is the rows and columns of windows."""
     pattern = "(u r c t p q) d -> (u t) (r p) (c q) d"
     return rearrange(tokens, pattern, r=grid[0], c=grid[1], t=UNIT_LATENTS, p=WINDOW, q=WINDOW)
 
@@ -44,7 +48,7 @@ class Attend(Protocol):
 
 
 def attend_densely(q: Tensor, k: Tensor, v: Tensor, _: tuple[int, int]) -> Tensor:
-    """Every token sees all keys, which FlashVSR was not trained for: smoother, and slower on large frames."""
+    """Every token sees all keys. FlashVSR was not trained for that: smoother, and slower on large frames."""
     return functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -52,19 +56,20 @@ def attend_densely(q: Tensor, k: Tensor, v: Tensor, _: tuple[int, int]) -> Tenso
 class BlockSparseAttention:
     """Each unit keeps a budget of pairs of windows, chosen by the scores of their mean query and mean key.
 
-    The budget is shared by the windows of a unit, so that cutting a frame into tiles would change what is seen.
+    The windows of a unit share the budget, so splitting a frame into tiles would change the result.
 
     Args:
-        ratio: what a unit sees, in squares of the windows of a frame at 768 x 1280, where the model was trained;
-            larger frames see as many windows per window as that, not as large a share. Published: 1.5 or 2.
-        local_range: rows and columns of windows around its own that a window may see. Published: 9 (sharper) or 11.
+        ratio: the budget of a unit, as a multiple of the squared number of windows of a frame at 768 x 1280, where the
+            model was trained. In larger frames a window sees as many windows as there, not the same share.
+            Published: 1.5 or 2.
+        local_range: side of the square of windows around its own that a window may see. Published: 9 (sharper) or 11.
     """
 
     ratio: float = 2.0
     local_range: int = 11
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        """See `Attend`; a window that sees none gives zeros. One sample at a time."""
+        """The output [1 n l k] of the queries, as `Attend` defines it. A window that sees no other gives zeros."""
         visible = self.visible(q, k, grid)
         windows = torch.split(q, WINDOW_TOKENS, dim=2)
         out = [_attend_under(window, k, v, visible[:, x]) for x, window in enumerate(windows)]
@@ -86,7 +91,7 @@ class BlockSparseAttention:
         return chosen
 
     def _near(self, grid: tuple[int, int]) -> Tensor:
-        """Which windows of a frame may see which at all, [r*c r*c]."""
+        """Which windows of a frame are near enough to see each other, [r*c r*c]."""
         cells = torch.cartesian_prod(*(torch.arange(size) for size in grid))
         offset = cells.unsqueeze(0) - cells.unsqueeze(1) + self.local_range // 2
         return ((offset >= 0) & (offset < self.local_range)).all(dim=-1)

@@ -1,7 +1,7 @@
-"""FlashVSR's tiny decoder: latents to pictures, with the low-resolution frames beside them.
+"""FlashVSR's tiny decoder: latents and low-resolution frames to pictures.
 
-TAEHV's decoder (madebyollin/taehv), wider, with a convolution more after each activation, and the enlarged
-low-resolution frames as further channels of its input.
+TAEHV's decoder (madebyollin/taehv), but wider, with another convolution after each activation, and with the enlarged
+low-resolution frames as further input channels.
 
 Shapes: t steps in time, s steps that one grows into, c channels, h w rows and columns.
 """
@@ -55,7 +55,7 @@ class TinyDecoder(nn.Module):
         Args:
             latent: [c h w].
             frames: the enlarged low-resolution frames of the same time, [4 3 H W] in -1..1.
-            memory: what `start` or the latent frame before gave.
+            memory: as `start` or the latent frame before returned it.
         """
         given = rearrange(frames, "t c (h p) (w q) -> (c t p q) h w", p=PIXELS, q=PIXELS)
         x = torch.cat((given, latent)).unsqueeze(0)
@@ -85,7 +85,7 @@ class MemoryBlock(nn.Module):
 
 
 class GrowTime(nn.Module):
-    """Each step becomes `steps` of them."""
+    """Each step becomes `steps` steps."""
 
     def __init__(self, channels: int, steps: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class SoftClamp(nn.Module):
     """Keeps latents within -3..3."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, bent."""
+        """`x`, clamped softly."""
         return torch.tanh(x / 3) * 3
 
 

@@ -1,7 +1,13 @@
 """FlashVSR's diffusion transformer: Wan 2.1 (arXiv 2503.20314) under the names of its first release, in one step.
 
-Tokens travel in the order of their attention windows; everything else acts on each token alone. Positions are computed
-in float64, so no film is too long (the published table ends after 1,024 latents, 2:51 at 24 fps).
+Tokens stay in the order of their attention windows; all other layers act on each token alone. Positions are computed
+in float64, so films can have any length (the published table ends after 1,024 latents, 2:51 at 24 fps).
+
+The keys and values are plain tensors here, not pages of `pipeline/attention/kv_store.py`. That store keeps the pages of
+chunks and hands whole pages to a kernel; this transformer needs all its keys in one tensor, in window order, because
+`attention.py` of this folder chooses the visible windows from their mean keys. A concatenation of three units is all
+that a pass keeps, one process upscales a scene alone, and there are no sinks, branches or ranks, so the store's
+transactions, positions and exchanges have no use here.
 
 Shapes: b batch, c channels, f latent frames, h w token rows and columns, p q patch, d width, n heads, k head width,
 l tokens of a pass, m modulations, t text tokens.
@@ -27,7 +33,7 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class DiTSizes:
-    """Sizes of the transformer; as published without arguments."""
+    """Sizes of the transformer; the defaults are the published ones."""
 
     width: int = 1536
     ffn_width: int = 8960
@@ -47,7 +53,7 @@ class KV(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What is the same in every pass: the noise level as the blocks and the head read it, and the prompt's keys."""
+    """The inputs that are the same in every pass: the noise level for the blocks and the head, the prompt's keys."""
 
     modulation: Tensor
     condition: Tensor
@@ -70,7 +76,7 @@ class StreamingDiT(nn.Module):
         self.head = Head(width, sizes.latent_channels)
 
     def constants(self, prompt: Tensor) -> Constants:
-        """What every pass needs, for prompt tokens [1 t c] of Wan's text encoder: once per stream."""
+        """The constants for prompt tokens [1 t c] of Wan's text encoder, computed once per stream."""
         half = self._sizes.sinusoid_width // 2
         angles = TIMESTEP * THETA ** (-torch.arange(half, dtype=torch.float64) / half)
         sinusoid = torch.cat((angles.cos(), angles.sin())).to(prompt)
@@ -91,7 +97,7 @@ class StreamingDiT(nn.Module):
             added: the projector's tokens [f h w d].
             first_latent: number of the first latent of the chunk in its film.
             constants: see `constants`.
-            past: per layer, what the chunk before gave; nothing before the first.
+            past: per layer, as the chunk before returned it; empty for the first chunk.
         """
         patches = self.patch_embedding(rearrange(latents, "f c h w -> 1 c f h w"))
         tokens = rearrange(patches, "1 d f h w -> f h w d") + added
@@ -114,7 +120,7 @@ class StreamingDiT(nn.Module):
 
 @dataclass(frozen=True)
 class AttendArgs:
-    """Where in film and picture the tokens of a pass are, and how they attend."""
+    """The positions of a pass's tokens in film and picture, and how they attend."""
 
     rotation: Rotation
     attend: Attend
@@ -122,7 +128,7 @@ class AttendArgs:
 
 
 class Block(nn.Module):
-    """Attention over the film, then over the prompt, then the token's own network."""
+    """Attention over the film, then over the prompt, then a feed-forward network."""
 
     def __init__(self, sizes: DiTSizes) -> None:
         super().__init__()

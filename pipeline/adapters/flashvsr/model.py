@@ -1,14 +1,14 @@
 """FlashVSR (Zhuang et al., arXiv 2510.12747) as a streaming upscaler: projector, one pass of the transformer, decoder.
 
-A chunk's low-resolution frames are enlarged by bicubic interpolation, become tokens beside those of pure noise, and
-the transformer says in one step how far the noise is from the latents. What the published pipeline does otherwise,
-and why not here: it draws the film's noise at once (memory, and frames that change with the film's length), looks
-positions up in a table of 1,024 latents, crops to multiples of 128, and drops the last frames.
+A chunk's low-resolution frames are enlarged by bicubic interpolation and projected to tokens, which are added to those
+of pure noise. One step of the transformer gives the clean latents. Unlike the published pipeline, this one does not
+draw the noise of the whole film at once (which costs memory and makes frames depend on the film's length), has no table
+of 1,024 positions, does not crop to multiples of 128, and keeps the last frames.
 
 Shapes: f frames, c channels, h w rows and columns of the given frames, H W of the enlarged ones.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -31,7 +31,7 @@ LOOKAHEAD_FRAMES = LATENT_FRAMES
 DECODER_LATENTS = 8
 LATENT_PIXELS = 8
 
-# What is alive at once at most, in tokens, features of the decoder's last level, and pictures of a chunk.
+# Upper bounds of live copies of tokens, of features at the decoder's last level, and of a chunk's pictures.
 _TOKEN_COPIES = 12
 _FEATURE_COPIES = 4
 _PICTURE_COPIES = 4
@@ -39,7 +39,7 @@ _PICTURE_COPIES = 4
 
 @dataclass(frozen=True)
 class FlashVSRSizes:
-    """Sizes of all three networks; as published without arguments."""
+    """Sizes of all three networks; the defaults are the published ones."""
 
     dit: DiTSizes = field(default_factory=DiTSizes)
     hidden: tuple[int, int] = (2048, 3072)
@@ -48,13 +48,14 @@ class FlashVSRSizes:
 
 @dataclass(frozen=True)
 class FlashVSRSettings:
-    """How the weights are used; as published without arguments, where 1.5 and 9 are the faster, sharper choice.
+    """How the weights are used. The defaults are the published ones; a ratio of 1.5 and a range of 9 are faster and
+    sharper.
 
     Args:
         seed: of the noise.
-        attend: which earlier tokens a token sees.
-        kv_units: units of two latents (8 frames) before a chunk that it sees; 3 is what the model was trained with.
-        colour_fix: give every frame the mean and deviation that its channels had when it came in.
+        attend: decides which earlier tokens a token sees.
+        kv_units: units of two latents (8 frames) before a chunk that it sees. The model was trained with 3.
+        colour_fix: give the channels of every picture the mean and deviation of those of its frame.
     """
 
     seed: int = 0
@@ -65,10 +66,10 @@ class FlashVSRSettings:
 
 @dataclass
 class FlashVSRState:
-    """What a stream remembers: constant in size from the first chunk on.
+    """The state of a stream. Its size is constant after the first chunk.
 
-    `held` are given frames [f 3 h w] that are not upscaled yet, of which `LOOKAHEAD_FRAMES` went through the projector
-    already, once there has been a chunk.
+    `held` are pushed frames [f 3 h w] that are not upscaled yet. After the first chunk, `LOOKAHEAD_FRAMES` of them have
+    already been through the projector.
     """
 
     height: int
@@ -82,7 +83,7 @@ class FlashVSRState:
 
     @property
     def bytes(self) -> int:
-        """Of the memory; the prompt's keys, which no stream changes, are not counted."""
+        """Bytes of the state, without the prompt's keys, which are constant."""
         return sum(tensor.nbytes for tensor in self.snapshot().values())
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -91,8 +92,8 @@ class FlashVSRState:
         tensors = {f"{name}.{index}": x for name, tensors in lists.items() for index, x in enumerate(tensors)}
         return {"held": self.held, "next_latent": torch.tensor(self.next_latent), **tensors}
 
-    def restore(self, saved: dict[str, Tensor]) -> None:
-        """Go back, or on, to where `snapshot` was taken."""
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Set the state to that of a snapshot."""
         device = self.constants.condition.device
         self.held, self.next_latent = saved["held"], int(saved["next_latent"])
         saved = {name: tensor.to(device) for name, tensor in saved.items()}
@@ -102,16 +103,16 @@ class FlashVSRState:
 
 
 class FlashVSR(nn.Module):
-    """Upscales a scene by 4, chunk after chunk, as many frames out as in.
+    """Upscales a scene by 4, chunk after chunk, as many pictures out as frames in.
 
     A `StreamingUpscaler` that looks ahead: a chunk's pictures need the four frames after the chunk, and the first
-    chunk is longer (25 frames in, 21 out; then 8 for 8). Whoever starts inside a scene begins `history_frames`
-    earlier, on a multiple of 8 frames, and discards what comes out before its own frames: then nothing differs.
+    chunk is longer (25 frames in, 21 pictures out; then 8 for 8). To start inside a scene, begin `history_frames`
+    earlier, at a multiple of 8 frames, and discard the pictures before the wanted ones.
 
     Args:
         sizes: of the networks.
-        variant: v1 and v1.1 have tensors of the same names and shapes, and ghost under each other's code.
-        settings: how they are used.
+        variant: v1 and v1.1 have tensors of the same names and shapes; the wrong variant gives ghost images.
+        settings: how the weights are used.
     """
 
     scales: tuple[int, ...] = (SCALE,)
@@ -132,7 +133,7 @@ class FlashVSR(nn.Module):
 
     @property
     def history_frames(self) -> int:
-        """No picture depends on frames given more than this many before it: 760 as published.
+        """How many frames before its chunk a picture can depend on: 760 with the published sizes.
 
         One unit for the projector, `kv_units` for each layer of the transformer, eight latents for the decoder.
         """
@@ -147,7 +148,7 @@ class FlashVSR(nn.Module):
         return sha256(repr(parts).encode()).hexdigest()
 
     def working_bytes(self, scale: int, height: int, width: int) -> int:
-        """See `StreamingUpscaler`: keys and values, the first chunk's tokens, the decoder's features, its pictures."""
+        """An upper estimate: keys and values, the first chunk's tokens, the decoder's features, its pictures."""
         pixels = _padded(scale * height) * _padded(scale * width)
         item, dit = self.prompt.element_size(), self.sizes.dit
         tokens = pixels // (LATENT_PIXELS * PATCH) ** 2
@@ -159,7 +160,7 @@ class FlashVSR(nn.Module):
 
     @torch.inference_mode()
     def start(self, scale: int, height: int, width: int, first_frame: int = 0) -> FlashVSRState:
-        """A stream of frames of this size, whose first is number `first_frame` of its scene.
+        """The state of a stream of frames of this size, which begins with frame `first_frame` of its scene.
 
         Raises:
             SpecError: the scale is not 4, or `first_frame` is off the grid of 8 frames.
@@ -180,9 +181,9 @@ class FlashVSR(nn.Module):
 
     @torch.inference_mode()
     def push(self, frames: Tensor, state: FlashVSRState) -> Tensor:
-        """The pictures that `frames` make ready, none to all of those not given yet; `state` is advanced.
+        """The pictures that become ready with `frames`. Advances `state`.
 
-        How the frames of a scene are cut into pushes changes nothing.
+        The result does not depend on how the frames of a scene are split into pushes.
 
         Args:
             frames: float [f 3 h w] in 0..1, gamma-coded RGB, the next ones of the scene.
@@ -199,7 +200,7 @@ class FlashVSR(nn.Module):
 
     @torch.inference_mode()
     def finish(self, state: FlashVSRState) -> Tensor:
-        """The pictures of all frames that are still held, as if the last stood still; the state is spent."""
+        """The pictures of all held frames, with the last frame repeated. The state must not be used afterwards."""
         wanted, pictures = state.held.shape[0], self._empty(state)
         while pictures.shape[0] < wanted:
             lacking = self._needed(state) - state.held.shape[0]
@@ -208,7 +209,7 @@ class FlashVSR(nn.Module):
         return pictures[:wanted]
 
     def stream(self, frames: Iterable[Tensor], state: FlashVSRState) -> Iterator[Tensor]:
-        """Pictures [3 H W], one for each of the frames [3 h w] of a scene from the start of `state` on."""
+        """Pictures [3 H W], one for each of the frames [3 h w] of a scene, beginning with a new `state`."""
         for frame in frames:
             yield from self.push(frame.unsqueeze(0), state)
         yield from self.finish(state)
@@ -218,7 +219,7 @@ class FlashVSR(nn.Module):
         return frames + self.lookahead_frames
 
     def _chunk(self, state: FlashVSRState) -> Tensor:
-        """The next chunk's pictures; the state is changed when all is done, so that a failed chunk leaves it alone."""
+        """The next chunk's pictures. The state changes at the end, so that a failed chunk leaves it as it was."""
         given = self._enlarged(state.held[: self._needed(state)])
         added, tails = self._project(given, state.tails)
         latents, kv = self._denoise(added, state)
@@ -229,7 +230,7 @@ class FlashVSR(nn.Module):
         return self._finished(pictures, ready, state)
 
     def _enlarged(self, frames: Tensor) -> Tensor:
-        """Frames [f 3 h w] in 0..1 as [f 3 H W] in -1..1, made larger by their edges to multiples of 128."""
+        """Frames [f 3 h w] in 0..1 as [f 3 H W] in -1..1, padded by their edges to multiples of 128."""
         large = enlarged(frames.to(self.prompt.device, self._dtype))
         height, width = large.shape[-2:]
         edges = (0, _padded(width) - width, 0, _padded(height) - height)
@@ -302,6 +303,6 @@ def _padded(size: int) -> int:
     return -(-size // MULTIPLE) * MULTIPLE
 
 
-def _listed(saved: dict[str, Tensor], name: str) -> list[Tensor]:
+def _listed(saved: Mapping[str, Tensor], name: str) -> list[Tensor]:
     count = sum(key.startswith(f"{name}.") for key in saved)
     return [saved[f"{name}.{index}"] for index in range(count)]

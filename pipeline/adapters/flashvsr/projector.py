@@ -1,8 +1,8 @@
 """FlashVSR's projector: low-resolution frames to tokens that are added to those of the latents.
 
 Four frames become one latent frame's tokens, by two causal convolutions that halve time. Both published variants have
-the same tensors and differ in what precedes a group of four frames (`PAST`): weights of one under the code of the
-other run, and ghost.
+the same tensors and differ in what precedes a group of four frames (`PAST`). Weights of one variant run in the code of
+the other, and give ghost images.
 
 Shapes: f latent frames, c channels, t frames, h w token rows and columns, H W picture rows and columns, d width.
 """
@@ -31,14 +31,14 @@ def _tail_before(before: Tensor, _: Tensor) -> Tensor:
 
 
 PAST: Mapping[Variant, Callable[[Tensor, Tensor], Tensor]] = {"v1": _own_tail, "v1.1": _tail_before}
-"""(the last frames before a group, the group) -> what a convolution sees before the group; each [c t h w].
+"""(the last frames before a group, the group) -> the frames that a convolution sees before the group; each [c t h w].
 
-v1 was trained with its cache overwritten before use: what precedes a group is the group's own end.
+v1 was trained with its cache overwritten before use, so a group is preceded by its own last frames.
 """
 
 
 class Tails(NamedTuple):
-    """The last two inputs of each convolution, [c 2 h w]: all that the projector remembers."""
+    """The projector's state: the last two inputs of each convolution, [c 2 h w]."""
 
     pixels: Tensor
     features: Tensor
@@ -64,13 +64,13 @@ class Projector(nn.Module):
         self._past = PAST[variant]
 
     def start(self, frame: Tensor) -> Tails:
-        """What is remembered once the first frame [3 H W] has been seen, as if it had always stood there."""
+        """The state after the first frame [3 H W], as if it had been repeated before."""
         pixels = _pixels(repeat(frame, "c h w -> t c h w", t=GROUP_FRAMES))
         features = self._convolve(self.conv1, self.norm1, pixels[:, -TAIL:], pixels)
         return Tails(pixels[:, -TAIL:], features)
 
     def forward(self, group: Tensor, tails: Tails) -> tuple[Tensor, Tails]:
-        """Tokens [h w d] for the next group of frames [4 3 H W], and what is remembered from then on."""
+        """Tokens [h w d] for the next group of frames [4 3 H W], and the state after it."""
         pixels = _pixels(group)
         features = self._convolve(self.conv1, self.norm1, self._past(tails.pixels, pixels), pixels)
         tokens = self._convolve(self.conv2, self.norm2, self._past(tails.features, features), features)

@@ -1,7 +1,7 @@
 """FlashVSR's published files to one safetensors file, and that file to a model.
 
-The published folder mixes safetensors with pickles, and nothing in it says which variant it is. `convert_flashvsr`
-reads the pickles as tensors only, finds the variant out or refuses, and writes it into the header.
+The published folder mixes safetensors with pickles and does not name its variant. `convert_flashvsr` reads the pickles
+as tensors only, detects the variant or refuses, and writes it into the header.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ PARTS = {
     "TCDecoder": "decoder.",
     "posi_prompt": "prompt",
 }
-"""Published file -> the part of `FlashVSR` that it holds; the prompt lies in the repository of the code."""
+"""Published file -> the part of `FlashVSR` that it holds. The prompt is in the repository of the code."""
 
 PICKLES = (".ckpt", ".pth", ".pt", ".bin")
 PROJECTOR_SHA256: dict[str, Variant] = {
     "d6d011cdaaba6a52645086caa08fa04124e746f6ca568140a24007591142bfd2": "v1.1",
 }
-"""Of `LQ_proj_in.ckpt`, where known: the projector is what the variants differ in."""
+"""Known checksums of `LQ_proj_in.ckpt`, the projector, in which the variants differ."""
 
 HEADER = "flashvsr"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a converted file says about itself."""
+    """The metadata of a converted file."""
 
     variant: Variant
     sizes: FlashVSRSizes
@@ -57,13 +57,13 @@ def convert_flashvsr(
     Args:
         folder_in: holds the files of `PARTS`, each as .safetensors or as a pickle of tensors.
         file_out: to be written.
-        variant: found out from the projector's checksum, or from the folder's name, where not given.
-        sizes: of the networks; the published ones where not given.
+        variant: None: detected by the projector's checksum, or by the folder's name.
+        sizes: of the networks; None: the published ones.
         dtype: of all weights; the published pipeline runs in bfloat16.
 
     Raises:
-        WeightsError: a file is missing, is no plain tensors or has others than the architecture, or it is unclear
-            which variant it is.
+        WeightsError: a file is missing, holds other things than tensors, or tensors that do not fit the architecture,
+            or the variant is unknown.
     """
     files = {part: _find(folder_in, part) for part in PARTS}
     variant = _variant(files["LQ_proj_in"], variant)
@@ -81,7 +81,7 @@ def load_flashvsr(file: Path, settings: FlashVSRSettings | None = None) -> Flash
     """The model in a file that `convert_flashvsr` wrote.
 
     Raises:
-        WeightsError: it is not such a file.
+        WeightsError: `file` is not such a file.
     """
     if file.suffix != ".safetensors":
         raise WeightsError(
@@ -110,7 +110,7 @@ def _fitting(
     if wrong:
         first = "; ".join(f"{key}: {found.get(key)} in place of {wanted.get(key)}" for key in wrong[:3])
         raise WeightsError(f"{len(wrong)} tensors of {source} do not fit FlashVSR, of {len(wanted)} ({first})")
-    # Copied: in a file tensors begin anywhere, and off a cache line some CPUs' kernels give other last bits.
+    # Copied, since tensors in a file are not aligned to cache lines, and some CPU kernels then round differently.
     model.load_state_dict({key: tensor.clone() for key, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -124,10 +124,10 @@ def _find(folder: Path, part: str) -> Path:
 
 
 def _read(file: Path, bare: str | None) -> dict[str, Tensor]:
-    """Tensors by key; `bare` is the key of a tensor that stands alone, where one may."""
+    """Tensors by key; `bare` is the key of a tensor without a name, if the file may hold one."""
     try:
         read = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except Exception as error:  # a pickle may fail in any way
+    except Exception as error:  # a pickle can fail with any error
         raise unreadable(file, error) from error
     if bare is not None:
         tensors = [read] if isinstance(read, Tensor) else list(read.values())
@@ -138,7 +138,7 @@ def _read(file: Path, bare: str | None) -> dict[str, Tensor]:
 
 
 def _variant(projector: Path, spec: Variant | None) -> Variant:
-    """Which variant the projector is, by its checksum, the wish, or the folder's name, in this order."""
+    """The variant of the projector: by its checksum, the argument, or the folder's name, in this order."""
     known = PROJECTOR_SHA256.get(_sha256(projector))
     if known and spec and known != spec:
         raise WeightsError(f"{projector} has the checksum of {known}, and {spec} was asked for; leave the variant out")
