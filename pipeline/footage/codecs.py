@@ -1,4 +1,4 @@
-"""What footage can be encoded to: which codec keeps what of a source, and how each is told to be repeatable."""
+"""The codecs for footage: what each can keep of a source, and the options that make it repeatable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import Layout, layout_of, matrix_of
 from longtake.pipeline.footage.values import Colour, Footage
 
-# A key frame at least this often, so that players can jump inside a long segment.
+# At least this often a key frame, so that players can seek inside a long segment.
 _KEY_EVERY = 240
 
 
@@ -46,7 +46,7 @@ class FootageEncoding:
         codec: "h264", "hevc", "av1" or "ffv1" (lossless).
         quality: the codec's fixed quantiser: 0..51 for h264 and hevc, 1..63 for av1, smaller is better; None for the
             codec's default. ffv1 has none.
-        threads: encoder threads; part of the outcome's identity, since encoders write other bits with another number.
+        threads: encoder threads. Their number changes the output bits.
     """
 
     codec: str = "h264"
@@ -69,19 +69,19 @@ class FootageEncoding:
 
     @property
     def containers(self) -> tuple[str, ...]:
-        """Endings of the files that can hold the codec."""
+        """Suffixes of the files that can hold the codec."""
         return _CODECS[self.codec].containers
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a source becomes in a codec.
+    """The form of a source in a codec.
 
     Args:
         encoder: FFmpeg's name.
         layout: of the samples.
         colour: the tags.
-        losses: what of the source the codec cannot hold, for people.
+        losses: what the codec cannot keep of the source, in words.
     """
 
     footage: Footage
@@ -92,7 +92,7 @@ class Target:
     min_size: int
 
     def check_size(self, width: int, height: int) -> None:
-        """MediaError for a size that the codec cannot hold."""
+        """Raise `MediaError` for a size that the codec cannot hold."""
         if min(width, height) < self.min_size:
             raise MediaError(f"{width}x{height} is too small for {self.encoder}, which needs {self.min_size}; use ffv1")
         for name, size, step in (("width", width, 2), ("height", height, 2)):
@@ -100,16 +100,16 @@ class Target:
                 raise MediaError(f"{name} is {size}; {self.layout.planar} needs even sizes: enlarge by 2 or 4")
 
     def matrix(self, height: int) -> int:
-        """The matrix to encode by: the tagged one, else the one that untagged pictures of that height are read by."""
+        """The matrix to encode with: the tagged one, else the default for untagged pictures of that height."""
         return matrix_of(self.colour, height)
 
     def options(self, encoding: FootageEncoding) -> dict[str, str]:
-        """The encoder's options: the same pictures give the same bits, and no picture waits for a later one."""
+        """The encoder's options: repeatable bits, and no B-frames."""
         return _OPTIONS[encoding.codec](self.footage, encoding)
 
 
 def target_of(footage: Footage, encoding: FootageEncoding) -> Target:
-    """What `footage` becomes; where the codec cannot hold all of it, the nearest that it can, and the losses named."""
+    """The form of `footage` in a codec: the nearest that the codec can hold, with its losses in words."""
     codec, source = _CODECS[encoding.codec], layout_of(footage.pix_fmt)
     depth = next((depth for depth in codec.depths if depth >= source.depth), codec.depths[-1])
     chroma = next(name for name in _INSTEAD[source.chroma] if name in codec.chroma)
@@ -130,7 +130,7 @@ def target_of(footage: Footage, encoding: FootageEncoding) -> Target:
     return Target(footage, codec.encoder, layout, colour, tuple(losses), codec.min_size)
 
 
-# What comes instead of a layout that a codec lacks, the nearest first; nothing loses chroma that need not.
+# Substitutes for a layout that a codec lacks, the nearest first. None loses more chroma than it must.
 _INSTEAD = {
     "420": ("420",),
     "422": ("422", "420"),
@@ -186,7 +186,7 @@ def _svt(footage: Footage, encoding: FootageEncoding) -> dict[str, str]:
         "rc": 0,
         "aq-mode": 0,
         "qp": encoding.quantiser,
-        "pred-struct": 1,  # low delay: every picture is shown when it is decoded
+        "pred-struct": 1,  # low delay: decode order is display order
         "keyint": _KEY_EVERY,
         "scd": 0,
         "lp": encoding.threads,

@@ -147,7 +147,7 @@ def _is_held(stream: Stream, other: OtherStream, container: str) -> bool:
 
 
 class Copier:
-    """Copies streams of `source` that `out` can hold, within `excerpt`, as far as it is told each time."""
+    """Copies streams of `source` that `out` can hold, within `excerpt`, up to a given time in each call."""
 
     def __init__(
         self, source: InputContainer, out: OutputContainer, footage: Footage, container: str, excerpt: Excerpt
@@ -206,7 +206,7 @@ class Copier:
         dts = pts if packet.dts is None else packet.dts
         kind = packet.stream.type
         if self._container != "matroska" and packet.stream.name == "mov_text" and bytes(packet) == _SILENCE:
-            return False  # the pause between two lines, which the writer makes anew
+            return False  # the pause between two lines, which the writer creates again
         if not packet.stream.disposition & Disposition.attached_pic:
             if not self._excerpt.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):
                 return False

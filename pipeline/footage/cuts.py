@@ -1,8 +1,8 @@
-"""Cuts: frames that begin a new scene, found in one pass over small grey pictures, as they stream by.
+"""Cuts: frames that begin a new scene, found in one pass over small grey pictures.
 
-A frame is a cut when its brightness differs from the frame before it by more than a threshold, and by several times
-what is usual in its neighbourhood, so that fast motion and shaky hands are none; and when what was seen before it does
-not return at once, so that a flash is none. Only a few small pictures are held, however long the footage is.
+A frame is a cut if its brightness differs from the frame before it by more than a threshold, and by several times the
+median of its neighbourhood, which excludes fast motion and shaky cameras. The picture before it must not return within
+a few frames, which excludes flashes. Only a few small pictures are held, so memory does not grow with the footage.
 
 Shapes: h w pixels of a small picture.
 """
@@ -33,7 +33,7 @@ FLASH_FRAMES = 2
 """A flash is no longer than this."""
 
 RULE = 1
-"""Counts up when the rule changes, so that cuts found by another one are found anew."""
+"""Counts up when the rule changes, so that cuts found by another rule are searched again."""
 
 _AREA_SCALER = int(Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
 

@@ -1,7 +1,7 @@
-"""Footage encoded segment by segment, each by an encoder of its own: its bytes depend on its own pictures alone.
+"""Encoding footage segment by segment, each with its own encoder: its bytes depend on its pictures alone.
 
-No B-frames, a fixed quantiser, a fixed number of threads: what is decoded in order is shown in order, and segments that
-were made anywhere, in any order, follow each other in one track.
+No B-frames, a fixed quantiser and a fixed number of threads: decode order is display order, and segments that were made
+on any machine, in any order, can follow each other in one track.
 
 Shapes: f frames, h height, w width, of the enlarged pictures.
 """

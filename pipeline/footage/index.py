@@ -1,4 +1,4 @@
-"""The index of a piece of footage: one pass over its packets, and one picture decoded for what only pictures tell."""
+"""The index of a piece of footage: one pass over its packets, and one decoded picture for what only pictures hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

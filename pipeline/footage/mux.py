@@ -1,6 +1,6 @@
-"""Enlarged pictures put beside everything else that the footage came with, in one file.
+"""Muxing the enlarged pictures with everything else in the footage, in one file.
 
-Packets of other streams are copied as they are. What the new container cannot hold is said, by name.
+Packets of other streams are copied unchanged. What the new container cannot hold is reported by name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from longtake.pipeline.media.ffmpeg import reported
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _MAX_TIMESCALE = 2**31 - 1
-_SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska draws its identities by lot
+_SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska has random identifiers
 _MILLISECOND = Fraction(1, 1000)
-# Tags for which an MP4 has a place that every player knows; others go where QuickTime keeps its own.
+# Tags with a standard place in an MP4. Others are stored as QuickTime metadata.
 _PLAIN_TAGS = {
     "title", "artist", "album_artist", "album", "comment", "genre", "copyright", "grouping", "lyrics", "description",
     "synopsis", "show", "episode_id", "network", "keywords", "composer", "date", "creation_time",
@@ -38,10 +38,10 @@ _PLAIN_TAGS = {
 
 
 def check_output(footage: Footage, encoding: FootageEncoding, path: Path) -> tuple[str, ...]:
-    """What `path` will not hold of `footage`, in words, before any work starts.
+    """What `path` will not hold of `footage`, in words, known before any work starts.
 
     Raises:
-        MediaError: the container is not known, or cannot hold the codec.
+        MediaError: the container is unknown, or cannot hold the codec.
     """
     container = _format(path, encoding)
     if path.exists() and Path(footage.url).exists() and path.samefile(footage.url):
@@ -69,16 +69,16 @@ def write_footage(
 ) -> tuple[str, ...]:
     """Write the film: the segments as its picture, and every other stream, chapter, attachment and tag of `footage`.
 
-    Segments are taken one at a time and in order; the pictures keep their times. With fewer pictures than the footage
-    has, everything else is cut to their time, and the first picture is shown at 0.
+    Segments are read one at a time and in order. The pictures keep their times. If they are fewer than those of the
+    footage, everything else is cut to their time, and the first picture is shown at 0.
 
     Args:
-        path: a file of this machine, .mp4, .mov or .mkv; on failure nothing is left there.
+        path: a local .mp4, .mov or .mkv file; deleted on failure.
         frames: numbers of the pictures that the segments hold together; if None, what a sequence of segments holds,
             and of any other iterable all pictures of the footage.
 
     Returns:
-        What the file does not hold, in words, as `check_output` says it beforehand.
+        What the file does not hold, in words, as `check_output` returns it.
 
     Raises:
         MediaError: segments are missing, do not fit together, or the file cannot be written.
@@ -107,7 +107,7 @@ def _format(path: Path, encoding: FootageEncoding) -> str:
 
 
 def _is_in_milliseconds(footage: Footage) -> bool:
-    """Whether no time is rounded; MediaError if two pictures would be shown at once."""
+    """Whether no time is rounded; MediaError if two pictures would have the same time."""
     ticks = footage.time_base / _MILLISECOND
     if ticks.denominator == 1:
         return True
@@ -121,7 +121,7 @@ def _is_in_milliseconds(footage: Footage) -> bool:
 
 
 class _Packets:
-    """The segments' packets one after the other, checked: each picture once, one size, one decoder for all."""
+    """The packets of all segments in order, checked: each picture once, equal sizes and extradata."""
 
     def __init__(self, segments: Iterable[FootageSegment], frames: range) -> None:
         self._segments, self._frames = iter(segments), frames
@@ -153,7 +153,7 @@ class _Packets:
 
 
 class _Film:
-    """The file as it grows: before each picture, what of the other streams is decoded no later."""
+    """The file while it is written: before each picture, the packets of other streams up to its time."""
 
     def __init__(
         self,
@@ -182,13 +182,13 @@ class _Film:
             self._out.set_chapters(excerpt.chapters(footage.chapters))
 
     def write(self, packet: FootagePacket) -> None:
-        """One picture, and what goes before it."""
+        """Write one picture, and the packets before it."""
         with reported(f"writing {self._path}"):
             self._copier.copy_until(self._excerpt.shifted(packet.pts) * self._footage.time_base)
             self._out.mux_one(self._packet(packet))
 
     def finish(self) -> None:
-        """The rest of the other streams, and the index."""
+        """Write the rest of the other streams, and the index."""
         with reported(f"finishing {self._path}"):
             self._copier.copy_until(None)
             self._out.close()
@@ -197,7 +197,7 @@ class _Film:
         footage, stream, context = self._footage, self._stream, self._stream.codec_context
         context.extradata = first.extradata
         if encoding.codec == "hevc" and container != "matroska":
-            context.codec_tag = "hvc1"  # Apple's players take no other
+            context.codec_tag = "hvc1"  # Apple's players accept no other
         context.sample_aspect_ratio = footage.sample_aspect_ratio or Fraction(0)
         steady = footage.frame_rate
         if steady is not None or container != "matroska":
@@ -219,7 +219,7 @@ class _Film:
 
 
 def _mp4_options(footage: Footage) -> dict[str, str]:
-    """Time scales in which every time is a whole number; the index goes in front."""
+    """Time scales in which every time is a whole number, and the index at the front."""
     own = footage.time_base.denominator
     scales = [own, *(one.time_base.denominator for one in footage.others if one.time_base and one.kind == "audio")]
     videos = [own, *(one.time_base.denominator for one in footage.others if one.time_base and one.kind == "video")]

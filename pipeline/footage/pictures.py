@@ -1,4 +1,4 @@
-"""Pictures of footage, any range of them: each the same bits wherever the reading begins."""
+"""Reading any range of the footage's pictures, with the same bits wherever reading begins."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from longtake.pipeline.footage.colour import to_rgb
 from longtake.pipeline.footage.source import only, opened
 from longtake.pipeline.footage.values import Footage
 
-# A decoder may hand out pictures a little out of order; one that is later than this is lost.
+# A decoder may return pictures slightly out of order. One that is later than this is lost.
 _MOST_AHEAD = 32
 
 
 def read_pictures(footage: Footage, frames: range) -> Iterator[Tensor]:
     """Pictures `frames` of `footage`, one after the other: float32 [3 h w], RGB as it is coded, 0..1.
 
-    The whole size, not rotated; by the source's own matrix and range.
+    The full coded size, not rotated, by the source's own matrix and range.
 
     Raises:
         MediaError: there are no such pictures, one does not decode or has another size, or the file has changed.
@@ -48,9 +48,9 @@ def read_pictures(footage: Footage, frames: range) -> Iterator[Tensor]:
 
 
 def _starts(footage: Footage, frame: int) -> Iterator[int]:
-    """Key frames to begin at, the nearest first; earlier ones are for streams that are not whole at their key frames.
+    """Key frames to begin at, the nearest first. Earlier ones serve streams whose key frames are not complete.
 
-    A gradual refresh is such a stream. The last is picture 0, from the file's first packet on.
+    A gradual refresh is such a stream. The last one is picture 0, from the file's first packet on.
     """
     nearest = bisect_right(footage.keyframes, frame)
     yield from (key for key in reversed(footage.keyframes[:nearest]) if key)

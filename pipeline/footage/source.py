@@ -1,4 +1,4 @@
-"""Opening footage: any fsspec URL, read in large blocks that are kept, since readers jump about."""
+"""Opening footage: any fsspec URL, read in large cached blocks, since readers seek."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,7 +50,7 @@ def bytes_of(url: str) -> Iterator[fsspec.spec.AbstractBufferedFile]:
 
 
 def only(container: InputContainer, stream: VideoStream) -> None:
-    """Have the container pass over every other stream, unread where its format allows that."""
+    """Have the container skip every other stream, without reading it if the format allows that."""
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all

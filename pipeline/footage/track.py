@@ -1,7 +1,7 @@
 """A new picture track's description: size, shape of a pixel, colours and HDR metadata, for any container to copy.
 
 PyAV copies a track's description from an open file, but cannot set HDR10's static metadata itself. So the description
-is written as a Matroska file of one empty track (RFC 9559), a few hundred bytes in memory, and read from there.
+is written as a Matroska file of one empty track (RFC 9559), a few hundred bytes in memory, and read back.
 """
 
 import struct

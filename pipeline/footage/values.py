@@ -1,16 +1,16 @@
-"""What is known of a piece of footage before a picture of it is decoded: pure data, the same on every machine."""
+"""The description of a piece of footage, known before it is decoded: pure data, equal on every machine."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-# Tags that say how the old file was written, or its old picture; the new one's writer sets its own.
+# Tags that describe how the old file was written. The new file's writer sets its own.
 _OLD_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
 _STATISTICS = ("bps", "number_of_", "_statistics_")
 
 
 @dataclass(frozen=True)
 class Colour:
-    """FFmpeg's numbers (those of ITU-T H.273), as the source is tagged; 2 says that it is not, and range 0 likewise."""
+    """FFmpeg's numbers (those of ITU-T H.273), as the source is tagged. Untagged: 2, and for the range 0."""
 
     primaries: int = 2
     transfer: int = 2
@@ -20,12 +20,12 @@ class Colour:
 
 @dataclass(frozen=True)
 class MasteringDisplay:
-    """SMPTE ST 2086: the screen that the film was graded on, in CIE 1931 xy and cd/m2.
+    """SMPTE ST 2086: the display on which the film was graded, in CIE 1931 xy and cd/m2.
 
     Args:
-        primaries: red, green and blue, each x and y; None if it is not said.
-        white_point: x and y; None if it is not said.
-        luminance: darkest and brightest; None if it is not said.
+        primaries: red, green and blue, each x and y; None if unknown.
+        white_point: x and y; None if unknown.
+        luminance: darkest and brightest; None if unknown.
     """
 
     primaries: tuple[tuple[Fraction, Fraction], ...] | None
@@ -63,12 +63,12 @@ class OtherStream:
     Args:
         index: its number in the container.
         kind: "audio", "subtitle", "data", "attachment" or "video".
-        codec: FFmpeg's name; the container's four letters where FFmpeg knows none.
-        language: ISO 639-2; empty if it is not said.
+        codec: FFmpeg's name, or the container's four-letter code if FFmpeg has none.
+        language: ISO 639-2; empty if unknown.
         title: as tagged, or an attachment's file name.
-        time_base: seconds that one of its ticks lasts; None where it has no time.
-        is_chapters: whether it is the track that QuickTime keeps the chapters in, so written with them.
-        is_timecode: whether it is a track that holds the picture's `timecode`, so written with that tag.
+        time_base: seconds per tick; None for a stream without times.
+        is_chapters: whether it is QuickTime's chapter track, which is written with the chapters.
+        is_timecode: whether it is the track of the picture's `timecode`, which is written with that tag.
     """
 
     index: int
@@ -82,7 +82,7 @@ class OtherStream:
 
     @property
     def is_written_with_picture(self) -> bool:
-        """Whether a writer makes it anew from what the picture and the container say."""
+        """Whether a writer creates it from the tags of the picture and the container."""
         return self.is_chapters or self.is_timecode
 
     def __str__(self) -> str:
@@ -92,10 +92,10 @@ class OtherStream:
 
 @dataclass(frozen=True)
 class Footage:
-    """A piece of footage, as one pass over its packets tells it.
+    """A piece of footage, as read by one pass over its packets.
 
     Args:
-        url: where it lies, as fsspec reads it.
+        url: its location, for fsspec.
         fingerprint: sha256 in hex over the picture's packets and their times, and the file's size, head and tail.
         container: FFmpeg's name of the container, such as "mov,mp4,m4a,3gp,3g2,mj2".
         stream_index: the picture's number among the container's streams.
@@ -104,20 +104,20 @@ class Footage:
         pix_fmt: FFmpeg's name of the pixel format.
         bit_depth: bits of a sample of brightness.
         colour: as tagged.
-        sample_aspect_ratio: a pixel's width by its height; None if it is not said.
+        sample_aspect_ratio: a pixel's width by its height; None if unknown.
         rotation: degrees, counter-clockwise, by which players turn the picture.
         display_matrix: the nine numbers behind `rotation`, which may mirror too; None if there is none.
         interlaced: whether the first picture is woven of two fields.
-        time_base: seconds that one tick lasts.
-        pts: when each picture is shown, in ticks; in display order.
+        time_base: seconds per tick.
+        pts: the time of each picture in ticks, in display order.
         durations: ticks from each picture to the next.
-        keyframes: numbers of pictures, in display order, at which decoding can begin.
+        keyframes: numbers of the pictures, in display order, at which decoding can begin.
         mastering, light_level: HDR10's static metadata.
         others: every other stream, in the container's order.
         metadata, stream_metadata: tags of the container, and of the picture's stream.
         disposition: FFmpeg's flags of the picture's stream, such as that it is the default one.
-        frame_rate: the steady rate that every picture keeps to; None where there is none.
-        notes: what of the file cannot be shown, said once, for people.
+        frame_rate: the constant rate of all pictures; None if it varies.
+        notes: what of the file cannot be carried over, in words.
     """
 
     url: str
@@ -155,7 +155,7 @@ class Footage:
 
     @property
     def seconds(self) -> Fraction:
-        """From when the first picture appears to when the last one goes."""
+        """From the start of the first picture to the end of the last one."""
         return (self.pts[-1] + self.durations[-1] - self.pts[0]) * self.time_base
 
     @property
@@ -165,7 +165,7 @@ class Footage:
 
 
 def kept_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Tags that are still true of the new file."""
+    """The tags that are still true of the new file."""
     named = {"title" if name == "name" else name: value for name, value in tags.items()}  # QuickTime's word for it
     return {
         name: value

@@ -1,4 +1,4 @@
-"""Whether a file is all there, by what its outermost layer promises; FFmpeg would read what is left and say nothing."""
+"""Whether a file is complete, by the sizes in its outermost layer. FFmpeg reads a truncated file without an error."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ _FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b
 
 
 def check_whole(file: Any, url: str) -> None:
-    """MediaError for an empty file, and for an MP4, Matroska or AVI that ends before its last part does."""
+    """Raise `MediaError` for an empty file, and for an MP4, Matroska or AVI file that is cut off."""
     size = file.seek(0, 2)
     if not size:
         raise MediaError(f"{url} is empty")

@@ -1,4 +1,4 @@
-"""One AAC encoder for a whole film: starting anew at each chunk would add 1408 samples of silence every time.
+"""One AAC encoder for a whole film: a new encoder for each chunk would add 1408 samples of silence every time.
 
 Shapes: c channels, n samples.
 """

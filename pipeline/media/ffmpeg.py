@@ -1,4 +1,4 @@
-"""What every room of media shares about FFmpeg: its errors become ours, and its colours are named once."""
+"""FFmpeg's errors as `MediaError`, and the colour constants that all media modules share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """A film that can be watched while it is rendered: HTTP Live Streaming (RFC 8216) over fragmented MP4.
 
 `live/master.m3u8` names `live/video.m3u8` and `live/audio.m3u8`, event playlists that grow by one segment or more a
-chunk. A playlist is put after what it names, so whoever reads one finds everything it names.
+chunk. A playlist is written after the files that it names, so a reader finds all of them.
 
 The sound starts at its first packet at or after 0: what the encoder puts before (its priming) would need an edit
 list, which Chromium's own HLS player disregards, and then it plays all sound late by the priming. The price is that

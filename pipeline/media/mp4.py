@@ -1,6 +1,6 @@
-"""MP4 out of packets that are already encoded: a whole film, or fragments of it that stand alone.
+"""MP4 from encoded packets: a whole film, or independent fragments of it.
 
-Nothing is encoded here, so what a reader demuxes is what was written, bit for bit.
+Nothing is encoded here, so a reader demuxes the same packets, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Films read back: pictures, sound and the book-keeping of their timestamps, from any fsspec URL.
+"""Reading films: pictures, sound and their timestamps, from any fsspec URL.
 
 Shapes: f frames, h height, w width, c channels, n samples.
 """
@@ -211,10 +211,10 @@ def _sound_blocks(url: str) -> Iterator[tuple[Fraction, int, NDArray[np.float32]
             for frame in packet.decode():
                 start = (frame.pts or 0) if start is None else start
                 # A decoder returns whole frames: what lies after the last packet's end is the encoder's padding.
-                room = round((stop - start) * tick_s * stream.rate) - num_samples
+                missing = round((stop - start) * tick_s * stream.rate) - num_samples
                 for planar in to_float.resample(frame):
-                    block = planar.to_ndarray()[:, : max(0, room)].astype(np.float32, copy=False)
-                    num_samples, room = num_samples + block.shape[1], room - block.shape[1]
+                    block = planar.to_ndarray()[:, : max(0, missing)].astype(np.float32, copy=False)
+                    num_samples, missing = num_samples + block.shape[1], missing - block.shape[1]
                     if block.size:
                         yield start * tick_s, stream.rate, block
         if not num_samples:

@@ -1,4 +1,4 @@
-"""H.264 that can be made chunk by chunk, anywhere and in any order, and equals one pass bit for bit.
+"""H.264 encoded chunk by chunk, on any machine and in any order, with the bits of one pass.
 
 Shapes: f frames, h height, w width.
 """

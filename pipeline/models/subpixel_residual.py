@@ -47,7 +47,7 @@ def subpixel_residual(current: Slopes, fetched: Tensor) -> tuple[Tensor, Tensor]
     """The residuals of the levels `fetched` [m n h w] against the frames that they match, and their weights.
 
     Returns:
-        Both [m k h w] by place inside the pixel, summed over n: weighted differences, and weights of nearness and trust.
+        Both [m k h w] by place inside the pixel, summed over n: weighted differences, and weights (nearness and trust).
     """
     grey, down, across, yy, yx, xx = (part.unsqueeze(1) for part in current)
     whole = yy * xx - yx * yx
