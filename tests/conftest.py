@@ -1,12 +1,20 @@
-"""Fixtures that every room's tests share."""
+"""What all tests share: compute threads, a local Ray cluster, and which tests run in one process."""
 
+import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
+
+# Before torch and numpy read it. Tests run in several processes at once, and models this small gain nothing from a
+# second thread, which spins while it waits. The commands and clusters that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 
 # How fast examples are drawn is a property of the machine and of what else it does, not of what is tested.
 settings.register_profile("longtake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -14,11 +22,24 @@ settings.load_profile("longtake")
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """Compute threads are part of a film's bits: whoever changes them must not change the next test's film."""
-    before = torch.get_num_threads()
+def same_threads() -> Iterator[None]:
+    """Start every test with the same number of threads: it is part of a film's bits, and commands change it."""
+    torch.set_num_threads(THREADS)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(THREADS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """Start every shared fixture with that number too, whichever test asks for it first, and leave that test's own."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        return (yield)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
