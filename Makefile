@@ -1,7 +1,7 @@
 # longtake: each target first sets up .venv; this needs Python >= 3.11, make and a C compiler.
 #
 #   make demo     render examples/demo.yaml into out/demo, and measure it
-#   make test     run the tests            (make test ARGS="-k clock -x")
+#   make test     run the tests            (make test ARGS="-k clock -x"; in one process: ARGS=-n0)
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
 #   make weights  train the shipped models on two cores, about four hours
@@ -9,6 +9,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes that run the tests; each wants a core and 2 GB.
+TESTERS ?= 2
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -30,7 +32,7 @@ demo: setup
 	$(VENV)/bin/longtake inspect out/demo --html out/demo/report.html --sheet out/demo/contact.png
 
 test: setup
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(TESTERS) $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""What all tests share: compute threads, a local Ray cluster, and which tests run in one process."""
+"""What all tests share: compute threads, a local Ray cluster, and the order in which several processes run them."""
 
 import os
 import tempfile
@@ -13,12 +13,42 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 
 # How fast examples are drawn is a property of the machine and of what else it does, not of what is tested.
 settings.register_profile("longtake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("longtake")
+
+
+class FilesAndGroups(LoadGroupScheduling):
+    """Gives each process a file at a time, so that its fixtures are made once, and keeps the tests of a group together.
+
+    Tests of the group "ray" start clusters. One process runs them all, one after another: clusters that run at the same
+    time would compete for cores and miss the timeouts that are tested.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return scope.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndGroups | None:
+    """Schedule by files and groups, unless another `--dist` is asked for."""
+    return FilesAndGroups(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put users of the cluster into the group "ray", and start that first: it takes longest, and waits most."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(autouse=True)

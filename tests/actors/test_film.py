@@ -87,8 +87,7 @@ class Watched(ChunkPacer):
 
 
 @pytest.fixture(scope="module")
-def pool(request):
-    request.getfixturevalue("ray_cluster")
+def pool(ray_cluster):  # noqa: ARG001 (it stands as long as this)
     timeouts = Timeouts(start=60, exchange=5, chunk=8, heartbeat=5, back_off=0.1)
     with ActorPool(PoolConfig.of(timeouts=timeouts)) as pool:
         yield pool

@@ -71,8 +71,7 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def workers(request):
-    request.getfixturevalue("ray_cluster")
+def workers(ray_cluster):  # noqa: ARG001 (it stands as long as this)
     with UpscalePool(UpscalePoolConfig(5, TOOLS, cpus=0.5, timeouts=PATIENCE)) as workers:
         yield workers
 
