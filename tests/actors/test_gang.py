@@ -27,6 +27,8 @@ scenes:
   - {prompt: a blue square rests, duration: 1s}
 """
 
+TWO = Degrees(ulysses=2)
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -60,12 +62,16 @@ def alone(tmp_path_factory):
     return latents(take)
 
 
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2)], ids=str)
-def test_a_gang_renders_the_film_of_one_rank(degrees, alone, tmp_path):
-    take = take_at(tmp_path, degrees)
-    with ActorPool(crew_of(degrees)) as pool:
-        rendered = render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes))
+@pytest.fixture(scope="module")
+def pool(request, ray_cluster):  # noqa: ARG001 (it stands as long as this)
+    with ActorPool(crew_of(request.param)) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("pool", [TWO, Degrees(ring=3), Degrees(cfg=2)], indirect=True, ids=str)
+def test_a_gang_renders_the_film_of_one_rank(pool, alone, tmp_path):
+    take = take_at(tmp_path, pool.config.degrees)
+    rendered = render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes))
     assert (rendered.num_frames, rendered.num_samples) == (64, 64_000)
     for chunk, one in zip(latents(take), alone, strict=True):
         for name in ("video", "audio"):
@@ -73,10 +79,9 @@ def test_a_gang_renders_the_film_of_one_rank(degrees, alone, tmp_path):
             assert (a - b).abs().max() <= 1e-4 * b.abs().max()
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_gang_that_loses_a_rank_is_replaced_and_no_bit_differs(tmp_path):
-    degrees = Degrees(ulysses=2)
-    whole, broken = (take_at(tmp_path / name, degrees) for name in ("whole", "broken"))
+@pytest.mark.parametrize("pool", [TWO], indirect=True, ids=str)  # the actors of the test above
+def test_a_gang_that_loses_a_rank_is_replaced_and_no_bit_differs(pool, tmp_path):
+    whole, broken = (take_at(tmp_path / name, TWO) for name in ("whole", "broken"))
     pacer = ChunkPacer(1, broken.plan.chunk_bytes)
     follow = pacer.follow
 
@@ -86,10 +91,9 @@ def test_a_gang_that_loses_a_rank_is_replaced_and_no_bit_differs(tmp_path):
             pacer.follow = follow
             ray.kill(pool.denoise.actors[1])
 
-    with ActorPool(crew_of(degrees)) as pool:
-        render(whole, pool, ChunkPacer(2**28, whole.plan.chunk_bytes))
-        pacer.follow = follow_until_a_rank_dies
-        render(broken, pool, pacer)
+    render(whole, pool, ChunkPacer(2**28, whole.plan.chunk_bytes))
+    pacer.follow = follow_until_a_rank_dies
+    render(broken, pool, pacer)
     for a, b in zip(latents(broken), latents(whole), strict=True):
         assert torch.equal(a.video, b.video)
         assert torch.equal(a.audio, b.audio)
