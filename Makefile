@@ -10,7 +10,7 @@
 PYTHON ?= python3
 ARGS ?=
 # Processes that run the tests; each wants a core and 2 GB.
-TESTERS ?= 2
+PROCESSES ?= 2
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -32,7 +32,7 @@ demo: setup
 	$(VENV)/bin/longtake inspect out/demo --html out/demo/report.html --sheet out/demo/contact.png
 
 test: setup
-	$(VENV)/bin/python -m pytest -n $(TESTERS) $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(PROCESSES) $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff format --check .
