@@ -1,13 +1,22 @@
-"""`longtake clean`: remove what dead attempts left in a take."""
+"""`longtake clean`: delete what crashed attempts left in a take."""
 
-from longtake.pipeline.journal.clean import clean
-from longtake.pipeline.journal.store import Store
+from typing import Annotated
+
+import typer
+
+from longtake.jobs.options import Take
 
 
-def print_cleaned(output: str, *, dry_run: bool) -> None:
-    """Clean the take in `output`, and print what was removed, or with `dry_run` what would be."""
+def command(
+    output: Take,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+) -> None:
+    """Delete what crashed renders left in OUT: orphaned data, unfinished files, scratch files."""
+    from longtake.pipeline.journal.clean import clean
+    from longtake.pipeline.journal.store import Store
+
     litter = clean(Store(output), dry_run=dry_run)
     for name, size in litter.items():
         print(f"{size:>12} {name}")
-    what = "would be removed" if dry_run else "removed"
+    what = "would be deleted" if dry_run else "deleted"
     print(f"{len(litter)} files, {sum(litter.values())} bytes {what}")

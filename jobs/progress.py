@@ -1,4 +1,4 @@
-"""Progress of a render in the terminal: a bar per act, chunks per second, real-time factor, time left."""
+"""Progress of a render in the terminal: a bar for each stage, chunks per second, real-time factor, time left."""
 
 from time import monotonic
 from types import TracebackType
@@ -6,12 +6,14 @@ from typing import Any, Self
 
 from rich import progress
 from rich.console import Console
+from typing_extensions import override
 
+from longtake.pipeline.observe import Observer
 from longtake.pipeline.plan import FilmPlan
 
 
-class Progress:
-    """An observer that draws; `with Progress(plan, console) as observer`."""
+class Progress(Observer):
+    """An observer that draws progress bars; `with Progress(plan, console) as observer`."""
 
     def __init__(self, plan: FilmPlan, console: Console) -> None:
         self._plan = plan
@@ -34,14 +36,14 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._bars.stop()
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `longtake.pipeline.observe.Observer.event`."""
         act, _, what = name.partition(".")
         if what != "chunk" or act not in self._tasks:
             return
         done = fields["chunk"] + 1
         self._busy_s[act] += fields["seconds"]
-        self._bars.update(self._tasks[act], completed=done, rate=f"{1000 * self._busy_s[act] / done:.0f} ms a chunk")
+        self._bars.update(self._tasks[act], completed=done, rate=f"{1000 * self._busy_s[act] / done:.0f} ms/chunk")
         if act == "publish":
             self._bars.update(self._tasks[act], rate=self._speed(done))
 

@@ -1,4 +1,4 @@
-"""Make a trained model the one that longtake ships.
+"""Make a trained model the one that longtake ships, in place of the one of that name.
 
 python -m longtake.jobs.ship out/train/rollout/model.safetensors
 python -m longtake.jobs.ship out/train/upscaler/model.safetensors upscaler
@@ -11,17 +11,15 @@ from pathlib import Path
 import longtake.pipeline.weights
 from longtake.pipeline.weights.load import load_model, load_upscaler, save_model
 
-LOADERS = {"film": load_model, "upscaler": load_upscaler}
-
 
 def ship(url: str, kind: str = "film") -> Path:
-    """Write the model at `url` in float16 beside `pipeline/weights/`, where it is found by its name.
+    """Write the model at `url` in float16 into `pipeline/weights/`, where it is found by its name.
 
     Args:
-        url: what a training run saved.
+        url: the model.safetensors of a training run.
         kind: "film" or "upscaler".
     """
-    model = LOADERS[kind](url)
+    model = load_upscaler(url) if kind == "upscaler" else load_model(url)
     model.config = replace(model.config, trained=True)
     path = Path(longtake.pipeline.weights.__path__[0]) / f"{model.config.name}.safetensors"
     save_model(model.half(), str(path))

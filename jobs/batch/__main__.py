@@ -1,7 +1,7 @@
-"""python -m longtake.jobs.batch MANIFEST        the same as `longtake batch`; also under `ray job submit`."""
+"""python -m longtake.jobs.batch MANIFEST        the same as `longtake batch`; used by Ray Jobs."""
 
-import sys
+from longtake.jobs.batch.command import command
+from longtake.jobs.entry import run_command
 
-from longtake.jobs.cli import main
-
-main(["batch", *sys.argv[1:]])
+if __name__ == "__main__":
+    run_command(command)

@@ -1,7 +1,7 @@
 """The manifest of a batch: its takes, read and checked whole before anything starts.
 
-Reading one ends either in frozen takes or in a single `SpecError` with a line for every mistake: where, the key, its
-value, what is wrong, and the cure.
+The result is either frozen takes or a single `SpecError` with one line for each mistake: where it is, the key, its
+value, what is wrong, and the fix.
 """
 
 import re
@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
-from longtake.jobs.batch.rows import Row, read_rows, read_text
+from longtake.jobs.manifest_rows import READ_FIX, Row, read_rows
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.spec import Storyboard, located, parse_storyboard
+from longtake.pipeline.yaml_spec import Words, read_text, told, whole, words
 
 LEDGER = "batch"
 """The folder of the output root that belongs to the batch itself."""
@@ -33,13 +33,13 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class TakeSpec:
-    """One take of a batch, as wished.
+    """One take of a batch.
 
     Args:
-        output: where the film goes: an absolute path or a URL.
-        priority: a higher one starts first.
-        project: whom it is for; projects take turns.
-        ranks: how many denoise it together; None for what the batch says.
+        output: where the film is written: an absolute path or a URL.
+        priority: takes of a higher priority start first.
+        project: takes of equal priority are scheduled round-robin by project.
+        ranks: how many ranks denoise it together; None: the batch's default.
     """
 
     id: str
@@ -52,20 +52,20 @@ class TakeSpec:
 
     @cached_property
     def film_s(self) -> float:
-        """Seconds of film."""
+        """The length of the film in seconds."""
         return float(sum(self.storyboard.durations_s()))
 
     @property
     def film(self) -> str:
-        """The film's name in the output."""
+        """The name of the film below `output`."""
         return self.storyboard.output.film
 
 
 def read_manifest(url: str, root: str, overrides: tuple[str, ...] = ()) -> tuple[TakeSpec, ...]:
-    """The takes of the manifest at `url`, for the output root `root`, in the order in which they are written.
+    """The takes of the manifest at `url` for the output root `root`, in the manifest's order.
 
     Args:
-        overrides: of every take, such as "sampling.steps=4"; the takes' own win.
+        overrides: for all takes, such as "sampling.steps=4"; overrides of a single take take precedence.
 
     Raises:
         SpecError: with one line for every mistake.
@@ -84,34 +84,16 @@ def read_manifest(url: str, root: str, overrides: tuple[str, ...] = ()) -> tuple
 # ------------------------------------------------------------------ single values
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise SpecError("use text; put it in quotes if it looks like a number")
-    return value.strip()
-
-
-def _words(value: object) -> str:
-    text = _text(value)
-    if not text:
-        raise SpecError("write something, or leave the key out")
-    return text
-
-
-def _whole(low: int, high: int) -> BeforeValidator:
-    def check(value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise SpecError(f"use a whole number from {low} to {high}")
-        return value
-
-    return BeforeValidator(check)
+def _project(value: object) -> str:
+    return "" if value == "" else words(value)
 
 
 def _id(value: object) -> str:
-    text = _text(value)
+    text = words(value)
     if not _NAME.fullmatch(text):
         raise SpecError("use 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first")
     if text == LEDGER:
-        raise SpecError(f"{LEDGER}/ is where the ledger lies; use another name")
+        raise SpecError(f"{LEDGER}/ holds the ledger; use another name")
     return text
 
 
@@ -154,16 +136,16 @@ class _Entry(BaseModel):
 
     storyboard: Annotated[str | dict[str, Any], BeforeValidator(_storyboard)]
     id: Annotated[str | None, BeforeValidator(_id)] = None
-    output: Annotated[str | None, BeforeValidator(_words)] = None
-    priority: Annotated[int, _whole(-1_000_000, 1_000_000)] = 0
-    project: Annotated[str, BeforeValidator(_text)] = ""
+    output: Words | None = None
+    priority: Annotated[int, whole(-1_000_000, 1_000_000)] = 0
+    project: Annotated[str, BeforeValidator(_project)] = ""
     tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
     overrides: Annotated[tuple[str, ...], BeforeValidator(_overrides)] = ()
-    ranks: Annotated[int | None, _whole(1, 1024)] = None
+    ranks: Annotated[int | None, whole(1, 1024)] = None
 
 
 class _Reader:
-    """Makes takes of rows, and keeps every mistake on the way."""
+    """Turns rows into takes, and collects all mistakes."""
 
     def __init__(
         self, url: str, root: Store, storyboards: Mapping[str, str | SpecError], overrides: tuple[str, ...]
@@ -172,7 +154,7 @@ class _Reader:
         self.mistakes: list[str] = []
 
     def take(self, number: int, row: Row) -> tuple[str, TakeSpec] | None:
-        """The take with the words that say where it is written; None where it has a mistake."""
+        """The take, with its place in the manifest in words; None if it has a mistake."""
         named = row.values.get("id") if isinstance(row.values, dict) else None
         where = f"line {row.line}, take {number}" + (f" ({named})" if named is not None else "")
         try:
@@ -195,7 +177,15 @@ class _Reader:
             mistakes.append(str(error))
         if mistakes:
             raise SpecError("\n".join(mistakes))
-        return TakeSpec(name, storyboard, output, entry.priority, entry.project, entry.tags, entry.ranks)
+        return TakeSpec(
+            id=name,
+            storyboard=storyboard,
+            output=output,
+            priority=entry.priority,
+            project=entry.project,
+            tags=entry.tags,
+            ranks=entry.ranks,
+        )
 
     def _placed(self, entry: _Entry) -> tuple[str, str]:
         name = entry.id or _default_id(entry)
@@ -209,14 +199,14 @@ class _Reader:
         if isinstance(text, SpecError):
             raise SpecError(f"storyboard is {entry.storyboard!r}; {text}")
         storyboard = parse_storyboard(text, overrides, source=entry.storyboard)
-        return located(storyboard, _beside(self._url, entry.storyboard))
+        return located(storyboard, _located(self._url, entry.storyboard))
 
     def _output(self, output: str) -> str:
         try:
             if _is_absolute(output):
                 return Store(output).url.rstrip("/")
             if output.split("/", maxsplit=1)[0] == LEDGER:
-                raise SpecError(f"{LEDGER}/ is where the ledger lies")
+                raise SpecError(f"{LEDGER}/ holds the ledger")
             return self._root.url_of(output.rstrip("/"))
         except (OSError, ValueError, ImportError) as error:
             raise SpecError(f"output is {output!r}; {error}") from None
@@ -228,22 +218,13 @@ def _entry(values: object) -> _Entry:
     try:
         return _Entry.model_validate(values)
     except ValidationError as error:
-        raise SpecError("\n".join(map(_mistake, error.errors(include_url=False)))) from None
+        mistakes = [told(details, _nearest_key) for details in error.errors(include_url=False)]
+        raise SpecError("\n".join(mistakes)) from None
 
 
-def _mistake(error: ErrorDetails) -> str:
-    key, value = str(error["loc"][0]) if error["loc"] else "it", error["input"]
-    match error["type"]:
-        case "missing":
-            return f"{key} is missing; add it"
-        case "extra_forbidden":
-            near = get_close_matches(key, _Entry.model_fields, n=1)
-            cure = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_Entry.model_fields)}"
-            return f"{key} ({value!r}) is not a known key; {cure}"
-        case "value_error":
-            return f"{key} is {value!r}; {error['ctx']['error']}"
-        case _:
-            return f"{key} is {value!r}; {error['msg']}"
+def _nearest_key(loc: tuple[str | int, ...]) -> str:
+    near = get_close_matches(str(loc[-1]), _Entry.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_Entry.model_fields)}"
 
 
 def _default_id(entry: _Entry) -> str:
@@ -260,7 +241,7 @@ def _default_id(entry: _Entry) -> str:
 
 
 def _shared(takes: Sequence[tuple[str, TakeSpec]]) -> Iterator[str]:
-    """Names and places that two takes want; names without regard to case, since some file systems have none."""
+    """Ids and outputs that two takes share; ids are compared without case, which some file systems ignore."""
     names: dict[str, str] = {}
     outputs: dict[str, str] = {}
     for where, take in takes:
@@ -278,19 +259,19 @@ def _store(root: str) -> Store:
         raise SpecError(f"-o is {root!r}; {error}") from error
 
 
-def _beside(manifest: str, name: str) -> str:
-    """Where a storyboard is that a manifest names."""
+def _located(manifest: str, name: str) -> str:
+    """The URL of a storyboard that a manifest names."""
     return name if _is_absolute(name) else manifest[: manifest.rfind("/") + 1] + name
 
 
 def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecError]:
-    """The text of every storyboard that is a file, by its name in the manifest; each is read once."""
+    """The text of each storyboard that is a file, by its name in the manifest; each file is read once."""
     written = [row.values.get("storyboard") for row in rows if isinstance(row.values, dict)]
     names = list(dict.fromkeys(name.strip() for name in written if isinstance(name, str)))
 
     def text(name: str) -> str | SpecError:
         try:
-            return read_text(_beside(manifest, name))
+            return read_text(_located(manifest, name), READ_FIX)
         except SpecError as error:
             return error
 

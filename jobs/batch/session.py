@@ -12,11 +12,11 @@ from longtake.actors.cluster import joined
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Resources, Timeouts
-from longtake.jobs.batch import BatchOptions
 from longtake.jobs.batch.busy_time import Work
 from longtake.jobs.batch.manifest import TakeSpec
+from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.scheduler import Rendered, RenderSession
-from longtake.jobs.render import render
+from longtake.jobs.render.run import render
 from longtake.jobs.take import GangSpec, tell_what_is_kept
 from longtake.jobs.weights import load_options
 from longtake.pipeline.adapters.open import open_model, terms

@@ -13,8 +13,9 @@ from time import perf_counter
 import ray
 from rich.console import Console
 
-from longtake.jobs.batch import BatchOptions, render_batch
 from longtake.jobs.batch.manifest import TakeSpec
+from longtake.jobs.batch.options import BatchOptions
+from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import Rendered, RenderSession, Retries
 from longtake.jobs.batch.session import RaySession, ray_sessions
 from longtake.jobs.bench import Bench, BenchOptions, Figure

@@ -17,7 +17,7 @@ from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.bench import Bench, BenchOptions, Figure
-from longtake.jobs.render import render
+from longtake.jobs.render.run import render
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film

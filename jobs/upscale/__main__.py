@@ -1,7 +1,7 @@
-"""python -m longtake.jobs.upscale IN -o OUT        the same as `longtake upscale`; also under `ray job submit`."""
+"""python -m longtake.jobs.upscale IN -o OUT        the same as `longtake upscale`; used by Ray Jobs."""
 
-import sys
+from longtake.jobs.entry import run_command
+from longtake.jobs.upscale.command import command
 
-from longtake.jobs.cli import main
-
-main(["upscale", *sys.argv[1:]])
+if __name__ == "__main__":
+    run_command(command)

@@ -1,4 +1,4 @@
-"""Flags of `longtake upscale`, and what they wish for."""
+"""The options of `longtake upscale`, and the spec that follows from them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """Flags of `longtake upscale`; see its help."""
+    """The flags of `longtake upscale`, which its help explains."""
 
     scale: int = 2
     workers: int | None = None
@@ -30,11 +30,11 @@ class UpscaleOptions:
 
     def __post_init__(self) -> None:
         if self.in_process and (self.workers or 1) > 1:
-            raise SpecError(f"--in-process is one worker, not {self.workers}; leave one of the two out")
+            raise SpecError(f"--in-process is one worker, not {self.workers}; leave out --in-process or --workers")
 
     @property
     def spec(self) -> UpscaleSpec:
-        """What to make. Raises `SpecError` where it cannot be."""
+        """What to make. Raises `SpecError` if it is impossible."""
         return UpscaleSpec(
             scale=self.scale,
             codec=self.codec,

@@ -1,4 +1,4 @@
-"""What is told before a frame is upscaled: what the output will lack, whether there is room, and the plan."""
+"""Before the first frame: checks, warnings about what the output will lack, and the plan of `--dry-run`."""
 
 from pathlib import Path
 from time import perf_counter
@@ -19,13 +19,13 @@ from longtake.pipeline.upscaling.work import Upscaling
 _TIMED_CHUNKS = 2
 
 
-def tell_before(footage: Footage, frames: range, options: UpscaleOptions, output: Output, console: Console) -> None:
+def check_and_warn(footage: Footage, frames: range, options: UpscaleOptions, output: Output, console: Console) -> None:
     """Print what the output will lack.
 
     Raises:
-        SpecError: the output is the footage, is not ours, or is larger than the codec can hold.
+        SpecError: the output is the footage, was not written by longtake, or is too large for the codec.
         MediaError: the container cannot hold the codec.
-        CapacityError: the disk has no room.
+        CapacityError: the disk has too little space.
     """
     if output.is_at(footage.url):
         raise SpecError(f"-o is {output.url}, the footage itself; use another path")
@@ -42,7 +42,7 @@ def tell_before(footage: Footage, frames: range, options: UpscaleOptions, output
 
 
 def print_plan(work: Upscaling, model: StreamingUpscaler, console: Console) -> None:
-    """Print sizes, scenes, segments, what is kept, memory, bytes and time."""
+    """Print sizes, scenes, segments, how many of them are finished, memory, bytes and time."""
     footage, plan, spec = work.footage, work.plan, work.plan.spec
     facts = work.summary()
     longest = max(len(span.frames) for span in plan.segments)
@@ -50,21 +50,22 @@ def print_plan(work: Upscaling, model: StreamingUpscaler, console: Console) -> N
     rate = frames_per_second(footage, spec.scale, model)
     rows = {
         "footage": f"{footage.width}x{footage.height}, frames {plan.frames.start}-{plan.frames.stop - 1} of"
-        f" {footage.num_frames}, {float(footage.rate):.3f} a second",
-        "output": f"{spec.scale * footage.width}x{spec.scale * footage.height}, {spec.codec}, quantiser"
+        f" {footage.num_frames}, {float(footage.rate):.3f} frames/s",
+        "output": f"{spec.scale * footage.width}x{spec.scale * footage.height}, {spec.codec}, quantizer"
         f" {work.encoding.quantiser}, about {gib(picture_bytes(footage, plan.frames, spec.scale, work.encoding))}",
-        "scenes": f"{len(plan.scenes)}, parted at frames {[scene.start for scene in plan.scenes[1:]]}",
-        "segments": f"{len(plan.segments)} of at most {longest} frames, {facts['kept_segments']} of them kept",
-        "warm-up": f"{spec.continuity}: {again} frames pass twice, {100 * again / len(plan.frames):.0f} % more work",
+        "scenes": f"{len(plan.scenes)}, cuts at frames {[scene.start for scene in plan.scenes[1:]]}",
+        "segments": f"{len(plan.segments)} of at most {longest} frames, {facts['kept_segments']} of them finished",
+        "warm-up": f"{spec.continuity}: {again} frames are processed twice,"
+        f" {100 * again / len(plan.frames):.0f} % more work",
         "worker": f"about {gib(worker_bytes(footage, spec.scale, model))} of memory",
-        "expected": f"{plan.num_passed_frames / rate:.0f} s of one process like this one, {rate:.2f} frames a second",
+        "expected": f"{plan.num_passed_frames / rate:.0f} s in one process on this machine, {rate:.2f} frames/s",
     }
     for name, value in rows.items():
         console.print(f"{name:>9}  {value}", highlight=False)
 
 
 def frames_per_second(footage: Footage, scale: int, model: StreamingUpscaler) -> float:
-    """How fast the model goes here, timed now on black pictures, its first chunk apart."""
+    """The speed of the model on this machine, measured on black pictures; the first chunk is not timed."""
     state = model.start(scale, footage.height, footage.width)
     device = next(model.parameters()).device
     black = torch.zeros(1, 3, footage.height, footage.width, device=device)

@@ -1,4 +1,4 @@
-"""`longtake upscale --preview`: a short stretch, upscaled, beside what a bicubic enlargement makes of it."""
+"""`longtake upscale --preview`: a short stretch, upscaled, next to its bicubic enlargement."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,13 +31,14 @@ def stretch(footage: Footage, frames: range) -> range:
 
 
 def write_preview(footage: Footage, frames: range, spec: UpscaleSpec, model: StreamingUpscaler, output: str) -> str:
-    """Write `frames`, bicubic at the left and upscaled at the right, into a file beside `output`; its URL.
+    """Write `frames`, bicubic on the left and upscaled on the right, into a file next to `output`; returns its URL.
 
-    Sideways footage, which players turn, is put together so that it lies side by side once it is turned.
+    For rotated footage, the two are arranged so that they are side by side after the player's rotation.
     """
-    is_sideways = footage.rotation % 180 != 0
-    sides = {"height": 2 * footage.height} if is_sideways else {"width": 2 * footage.width}
-    double, dim = replace(footage, **sides), 2 if is_sideways else 3
+    if footage.rotation % 180 == 0:
+        double, dim = replace(footage, width=2 * footage.width), 3
+    else:
+        double, dim = replace(footage, height=2 * footage.height), 2
     encoding, scale = FootageEncoding(spec.codec, spec.quality, torch.get_num_threads()), spec.scale
     encoder = FootageSegmentEncoder(double, scale, encoding, frames)
     plain = read_pictures(footage, frames)
@@ -56,7 +57,7 @@ def write_preview(footage: Footage, frames: range, spec: UpscaleSpec, model: Str
 
 
 def _upscaled(footage: Footage, frames: range, scale: int, model: StreamingUpscaler) -> Iterator[Tensor]:
-    """Pictures [f 3 H W] of `frames` as they become ready, as if there were no others."""
+    """Upscaled pictures [f 3 H W] of `frames` as they become ready; no frames before them are read."""
     state, pictures = model.start(scale, footage.height, footage.width), read_pictures(footage, frames)
     device = next(model.parameters()).device
     while read := list(islice(pictures, model.chunk_frames)):
@@ -67,7 +68,7 @@ def _upscaled(footage: Footage, frames: range, scale: int, model: StreamingUpsca
 
 
 def _order(footage: Footage) -> int:
-    """-1 where players turn the picture so that its bottom comes first, 1 elsewhere; degrees are counter-clockwise."""
+    """-1 if the player's rotation swaps the two halves, else 1; degrees are counter-clockwise."""
     return -1 if footage.rotation % 360 in (180, 270) else 1
 
 

@@ -1,4 +1,4 @@
-"""Who does the work: workers on a cluster that is there, or on one of our own for as long as it is needed."""
+"""The workers of `longtake upscale`: on an existing cluster, or on one that is started here for this run."""
 
 import os
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ CPU, GPU = "cpu", "cuda"
 
 
 def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
-    """The model in this process, on its GPU if there is one; says so where its weights are random.
+    """The model in this process, on its GPU if it has one; prints a warning if its weights are untrained.
 
     Raises:
-        SpecError: it cannot do what is wished.
+        SpecError: the model does not support the options.
         WeightsError: there is no such model.
     """
     model = WorkerConfig(options.model, _device_here(), options.threads).load()
@@ -37,56 +37,56 @@ def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
     return model
 
 
-def open_shop(
+def open_workers(
     stack: ExitStack, options: UpscaleOptions, footage: Footage, num_frames: int, model: StreamingUpscaler
 ) -> WorkerSetup:
-    """Everything that the road on Ray needs. A cluster that is there already is joined at once, on `stack`.
+    """The workers and what they need. An existing cluster is joined immediately, until `stack` is closed.
 
     Args:
-        model: as `load_here` gives it.
+        model: the result of `load_here`.
 
     Raises:
-        CapacityError: the workers that were asked for do not fit into this machine's memory.
+        CapacityError: the requested workers do not fit into this machine's memory.
     """
     if options.address or "RAY_JOB_ID" in os.environ or "RAY_ADDRESS" in os.environ:
-        return _shop_there(stack, options, model)
-    return _shop_here(options, footage, most=-(-num_frames // options.segment_frames), model=model)
+        return _workers_there(stack, options, model)
+    return _workers_here(options, footage, most=-(-num_frames // options.segment_frames), model=model)
 
 
-def _shop_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUpscaler) -> WorkerSetup:
+def _workers_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUpscaler) -> WorkerSetup:
     stack.enter_context(joined(options.address))
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    tools = WorkerConfig(options.model, GPU if gpus else CPU, options.threads)
-    count = options.workers or gpus or max(1, int(there.get("CPU", 1)) // options.threads)
-    parts = numerics(model) if _device_here() == tools.device else numerics_there(tools)
-    return WorkerSetup(_hired(nullcontext(), _staff(options, tools, count)), tools, parts, grid_of(model))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = int(resources.get("GPU", 0))
+    worker = WorkerConfig(options.model, GPU if gpus else CPU, options.threads)
+    count = options.workers or gpus or max(1, int(resources.get("CPU", 1)) // options.threads)
+    parts = numerics(model) if _device_here() == worker.device else numerics_there(worker)
+    return WorkerSetup(_started(nullcontext(), _pool_config(options, worker, count)), worker, parts, grid_of(model))
 
 
-def _shop_here(options: UpscaleOptions, footage: Footage, most: int, model: StreamingUpscaler) -> WorkerSetup:
-    tools = WorkerConfig(options.model, _device_here(), options.threads)
-    need, free = worker_bytes(footage, options.scale, model), free_bytes(tools.device)
+def _workers_here(options: UpscaleOptions, footage: Footage, most: int, model: StreamingUpscaler) -> WorkerSetup:
+    worker = WorkerConfig(options.model, _device_here(), options.threads)
+    need, free = worker_bytes(footage, options.scale, model), free_bytes(worker.device)
     cores = max(1, (os.cpu_count() or 1) // options.threads)
     if options.workers is None:
-        place = torch.cuda.device_count() if tools.device == GPU else cores
-        room = free // need if tools.device == CPU else place
-        count = max(1, min(place, most, room))
+        slots = torch.cuda.device_count() if worker.device == GPU else cores
+        fitting = free // need if worker.device == CPU else slots
+        count = max(1, min(slots, most, fitting))
     else:
         count = options.workers
-    check_memory(need, free, count if tools.device == CPU else 1)  # a GPU is one worker's own
-    staff = _staff(options, tools, count)
-    workers = _hired(joined(None, count * staff.cpus_each), staff)
-    return WorkerSetup(workers, tools, numerics(model), grid_of(model))
+    check_memory(need, free, count if worker.device == CPU else 1)  # each worker has a GPU to itself
+    config = _pool_config(options, worker, count)
+    workers = _started(joined(None, count * config.cpus_each), config)
+    return WorkerSetup(workers, worker, numerics(model), grid_of(model))
 
 
 @contextmanager
-def _hired(cluster: AbstractContextManager[None], staff: UpscalePoolConfig) -> Iterator[UpscalePool]:
-    with cluster, UpscalePool(staff) as workers:
+def _started(cluster: AbstractContextManager[None], config: UpscalePoolConfig) -> Iterator[UpscalePool]:
+    with cluster, UpscalePool(config) as workers:
         yield workers
 
 
-def _staff(options: UpscaleOptions, tools: WorkerConfig, count: int) -> UpscalePoolConfig:
-    return UpscalePoolConfig(count, tools, timeouts=Timeouts(chunk=options.segment_deadline_s))
+def _pool_config(options: UpscaleOptions, worker: WorkerConfig, count: int) -> UpscalePoolConfig:
+    return UpscalePoolConfig(count, worker, timeouts=Timeouts(chunk=options.segment_deadline_s))
 
 
 def _device_here() -> str:

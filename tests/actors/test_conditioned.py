@@ -7,7 +7,7 @@ import torch
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render import render
+from longtake.jobs.render.run import render
 from longtake.pipeline import film
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.picture import write_png

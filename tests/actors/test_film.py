@@ -14,7 +14,7 @@ import torch
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render import render
+from longtake.jobs.render.run import render
 from longtake.pipeline import film
 from longtake.pipeline.errors import JournalError, PoisonError
 from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes

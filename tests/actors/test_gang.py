@@ -7,7 +7,7 @@ import torch
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render import render
+from longtake.jobs.render.run import render
 from longtake.jobs.take import GangSpec
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError

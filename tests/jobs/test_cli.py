@@ -9,14 +9,14 @@ from time import perf_counter
 import pytest
 from rich.console import Console
 
-from longtake.jobs.models import print_models
+from longtake.jobs.models.table import print_models
 from longtake.jobs.take import RenderOptions, prepare
 from longtake.pipeline.journal.event_log import EventLog
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.weights.load import save_model
 
-LONGTAKE = [sys.executable, "-m", "longtake.jobs.cli"]
+LONGTAKE = [sys.executable, "-m", "longtake.jobs"]
 ROOT = Path(__file__).parents[2]
 MANNERS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize", "float8"))
 WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"

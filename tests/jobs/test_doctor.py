@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.jobs import doctor
-from longtake.jobs.doctor import local_ray, machine, software
+from longtake.jobs.doctor import examine, local_ray, machine, software
 from longtake.jobs.doctor import output as output_root
 from longtake.pipeline.errors import MediaError
 
@@ -28,7 +27,7 @@ def only(findings):
 
 def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, capsys):
     out = tmp_path / "new" / "out"
-    assert doctor.run_doctor(str(out), ray=False, as_json=True)
+    assert examine.run_doctor(str(out), ray=False, as_json=True)
     (line,) = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     assert report["ok"]
@@ -51,7 +50,7 @@ def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, caps
 
 def test_the_command_exits_with_1_and_shows_the_cure_when_something_fails(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    command = [sys.executable, "-m", "longtake.jobs.cli", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
+    command = [sys.executable, "-m", "longtake.jobs", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
     environment = {**os.environ, "COLUMNS": "200"}
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert answer.returncode == 1, answer.stdout + answer.stderr
@@ -196,7 +195,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_still_run(monkeypatch, 
     def broken():
         raise KeyError("surprise")
 
-    monkeypatch.setattr(doctor, "check_codecs", broken)
-    findings = {finding.check: finding for finding in doctor.examine(str(tmp_path), ray=False)}
+    monkeypatch.setattr(examine, "check_codecs", broken)
+    findings = {finding.check: finding for finding in examine.examine(str(tmp_path), ray=False)}
     assert findings["codecs"].seen == "KeyError: 'surprise'"
     assert findings["disk"].level == "ok"

@@ -238,7 +238,7 @@ def test_the_next_attempt_is_counted_and_a_second_at_once_is_refused(cluster, su
     assert (code, f"submitted {name}-a2" in said) == (0, True), said
     code, said = cluster.longtake(*call, "--no-wait")
     assert code == 2
-    assert f"{name}-a2 renders the same into the same place already" in said
+    assert f"{name}-a2 already renders the same into the same place" in said
     stop = [BIN / "ray", "job", "stop", "--address", cluster.address, f"{name}-a2"]
     subprocess.run(stop, env=cluster.env, capture_output=True, timeout=JOB_S, check=False)
     assert cluster.jobs()[f"{name}-a2"]["status"] in {"STOPPED", "SUCCEEDED"}
@@ -259,10 +259,10 @@ def test_a_token_that_is_wrong_or_missing_is_told_with_the_cure(cluster, tmp_pat
     call = (str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
     code, said = cluster.longtake(*call, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert code == 1
-    assert "refuses the token; put the cluster's into RAY_AUTH_TOKEN" in said
+    assert "refuses the token; put the cluster's token into RAY_AUTH_TOKEN" in said
     code, said = cluster.longtake(*call, RAY_AUTH_MODE="disabled")
     assert code == 1
-    assert "asks for a token; put the cluster's into RAY_AUTH_TOKEN" in said
+    assert "asks for a token; put the cluster's token into RAY_AUTH_TOKEN" in said
 
 
 METERED = """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from longtake.jobs.submit import SubmitOptions, connect, kind_of, next_attempt, pack, place_of
+from longtake.jobs.submit.cluster import connect, next_attempt
+from longtake.jobs.submit.parcel import SubmitOptions, kind_of, pack, place_of
 from longtake.pipeline.errors import LongtakeError, SpecError
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
 
 
 def test_a_storyboard_that_a_manifest_lacks_or_cannot_bring_is_told_before_anything_is_sent(tmp_path):
-    for name, told in {"gone.yaml": "cannot be read", "../up.yaml": "cannot travel"}.items():
+    for name, told in {"gone.yaml": "does not exist; write it", "../up.yaml": "cannot travel"}.items():
         manifest = json.dumps({"storyboard": name})
         (tmp_path / "films.jsonl").write_text(manifest)
         with pytest.raises(SpecError, match=told):
@@ -92,7 +93,9 @@ def test_all_mistakes_of_a_storyboard_are_told_before_anything_is_sent():
 
 
 def test_files_that_only_this_machine_has_are_refused_and_others_travel_by_name():
-    with pytest.raises(SpecError, match=r"audio\.file is 'song\.wav', beside the storyboard; the cluster"):
+    with pytest.raises(
+        SpecError, match=r"audio\.file is 'song\.wav', a path relative to the storyboard, which the cluster"
+    ):
         _pack(overrides=("audio=song.wav", "continue_from=s3://films/before.mp4"))
     assert _pack(overrides=("audio=/shared/song.wav", "continue_from=s3://films/before.mp4")).command
 
@@ -104,7 +107,7 @@ def test_an_address_that_is_no_url_is_refused():
 
 def test_a_cluster_that_is_not_there_is_named_with_the_cure(tmp_path):
     (tmp_path / "film.yaml").write_text(WISH)
-    command = [sys.executable, "-m", "longtake.jobs.cli", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
+    command = [sys.executable, "-m", "longtake.jobs", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
     said = subprocess.run(
         [*command, "--address", "http://127.0.0.1:1"],
         cwd=ROOT,
@@ -114,13 +117,13 @@ def test_a_cluster_that_is_not_there_is_named_with_the_cure(tmp_path):
         check=False,
     )
     assert said.returncode == 1
-    assert "nobody answers at http://127.0.0.1:1; start the cluster" in said.stderr
+    assert "no answer from http://127.0.0.1:1; start the cluster" in said.stderr
 
 
 def test_a_token_that_is_not_where_it_should_be_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "gone"))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    with pytest.raises(LongtakeError, match="where no file is; `ray get-auth-token` prints a token"):
+    with pytest.raises(LongtakeError, match="which is not a file; `ray get-auth-token` prints a token"):
         connect(HERE)
 
 

@@ -189,7 +189,7 @@ def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip,
     assert 1 <= kept < 6
     assert not out.exists()
     again = subprocess.run([*command, "--address", address], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "of 6 segments are kept" in " ".join(again.stdout.split())
+    assert "of 6 segments are finished" in " ".join(again.stdout.split())
     assert packets_of(out) == undisturbed
     made = [json.loads(line).get("segment") for line in events.read_text().splitlines()]
     assert max(segment for segment in made if segment is not None) == 5
@@ -199,7 +199,7 @@ def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip,
 
 
 def longtake(*arguments):
-    command = [sys.executable, "-m", "longtake.jobs.cli", "upscale", *map(str, arguments)]
+    command = [sys.executable, "-m", "longtake.jobs", "upscale", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -207,12 +207,17 @@ def test_the_command_upscales_says_when_there_is_nothing_to_do_and_shows_a_previ
     arguments = (clip.url, "-o", tmp_path / "out.mp4", "--in-process", *FLAGS)
     plan = longtake(*arguments, "--dry-run")
     assert plan.returncode == 0
-    for part in (f"{2 * WIDTH}x{2 * HEIGHT}", "parted at frames [33]", "6 of at most 12 frames, 0 of them kept", "MiB"):
+    for part in (
+        f"{2 * WIDTH}x{2 * HEIGHT}",
+        "cuts at frames [33]",
+        "6 of at most 12 frames, 0 of them finished",
+        "MiB",
+    ):
         assert part in plan.stdout
     assert not list(tmp_path.iterdir())
     assert longtake(*arguments).returncode == 0
     assert packets_of(tmp_path / "out.mp4") == undisturbed
-    assert "nothing is to be done" in longtake(*arguments).stdout
+    assert "nothing to do" in longtake(*arguments).stdout
     approximate = longtake(*arguments, "--continuity", "warmup=4")
     assert "differs from an exact one by" in " ".join(approximate.stdout.split())
     assert "continuity was exact, is warmup=4" in " ".join(approximate.stdout.split())
@@ -228,12 +233,14 @@ def test_the_command_takes_a_model_that_looks_ahead_and_refuses_to_repeat_a_long
     file = save_tiny_flashvsr(tmp_path / "flashvsr.safetensors")
     warmed = longtake(clip.url, "-o", out, *flags, file, "--continuity", "warmup=8")
     assert warmed.returncode == 0
-    assert "Behind the first border, frames 21-32, the short warm-up differs" in " ".join(warmed.stdout.split())
+    assert "After the first segment border, in frames 21-32, the short warm-up differs" in " ".join(
+        warmed.stdout.split()
+    )
     preview = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--preview")
     assert preview.returncode == 0
     assert open_footage(str(tmp_path / "out.preview.mp4")).num_frames == 50
     plan = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--dry-run")
-    assert "handoff: 0 frames pass twice" in " ".join(plan.stdout.split())
+    assert "handoff: 0 frames are processed twice" in " ".join(plan.stdout.split())
 
 
 def test_a_preview_lays_both_enlargements_side_by_side(clip, tmp_path):

@@ -238,7 +238,7 @@ def test_a_place_without_a_take_is_not_served(tmp_path):
 
 
 def longtake(*arguments, **options):
-    command = [sys.executable, "-m", "longtake.jobs.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "longtake.jobs", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "160"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
 
@@ -259,7 +259,7 @@ def test_the_watch_command_serves_until_it_is_interrupted(tmp_path):
     assert refused.returncode == 2
     assert "holds no take" in refused.stderr
     begin(Store(str(tmp_path)))
-    command = [sys.executable, "-m", "longtake.jobs.cli", "watch", str(tmp_path), "--no-open"]
+    command = [sys.executable, "-m", "longtake.jobs", "watch", str(tmp_path), "--no-open"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")

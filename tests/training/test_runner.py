@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from longtake.jobs.train import train
+from longtake.jobs.train.loop import train
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.testing.training import build_linear_task
 from longtake.pipeline.training.run_folder import RunFolder

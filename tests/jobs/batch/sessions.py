@@ -6,7 +6,8 @@ from threading import Event, Lock
 
 from rich.console import Console
 
-from longtake.jobs.batch import BatchOptions, render_batch
+from longtake.jobs.batch.options import BatchOptions
+from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import Rendered, Retries
 from longtake.pipeline.journal.store import Store
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.jobs.batch import _interruptible
 from longtake.jobs.batch.busy_time import Work, covered
 from longtake.jobs.batch.ledger import Totals
 from longtake.jobs.batch.progress import eta_s, span
+from longtake.jobs.batch.run import stopping_cleanly
 from longtake.jobs.batch.scheduler import MOST_REFUSALS, Retries
 from longtake.pipeline.errors import CapacityError, JournalError, MediaError, SpecError
 from longtake.pipeline.journal.store import Store
@@ -176,9 +176,9 @@ def test_the_first_signal_stops_and_the_second_ends_at_once():
         import os, signal, sys, time
         from threading import Event
         from rich.console import Console
-        from longtake.jobs.batch import _interruptible
+        from longtake.jobs.batch.run import stopping_cleanly
         stop = Event()
-        with _interruptible(stop, Console()):
+        with stopping_cleanly(stop, Console()):
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.wait(5)
             os.kill(os.getpid(), signal.SIGINT)
@@ -193,7 +193,7 @@ def test_signals_are_as_before_once_a_batch_is_over():
     from rich.console import Console
 
     before = signal.getsignal(signal.SIGINT)
-    with _interruptible(Event(), Console(quiet=True)):
+    with stopping_cleanly(Event(), Console(quiet=True)):
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -362,7 +362,8 @@ def test_a_second_run_of_the_command_imports_neither_torch_nor_ray(tmp_path):
     run(manifest, out, World(chunks=0), gangs=2)
     script = f"""if True:
         import sys
-        from longtake.jobs.batch import BatchOptions, batch_command
+        from longtake.jobs.batch.options import BatchOptions
+        from longtake.jobs.batch.run import batch_command
         code = batch_command({str(manifest)!r}, {str(out)!r}, BatchOptions())
         assert not {{"torch", "ray"}} & sys.modules.keys()
         sys.exit(code)

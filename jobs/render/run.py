@@ -1,11 +1,5 @@
-"""Render a storyboard on Ray: the road of `pipeline/film.py`, with actors in place of objects.
+"""Render a storyboard on Ray: the pipeline of `pipeline/film.py`, with actors in place of objects."""
 
-python -m longtake.jobs.render STORYBOARD -o OUT        the same as `longtake render`; also under `ray job submit`
-"""
-
-import os
-import signal
-import sys
 from contextlib import ExitStack
 
 import torch
@@ -18,6 +12,7 @@ from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.actors.prefetch import SectionPrefetcher
 from longtake.actors.stage_actor import TakeConfig
 from longtake.actors.supervise import supervised
+from longtake.jobs.interrupt import interrupt_once
 from longtake.jobs.progress import Progress
 from longtake.jobs.take import RenderOptions, prepare, tell_what_was_rendered
 from longtake.pipeline import film
@@ -76,7 +71,7 @@ def order_of(take: Take, config: PoolConfig) -> TakeConfig:
 
 def render_command(storyboard: str, output: str, options: RenderOptions) -> None:
     """`longtake render`: render, or go on with what is there; on Ray, or in this process."""
-    signal.signal(signal.SIGINT, _interrupted)
+    interrupt_once()
     console = Console()
     take = prepare(storyboard, output, options, console)
     if take is None:
@@ -100,18 +95,6 @@ def render_command(storyboard: str, output: str, options: RenderOptions) -> None
     tell_what_was_rendered(rendered, console)
 
 
-def _interrupted(*_: object) -> None:
-    """The first Ctrl-C ends a render in order; a second one does not wait for that."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    raise KeyboardInterrupt
-
-
 def _in_process(take: Take, observer: Observer) -> Film:
     observer.event("road.start", road="in-process", torch=str(torch.__version__), threads=torch.get_num_threads())
     return film.render(take, observer)
-
-
-if __name__ == "__main__":
-    from longtake.jobs.cli import main
-
-    main(["render", *sys.argv[1:]])

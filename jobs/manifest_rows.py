@@ -1,4 +1,4 @@
-"""The rows of a manifest, from YAML, JSON Lines or CSV: what is written, and in which line."""
+"""The rows of a manifest in YAML, JSON Lines or CSV: the values as written, and their line."""
 
 import csv
 import json
@@ -9,13 +9,15 @@ from io import StringIO
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import yaml
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.yaml_spec import duplicates
+from longtake.pipeline.yaml_spec import duplicates, read_text
 
-_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, if libyaml is installed
+
+READ_FIX = "write it, or name another file"
+"""The fix for a manifest or storyboard that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class Row:
     """One take as written.
 
     Args:
-        line: where it begins in the manifest, from 1.
+        line: its first line in the manifest, counted from 1.
         values: a mapping of keys, unless that is the mistake.
-        mistakes: what was found before anyone knew what the keys mean.
+        mistakes: mistakes in the syntax, found before the keys are checked.
     """
 
     line: int
@@ -34,25 +36,14 @@ class Row:
 
 
 def read_rows(url: str) -> list[Row]:
-    """The rows of the manifest at any path or fsspec URL. Raises `SpecError` where there are none to speak of."""
+    """The rows of the manifest at any path or fsspec URL. Raises `SpecError` if there are none."""
     suffix = PurePosixPath(url).suffix.lower()
     if suffix not in _READERS:
-        raise SpecError(f"{url} does not say by its name what it is; use {', '.join(_READERS)}")
-    rows = list(_READERS[suffix](read_text(url), url))
+        raise SpecError(f"{url} has an unknown file name extension; use {', '.join(_READERS)}")
+    rows = list(_READERS[suffix](read_text(url, READ_FIX), url))
     if not rows:
         raise SpecError(f"{url} holds no takes; write at least one, with a `storyboard`")
     return rows
-
-
-def read_text(url: str) -> str:
-    """The text at any path or fsspec URL. Raises `SpecError` where it cannot be read."""
-    try:
-        with fsspec.open(url, "r", encoding="utf-8-sig", newline="") as file:
-            return str(file.read())
-    except FileNotFoundError:
-        raise SpecError(f"{url} does not exist; write it, or name another file") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise SpecError(f"{url} cannot be read: {error}") from error
 
 
 # ------------------------------------------------------------------ YAML
@@ -63,7 +54,7 @@ def _yaml_rows(text: str, url: str) -> Iterator[Row]:
         loader = _YAML(text)
         root = loader.get_single_node()
         takes = _takes(root, url)
-        mistakes = [tuple(duplicates(node, "", set())) for node in takes]  # before `<<` is written out
+        mistakes = [tuple(duplicates(node, "", set())) for node in takes]  # before `<<` is expanded
         for node, found in zip(takes, mistakes, strict=True):
             yield Row(node.start_mark.line + 1, loader.construct_document(node), found)
     except yaml.MarkedYAMLError as error:
@@ -77,7 +68,7 @@ def _takes(root: yaml.Node | None, url: str) -> list[yaml.Node]:
     if isinstance(root, yaml.MappingNode) and [key.value for key, _ in root.value] == ["takes"]:
         root = root.value[0][1]
     if not isinstance(root, yaml.SequenceNode):
-        raise SpecError(f"{url} is no list of takes; write `takes:` and one item for each, with a `storyboard`")
+        raise SpecError(f"{url} is not a list of takes; write `takes:` and one item for each, with a `storyboard`")
     return list(root.value)
 
 
@@ -127,13 +118,13 @@ def _csv_rows(text: str, url: str) -> Iterator[Row]:
         except csv.Error as error:
             raise SpecError(f"{url}, line {reader.line_num} is not valid CSV: {error}") from None
         extra = cells.pop(None, None)
-        mistakes = (f"it has cells beyond the last column: {extra}; remove them, or quote commas",) if extra else ()
+        mistakes = (f"it has cells after the last column: {extra}; remove them, or quote commas",) if extra else ()
         yield Row(line, {name: _cell(name, text.strip()) for name, text in _filled(cells)}, mistakes)
         line = reader.line_num + 1
 
 
 def _filled(cells: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    """The cells that hold something; an empty one means the default."""
+    """The cells that are not empty; an empty cell means the default."""
     return ((name, text) for name, text in cells.items() if text is not None and text.strip())
 
 

@@ -1,13 +1,8 @@
-"""Train a model on Ray with DeepSpeed: a lesson, taken step by step, that can be stopped and gone on with.
+"""Train a model on Ray with DeepSpeed; a run can be stopped at any step and resumed from its last checkpoint."""
 
-python -m longtake.jobs.train STAGE --config FILE -o RUN_DIR   the same as `longtake train`; also under `ray job submit`
-"""
-
-import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event
 from time import monotonic
@@ -17,18 +12,19 @@ from rich.console import Console
 
 from longtake.actors.cluster import joined
 from longtake.actors.train_workers import TrainConfig, TrainWorkers
+from longtake.jobs.interrupt import stop_on
 from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
 from longtake.pipeline.training.spec import TrainSpec, load_train_spec
 from longtake.pipeline.training.task import TaskBuilder
 
-CALL_S = 2.0  # work of one remote call: short enough to be stopped between, long enough to cost nothing
+CALL_S = 2.0  # length of one remote call: short, since a run stops between calls, but long enough to cost nothing
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Flags of `longtake train`; see its help."""
+    """The flags of `longtake train`, which its help explains."""
 
     overrides: tuple[str, ...] = ()
     data: str | None = None
@@ -37,24 +33,24 @@ class TrainOptions:
 
 
 def train(spec: TrainSpec, folder: RunFolder, build: TaskBuilder, stopping: Event, console: Console) -> Progress:
-    """Train until `spec.steps`, or until `stopping` is set: how far that is. What was done is kept, either way."""
-    order = TrainConfig(spec, build, folder.store.url)
+    """Train until `spec.steps`, or until `stopping` is set; both save a checkpoint. Returns the progress."""
+    config = TrainConfig(spec, build, folder.store.url)
     try:
         with ExitStack() as stack:
             stack.enter_context(sole_writer(folder.store))
             progress = folder.open(spec)
             folder.cut_log(progress.step)
-            workers = stack.enter_context(TrainWorkers(order, progress.step))
+            workers = stack.enter_context(TrainWorkers(config, progress.step))
             return TrainLoop(spec, folder, workers, progress, console).run(stopping)
     except RayActorError as error:
         what = str(error).splitlines()[0]
         raise ActorLost(
-            f"a worker died ({what}); the last checkpoint is kept, the same command goes on there"
+            f"a worker died ({what}); the last checkpoint is kept, run the same command again to resume"
         ) from error
 
 
 class TrainLoop:
-    """A run on workers that stand ready."""
+    """A training run on workers that have started."""
 
     def __init__(
         self, spec: TrainSpec, folder: RunFolder, workers: TrainWorkers, progress: Progress, console: Console
@@ -66,7 +62,7 @@ class TrainLoop:
         self._steps_per_call = 1
 
     def run(self, stopping: Event) -> Progress:
-        """See `train`."""
+        """Train until the last step, or until `stopping` is set."""
         while self._progress.step < self._spec.steps and not stopping.is_set():
             self._advance()
             if monotonic() - self._saved >= self._spec.checkpoint_every_s:
@@ -75,7 +71,7 @@ class TrainLoop:
                 self._workers.sample()
                 self._sampled = monotonic()
         if stopping.is_set():
-            self._console.print("Stopping; what was done is kept. Another Ctrl-C does not wait for that.")
+            self._console.print("Stopping after a checkpoint; press Ctrl-C again to stop without one.")
         if self._progress.step > self._kept_step:
             self._keep()
         if self._progress.step == self._spec.steps:
@@ -104,8 +100,8 @@ class TrainLoop:
             "examples_per_s": round(self._spec.batch_size * self._interval.steps / self._interval.seconds, 3),
         }
         self._folder.log(line)
-        told = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
-        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {told}", highlight=False, soft_wrap=True)
+        losses = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
+        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {losses}", highlight=False, soft_wrap=True)
         self._interval = Interval()
 
     def _keep(self) -> None:
@@ -116,26 +112,26 @@ class TrainLoop:
 
 
 class Interval:
-    """Losses since the last line of the log."""
+    """Mean losses since the last line of the log."""
 
     def __init__(self) -> None:
         self.steps, self.seconds = 0, 0.0
         self._sums: dict[str, float] = {}
 
-    def add(self, losses: dict[str, float], steps: int, seconds: float) -> None:
-        """Take in the mean losses of some steps."""
+    def add(self, losses: Mapping[str, float], steps: int, seconds: float) -> None:
+        """Add the mean losses of `steps` steps."""
         self.steps += steps
         self.seconds += seconds
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * steps
 
     def losses(self) -> dict[str, float]:
-        """Mean over all steps taken in."""
+        """The mean over all steps that were added."""
         return {name: total / self.steps for name, total in self._sums.items()}
 
 
 def train_command(stage: str, config: str, output: str, options: TrainOptions) -> None:
-    """`longtake train`: train, or go on with what is there."""
+    """Train, or resume the run in `output`."""
     from longtake.pipeline.training.tasks import build_task
 
     data = (f"data={options.data}",) if options.data else ()
@@ -144,36 +140,13 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions) -
     console = Console()
     progress = folder.open(spec)
     if progress.step:
-        console.print(
-            f"Going on in {folder.store.url}: {progress.step} of {spec.steps} steps are done.", highlight=False
-        )
-    with stopped_by_hand() as stopping:
+        console.print(f"Resuming {folder.store.url}: {progress.step} of {spec.steps} steps are done.", highlight=False)
+    stopping = Event()
+    with stop_on([signal.SIGINT], stopping.set):
         if progress.step < spec.steps:
             with joined(options.address):
                 progress = train(spec, folder, build_task, stopping, console)
-    done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of work"
+    done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of training"
     console.print(f"{folder.model_path}: {done}", highlight=False, soft_wrap=True)
     if stopping.is_set() and progress.step < spec.steps:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def stopped_by_hand() -> Iterator[Event]:
-    """An event that the first Ctrl-C sets, so that a run ends in order; a second one does not wait for that."""
-    stopping = Event()
-
-    def interrupted(*_: object) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-        stopping.set()
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-if __name__ == "__main__":
-    from longtake.jobs.cli import main
-
-    main(["train", *sys.argv[1:]])

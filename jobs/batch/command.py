@@ -1,0 +1,68 @@
+"""Flags of `longtake batch`."""
+
+from typing import Annotated
+
+import typer
+
+from longtake.jobs.options import Address, BudgetMib, ChunkDeadline, Device, Dtype, Overrides, Quantize, Threads
+
+
+def command(
+    manifest: Annotated[
+        str,
+        typer.Argument(metavar="MANIFEST", help="The takes to render: YAML, JSON Lines or CSV; a path or fsspec URL."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", metavar="ROOT", help="The folder for films and ledger (default: out/NAME)."),
+    ] = None,
+    gangs: Annotated[int, typer.Option(min=1, help="Gangs that render in parallel, one take at a time each.")] = 1,
+    max_parallel: Annotated[
+        int | None, typer.Option(min=1, help="Upper limit of takes rendered at once (default: --gangs).")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks per gang, for takes that do not set their own.")] = 1,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed take is retried.")] = 2,
+    backoff_s: Annotated[
+        float, typer.Option("--backoff", min=0, help="Seconds before the first retry; doubled for each further one.")
+    ] = 2.0,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Also retry takes that used up their retries.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of one gang per hour; adds costs to the report.")
+    ] = None,
+    address: Address = None,
+    budget_mib: BudgetMib = 256,
+    chunk_deadline_s: ChunkDeadline = 900.0,
+    overrides: Overrides = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+) -> None:
+    """Render all takes of a manifest; rerun it and only unfinished takes are rendered.
+
+    Exit codes: 0 all done, 1 some takes failed, 2 the manifest has mistakes, 130 interrupted.
+    """
+    from longtake.jobs.batch.options import BatchOptions
+    from longtake.jobs.batch.run import batch_command
+    from longtake.jobs.batch.scheduler import Retries
+
+    options = BatchOptions(
+        gangs=gangs,
+        max_parallel=max_parallel,
+        ranks=ranks,
+        threads=threads,
+        retries=Retries(most=retries, backoff_s=backoff_s),
+        retry_quarantined=retry_quarantined,
+        price_per_hour=price_per_hour,
+        address=address,
+        budget_mib=budget_mib,
+        chunk_deadline_s=chunk_deadline_s,
+        overrides=tuple(overrides or ()),
+        dtype=dtype,
+        quantize=quantize,
+        device=device,
+    )
+    if code := batch_command(manifest, output, options):
+        raise typer.Exit(code)

@@ -1,0 +1,30 @@
+"""The options of a batch."""
+
+from dataclasses import dataclass, field
+
+from longtake.jobs.batch.scheduler import Retries
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """The flags of `longtake batch`, which its help explains."""
+
+    gangs: int = 1
+    max_parallel: int | None = None
+    ranks: int = 1
+    threads: int = 1
+    retries: Retries = field(default_factory=Retries)
+    retry_quarantined: bool = False
+    price_per_hour: float | None = None
+    address: str | None = None
+    budget_mib: int = 256
+    chunk_deadline_s: float = 900.0
+    overrides: tuple[str, ...] = ()
+    dtype: str | None = None
+    quantize: str | None = None
+    device: str = "cpu"
+
+    @property
+    def at_once(self) -> int:
+        """The number of takes that may be rendered at once."""
+        return min(self.gangs, self.max_parallel or self.gangs)

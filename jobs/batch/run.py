@@ -1,0 +1,106 @@
+"""`longtake batch`: render the takes of a manifest, several at once; a second run renders only unfinished takes.
+
+manifest.py    the takes to render: everything is read and checked before anything starts
+ledger.py      the state of every take, without Ray or torch
+queue.py       the order of the takes: priorities, then projects in round-robin
+scheduler.py   gangs, retries, quarantine
+session.py     where a gang renders: the only file here that imports Ray and torch
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import PurePosixPath
+from threading import Event
+from time import monotonic
+
+from rich.console import Console
+
+from longtake.jobs.batch.ledger import ENDED, STATES, Ledger, Totals
+from longtake.jobs.batch.manifest import LEDGER, TakeSpec, read_manifest
+from longtake.jobs.batch.options import BatchOptions
+from longtake.jobs.batch.progress import BatchProgress
+from longtake.jobs.batch.report import PAGE, Report, Run, put_report
+from longtake.jobs.batch.scheduler import BatchScheduler, RenderSession
+from longtake.jobs.interrupt import stop_on
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.writer import sole_writer
+
+Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager[Callable[[], RenderSession]]]
+"""Opens render sessions for the unfinished takes; they can be used within the block."""
+
+
+def batch_command(manifest: str, output: str | None, options: BatchOptions) -> int:
+    """Render the unfinished takes on Ray. Returns the exit code: 0 all done, 1 some takes failed, 130 stopped."""
+    console, stop = Console(), Event()
+
+    @contextmanager
+    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
+        for take in todo:
+            if take.output.startswith("memory:"):
+                raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")
+        from longtake.jobs.batch.session import ray_sessions
+
+        # After the import above, since importing Ray sets a signal handler.
+        with ray_sessions(todo, options) as open_session, stopping_cleanly(stop, console):
+            yield open_session
+
+    report = render_batch(manifest, output or f"out/{PurePosixPath(manifest).stem}", options, on_ray, stop, console)
+    states = report.totals.states
+    counts = ", ".join(f"{states[state]} {state}" for state in STATES if states.get(state))
+    console.print(f"{counts} of {len(report.records)} takes: {report.url}", highlight=False)
+    return 130 if report.run.stopped else int(states.get("done", 0) < len(report.records))
+
+
+def render_batch(
+    manifest: str, root: str, options: BatchOptions, sessions: Sessions, stop: Event, console: Console
+) -> Report:
+    """Render the unfinished takes of a batch into `root`, and write the report there.
+
+    No session is opened if all takes are finished.
+
+    Args:
+        stop: once set, no further take starts, and running takes stop after their current chunk.
+
+    Raises:
+        SpecError: the manifest has mistakes; nothing was started.
+        JournalError: another batch runs in `root`, or the ledger cannot be written.
+    """
+    started = monotonic()
+    takes, store = read_manifest(manifest, root, options.overrides), Store(f"{root.rstrip('/')}/{LEDGER}")
+    with sole_writer(store):
+        ledger = Ledger(store, takes, retry_quarantined=options.retry_quarantined)
+        todo = tuple(take for take in takes if ledger[take.id].state not in ENDED)
+        done_before = len([record for record in ledger.records if record.state == "done"])
+        num_gangs = min(options.at_once, len(todo))
+        if todo:
+            console.print(f"Rendering {len(todo)} of {len(takes)} takes, {num_gangs} at once.", highlight=False)
+            scheduler = BatchScheduler(todo, ledger, options.retries, stop)
+            with sessions(todo, options) as open_session, BatchProgress(ledger, num_gangs, console) as progress:
+                scheduler.run(open_session, num_gangs, progress.tick)
+        states = Totals.of(ledger.records).states
+        run = Run(
+            manifest=manifest,
+            root=root,
+            num_gangs=num_gangs,
+            seconds=monotonic() - started,
+            finished=states.get("done", 0) - done_before,
+            stopped=stop.is_set() and any(states.get(state) for state in ("pending", "failed")),
+            price_per_hour=options.price_per_hour,
+        )
+        report = Report(run, ledger.records, store.url_of(PAGE))
+        put_report(store, report)
+    return report
+
+
+@contextmanager
+def stopping_cleanly(stop: Event, console: Console) -> Iterator[None]:
+    """Within the block, the first Ctrl-C or SIGTERM sets `stop`; the second ends the process."""
+
+    def announce() -> None:
+        console.print("Stopping: running takes stop after their current chunk and are kept. Repeat to stop at once.")
+        stop.set()
+
+    with stop_on([signal.SIGINT, signal.SIGTERM], announce):
+        yield

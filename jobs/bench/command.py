@@ -1,0 +1,27 @@
+"""Flags of `longtake bench`."""
+
+from typing import Annotated
+
+import typer
+
+from longtake.jobs.options import Json
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The bench to run; see --list.")] = None,
+    json: Json = False,
+    list_keys: Annotated[bool, typer.Option("--list", help="Explain all benches and their figures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less work, same limits.")] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Number of runs; figures are medians.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="The random seed.")] = 0,
+    ranks: Annotated[
+        int | None, typer.Option(min=2, help="Ranks, for benches that compare gangs (default: by bench).")
+    ] = None,
+) -> None:
+    """Measure what longtake promises; exit with 1 if a figure misses its limit."""
+    from longtake.jobs.bench import BenchOptions, list_benches, run_bench
+
+    if list_keys or name is None:
+        list_benches()
+    elif not run_bench(name, BenchOptions(repeat=repeat, seed=seed, quick=quick, ranks=ranks), as_json=json):
+        raise typer.Exit(1)

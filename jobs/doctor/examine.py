@@ -1,0 +1,68 @@
+"""`longtake doctor`: tries what a render needs on this machine, and says the cure for what does not work.
+
+Libraries with native parts are imported by the check that needs them, so that a broken one is a finding, not the end.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from time import perf_counter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longtake.jobs.doctor.finding import REINSTALL, Finding, Level
+from longtake.jobs.doctor.local_ray import check_ray
+from longtake.jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
+from longtake.jobs.doctor.output import check_disk, check_output
+from longtake.jobs.doctor.software import check_codecs, check_imports, check_python, check_versions
+
+_COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "FAIL": "red"}
+
+
+def run_doctor(output: str, *, ray: bool, as_json: bool) -> bool:
+    """Print what was found, and whether nothing failed.
+
+    Args:
+        output: the output root to try; nothing is left in it.
+        ray: also start a local Ray cluster and run one task on it, which takes 5 to 10 seconds.
+    """
+    started = perf_counter()
+    findings = list(examine(output, ray=ray))
+    healthy = all(finding.level != "FAIL" for finding in findings)
+    if as_json:
+        seconds = round(perf_counter() - started, 2)
+        print(json.dumps({"ok": healthy, "seconds": seconds, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        Console().print(_table(findings))
+    return healthy
+
+
+def examine(output: str, *, ray: bool) -> Iterator[Finding]:
+    """Every check's findings; a check that breaks is itself a finding."""
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "python": check_python,
+        "versions": check_versions,
+        "imports": check_imports,
+        "gpu": check_gpus,
+        "cores": check_cores,
+        "shared memory": check_shared_memory,
+        "codecs": check_codecs,
+        "ray": lambda: check_ray(start=ray),
+        "output": lambda: check_output(output),
+        "disk": lambda: check_disk(output),
+    }
+    for name, check in checks.items():
+        try:
+            yield from check()
+        except Exception as error:  # noqa: BLE001  a broken library may raise anything, and the next check still counts
+            yield Finding(name, "FAIL", f"{type(error).__name__}: {error}", f"if {REINSTALL} does not help, report it")
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("check", "", "seen", "cure")
+    for finding in findings:
+        colour = _COLOURS[finding.level]
+        table.add_row(finding.check, f"[{colour}]{finding.level}", escape(finding.seen), escape(finding.cure))
+    return table

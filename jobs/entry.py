@@ -1,0 +1,58 @@
+"""Runs a command line: an error that longtake raises on purpose becomes one message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 the call, the storyboard or the manifest is wrong, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from longtake.pipeline.errors import LongtakeError, SpecError
+
+
+class Command(TyperCommand):
+    """A command whose help shows no value type for flags, since flags take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, flags without a metavar."""
+        return _without_flag_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows no value type for flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, flags without a metavar."""
+        return _without_flag_types(super().get_params(ctx))
+
+
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.is_flag:
+            param.metavar = ""
+    return params
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """An app without commands; `settings` are those of `typer.Typer`."""
+    return typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False, **settings)
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run `app` on `arguments` (default: argv); longtake's own errors are printed without a stack trace."""
+    try:
+        app(arguments)
+    except LongtakeError as error:
+        cause = getattr(error, "cause", error)  # without the stack trace that Ray adds
+        typer.secho(f"longtake: {cause}", err=True, fg="red")
+        sys.exit(2 if isinstance(error, SpecError) else 1)
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Run a single command on argv; this is what `python -m longtake.jobs.COMMAND` does."""
+    app = new_app()
+    app.command(cls=Command)(command)
+    run(app)

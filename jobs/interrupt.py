@@ -1,0 +1,39 @@
+"""Ctrl-C in two steps: the first stops cleanly, the second ends the process at once. Both can be resumed from."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+EXIT_CODE = 130
+
+
+def interrupt_once() -> None:
+    """From now on, the first Ctrl-C raises `KeyboardInterrupt` and the second ends the process."""
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, _exit)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+
+
+@contextmanager
+def stop_on(signals: Sequence[signal.Signals], stop: Callable[[], object]) -> Iterator[None]:
+    """Within the block, the first of `signals` calls `stop` and the second ends the process."""
+
+    def first(*_: object) -> None:
+        for number in signals:
+            signal.signal(number, _exit)
+        stop()
+
+    before = {number: signal.signal(number, first) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(*_: object) -> None:
+    os._exit(EXIT_CODE)

@@ -1,0 +1,49 @@
+"""Flags of `longtake submit`."""
+
+from typing import Annotated
+
+import typer
+
+from longtake.jobs.options import Overrides
+
+
+def command(
+    storyboard: Annotated[
+        str, typer.Argument(metavar="STORYBOARD|MANIFEST", help="What to render: a path or fsspec URL.")
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="The folder to write to: a URL, or a path that all nodes share."
+        ),
+    ],
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+            help="The cluster's dashboard, such as http://127.0.0.1:8265.",
+        ),
+    ],
+    flags: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- FLAGS]", help="Flags passed on to render or batch, such as --ranks 4."),
+    ] = None,
+    overrides: Overrides = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow/--no-wait", help="Follow the job's log and exit with its code, or just print its id."),
+    ] = True,
+) -> None:
+    """Render on a Ray cluster, as a job that keeps running without this machine."""
+    from longtake.jobs.submit.parcel import SubmitOptions
+    from longtake.jobs.submit.run import submit_command
+
+    options = SubmitOptions(
+        address=address,
+        output=output,
+        overrides=tuple(overrides or ()),
+        flags=tuple(flags or ()),
+        follow=follow,
+    )
+    if code := submit_command(storyboard, options):
+        raise typer.Exit(code)
