@@ -1,17 +1,20 @@
-"""`longtake doctor`: tries what a render needs on this machine, and says the cure for what does not work.
+"""`longtake doctor`: checks what a render needs on this machine, with a fix for each problem.
 
-Libraries with native parts are imported by the check that needs them, so that a broken one is a finding, not the end.
+Libraries with native code are imported by the check that needs them, so that a broken library is a finding and the
+other checks still run.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longtake.jobs.doctor.clashes import check_working_folder
 from longtake.jobs.doctor.finding import REINSTALL, Finding, Level
 from longtake.jobs.doctor.local_ray import check_ray
 from longtake.jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
@@ -22,10 +25,10 @@ _COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
 def run_doctor(output: str, *, ray: bool, as_json: bool) -> bool:
-    """Print what was found, and whether nothing failed.
+    """Print all findings, and return whether no check failed.
 
     Args:
-        output: the output root to try; nothing is left in it.
+        output: the output root to test; nothing is left in it.
         ray: also start a local Ray cluster and run one task on it, which takes 5 to 10 seconds.
     """
     started = perf_counter()
@@ -40,11 +43,12 @@ def run_doctor(output: str, *, ray: bool, as_json: bool) -> bool:
 
 
 def examine(output: str, *, ray: bool) -> Iterator[Finding]:
-    """Every check's findings; a check that breaks is itself a finding."""
+    """The findings of all checks; a check that raises an error is a finding too."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": check_python,
         "versions": check_versions,
         "imports": check_imports,
+        "working folder": lambda: check_working_folder(Path.cwd()),
         "gpu": check_gpus,
         "cores": check_cores,
         "shared memory": check_shared_memory,
@@ -56,13 +60,15 @@ def examine(output: str, *, ray: bool) -> Iterator[Finding]:
     for name, check in checks.items():
         try:
             yield from check()
-        except Exception as error:  # noqa: BLE001  a broken library may raise anything, and the next check still counts
-            yield Finding(name, "FAIL", f"{type(error).__name__}: {error}", f"if {REINSTALL} does not help, report it")
+        except Exception as error:  # noqa: BLE001  a broken library may raise anything, and the other checks still run
+            yield Finding(
+                name, "FAIL", f"{type(error).__name__}: {error}", f"{REINSTALL}; if that does not help, report a bug"
+            )
 
 
 def _table(findings: list[Finding]) -> Table:
-    table = Table("check", "", "seen", "cure")
+    table = Table("check", "", "seen", "fix")
     for finding in findings:
         colour = _COLOURS[finding.level]
-        table.add_row(finding.check, f"[{colour}]{finding.level}", escape(finding.seen), escape(finding.cure))
+        table.add_row(finding.check, f"[{colour}]{finding.level}", escape(finding.seen), escape(finding.fix))
     return table

@@ -1,4 +1,4 @@
-"""What a check tells: one thing that was tried, and the cure where it does not work."""
+"""The result of a check: what was seen, and the fix for a problem."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,14 @@ REINSTALL = "rm .venv/.ready && make setup"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried: what was seen, and how to cure it unless the level is ok."""
+    """One result of a check: what was seen, and the fix unless the level is ok."""
 
     check: str
     level: Level
     seen: str
-    cure: str = ""
+    fix: str = ""
 
 
 def gib(num_bytes: float) -> str:
-    """Bytes for people."""
+    """A number of bytes in GiB."""
     return f"{num_bytes / 2**30:.1f} GiB"

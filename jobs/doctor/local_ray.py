@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine."""
+"""The check that starts a Ray cluster on this machine."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ print(f"up in {up - started:.1f} s, first task after {done - up:.1f} s")
 
 
 def check_ray(*, start: bool, timeout_s: float = RAY_START_S) -> Iterator[Finding]:
-    """Starts a cluster of its own on this machine, in a process that is ended after `timeout_s`, and runs a task."""
+    """Start a separate cluster on this machine and run a task, in a process that is killed after `timeout_s`."""
     name = f"Ray {version('ray')}"
     if not start:
-        yield Finding("ray", "ok", f"{name}, not started: --no-ray")
+        yield Finding("ray", "ok", f"{name}, not started (--no-ray)")
         return
     with tempfile.TemporaryDirectory(prefix="lt-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-c", _RAY_SCRIPT, folder]
@@ -38,15 +38,15 @@ def check_ray(*, start: bool, timeout_s: float = RAY_START_S) -> Iterator[Findin
             try:
                 out, err = process.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
-                cure = "look for other Ray clusters and a full disk here, and for a firewall on loopback"
-                yield Finding("ray", "FAIL", f"{name}: no task ran within {timeout_s:g} s", cure)
+                fix = "check for other Ray clusters, a full disk, and a firewall on the loopback interface"
+                yield Finding("ray", "FAIL", f"{name}: no task ran within {timeout_s:g} s", fix)
                 return
             finally:
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # with raylet and GCS, which stay in its group
+                    os.killpg(process.pid, signal.SIGKILL)  # with raylet and GCS, which are in its process group
     if process.returncode == 0:
         yield Finding("ray", "ok", f"{name}: {out.strip()}")
     else:
         said = (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        cure = f"ray.init() must work by itself first; {tempfile.gettempdir()} (TMPDIR) must be short and writable"
-        yield Finding("ray", "FAIL", f"{name}: {said}", cure)
+        fix = f"make ray.init() work on its own first; {tempfile.gettempdir()} (TMPDIR) must be a short, writable path"
+        yield Finding("ray", "FAIL", f"{name}: {said}", fix)

@@ -1,4 +1,4 @@
-"""GPUs, cores, memory and shared memory."""
+"""The checks of GPUs, CPU cores, memory and shared memory."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from longtake.jobs.doctor.finding import Finding, gib
 
 
 def check_gpus() -> Iterator[Finding]:
-    """Every CUDA device that torch sees computes; none is fine, unless the machine has one."""
+    """All CUDA devices that torch sees can compute; no device is fine, unless the machine has a GPU driver."""
     import torch
 
     driver = _nvidia_driver()
@@ -20,11 +20,13 @@ def check_gpus() -> Iterator[Finding]:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available and driver is None:
-        yield Finding("gpu", "ok", "none; the embedded models render on CPU cores")
+        yield Finding("gpu", "ok", "none; the built-in models render on CPU cores")
     elif not available:
-        seen = f"driver {driver} is there, torch sees no device; {said[-1].message if said else 'it does not say why'}"
-        cure = f"use a driver that supports CUDA {torch.version.cuda}; in a container, --gpus all"
-        yield Finding("gpu", "FAIL", seen, f"{cure}; CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}")
+        seen = (
+            f"driver {driver} is installed, but torch sees no device: {said[-1].message if said else 'no reason given'}"
+        )
+        fix = f"use a driver that supports CUDA {torch.version.cuda}; in a container, --gpus all"
+        yield Finding("gpu", "FAIL", seen, f"{fix}; CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}")
     for index in range(torch.cuda.device_count() if available else 0):
         yield _gpu(index, driver)
 
@@ -37,57 +39,57 @@ def _gpu(index: int, driver: str | None) -> Finding:
         free, total = torch.cuda.mem_get_info(index)
         torch.ones(8, device=f"cuda:{index}").sum().item()
     except RuntimeError as error:
-        cure = f"this torch is built for {', '.join(torch.cuda.get_arch_list())}; free the GPU, or hide it"
-        return Finding("gpu", "FAIL", f"{index}: {name} does not compute: {str(error).splitlines()[0]}", cure)
+        fix = f"free or hide the GPU (CUDA_VISIBLE_DEVICES); torch is built for {', '.join(torch.cuda.get_arch_list())}"
+        return Finding("gpu", "FAIL", f"{index}: {name} does not compute: {str(error).splitlines()[0]}", fix)
     seen = f"{index}: {name}, {gib(free)} of {gib(total)} free, driver {driver}, CUDA {torch.version.cuda}"
     if free < total / 2:
-        return Finding("gpu", "warn", seen, "nvidia-smi shows who holds the rest")
+        return Finding("gpu", "warn", seen, "run nvidia-smi to see which processes use the rest")
     return Finding("gpu", "ok", seen)
 
 
 def check_cores() -> Iterator[Finding]:
-    """Cores that this process may use, and memory."""
+    """The CPU cores that this process may use, and the free memory."""
     import torch
 
     machine, allowed, quota = os.cpu_count() or 1, len(os.sched_getaffinity(0)), _cpu_quota()
     cores = min(allowed, quota or allowed)
     memory = psutil.virtual_memory()
     seen = (
-        f"{cores:g} of {machine} cores, torch uses {torch.get_num_threads()} threads unless told,"
+        f"{cores:g} of {machine} cores, torch uses {torch.get_num_threads()} threads by default,"
         f" {gib(memory.available)} of {gib(memory.total)} memory free"
     )
     if cores < machine:
-        cure = f"Ray counts {machine} by itself: start the cluster with ray start --num-cpus={max(1, int(cores))}"
-        yield Finding("cores", "warn", seen, cure)
+        fix = f"Ray would count {machine} cores; start the cluster with ray start --num-cpus={max(1, int(cores))}"
+        yield Finding("cores", "warn", seen, fix)
     elif cores < 2:
-        yield Finding("cores", "warn", seen, "acts overlap from two cores on; render with --in-process")
+        yield Finding("cores", "warn", seen, "stages overlap only with two cores or more; render with --in-process")
     else:
         yield Finding("cores", "ok", seen)
 
 
 def check_shared_memory() -> Iterator[Finding]:
-    """/dev/shm holds the object store that Ray makes by default, 30% of the memory; elsewhere it is on disk, slowly."""
+    """/dev/shm is large enough for Ray's object store (30% of the memory), which is on disk and slow otherwise."""
     wanted = int(0.3 * psutil.virtual_memory().available)
     free = shutil.disk_usage("/dev/shm").free
-    seen = f"{gib(free)} free in /dev/shm, Ray takes {gib(wanted)}"
+    seen = f"{gib(free)} free in /dev/shm, Ray reserves {gib(wanted)}"
     if free < wanted:
-        cure = f"docker run --shm-size={wanted / 1e9:.1f}g, or ray start --object-store-memory={int(0.9 * free)}"
-        yield Finding("shared memory", "warn", seen, cure)
+        fix = f"docker run --shm-size={wanted / 1e9:.1f}g, or ray start --object-store-memory={int(0.9 * free)}"
+        yield Finding("shared memory", "warn", seen, fix)
     else:
         yield Finding("shared memory", "ok", seen)
 
 
 def _nvidia_driver() -> str | None:
-    """The kernel driver's version, where there is one, such as 580.95.05."""
+    """The version of the kernel driver, such as 580.95.05; None without a driver."""
     try:
         words = Path("/proc/driver/nvidia/version").read_text().split("\n", 1)[0].split()
     except OSError:
         return None
-    return next((word for word in words if word[0].isdigit() and "." in word), "of an unknown version")
+    return next((word for word in words if word[0].isdigit() and "." in word), "of unknown version")
 
 
 def _cpu_quota() -> float | None:
-    """Cores that the control group (version 2) allows, or None without a limit."""
+    """The number of cores that the control group (version 2) allows; None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The output root: that it takes and gives back, and that an hour of film has room."""
+"""The checks of the output root: it stores and returns bytes, and has space for an hour of film."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ from longtake.pipeline.journal.store import Store
 
 @dataclass(frozen=True)
 class HourOfFilm:
-    """Bytes that an output root needs for an hour of film, so that a full disk is seen before it is full.
+    """The bytes that an output root needs for an hour of film.
 
     Args:
-        bits_per_pixel: of H.264 at our quality: 0.3 holds most pictures, noise takes 7 (measured at 64x64).
+        bits_per_pixel: of H.264 at our quality: 0.3 is enough for most films, noise needs 7 (measured at 64x64).
     """
 
     width: int
@@ -33,7 +33,7 @@ class HourOfFilm:
 
     @property
     def num_bytes(self) -> int:
-        """Packets four times (journal, playlist, film, the film being put together), float32 PCM once."""
+        """Packets are stored four times (journal, playlist, film, the film while it is muxed), float32 PCM once."""
         video = self.width * self.height * self.fps * self.bits_per_pixel / 8
         return int(3600 * (4 * video + 4 * self.sample_rate * self.channels))
 
@@ -43,23 +43,23 @@ LARGE_HOUR = HourOfFilm(1280, 720, 24, 48_000, 2, bits_per_pixel=0.3)
 
 
 def check_output(output: str) -> Iterator[Finding]:
-    """A probe is put into the output root, read back and removed, with every folder that it needed."""
+    """A probe can be written to the output root, read back and deleted; created folders are deleted too."""
     served = f"fsspec serves {', '.join(_protocols())} here"
     try:
         store = Store(output)
     except (ImportError, ValueError) as error:
-        cure = f"{served}; install the package of others into .venv, such as s3fs or gcsfs"
-        yield Finding("output", "FAIL", f"{output}: {error}", cure)
+        fix = f"{served}; for others, install their package into .venv, such as s3fs or gcsfs"
+        yield Finding("output", "FAIL", f"{output}: {error}", fix)
         return
     name = f".doctor-{os.getpid()}"
     new_folders = _missing_folders(Path(store.url)) if store.is_local else []
     try:
         _probe(store, name)
-    except Exception as error:  # noqa: BLE001  every backend has errors of its own: credentials, buckets, networks
-        cure = "use another -o, or cure this one: its permissions (chmod), its free space, its credentials"
-        yield Finding("output", "FAIL", f"{store.url_of(name)}: {type(error).__name__}: {error}", cure)
+    except Exception as error:  # noqa: BLE001  each backend raises its own errors: credentials, buckets, networks
+        fix = "use another -o, or fix its permissions (chmod), free space or credentials"
+        yield Finding("output", "FAIL", f"{store.url_of(name)}: {type(error).__name__}: {error}", fix)
     else:
-        yield Finding("output", "ok", f"{store.url} takes, gives back and removes; {served}")
+        yield Finding("output", "ok", f"{store.url} can be written, read and deleted from; {served}")
     finally:
         for folder in new_folders:
             if folder.exists() and not any(folder.iterdir()):
@@ -67,7 +67,7 @@ def check_output(output: str) -> Iterator[Finding]:
 
 
 def check_disk(output: str) -> Iterator[Finding]:
-    """Free disk against an hour of film: where it is put, or, for a remote output, where it is put together."""
+    """The disk has space for an hour of film: that of the output, or the temporary one for a remote output."""
     try:
         store = Store(output)
     except (ImportError, ValueError):
@@ -77,14 +77,14 @@ def check_disk(output: str) -> Iterator[Finding]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     seen = (
-        f"{gib(free)} free in {folder}; {SMALL_HOUR} takes up to {gib(SMALL_HOUR.num_bytes)},"
+        f"{gib(free)} free in {folder}; {SMALL_HOUR} needs up to {gib(SMALL_HOUR.num_bytes)},"
         f" {LARGE_HOUR} about {gib(LARGE_HOUR.num_bytes)}"
     )
-    cure = "free some, use another -o, or render shorter films (half the length, half the disk)"
+    fix = "free some space, use another -o, or render shorter films (half the length needs half the space)"
     if free < SMALL_HOUR.num_bytes:
-        yield Finding("disk", "FAIL", seen, cure)
+        yield Finding("disk", "FAIL", seen, fix)
     elif free < LARGE_HOUR.num_bytes:
-        yield Finding("disk", "warn", seen, cure)
+        yield Finding("disk", "warn", seen, fix)
     else:
         yield Finding("disk", "ok", seen)
 
@@ -96,11 +96,11 @@ def _probe(store: Store, name: str) -> None:
     files, path = fsspec.core.url_to_fs(store.url_of(name))
     files.rm(path)
     if read != probe:
-        raise OSError(f"{len(probe)} bytes read back differently")
+        raise OSError(f"{len(probe)} bytes were read back differently")
 
 
 def _protocols() -> list[str]:
-    """Of the usual protocols, those whose package is installed."""
+    """The usual protocols whose package is installed."""
     served = []
     for protocol in ("file", "memory", "http", "s3", "gs", "abfs", "sftp"):
         try:

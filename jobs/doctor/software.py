@@ -1,4 +1,4 @@
-"""Python, the libraries and the codecs they bring."""
+"""The checks of Python, the libraries, and their codecs."""
 
 import platform
 import sys
@@ -18,16 +18,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter and the system that the dependencies are locked for."""
+    """The interpreter and the system are those that the dependencies are locked for."""
     seen = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        yield Finding("python", "warn", seen, "tested on Linux x86_64 only: expect other bits, and other wheels")
+        yield Finding(
+            "python",
+            "warn",
+            seen,
+            "tested on Linux x86_64 only; expect other wheels, and films that differ in their bits",
+        )
     else:
         yield Finding("python", "ok", seen)
 
 
 def check_versions() -> Iterator[Finding]:
-    """Installed libraries against the ranges of pyproject.toml and the lock; torch and torchaudio of one release."""
+    """Installed libraries are in the ranges of pyproject.toml and as locked; torch and torchaudio match."""
     requirements = [Requirement(line) for line in _dependencies()]
     tested, other, broken = _tested_versions(), [], False
     for requirement in requirements:
@@ -44,17 +49,19 @@ def check_versions() -> Iterator[Finding]:
         elif Version(found).public != tested.get(name, found):
             other.append(f"{name} {found} (tested {tested[name]})")
     if other:
-        yield Finding("versions", "warn", ", ".join(other), f"within range, but untested: {REINSTALL}")
+        yield Finding(
+            "versions", "warn", ", ".join(other), f"in range, but not tested; for the tested versions: {REINSTALL}"
+        )
     elif not broken:
-        yield Finding("versions", "ok", f"{len(requirements)} libraries are those that were tested")
+        yield Finding("versions", "ok", f"{len(requirements)} libraries have the tested versions")
     torch_version, audio_version = _release("torch"), _release("torchaudio")
     if torch_version != audio_version:
         seen = f"torch {torch_version} with torchaudio {audio_version}"
-        yield Finding("versions", "FAIL", seen, f"they must be of one release: {REINSTALL}")
+        yield Finding("versions", "FAIL", seen, f"they must be of the same release: {REINSTALL}")
 
 
 def check_imports() -> Iterator[Finding]:
-    """Libraries with native parts load here."""
+    """Libraries with native code can be imported."""
     names = ("torch", "torchaudio", "av", "decord", "ray", "safetensors.torch")
     broken = False
     for name in names:
@@ -68,7 +75,7 @@ def check_imports() -> Iterator[Finding]:
 
 
 def check_codecs() -> Iterator[Finding]:
-    """Two frames through libx264 and 2048 samples through AAC, by the encoders that a render uses."""
+    """The encoders of a render can encode two frames (libx264) and 2048 samples (AAC)."""
     import torch
 
     from longtake.pipeline.errors import MediaError
@@ -82,14 +89,14 @@ def check_codecs() -> Iterator[Finding]:
         samples = (*sound.encode(SoundChunk(0, 16_000, torch.zeros(1, 2048))), *sound.flush())
         sound.close()
     except (MediaError, ValueError) as error:
-        yield Finding("codecs", "FAIL", str(error), f"use PyAV's own wheel, which brings FFmpeg: {REINSTALL}")
+        yield Finding("codecs", "FAIL", str(error), f"use the wheel of PyAV, which contains FFmpeg: {REINSTALL}")
         return
     seen = f"libx264 wrote {len(packets)} packets, aac {len(samples)}, PyAV {version('av')}"
     yield Finding("codecs", "ok" if len(packets) == 2 else "FAIL", seen, "" if len(packets) == 2 else REINSTALL)
 
 
 def _dependencies() -> list[str]:
-    """From pyproject.toml, where this is a checkout; else from the installed package."""
+    """From pyproject.toml in a checkout, otherwise from the installed package."""
     pyproject = ROOT / "pyproject.toml"
     if pyproject.exists():
         dependencies: list[str] = tomllib.loads(pyproject.read_text())["project"]["dependencies"]
@@ -98,13 +105,13 @@ def _dependencies() -> list[str]:
 
 
 def _tested_versions() -> dict[str, str]:
-    """From the lock files, where this is a checkout."""
+    """From the lock files; empty outside a checkout."""
     lines = [line for path in ROOT.glob("requirements*.lock") for line in path.read_text().splitlines()]
     return dict(line.split("==", 1) for line in lines if "==" in line)
 
 
 def _release(name: str) -> str | None:
-    """Such as 2.11, or None if it is not installed."""
+    """The release of an installed library, such as 2.11; None if it is not installed."""
     try:
         found = Version(version(name))
     except PackageNotFoundError:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-from longtake.jobs.submit.code import gather_code
+from longtake.jobs.submit.code import EXCLUDES, gather_code
 from longtake.jobs.submit.parcel import Parcel
 from longtake.pipeline.errors import LongtakeError, SpecError
 
@@ -96,7 +96,7 @@ def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: st
         runtime_env = {
             "working_dir": str(folder),
             "py_modules": [str(gather_code(Path(scratch)))],
-            "excludes": ["__pycache__"],
+            "excludes": list(EXCLUDES),
             "env_vars": {"PYTHONUNBUFFERED": "1"},
         }
         metadata = {"title": parcel.title, "output": output, "longtake": version("longtake")}

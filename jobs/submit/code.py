@@ -6,6 +6,9 @@ import longtake.actors
 import longtake.jobs
 import longtake.pipeline
 
+EXCLUDES = ("__pycache__", ".*_cache")
+"""What Ray leaves behind when it uploads the package, in the syntax of .gitignore."""
+
 
 def gather_code(folder: Path) -> Path:
     """A complete package `longtake` in `folder`, made of links to where this process imports its parts from."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.jobs.doctor import examine, local_ray, machine, software
+from longtake.jobs.doctor import clashes, examine, local_ray, machine, software
 from longtake.jobs.doctor import output as output_root
 from longtake.pipeline.errors import MediaError
 
@@ -37,6 +37,7 @@ def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, caps
         "python",
         "versions",
         "imports",
+        "working folder",
         "gpu",
         "cores",
         "shared memory",
@@ -48,7 +49,7 @@ def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, caps
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_exits_with_1_and_shows_the_cure_when_something_fails(tmp_path):
+def test_the_command_exits_with_1_and_shows_the_fix_when_something_fails(tmp_path):
     (tmp_path / "file").write_text("in the way")
     command = [sys.executable, "-m", "longtake.jobs", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
     environment = {**os.environ, "COLUMNS": "200"}
@@ -72,7 +73,7 @@ def test_a_ray_that_does_not_start_in_time_is_ended(monkeypatch):
     finding = only(local_ray.check_ray(start=True, timeout_s=0.2))
     assert finding.level == "FAIL"
     assert "no task ran within 0.2 s" in finding.seen
-    assert finding.cure
+    assert finding.fix
 
 
 def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
@@ -80,7 +81,7 @@ def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
     finding = only(local_ray.check_ray(start=True))
     assert finding.level == "FAIL"
     assert "OSError: AF_UNIX path is too long" in finding.seen
-    assert "TMPDIR" in finding.cure
+    assert "TMPDIR" in finding.fix
 
 
 def test_versions_outside_their_range_beside_the_lock_and_missing_are_told_apart(monkeypatch):
@@ -92,7 +93,7 @@ def test_versions_outside_their_range_beside_the_lock_and_missing_are_told_apart
     assert "torch ==2.10.* is needed" in findings[0].seen
     assert "no-such-library is not installed" in findings[1].seen
     assert "(tested 16.0.0)" in findings[2].seen
-    assert all("make setup" in finding.cure for finding in findings)
+    assert all("make setup" in finding.fix for finding in findings)
 
 
 def test_torch_and_torchaudio_must_be_of_one_release(monkeypatch):
@@ -114,6 +115,36 @@ def test_a_library_that_does_not_load_is_named(monkeypatch):
     assert finding.seen.startswith("import decord: libgomp")
 
 
+def test_a_package_or_module_called_longtake_in_the_working_folder_is_found_with_its_fix(tmp_path):
+    def place(name, *parts):
+        path = tmp_path.joinpath(name, *parts)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        return tmp_path / name
+
+    assert only(clashes.check_working_folder(place("clean", "film.yaml"))).level == "ok"
+    for folder, hiding in (
+        (place("package", "longtake", "__init__.py"), "longtake"),
+        (place("module", "longtake.py"), "longtake.py"),
+    ):
+        finding = only(clashes.check_working_folder(folder))
+        assert finding.level == "FAIL"
+        assert finding.seen.startswith(f"{folder / hiding} hides the installed longtake")
+        assert finding.fix == f"rename {folder / hiding}, or run longtake in another folder"
+
+
+def test_the_working_folder_may_be_the_checkout_itself():
+    assert only(clashes.check_working_folder(ROOT)).level == "ok"
+
+
+@pytest.mark.parametrize("editable", [True, False])
+def test_a_bare_folder_called_longtake_hides_an_editable_install_only(editable, tmp_path, monkeypatch):
+    (tmp_path / "here" / "longtake").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [] if editable else [str(ROOT)])
+    finding = only(clashes.check_working_folder(tmp_path / "here"))
+    assert finding.level == ("FAIL" if editable else "ok")
+
+
 def test_no_gpu_is_fine_but_a_driver_that_torch_cannot_use_is_not(monkeypatch):
     import torch
 
@@ -129,7 +160,7 @@ def test_no_gpu_is_fine_but_a_driver_that_torch_cannot_use_is_not(monkeypatch):
     assert finding.level == "FAIL"
     assert "470.1" in finding.seen
     assert "too old" in finding.seen
-    assert "CUDA" in finding.cure
+    assert "CUDA" in finding.fix
 
 
 def test_a_quota_below_the_cores_is_a_warning_since_ray_does_not_see_it(monkeypatch):
@@ -138,17 +169,17 @@ def test_a_quota_below_the_cores_is_a_warning_since_ray_does_not_see_it(monkeypa
     finding = only(machine.check_cores())
     assert finding.level == "warn"
     assert "1.5 of 64 cores" in finding.seen
-    assert "--num-cpus=1" in finding.cure
+    assert "--num-cpus=1" in finding.fix
 
 
 def test_the_shared_memory_of_a_bare_container_is_too_small(monkeypatch):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
     finding = only(machine.check_shared_memory())
     assert finding.level == "warn"
-    assert "--shm-size=" in finding.cure
+    assert "--shm-size=" in finding.fix
 
 
-def test_a_missing_codec_shows_its_cure(monkeypatch):
+def test_a_missing_codec_shows_its_fix(monkeypatch):
     import longtake.pipeline.media.write
 
     def broken(*_, **__):
@@ -157,7 +188,7 @@ def test_a_missing_codec_shows_its_cure(monkeypatch):
     monkeypatch.setattr(longtake.pipeline.media.write, "GopEncoder", broken)
     finding = only(software.check_codecs())
     assert (finding.level, finding.seen) == ("FAIL", "libx264 is not in this FFmpeg")
-    assert "wheel" in finding.cure
+    assert "wheel" in finding.fix
 
 
 @pytest.mark.parametrize(("free_gib", "level"), [(0.5, "FAIL"), (5, "warn"), (100, "ok")])
@@ -167,7 +198,7 @@ def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch,
     assert finding.level == level
     assert f"{free_gib:.1f} GiB free in {tmp_path}" in finding.seen
     assert "an hour at 1280x720" in finding.seen
-    assert ("half the length" in finding.cure) == (level != "ok")
+    assert ("half the length" in finding.fix) == (level != "ok")
 
 
 @pytest.mark.parametrize("output", ["nosuch://bucket/take", "gs://bucket/take"])
@@ -175,15 +206,15 @@ def test_an_output_that_nothing_serves_here_names_what_does(output, monkeypatch)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     finding = only(output_root.check_output(output))
     assert finding.level == "FAIL"
-    assert "memory" in finding.cure
-    assert "s3fs" in finding.cure
+    assert "memory" in finding.fix
+    assert "s3fs" in finding.fix
 
 
 def test_an_output_that_loses_bytes_is_no_output(monkeypatch, tmp_path):
     monkeypatch.setattr(output_root.Store, "get", lambda *_: b"other bytes")
     finding = only(output_root.check_output(str(tmp_path)))
     assert finding.level == "FAIL"
-    assert "read back differently" in finding.seen
+    assert "were read back differently" in finding.seen
     assert not list(tmp_path.iterdir())
 
 

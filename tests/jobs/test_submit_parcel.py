@@ -1,6 +1,7 @@
-"""What `longtake submit` sends, and what it says before it sends anything; the rest is in test_submit.py."""
+"""What `longtake submit` uploads, and its errors before that; the rest is in test_submit.py."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import longtake
 from longtake.jobs.submit.cluster import connect, next_attempt
+from longtake.jobs.submit.code import EXCLUDES, gather_code
 from longtake.jobs.submit.parcel import SubmitOptions, kind_of, pack, place_of
 from longtake.pipeline.errors import LongtakeError, SpecError
 
@@ -125,6 +128,64 @@ def test_a_token_that_is_not_where_it_should_be_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     with pytest.raises(LongtakeError, match="which is not a file; `ray get-auth-token` prints a token"):
         connect(HERE)
+
+
+def packed_by_ray(code, target):
+    """What a cluster unpacks of a folder in `py_modules`."""
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(
+        str(code), target / "code.zip", include_gitignore=True, include_parent_dir=True, excludes=list(EXCLUDES)
+    )
+    with zipfile.ZipFile(target / "code.zip") as package:
+        package.extractall(target / "unpacked")
+    return target / "unpacked"
+
+
+def sources(package):
+    """The files of an installed package by their names in it; `package_data` of pyproject.toml, and Python."""
+    kinds = {".py", ".css", ".html", ".js", ".safetensors", ".yaml", ".typed"}
+    found = {Path(place) / name for place in package.__path__ for name in ("pipeline", "actors", "jobs")}
+    files = [path for folder in found if folder.is_dir() for path in folder.rglob("*")]
+    parts = {str(path.relative_to(ROOT)): path for path in files if path.suffix in kinds}
+    return {**parts, **{path.name: path for path in Path(package.__path__[0]).glob("*") if path.is_file()}}
+
+
+def test_the_code_that_travels_is_complete(tmp_path):
+    unpacked = packed_by_ray(gather_code(tmp_path), tmp_path)
+    wanted = sources(longtake)
+    assert len(wanted) > 200
+    missing = [name for name in wanted if not (unpacked / "longtake" / name).is_file()]
+    assert not missing
+    assert [path.name for path in unpacked.iterdir()] == ["longtake"]
+    assert not [path for path in unpacked.rglob("*") if path.name.endswith("cache")]
+    assert all((unpacked / "longtake" / name).read_bytes() == path.read_bytes() for name, path in wanted.items())
+
+
+def test_the_code_that_travels_is_imported_in_place_of_the_one_installed_on_a_node(tmp_path):
+    unpacked = packed_by_ray(gather_code(tmp_path), tmp_path)
+    (tmp_path / "cwd").mkdir()
+    script = """if True:
+        import sys
+        from longtake.jobs.render import command, run
+        from longtake.pipeline.weights.load import load_model
+        assert load_model("sounding-shapes").trained
+        print(*sorted({module.__file__ for name, module in sys.modules.items()
+                       if name.partition(".")[0] == "longtake" and module.__file__}), sep="\\n")
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "cwd",
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    imported = answer.stdout.splitlines()
+    assert len(imported) > 50
+    assert all(Path(file).is_relative_to(unpacked) for file in imported)
 
 
 def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_path):
