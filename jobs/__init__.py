@@ -1,1 +1,1 @@
-"""Commands and their wiring: the only rooms that read argv and print."""
+"""The commands: argv, printing and exit codes, one file or folder each. No other package reads argv or prints."""

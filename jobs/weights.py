@@ -1,4 +1,4 @@
-"""What the flags and the environment say of weights."""
+"""The load options that --dtype, --quantize and --device stand for on this node."""
 
 from typing import get_args
 
@@ -14,10 +14,10 @@ QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quanti
 
 
 def load_options(dtype: str | None = None, quantize: str | None = None, device: str = "cpu") -> LoadOptions:
-    """What `--dtype`, `--quantize` and `--device` mean on this node. Raises `SpecError` for what they do not know."""
+    """The load options of these flags on this node. Raises `SpecError` for unknown values."""
     for flag, value, known in (("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZATIONS)):
         if value is not None and value not in known:
-            raise SpecError(f"{flag} is {value}; use {', '.join(known)}, or leave it out: as stored")
+            raise SpecError(f"{flag} is {value}; use {', '.join(known)}, or leave it out to keep weights as stored")
     check_device(device, here=False)
     return on_this_node(
         LoadOptions(

@@ -1,25 +1,29 @@
-"""How long any act was at work on a take: the rest of its time is overhead."""
+"""The time in which stages worked on a take; the rest of its time is overhead."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import override
 
-class Work:
-    """An observer that adds up when acts were at work on chunks."""
+from longtake.pipeline.observe import Observer
+
+
+class BusyTime(Observer):
+    """An observer that adds up the time in which stages worked on chunks."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `longtake.pipeline.observe.Observer.event`; `time` is when the act had finished."""
-        if name.endswith(".chunk"):
+        if name.endswith(".chunk"):  # its `time` is when the stage finished
             stop = datetime.fromisoformat(fields["time"]).timestamp()
             self._spans.append((stop - fields["seconds"], stop))
 
     @property
     def seconds(self) -> float:
-        """Seconds in which at least one act was at work."""
+        """Seconds in which at least one stage was working."""
         return covered(self._spans)
 
 

@@ -1,7 +1,7 @@
-"""What a take's film depends on, as one hash: a take is done when it was rendered under the hash it has now.
+"""One hash of what a take's film depends on: a take is done if it was rendered under its current hash.
 
-Neither torch nor the weights are loaded for it, and how a take is rendered (ranks, threads, versions) does not count: a
-film that is there is not made anew because the cluster has changed.
+It is computed without loading torch or the weights. How a take is rendered (ranks, threads, versions) is not part of
+it: a finished film is not rendered again because the cluster has changed.
 """
 
 import json
@@ -15,7 +15,7 @@ from longtake.jobs.batch.manifest import TakeSpec
 
 
 def fingerprint(take: TakeSpec) -> str:
-    """The hash of what `take` wishes and of the weights that it names."""
+    """The hash of a take's storyboard, its output and its weights."""
     parts = {
         "storyboard": take.storyboard.model_dump(mode="json"),
         "output": take.output,
@@ -26,7 +26,7 @@ def fingerprint(take: TakeSpec) -> str:
 
 @cache
 def _weights(model: str) -> str:
-    """Shipped weights by their bytes; a file elsewhere by what its file system says of it: size, time, checksum."""
+    """Shipped weights by their bytes; other files by what their file system reports: size, time, checksum."""
     shipped = resources.files("longtake.pipeline.weights").joinpath(f"{model}.safetensors")
     if "/" not in model and shipped.is_file():
         return sha256(shipped.read_bytes()).hexdigest()
@@ -34,4 +34,4 @@ def _weights(model: str) -> str:
         files, path = fsspec.core.url_to_fs(model)
         return str(files.ukey(path))
     except (OSError, ValueError, ImportError):
-        return "none"  # untrained, or missing: the render will say so
+        return "none"  # untrained or missing; the render reports it

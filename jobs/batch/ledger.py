@@ -1,13 +1,13 @@
-"""The ledger of a batch: what became of every take, one small file each, the only truth that a second run believes.
+"""The ledger of a batch: the state of every take, in one small file each; it alone decides what a later run renders.
 
-    batch/takes/<id>.json       put as a whole whenever the take's state changes
+    batch/takes/<id>.json       rewritten as a whole whenever the take's state changes
 
         pending ──> running ──> done
-           ^           │──────> failed       and tried again: later, or by the next run
+           ^           │──────> failed       retried later, or by the next run
            └───────────┤
-         (stopped)     └──────> quarantined  and left alone until it is asked for, or its wish changes
+         (stopped)     └──────> quarantined  skipped until --retry-quarantined, or until the take is edited
 
-A take is tried by whoever finds it in any state but `done` and `quarantined`: a run that was killed leaves `running`.
+A run renders the takes in all states but `done` and `quarantined`; a run that was killed leaves `running` behind.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longtake.jobs.batch.identity import fingerprint
 from longtake.jobs.batch.manifest import TakeSpec
@@ -30,21 +30,22 @@ _READERS = 16
 
 
 class Record(BaseModel):
-    """One take as it stands.
+    """The state of one take.
 
     Args:
-        wish: what it was tried as; see `identity.fingerprint`.
-        attempts: how often it failed, and once more if it is done.
+        fingerprint: of the take when it was tried, from `identity.fingerprint`; its name in files is `wish`.
+        attempts: the number of failures, plus one if the take is done.
         cause: why it is not done.
-        seconds: from its start in a gang to its film; overhead is the part in which no act worked on a chunk.
-        spent_s: gang time of every attempt, those that failed included.
-        film_s: seconds of film wished for.
+        seconds: from its start in a gang to the finished film.
+        overhead_s: the part of `seconds` in which no stage worked on a chunk.
+        spent_s: gang time of all attempts, failed ones included.
+        film_s: the length of the film in seconds.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     id: str
-    storyboard: str
+    fingerprint: str = Field(alias="wish")
     state: State = "pending"
     attempts: int = 0
     cause: str = ""
@@ -58,10 +59,10 @@ class Record(BaseModel):
 
     @classmethod
     def of(cls, take: TakeSpec) -> Self:
-        """The record of a take that nobody has tried."""
+        """The record of a take that was never tried."""
         return cls(
             id=take.id,
-            storyboard=fingerprint(take),
+            fingerprint=fingerprint(take),
             film_s=take.film_s,
             output=take.output,
             project=take.project,
@@ -69,11 +70,11 @@ class Record(BaseModel):
         )
 
     def running(self) -> "Record":
-        """A gang has it."""
+        """The record while a gang renders the take."""
         return self.model_copy(update={"state": "running"})
 
     def done(self, seconds: float, overhead_s: float | None) -> "Record":
-        """Its film is there."""
+        """The record of a take whose film is finished."""
         return self.model_copy(
             update={
                 "state": "done",
@@ -86,20 +87,20 @@ class Record(BaseModel):
         )
 
     def failed(self, cause: str, seconds: float, *, retries: int) -> "Record":
-        """An attempt has failed: quarantined once it has had its retries."""
+        """The record after a failed attempt: quarantined once its retries are used up."""
         attempts = self.attempts + 1
         state = "failed" if attempts <= retries else "quarantined"
         update = {"state": state, "attempts": attempts, "cause": cause, "spent_s": self.spent_s + seconds}
         return self.model_copy(update=update)
 
     def left(self, state: State, seconds: float, cause: str = "") -> "Record":
-        """Somebody else kept it from being done; that is no attempt of its own."""
+        """The record after an attempt that ended for a reason outside the take, which does not count as an attempt."""
         return self.model_copy(update={"state": state, "spent_s": self.spent_s + seconds, "cause": cause})
 
 
 @dataclass(frozen=True)
 class Totals:
-    """A batch in numbers."""
+    """The totals of a batch."""
 
     states: Mapping[str, int]
     film_s: float
@@ -108,7 +109,7 @@ class Totals:
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
-        """The totals of `records`; `film_s` counts finished films, `left_film_s` those still to come."""
+        """The totals of `records`; `film_s` counts finished films, `left_film_s` unfinished ones."""
         records = list(records)
         return cls(
             Counter(record.state for record in records),
@@ -119,18 +120,18 @@ class Totals:
 
 
 class Ledger:
-    """The records of a batch's takes: read once, put whenever one changes.
+    """The records of a batch's takes: read once, each written whenever it changes.
 
     Args:
-        store: the batch's own folder.
-        takes: all takes of the manifest; what the folder knows of others is left alone.
-        retry_quarantined: whether quarantined takes are to be tried again.
+        store: the batch's folder.
+        takes: all takes of the manifest; records of other takes in the folder are not touched.
+        retry_quarantined: whether to retry quarantined takes.
     """
 
     def __init__(self, store: Store, takes: Sequence[TakeSpec], *, retry_quarantined: bool = False) -> None:
         self._store = store
-        with ThreadPoolExecutor(_READERS) as scheduler:
-            found = scheduler.map(lambda take: _standing(take, self._get(take), retry=retry_quarantined), takes)
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = readers.map(lambda take: _standing(take, self._get(take), retry=retry_quarantined), takes)
             self._records = {record.id: record for record in found}
 
     def __getitem__(self, name: str) -> Record:
@@ -138,16 +139,16 @@ class Ledger:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Every take's record, in the manifest's order."""
+        """The records of all takes, in the manifest's order."""
         return tuple(self._records.values())
 
     def put(self, record: Record) -> None:
-        """Keep a record. Raises `JournalError` where it cannot be written."""
+        """Write a record. Raises `JournalError` if it cannot be written."""
         try:
-            self._store.put(_name(record.id), record.model_dump_json(indent=1).encode())
+            self._store.put(_name(record.id), record.model_dump_json(indent=1, by_alias=True).encode())
         except OSError as error:
             raise JournalError(
-                f"{self._store.url_of(_name(record.id))} cannot be written ({error}); without its ledger the batch ends"
+                f"{self._store.url_of(_name(record.id))} cannot be written ({error}); the batch stops without it"
             ) from error
         self._records[record.id] = record
 
@@ -157,7 +158,7 @@ class Ledger:
         except FileNotFoundError:
             return None
         except ValidationError:
-            return None  # torn by a file system that lost power, or by hand; the take's own journal knows what is done
+            return None  # damaged by a power failure or by hand; the take's own journal knows which chunks are finished
 
 
 def _name(take: str) -> str:
@@ -165,11 +166,11 @@ def _name(take: str) -> str:
 
 
 def _standing(take: TakeSpec, found: Record | None, *, retry: bool) -> Record:
-    """Where a run begins with `take`, of which the ledger says `found`."""
+    """The record that a run starts from, given the record `found` in the ledger."""
     fresh = Record.of(take)
-    if found is None or found.storyboard != fresh.storyboard:
+    if found is None or found.fingerprint != fresh.fingerprint:
         return fresh
-    # Whom a take is for may change at any time; what became of it stays.
+    # Project and tags may change at any time and do not affect the state.
     known = found.model_copy(update={"project": take.project, "tags": take.tags})
     match found.state:
         case "done":

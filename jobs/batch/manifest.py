@@ -275,8 +275,8 @@ def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecE
         except SpecError as error:
             return error
 
-    with ThreadPoolExecutor(_READERS) as scheduler:
-        return dict(zip(names, scheduler.map(text, names), strict=True))
+    with ThreadPoolExecutor(_READERS) as readers:
+        return dict(zip(names, readers.map(text, names), strict=True))
 
 
 def _is_absolute(url: str) -> bool:

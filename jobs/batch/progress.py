@@ -12,12 +12,12 @@ from longtake.jobs.batch.ledger import ENDED, Ledger, Totals
 
 
 class BatchProgress:
-    """Draws a ledger as it changes; `with BatchProgress(ledger, num_gangs, console) as progress: progress.beat()`."""
+    """Draws a ledger as it changes: `with BatchProgress(ledger, num_gangs, console) as progress: progress.tick()`."""
 
     def __init__(self, ledger: Ledger, num_gangs: int, console: Console) -> None:
         self._ledger, self._num_gangs, self._console = ledger, num_gangs, console
         self._before = Totals.of(ledger.records)
-        self._told = {record.id for record in ledger.records if record.state == "quarantined"}
+        self._announced = {record.id for record in ledger.records if record.state == "quarantined"}
         self._bar = progress.Progress(
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
@@ -36,11 +36,11 @@ class BatchProgress:
         self._bar.stop()
 
     def tick(self) -> None:
-        """Draw what has changed, and say of each take that is quarantined why."""
+        """Redraw, and print the cause of each newly quarantined take."""
         records = self._ledger.records
         for record in records:
-            if record.state == "quarantined" and record.id not in self._told:
-                self._told.add(record.id)
+            if record.state == "quarantined" and record.id not in self._announced:
+                self._announced.add(record.id)
                 self._console.print(f"[red]{escape(record.id)} is quarantined:[/] {escape(record.cause)}")
         now = Totals.of(records)
         ended = sum(now.states.get(state, 0) for state in ENDED)
@@ -55,7 +55,7 @@ class BatchProgress:
         ]
         finished = now.states.get("done", 0) - self._before.states.get("done", 0)
         if finished:
-            parts.append(f"{60 * finished / max(elapsed_s, 1e-3):.3g} takes a minute")
+            parts.append(f"{60 * finished / max(elapsed_s, 1e-3):.3g} takes/min")
         left_s = eta_s(self._before, now, self._num_gangs)
         if left_s:
             parts.append(f"about {span(left_s)} left")
@@ -63,7 +63,7 @@ class BatchProgress:
 
 
 def eta_s(before: Totals, now: Totals, num_gangs: int) -> float | None:
-    """Seconds until all takes have ended, by what a second of film has cost since `before`; None with none finished."""
+    """Seconds until all takes have ended, from the cost of a second of film since `before`; None before the first."""
     film_s = now.film_s - before.film_s
     if film_s <= 0:
         return None
@@ -71,7 +71,7 @@ def eta_s(before: Totals, now: Totals, num_gangs: int) -> float | None:
 
 
 def span(seconds: float) -> str:
-    """A span of time for people: `12 s`, `3 min`, `2 h 05 min`."""
+    """A span of time in words: `12 s`, `3 min`, `2 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

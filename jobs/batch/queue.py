@@ -1,4 +1,4 @@
-"""Whose turn it is: higher priorities first, and among equal ones the projects in turn."""
+"""The order of the takes: higher priorities first; projects of equal priority round-robin."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ class _Delayed:
 class TakeQueue:
     """Takes that wait for a gang. Plain data: no clock, no threads.
 
-    Within a project takes keep their order, but for two things: a gang is given one of those that its actors suit, if
-    any of its project's next takes does, and one that failed waits for its time and is then the first.
+    Within a project, takes keep their order with two exceptions: a gang preferably receives a take that needs as many
+    ranks as its actors have, and a take that failed comes first once its waiting time is over.
     """
 
     def __init__(self, takes: Iterable[TakeSpec]) -> None:
         self._lines: dict[int, dict[str, deque[TakeSpec]]] = defaultdict(lambda: defaultdict(deque))
         self._delayed: list[_Delayed] = []
-        self._last_turn: dict[str, int] = {}
+        self._last_served: dict[str, int] = {}
         self._number = count()
         for take in takes:
             self._lines[take.priority][take.project].append(take)
@@ -35,7 +35,7 @@ class TakeQueue:
         return len(self._delayed) + sum(len(line) for lines in self._lines.values() for line in lines.values())
 
     def take(self, now: float, ranks: int | None = None) -> TakeSpec | None:
-        """The next take for a gang of `ranks`; None where nothing is ready yet."""
+        """The next take for a gang of `ranks`; None if none is ready."""
         while self._delayed and self._delayed[0].ready_at <= now:
             ready = heappop(self._delayed).take
             self._lines[ready.priority][ready.project].appendleft(ready)
@@ -44,13 +44,13 @@ class TakeQueue:
             return None
         lines = self._lines[priority]
         waiting = [project for project, line in lines.items() if line]
-        project = min(waiting, key=lambda project: self._last_turn.get(project, -1))
-        self._last_turn[project] = next(self._number)
+        project = min(waiting, key=lambda project: self._last_served.get(project, -1))
+        self._last_served[project] = next(self._number)
         line = lines[project]
         chosen = next((take for take in line if take.ranks == ranks), line[0])
         line.remove(chosen)
         return chosen
 
     def put_back(self, take: TakeSpec, ready_at: float) -> None:
-        """Let a take wait again, until `ready_at` at least."""
+        """Queue a take again, not to be taken before `ready_at`."""
         heappush(self._delayed, _Delayed(ready_at, next(self._number), take))

@@ -1,4 +1,4 @@
-"""The report of a batch: what was rendered, how long it took, what it cost, and what failed; as JSON and as a page."""
+"""The report of a batch, as JSON and as a page: what was rendered, times, costs and failure causes."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ _PAGE = Template(resources.files("longtake.jobs").joinpath("batch/report.html").
 _MOST_ROWS = 2000
 
 PAGE = "report.html"
-"""The page's name in the batch's own folder."""
+"""The name of the page in the batch's folder."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Run:
 
     Args:
         seconds: from reading the manifest to the end.
-        finished: takes that this run has finished.
-        stopped: whether it was told to end before it was through.
+        finished: the number of takes that this run finished.
+        stopped: whether the run was stopped with takes unfinished.
         price_per_hour: of one gang, in any currency.
     """
 
@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """All takes of a batch as they stand, and the run that led there; `url` is where the page is."""
+    """The state of all takes after a run; `url` is where the page is."""
 
     run: Run
     records: Sequence[Record]
@@ -54,17 +54,17 @@ class Report:
 
     @property
     def cost(self) -> float | None:
-        """What all attempts of all takes have cost, in whichever run; None without a price."""
+        """The cost of all attempts of all takes, over all runs; None without a price."""
         price = self.run.price_per_hour
         return None if price is None else price * self.totals.spent_s / 3600
 
     @property
     def cost_per_film_minute(self) -> float | None:
-        """The same by minute of finished film: failures make films dearer."""
+        """The cost per minute of finished film, with the cost of failed attempts; None without a price or a film."""
         return None if self.cost is None or not self.totals.film_s else 60 * self.cost / self.totals.film_s
 
     def figures(self) -> dict[str, Any]:
-        """The batch in numbers."""
+        """The figures of the batch."""
         seconds = [record.seconds for record in self.records if record.seconds is not None]
         overheads = [record.overhead_s for record in self.records if record.overhead_s is not None]
         return {
@@ -81,16 +81,16 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """Everything, for programs."""
+        """The run, the figures and all takes as JSON."""
         whole = {
             "run": vars(self.run),
             "figures": self.figures(),
-            "takes": [record.model_dump() for record in self.records],
+            "takes": [record.model_dump(by_alias=True) for record in self.records],
         }
         return json.dumps(whole, indent=1)
 
     def to_html(self) -> str:
-        """The page: one file that needs nothing else."""
+        """The page as one self-contained file."""
         states = self.totals.states
         return _PAGE.substitute(
             title=escape(self.run.manifest.rsplit("/", 1)[-1]),
@@ -108,7 +108,7 @@ class Report:
 
     def _about(self) -> Iterable[str]:
         yield f"{len(self.records)} takes"
-        yield f"last run {span(self.run.seconds)}, gangs: {self.run.num_gangs}"
+        yield f"last run: {span(self.run.seconds)}, {self.run.num_gangs} gangs"
         yield self.run.root
 
 
@@ -141,18 +141,22 @@ def _cards(report: Report) -> Iterable[str]:
     yield _card("Takes done", f"{figures['done']} of {figures['takes']}", f"{run.finished} by the last run")
     yield _card("Film", span(figures["film_s"]), f"in {span(figures['spent_s'])} of gang time")
     if run.finished and run.seconds > 0:
-        yield _card("Pace", f"{60 * run.finished / run.seconds:.3g} a minute", "takes, in the last run")
+        yield _card("Speed", f"{60 * run.finished / run.seconds:.3g}/min", "takes in the last run")
     if figures["median_seconds_per_take"] is not None:
         yield _card(
-            "A take", _short(figures["median_seconds_per_take"]), f"median; {_short(figures['longest_take_s'])} at most"
+            "Time per take",
+            _short(figures["median_seconds_per_take"]),
+            f"median; {_short(figures['longest_take_s'])} at most",
         )
     if figures["median_overhead_s"] is not None:
-        yield _card("Overhead", _short(figures["median_overhead_s"]), "median of a take: no act at work")
+        yield _card("Overhead", _short(figures["median_overhead_s"]), "median per take; no stage was working")
     yield _card("Failed attempts", str(figures["failed_attempts"]), f"{figures['quarantined']} takes quarantined")
     if figures["cost_per_film_minute"] is not None:
-        price = f"{run.price_per_hour:g} an hour of a gang"
+        price = f"{run.price_per_hour:g} per gang hour"
         yield _card(
-            "A minute of film", f"{figures['cost_per_film_minute']:.3g}", f"{figures['cost']:.3g} in all, at {price}"
+            "Cost per minute of film",
+            f"{figures['cost_per_film_minute']:.3g}",
+            f"{figures['cost']:.3g} in total, at {price}",
         )
 
 
@@ -163,7 +167,7 @@ def _card(title: str, value: str, note: str) -> str:
 def _sections(records: Sequence[Record]) -> Iterable[str]:
     broken = [record for record in records if record.state in ("quarantined", "failed")]
     if broken:
-        yield "<h2>What failed</h2><p>Quarantined takes wait for --retry-quarantined, or until they are edited.</p>"
+        yield "<h2>Failures</h2><p>Quarantined takes are retried once they are edited, or with --retry-quarantined.</p>"
         yield _table(broken, ("take", "", "attempts", "cause"), _failure)
     projects = dict.fromkeys(record.project for record in records)
     if len(projects) > 1:
@@ -171,8 +175,8 @@ def _sections(records: Sequence[Record]) -> Iterable[str]:
         rows = "".join(map(_project, of.items()))
         yield f"<h2>Projects</h2><table>{_head(('project', 'takes', 'done', 'film', 'gang time'))}{rows}</table>"
     shown = sorted(records, key=lambda record: -record.spent_s)[:_MOST_ROWS]
-    yield f"<h2>Takes</h2><p>The {len(shown)} that took longest, longest first.</p>"
-    yield _table(shown, ("take", "", "project", "tags", "film", "seconds", "overhead", "attempts", "where"), _take)
+    yield f"<h2>Takes</h2><p>The {len(shown)} longest, by gang time.</p>"
+    yield _table(shown, ("take", "", "project", "tags", "film", "seconds", "overhead", "attempts", "output"), _take)
 
 
 def _table(records: Iterable[Record], head: Iterable[str], row: Any) -> str:

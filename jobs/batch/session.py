@@ -12,7 +12,7 @@ from longtake.actors.cluster import joined
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Resources, Timeouts
-from longtake.jobs.batch.busy_time import Work
+from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.scheduler import Rendered, RenderSession
@@ -68,7 +68,7 @@ class RaySession:
 
     def render(self, tick: Callable[[], None]) -> Rendered:
         """See `RenderSession.render`."""
-        take, pool, work = self._take, self.pool, Work()
+        take, pool, work = self._take, self.pool, BusyTime()
         assert take is not None, "`ready` comes first"
         assert pool is not None, "`ready` comes first"
 

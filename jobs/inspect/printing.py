@@ -1,4 +1,4 @@
-"""`longtake inspect`: what a film is like, measured and judged."""
+"""Measures a film and prints the figures with their grades."""
 
 import json
 from dataclasses import asdict
@@ -22,7 +22,7 @@ _WORDS = {"good": "good", "look": "look", "bad": "bad", "told": ""}
 def inspect_command(
     place: str, against: str | None, chunk: str | None, *, as_json: bool, html: Path | None, sheet: Path | None
 ) -> None:
-    """Measure the film at `place` and print what was found; write a page too, where one is asked for."""
+    """Measure the film at `place`, print the figures, and write a page and a contact sheet if requested."""
     torch.set_num_threads(1)
     film = inspect_film(open_subject(place, chunk))
     comparison = None if against is None else compare_films(film.subject.url, open_subject(against).url)
@@ -66,12 +66,12 @@ def _print(film: Inspection, comparison: Comparison | None, console: Console) ->
         table.add_row(verdict.title, verdict.shown, grade, verdict.limit, Text(verdict.says, style="bright_black"))
     console.print(table)
     if comparison is not None:
-        console.print(_compared(comparison), highlight=False)
-    for lack in film.missing:
-        console.print(lack, style="bright_black")
+        console.print(_describe(comparison), highlight=False)
+    for missing in film.missing:
+        console.print(missing, style="bright_black")
 
 
-def _compared(comparison: Comparison) -> str:
+def _describe(comparison: Comparison) -> str:
     length = "" if not comparison.extra_frames else f"; the other is {comparison.extra_frames:+d} frames longer"
     if comparison.psnr_db is None:
         alike = f"All {comparison.frames} frames are equal"

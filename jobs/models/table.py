@@ -1,4 +1,4 @@
-"""`longtake models`: what is known to render here, and what it asks for."""
+"""The table of `longtake models`: the models that longtake renders, with their licence, size and memory."""
 
 import json
 from typing import Any
@@ -12,25 +12,25 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.weights.licence import terms_of
 from longtake.pipeline.weights.load import EMBEDDED, load_model
 
-WISH = "{{model: {name}, sampling: {{guidance: 1}}, scenes: [{{prompt: a red circle rests, duration: 60s}}]}}"
+STORYBOARD = "{{model: {name}, sampling: {{guidance: 1}}, scenes: [{{prompt: a red circle rests, duration: 60s}}]}}"
 
 FOOTNOTE = """\
-GiB are those of the denoisers in bfloat16 (the embedded models in float32) and of the KV store for one guidance branch;
-a guidance other than 1 has two. They stay as they are, however long the film. A denoiser's passes, the text encoder and
-the codecs come on top; the latter two belong to other actors. Models of the segment rollout keep no KV store.
-Any other folder, repository or URL of these families in diffusers' format is opened as well; see also
-`longtake render --help`. Checkpoints are converted first: longtake convert CHECKPOINT OUT --base MODEL."""
+Memory is that of the denoiser's weights in bfloat16 (built-in models: float32) and of the KV store for one guidance
+branch; a guidance other than 1 needs two. It does not grow with the length of the film. The activations of a pass, the
+text encoder and the codecs need memory too; the latter two are in other actors. Segment rollouts have no KV store.
+Any folder, repository or URL of these families in diffusers' format can be rendered as well: see
+`longtake render --help`. Convert other checkpoints first: longtake convert CHECKPOINT OUT --base MODEL."""
 
 
 def print_models(*, as_json: bool) -> None:
-    """Print a row for every model; its sizes are computed here."""
+    """Print one row for each model; its sizes are computed from its configuration."""
     rows = [*(_embedded(name) for name in EMBEDDED), *(_known(known) for known in KNOWN)]
     if as_json:
         print(json.dumps({"models": rows}))
         return
     table = Table("model", "rollout", "licence", "parameters", "weights", "memory", box=None)
     for row in rows:
-        memory = [f"{there['width']}x{there['height']}: {_gib(there['gib'])}" for there in row["memory"]]
+        memory = [f"{one['width']}x{one['height']}: {_gib(one['gib'])}" for one in row["memory"]]
         name = f"{row['name']} (convert)" if row["convert"] else row["name"]
         sizes = (_count(row["parameters"]), _gib(row["weights_gib"]))
         table.add_row(name, row["rollout"], row["licence"], *sizes, "\n".join(memory))
@@ -53,20 +53,35 @@ def _count(parameters: int) -> str:
 def _embedded(name: str) -> dict[str, Any]:
     model = load_model(name)
     weights = list(model.parameters())
-    held = sum(weight.nbytes for weight in weights)
-    storyboard = parse_storyboard(WISH.format(name=name))
+    weights_bytes = sum(weight.nbytes for weight in weights)
+    storyboard = parse_storyboard(STORYBOARD.format(name=name))
     size = (storyboard.video.width, storyboard.video.height)
-    memory = _memory(size, held, kv_bytes(plan_film(storyboard, model), model))
+    memory = _memory(size, weights_bytes, kv_bytes(plan_film(storyboard, model), model))
     parameters = sum(weight.numel() for weight in weights)
-    return _row(name, "embedded", "causal", "apache-2.0", parameters, held, [memory], convert=False)
+    return _row(
+        name=name,
+        family="embedded",
+        rollout="causal",
+        licence="apache-2.0",
+        parameters=parameters,
+        weights_bytes=weights_bytes,
+        memory=[memory],
+        convert=False,
+    )
 
 
 def _known(known: Known) -> dict[str, Any]:
     parameters = known.num_parameters
-    held = ITEM_BYTES * parameters
-    memory = [_memory(size, held, known.kv_bytes(size)) for size in known.sizes]
+    weights_bytes = ITEM_BYTES * parameters
+    memory = [_memory(size, weights_bytes, known.kv_bytes(size)) for size in known.sizes]
     return _row(
-        *(known.name, known.family, known.rollout, known.licence, parameters, held, memory),
+        name=known.name,
+        family=known.family,
+        rollout=known.rollout,
+        licence=known.licence,
+        parameters=parameters,
+        weights_bytes=weights_bytes,
+        memory=memory,
         convert=known.recipe is not None,
     )
 
@@ -75,8 +90,17 @@ def _memory(size: Size, weights: int, kv: int) -> dict[str, Any]:
     return {"width": size[0], "height": size[1], "kv_gib": kv / 2**30, "gib": (weights + kv) / 2**30}
 
 
-def _row(*values: Any, convert: bool) -> dict[str, Any]:
-    name, family, rollout, licence, parameters, weights, memory = values
+def _row(
+    *,
+    name: str,
+    family: str,
+    rollout: str,
+    licence: str,
+    parameters: int,
+    weights_bytes: int,
+    memory: list[dict[str, Any]],
+    convert: bool,
+) -> dict[str, Any]:
     return {
         "name": name,
         "family": family,
@@ -84,7 +108,7 @@ def _row(*values: Any, convert: bool) -> dict[str, Any]:
         "licence": licence,
         "terms": terms_of(licence),
         "parameters": parameters,
-        "weights_gib": weights / 2**30,
+        "weights_gib": weights_bytes / 2**30,
         "memory": memory,
         "convert": convert,
     }

@@ -1,4 +1,4 @@
-"""`longtake status`: how far a take is, from anywhere that reads its store."""
+"""Prints the progress of a take, from any machine that can read its output folder."""
 
 from time import sleep
 
@@ -16,7 +16,7 @@ _SCENES_SHOWN = 12
 
 
 def print_status(output: str, *, watch: bool, as_json: bool) -> None:
-    """Print the status of the take in `output`; with `watch`, once a second until it has ended or Ctrl-C."""
+    """Print the status of the take in `output`; with `watch`, refresh it every second until the end or Ctrl-C."""
     reader, console = TakeReader(Store(output)), Console()
     status = reader.read()
     try:
@@ -25,32 +25,32 @@ def print_status(output: str, *, watch: bool, as_json: bool) -> None:
         elif watch:
             _watch(reader, status, console)
         else:
-            console.print(_drawn(status))
+            console.print(_layout(status))
     except KeyboardInterrupt:
         return
 
 
 def _print_json(reader: TakeReader, status: Status, *, watch: bool) -> None:
     print(status.model_dump_json(), flush=True)
-    while watch and _goes_on(status):
+    while watch and _is_running(status):
         sleep(1)
         status = reader.read()
         print(status.model_dump_json(), flush=True)
 
 
 def _watch(reader: TakeReader, status: Status, console: Console) -> None:
-    with Live(_drawn(status), console=console, auto_refresh=False) as live:
-        while _goes_on(status):
+    with Live(_layout(status), console=console, auto_refresh=False) as live:
+        while _is_running(status):
             sleep(1)
             status = reader.read()
-            live.update(_drawn(status), refresh=True)
+            live.update(_layout(status), refresh=True)
 
 
-def _goes_on(status: Status) -> bool:
+def _is_running(status: Status) -> bool:
     return status.state in ("rendering", "stalled")
 
 
-def _drawn(status: Status) -> Group:
+def _layout(status: Status) -> Group:
     head = Text.assemble((status.title, "bold"), "  ", (status.state, _COLOURS[status.state]), "  ", _pace(status))
     trouble = [Text(status.error, style="red")] if status.error else []
     return Group(head, *trouble, Text(status.summary), "", _acts(status), "", _scenes(status))
@@ -66,7 +66,7 @@ def _pace(status: Status) -> str:
 
 
 def _acts(status: Status) -> Table:
-    table = Table("act", "", "chunks", "kept", "median", "last", box=None, pad_edge=False)
+    table = Table("stage", "", "chunks", "kept", "median", "last", box=None, pad_edge=False)
     for act in status.acts:
         table.add_row(
             act.act,
@@ -81,7 +81,7 @@ def _acts(status: Status) -> Table:
 
 def _scenes(status: Status) -> Table:
     table = Table("scene", "opens", "from", "to", "chunks", "prompt", box=None, pad_edge=False)
-    # Of a film of many scenes, those around the one that is being rendered.
+    # In a film of many scenes, only those around the one that is being rendered are shown.
     unfinished = [i for i, scene in enumerate(status.scenes) if scene.chunks[0] + scene.published < scene.chunks[1]]
     current = unfinished[0] if unfinished else len(status.scenes)
     first = max(0, min(current - _SCENES_SHOWN // 2, len(status.scenes) - _SCENES_SHOWN))

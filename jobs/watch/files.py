@@ -1,4 +1,4 @@
-"""Files of a take as the page may fetch them: a type, a size, and any part of the bytes."""
+"""The files of a take that the page may fetch: a type, a size, and any range of bytes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True)
 class TakeFile:
-    """An open file: its MIME type, its length in bytes, and its bytes from one offset to another."""
+    """An open file: its MIME type, its size in bytes, and a function that reads bytes [start, stop)."""
 
     content_type: str
     size: int
@@ -32,10 +32,10 @@ class TakeFile:
 
 @contextmanager
 def opened(store: Store, name: str) -> Iterator[TakeFile]:
-    """The file under `name`, for as long as the block runs, even if a newer one takes its place meanwhile.
+    """The file called `name`; within the block it stays the same, even if a newer one replaces it.
 
     Raises:
-        FileNotFoundError: there is none; `name` is of a kind that no page needs, or leads out of the store.
+        FileNotFoundError: it does not exist, is of a type that the page does not need, or is outside the store.
     """
     content_type = CONTENT_TYPES.get(PurePosixPath(name).suffix)
     if content_type is None:

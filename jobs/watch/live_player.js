@@ -1,8 +1,8 @@
-// Plays a film that is still being rendered: a growing HLS playlist (fMP4, picture and sound apart) through Media
-// Source Extensions. Browsers' own HLS players skip segments of a playlist that grows faster than it plays, or have none.
+// Plays a film that is still being rendered: a growing HLS playlist (fMP4, picture and sound separate) through Media
+// Source Extensions. Native HLS players skip segments of a playlist that grows faster than it plays, or are missing.
 //
-// Only a window around the playhead is held, so that an hour takes no more memory than a minute, and seeking anywhere
-// in the published part fetches what it needs. A segment that a newer playlist replaced is fetched again.
+// Only a window around the playhead is buffered, so that an hour takes no more memory than a minute; seeking fetches
+// what it needs. A segment that a newer playlist replaces is fetched again.
 
 const AHEAD_S = 30;
 const BEHIND_S = 15;
@@ -43,7 +43,7 @@ class Rendition {
     if (!this.list.ended) this.list = parsePlaylist(await (await get(this.url, this.signal)).text());
   }
 
-  // Asks the buffer, not a list of what was appended: a browser short of memory drops what it likes.
+  // Checks the buffer, not a list of appended segments: a browser that is short of memory drops any of them.
   missing(index) {
     const {uri, start, stop} = this.list.segments[index], middle = (start + stop) / 2;
     return this.shown.get(index) !== uri || !this.ranges.some(([from, to]) => from <= middle && middle < to);
@@ -54,7 +54,7 @@ class Rendition {
   async fill(playhead) {
     const {segments} = this.list, reach = playhead() + this.ahead;
     for (let i = segments.findIndex(({stop}) => stop > playhead()); i >= 0 && i < segments.length; i++) {
-      // After a seek, what was wanted before is no longer.
+      // After a seek, segments that were needed before no longer are.
       if (segments[i].start > reach || segments[i].start > playhead() + this.ahead) break;
       if (segments[i].stop > playhead() && this.missing(i)) await this.append(i, playhead);
     }
@@ -88,14 +88,14 @@ class Rendition {
     for (const [index, {start, stop}] of this.list.segments.entries()) {
       const far = stop < playhead - BEHIND_S || start > playhead + this.ahead + BEHIND_S;
       if (!far || !this.shown.delete(index)) continue;
-      this.buffer.remove(Math.max(0, start - 0.001), stop - 0.005);  // playlists round; a neighbour's key frame stays
+      this.buffer.remove(Math.max(0, start - 0.001), stop - 0.005);  // playlists round times; keep the next segment's key frame
       await once(this.buffer, "updateend");
     }
   }
 }
 
 export class LivePlayer {
-  // `url` names the master playlist; it has to be there. `onFailure(error)` is told once, after which nothing moves.
+  // `url` is the master playlist, which must exist. `onFailure(error)` is called once; the player has stopped then.
   constructor(video, url, {pollMs = 500, onFailure = console.error} = {}) {
     this.video = video;
     this.url = new URL(url, location.href);
@@ -128,7 +128,7 @@ export class LivePlayer {
     if (sound) add("audio", "audio/mp4", sound);
     while (!signal.aborted) {
       await Promise.all(this.renditions.map(rendition => this.advance(rendition)));
-      this.tellExtent();
+      this.setExtent();
       await this.pause();
     }
   }
@@ -138,7 +138,7 @@ export class LivePlayer {
     await rendition.fill(() => this.video.currentTime);
   }
 
-  tellExtent() {
+  setExtent() {
     if (this.source.readyState !== "open") return;
     if (this.renditions.every(({whole}) => whole)) this.source.endOfStream();
     else if (this.source.duration === Infinity && this.publishedS) this.source.setLiveSeekableRange(0, this.publishedS);

@@ -1,4 +1,4 @@
-// The page of `longtake watch`: asks once a second how far the take is, and shows it.
+// The page of `longtake watch`: requests the progress of the take once a second, and shows it.
 
 import {LivePlayer} from "/live_player.js";
 
@@ -13,7 +13,7 @@ const part = (value, whole) => `${(100 * value / (whole || 1)).toFixed(3)}%`;
 
 let status = null, player = null, showing = null, shownRun = 0, nextEvent = 0;
 
-// ---------------------------------------------------------------- words
+// ---------------------------------------------------------------- formatting
 
 function clock(seconds, digits = 0) {
   const unit = 10 ** digits, all = Math.floor(seconds * unit + 1e-6) / unit;
@@ -23,7 +23,7 @@ function clock(seconds, digits = 0) {
 }
 
 function span(seconds) {
-  if (seconds < 1) return "moments";
+  if (seconds < 1) return "under 1 s";
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   return `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
@@ -37,12 +37,12 @@ function work(seconds) {
 function words({event, time, ...fields}) {
   const [act, what] = event.split(".");
   if (what === "chunk") return ["chunk", `${act.padEnd(8)} chunk ${String(fields.chunk).padEnd(5)} ${work(fields.seconds)}`];
-  if (event === "road.start") return ["", `a render begins: ${fields.road}, torch ${fields.torch}, ${fields.threads} thread${fields.threads > 1 ? "s" : ""}`];
+  if (event === "road.start") return ["", `render started: ${fields.road}, torch ${fields.torch}, ${fields.threads} thread${fields.threads > 1 ? "s" : ""}`];
   if (event === "film.start") {
-    const kept = fields.kept_latents ? `; ${fields.kept_latents} denoised and ${fields.kept_segments} encoded before` : "";
-    return ["", `the film: ${fields.chunks} chunks, ${fields.frames} frames${kept}`];
+    const kept = fields.kept_latents ? `; reused: ${fields.kept_latents} denoised, ${fields.kept_segments} encoded` : "";
+    return ["", `film: ${fields.chunks} chunks, ${fields.frames} frames${kept}`];
   }
-  if (event === "film.done") return ["good", `the film is whole: ${fields.url}`];
+  if (event === "film.done") return ["good", `film complete: ${fields.url}`];
   if (event === "road.failed") return ["bad", `${fields.error}: ${fields.message}`];
   return ["", `${event} ${Object.entries(fields).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(" ")}`];
 }
@@ -54,7 +54,7 @@ function follow() {
   const over = showing !== MASTER || player?.renditions.every(({list}) => list.ended);
   if (plays && (!showing || (runs !== shownRun && over && plays === MASTER))) show(plays);
   $("stage").classList.toggle("empty", !showing);
-  tell();
+  showNotice();
 }
 
 function show(name) {
@@ -62,26 +62,26 @@ function show(name) {
   showing = name;
   shownRun = status.runs;
   if (name === MASTER) {
-    player = new LivePlayer(video, `/take/${MASTER}`, {onFailure: error => stumble(String(error.message ?? error))});
+    player = new LivePlayer(video, `/take/${MASTER}`, {onFailure: error => retry(String(error.message ?? error))});
   } else {
     player = null;
     video.src = `/take/${name.split("/").map(encodeURIComponent).join("/")}`;
   }
-  video.play().catch(() => {});  // a browser may want a click first
+  video.play().catch(() => {});  // a browser may require a click first
 }
 
-function stumble(why) {
+function retry(why) {
   console.warn(why);
-  showing = null;  // tried again with the next status
+  showing = null;  // retried with the next status
   shownRun = 0;
 }
 
-function tell() {
+function showNotice() {
   let text = "";
   if (!showing) {
-    text = status.state === "rendering" ? "The first chunk is being rendered …" : "Nothing can be shown of this take.";
+    text = status.state === "rendering" ? "The first chunk is being rendered …" : "No chunk of this take can be played yet.";
   } else if (video.readyState < 3 && !video.ended && !video.seeking && video.currentTime > status.published_s - 2) {
-    text = status.state === "rendering" ? "Rendering the next chunk …" : status.state === "done" ? "" : "The take ends here so far.";
+    text = status.state === "rendering" ? "Rendering the next chunk …" : status.state === "done" ? "" : "The finished part ends here.";
   }
   if ($("notice").textContent !== text) $("notice").textContent = text;
 }
@@ -103,7 +103,7 @@ function move() {
   if ($("scene").dataset.index !== String(index)) {
     const {prompt, cut} = status.scenes[index];
     $("scene").dataset.index = index;
-    $("scene").replaceChildren(`Scene ${index + 1} of ${status.scenes.length}${index ? cut ? ", after a cut" : ", goes on" : ""}: `, make("b", "", prompt));
+    $("scene").replaceChildren(`Scene ${index + 1} of ${status.scenes.length}${index ? cut ? ", after a cut" : ", continued" : ""}: `, make("b", "", prompt));
   }
 }
 
@@ -112,13 +112,13 @@ function frame() {
   requestAnimationFrame(frame);
 }
 
-// ---------------------------------------------------------------- what the status says
+// ---------------------------------------------------------------- the status
 
 function drawHead() {
   const names = {rendering: "rendering", done: "done", failed: "failed", interrupted: "interrupted", stalled: "stalled"};
   document.title = `${status.title} · ${status.state === "rendering" ? part(status.published, status.chunks).split(".")[0] + "%" : names[status.state]}`;
   $("title").textContent = status.title;
-  $("about").textContent = [`${status.model} model`, status.road && `${status.road} road`].filter(Boolean).join(" · ");
+  $("about").textContent = [`${status.model} model`, status.road].filter(Boolean).join(" · ");
   state(status.state, names[status.state]);
   const troubled = !["rendering", "done"].includes(status.state);
   $("trouble").hidden = !troubled;
@@ -192,7 +192,7 @@ function drawActs() {
   });
   const kept = Math.max(...status.acts.map(({kept}) => kept));
   $("kept").hidden = !kept;
-  $("kept").textContent = `Darker: kept from an earlier render (${kept} of ${status.chunks} chunks).`;
+  $("kept").textContent = `Darker: reused from an earlier render (${kept} of ${status.chunks} chunks).`;
 }
 
 let drawnChunks = "";
@@ -229,10 +229,10 @@ function drawChart() {
     return bar;
   }));
   if (near) svg.append(shape("line", {x1: 0, x2: slots, y1: top - realtime, y2: top - realtime}));
-  $("chart-realtime").textContent = near ? "one chunk of film" : "";
+  $("chart-realtime").textContent = near ? "real time" : "";
   $("chart-realtime").style.top = part(top - realtime, top);
-  $("chart-top").textContent = chunks.length ? `${work(most)} at most` : "no chunk yet";
-  $("chart-span").textContent = chunks.length ? `work on chunks ${chunks[0]} to ${chunks.at(-1)}, by act` : "";
+  $("chart-top").textContent = chunks.length ? `${work(most)} at most` : "no chunks yet";
+  $("chart-span").textContent = chunks.length ? `work on chunks ${chunks[0]} to ${chunks.at(-1)}, by stage` : "";
 }
 
 // ---------------------------------------------------------------- the event log
@@ -265,16 +265,16 @@ async function update() {
     for (const draw of [drawHead, drawFigures, drawTimeline, drawActs, drawChart, follow]) draw();
     drawLog(events);
   } catch (error) {
-    state("unreachable", "out of reach");
+    state("unreachable", "unreachable");
     $("trouble").hidden = false;
     $("trouble").textContent = error instanceof TypeError
-      ? "longtake watch does not answer any more; start it again in its terminal. The render itself does not need it."
+      ? "longtake watch no longer answers; start it again in a terminal. The render itself does not depend on it."
       : error.message;
   }
   setTimeout(update, POLL_MS);
 }
 
-// ---------------------------------------------------------------- hands
+// ---------------------------------------------------------------- controls
 
 const playOrPause = () => video.paused ? video.play().catch(() => {}) : video.pause();
 const mute = () => { video.muted = !video.muted; };
@@ -282,10 +282,10 @@ const full = () => document.fullscreenElement ? document.exitFullscreen() : $("s
 const keys = {" ": playOrPause, k: playOrPause, m: mute, f: full, End: newest, Home: () => seek(0),
   ArrowLeft: () => seek(video.currentTime - 2), ArrowRight: () => seek(video.currentTime + 2)};
 
-video.muted = true;  // or no browser lets it begin by itself
+video.muted = true;  // otherwise browsers do not start it automatically
 for (const type of ["play", "pause", "volumechange", "ended"]) video.addEventListener(type, reflect);
-for (const type of ["waiting", "playing", "seeked", "timeupdate"]) video.addEventListener(type, () => status && tell());
-video.addEventListener("error", () => showing && stumble(`the film cannot be played: ${video.error.message}`));
+for (const type of ["waiting", "playing", "seeked", "timeupdate"]) video.addEventListener(type, () => status && showNotice());
+video.addEventListener("error", () => showing && retry(`the film cannot be played: ${video.error.message}`));
 video.addEventListener("click", playOrPause);
 $("play").addEventListener("click", playOrPause);
 $("mute").addEventListener("click", mute);

@@ -1,6 +1,6 @@
-"""A web server for one take and one viewer: loopback only, read only, no script from anywhere else.
+"""A read-only web server for one take, on the loopback interface; the page loads no scripts from elsewhere.
 
-/                  the page                /status.json       how far the take is
+/                  the page                /status.json       the progress of the take
 /page.js ...       its parts               /events?from=N     the event log from event N on, at most the latest 400
                                            /take/NAME         a file of the take, such as live/master.m3u8
 """
@@ -41,13 +41,13 @@ _BLOCK = 1 << 20
 
 
 class WatchServer(ThreadingHTTPServer):
-    """Serves a take; raises SpecError where the store holds none.
+    """Serves a take. Raises `SpecError` if the store holds none.
 
     Args:
-        port: 0 for any free one.
+        port: 0 means any free port.
     """
 
-    daemon_threads = True  # a browser keeps its connections open, and must not keep us
+    daemon_threads = True  # a browser keeps its connections open, which must not keep this process alive
 
     def __init__(self, store: Store, port: int = 0) -> None:
         self.store, self.take = store, _SharedTake(store)
@@ -60,7 +60,7 @@ class WatchServer(ThreadingHTTPServer):
 
 
 class _SharedTake:
-    """One reader for all of the server's threads, which reads at most four times a second."""
+    """One reader for all threads of the server; it reads the take at most four times a second."""
 
     def __init__(self, store: Store) -> None:
         self._reader, self._lock = TakeReader(store), threading.Lock()
@@ -72,7 +72,7 @@ class _SharedTake:
             return self._status
 
     def events(self, start: int) -> dict[str, Any]:
-        """The events from number `start` on that are still held; all of those if the log has been begun anew."""
+        """The events from number `start` on that are in memory; all of those if the log was restarted."""
         with self._lock:
             self._refresh()
             held, count = self._reader.events, self._reader.num_events
@@ -87,15 +87,15 @@ class _SharedTake:
 class _Handler(BaseHTTPRequestHandler):
     server: WatchServer
     protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds a silent connection is kept
+    timeout = 60  # seconds until an idle connection is closed
 
     def do_GET(self) -> None:
         try:
             self._route()
         except ConnectionError:
-            self.close_connection = True  # the viewer left, or has seeked elsewhere
+            self.close_connection = True  # the viewer has left, or has seeked
         except FileNotFoundError:
-            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
         except (LongtakeError, OSError) as error:
             body = json.dumps({"error": str(error)}).encode()
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", body)
@@ -103,8 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def _route(self) -> None:
-        if not self._asked_by_this_machine():
-            self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"this page is for this machine only\n")
+        if not self._is_from_this_machine():
+            self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"only this machine may open this page\n")
             return
         path, _, query = self.path.partition("?")
         if path in PAGE:
@@ -121,8 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             raise FileNotFoundError(path)
 
-    def _asked_by_this_machine(self) -> bool:
-        # A foreign page can point its own name at 127.0.0.1, but it cannot change the Host that its visitors send.
+    def _is_from_this_machine(self) -> bool:
+        # A foreign site can make its name resolve to 127.0.0.1, but not change the Host header of its visitors.
         return _LOOPBACK.fullmatch(self.headers.get("Host", "")) is not None
 
     def _send_file(self, name: str) -> None:
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(file.read(block.start, block.stop))
 
     def _range(self, size: int) -> range | None:
-        """What a Range header asks for (RFC 9110, 14.2): empty if it lies outside, None if there is none we serve."""
+        """The requested range (RFC 9110, 14.2): empty if outside the file, None without a supported Range header."""
         unit, _, span = self.headers.get("Range", "").partition("=")
         first, dash, last = span.strip().partition("-")
         if unit != "bytes" or not dash or not (first + last).isdecimal():
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Keep the terminal for the render's own words."""
+        """Log no requests, to keep the terminal clear."""
 
 
 def _blocks(span: range) -> Iterator[range]:

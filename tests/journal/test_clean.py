@@ -2,8 +2,8 @@ from contextlib import suppress
 
 import pytest
 
-from longtake.jobs.cancel import cancel_command
-from longtake.jobs.clean import print_cleaned
+from longtake.jobs.cancel import command as cancel_command
+from longtake.jobs.clean import command as clean_command
 from longtake.pipeline.errors import JournalError, SpecError
 from longtake.pipeline.journal.cancel import cancelled, request_cancel
 from longtake.pipeline.journal.clean import clean
@@ -38,8 +38,8 @@ def test_cleaning_removes_what_no_manifest_names_and_nothing_else(take, capsys):
         take.put(name, bytes(size))
     littered = take.list()
     assert LITTER.items() <= clean(take, dry_run=True).items()
-    print_cleaned(take.url, dry_run=True)
-    assert "would be removed" in capsys.readouterr().out
+    clean_command(take.url, dry_run=True)
+    assert "would be deleted" in capsys.readouterr().out
     assert take.list() == littered
     assert clean(take).items() >= LITTER.items()
     assert {name for name in take.list() if "writer" not in name} == {name for name in kept if "writer" not in name}
@@ -60,13 +60,13 @@ def test_cleaning_is_refused_while_somebody_writes_and_where_no_take_is(take, tm
 def test_a_request_to_stop_reaches_the_owner_it_was_meant_for_only(take, capsys):
     assert request_cancel(take) is None
     cancel_command(take.url, wait_s=0)
-    assert "Nobody is rendering" in capsys.readouterr().out
+    assert "No render owns" in capsys.readouterr().out
     with sole_writer(take) as owner:
         assert not cancelled(take)
         assert request_cancel(Store(take.url)) == owner_of(take)
         assert request_cancel(take).token == owner.token
         assert cancelled(take)
-        with pytest.raises(JournalError, match="has not let go"):
+        with pytest.raises(JournalError, match="has not released"):
             cancel_command(take.url, wait_s=0)
     assert not cancelled(take)
     with sole_writer(take):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.jobs.batch.busy_time import Work, covered
+from longtake.jobs.batch.busy_time import BusyTime, covered
 from longtake.jobs.batch.ledger import Totals
 from longtake.jobs.batch.progress import eta_s, span
 from longtake.jobs.batch.run import stopping_cleanly
@@ -292,6 +292,21 @@ def test_a_torn_record_is_a_take_that_nobody_has_tried(tmp_path):
     assert world.rendered == Counter(["take-001"])
 
 
+RECORD = {
+    *("id", "wish", "state", "attempts", "cause", "seconds", "overhead_s", "spent_s", "film_s", "output"),
+    *("project", "tags"),
+}
+
+
+def test_a_record_keeps_its_keys_so_that_batches_of_earlier_versions_are_continued(tmp_path):
+    manifest, out = batch_of(tmp_path, "a"), tmp_path / "out"
+    report = run(manifest, out, World())
+    record = json.loads((out / "batch" / "takes" / "a.json").read_text())
+    assert record.keys() == RECORD
+    assert record["wish"] == report.records[0].fingerprint
+    assert json.loads((out / "batch" / "report.json").read_text())["takes"][0].keys() == RECORD
+
+
 def test_one_batch_at_a_time_in_one_place(tmp_path):
     manifest, out = batch_of(tmp_path, "a"), tmp_path / "out"
     with sole_writer(Store(str(out / "batch"))), pytest.raises(JournalError, match="wait for it"):
@@ -340,7 +355,7 @@ def test_work_that_overlaps_counts_once(spans):
 
 
 def test_work_is_heard_from_chunk_events():
-    work = Work()
+    work = BusyTime()
     work.event("film.start", time="2026-01-01T00:00:00.000+00:00")
     work.event("denoise.chunk", time="2026-01-01T00:00:03.000+00:00", seconds=2.0)
     work.event("decode.chunk", time="2026-01-01T00:00:04.000+00:00", seconds=1.5)
