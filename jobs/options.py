@@ -34,10 +34,8 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process. 
 
 # ------------------------------------------------------------------ limits
 
-BudgetMib = Annotated[int, typer.Option(min=1, help="Memory that a gang's chunks in flight may use together, in MiB.")]
+BudgetMib = Annotated[int, typer.Option(min=1, help="Memory limit for all chunks in flight of one take, in MiB.")]
 ChunkDeadline = Annotated[
     float,
-    typer.Option(
-        "--chunk-deadline", min=1, help="Replace an actor that has worked on one chunk for longer, in seconds."
-    ),
+    typer.Option("--chunk-deadline", min=1, help="Seconds that an actor may take for one chunk before it is replaced."),
 ]

@@ -8,7 +8,7 @@ from longtake.jobs.options import Json
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The bench to run; see --list.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The bench to run; see --list.")] = None,
     json: Json = False,
     list_keys: Annotated[bool, typer.Option("--list", help="Explain all benches and their figures.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Less work, same limits.")] = False,

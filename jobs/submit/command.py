@@ -26,7 +26,7 @@ def command(
     ],
     flags: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- FLAGS]", help="Flags passed on to render or batch, such as --ranks 4."),
+        typer.Argument(metavar="-- FLAGS", help="Flags passed on to render or batch, such as --ranks 4."),
     ] = None,
     overrides: Overrides = None,
     follow: Annotated[

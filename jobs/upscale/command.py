@@ -32,7 +32,7 @@ def command(
     start: Annotated[
         str | None, typer.Option(help="Where to begin: 90s, 1m30s, 1:30.5, or 48f for a frame (default: the start).")
     ] = None,
-    end: Annotated[str | None, typer.Option(help="Where to end, written alike (default: the end).")] = None,
+    end: Annotated[str | None, typer.Option(help="Where to end, in the same format (default: the end).")] = None,
     scene_threshold: Annotated[
         float,
         typer.Option(min=0, max=1, help="Change in brightness that counts as a cut, 0 to 1; 0 detects no cuts."),
@@ -58,7 +58,7 @@ def command(
     segment_deadline_s: Annotated[
         float,
         typer.Option(
-            "--segment-deadline", min=1, help="Replace a worker that has worked on one segment for longer, in seconds."
+            "--segment-deadline", min=1, help="Seconds that a worker may take for one segment before it is replaced."
         ),
     ] = 900.0,
 ) -> None:

@@ -18,8 +18,8 @@ from longtake.pipeline.weights.load import save_model
 
 LONGTAKE = [sys.executable, "-m", "longtake.jobs"]
 ROOT = Path(__file__).parents[2]
-MANNERS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize", "float8"))
-WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
+WEIGHT_FLAGS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize", "float8"))
+STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 
 
 def longtake(*arguments, check=False, **options):
@@ -29,8 +29,8 @@ def longtake(*arguments, check=False, **options):
 
 @pytest.fixture
 def storyboard(tmp_path):
-    path = tmp_path / "wish.yaml"
-    path.write_text(WISH)
+    path = tmp_path / "film.yaml"
+    path.write_text(STORYBOARD)
     return path
 
 
@@ -60,7 +60,7 @@ def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert not out.exists()
 
 
-def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where_it_ended(storyboard, tmp_path):
+def test_render_writes_the_film_the_playlist_and_the_event_log_and_resumes_where_it_ended(storyboard, tmp_path):
     out = tmp_path / "out"
     longtake("render", storyboard, "-o", out, "--in-process", check=True)
     film = (out / "film.mp4").read_bytes()
@@ -76,18 +76,18 @@ def test_render_writes_the_film_the_playlist_and_the_event_log_and_goes_on_where
     assert (out / "film.mp4").read_bytes() != film
 
 
-def test_the_model_its_dtype_and_its_quantization_may_be_named_beside_the_storyboard(storyboard, tmp_path):
+def test_the_model_its_dtype_and_its_quantization_can_be_set_by_flags(storyboard, tmp_path):
     pytest.importorskip("torchao")
     save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/own.safetensors")
     render = ("render", storyboard, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
-    said = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in MANNERS]
-    assert "0 of 2 chunks are kept" in said[1], "other bits"
-    assert "2 of 2 chunks are kept" in said[2]
+    outputs = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in WEIGHT_FLAGS]
+    assert "0 of 2 chunks are kept" in outputs[1], "other bits"
+    assert "2 of 2 chunks are kept" in outputs[2]
     wrong = longtake(*render, "--dtype", "int8")
     assert (wrong.returncode, "--dtype is int8; use float32" in wrong.stderr) == (2, True)
 
 
-def test_fresh_starts_beside_the_old_take_and_never_over_it(storyboard, tmp_path):
+def test_fresh_starts_next_to_the_old_take_and_never_over_it(storyboard, tmp_path):
     out = tmp_path / "out"
     for _ in range(3):
         longtake("render", storyboard, "-o", out, "--in-process", "--fresh", check=True)
@@ -105,7 +105,7 @@ def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path):
 @pytest.mark.parametrize(
     ("override", "code", "message"),
     [
-        ("model=nobody", 1, "model is 'nobody'"),
+        ("model=unknown", 1, "model is 'unknown'"),
         ("seed=-1", 2, "seed is -1"),
         ("output.film=../film.mp4", 2, "output.film"),
         ("scenes.0.prompt=a zebra bounces", 2, "'zebra'"),
@@ -148,7 +148,7 @@ def test_models_are_listed_with_licence_and_memory(capsys, monkeypatch):
     assert capsys.readouterr().out.count("forbids commercial use") == 1, "once, plainly"
 
 
-def test_the_terms_of_a_model_are_told_before_it_renders(storyboard, tmp_path, monkeypatch):
+def test_the_terms_of_a_model_are_printed_before_it_renders(storyboard, tmp_path, monkeypatch):
     file = f"{tmp_path}/own.safetensors"
     save_model(EmbeddedModel.untrained(TINY), file)
     monkeypatch.setattr("longtake.pipeline.weights.licence.LICENCES", {file: "cc-by-nc-4.0"})

@@ -1,4 +1,4 @@
-"""What `deploy/` holds, against what it is for: KubeRay's fields, requirements.lock, the metrics that there are."""
+"""The files in `deploy/` agree with KubeRay's fields, with requirements.lock, and with the exported metrics."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_the_rayjob_ends_by_itself_and_retries_since_resume_is_free(spec):
     assert spec["backoffLimit"] >= 1
 
 
-def test_the_rayjob_runs_a_command_that_there_is(spec):
+def test_the_rayjob_runs_a_command_that_exists(spec):
     python, flag, module, *_ = spec["entrypoint"].split()
     assert (python, flag) == ("python", "-m")
     assert find_spec(module) is not None
@@ -124,7 +124,7 @@ def test_the_image_has_the_ray_that_is_locked(instructions):
     assert cluster["docker"]["image"] == base
 
 
-def test_the_image_copies_what_there_is_and_installs_the_locks(instructions):
+def test_the_image_copies_existing_files_and_installs_the_locks(instructions):
     copied = {
         source
         for name, rest in instructions
@@ -154,12 +154,12 @@ def _queries(board):
     return panels + [one["definition"] for one in board["templating"]["list"] if one["type"] == "query"]
 
 
-def test_every_metric_that_the_dashboard_asks_for_is_told_and_the_other_way_round(board):
+def test_the_dashboard_queries_exactly_the_exported_metrics(board):
     asked = {name for query in _queries(board) for name in re.findall(r"\bray_\w+", query)}
     assert asked == EXPORTED
 
 
-def test_the_dashboards_queries_name_tags_that_there_are(board):
+def test_the_dashboards_queries_use_existing_tags(board):
     for query in _queries(board):
         assert set(re.findall(r"(\w+)=~", query)) <= {"gang"}
         for names in re.findall(r"by \(([^)]*)\)", query):

@@ -76,7 +76,7 @@ def test_a_ray_that_does_not_start_in_time_is_ended(monkeypatch):
     assert finding.fix
 
 
-def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
+def test_a_ray_that_fails_is_reported_by_its_last_line(monkeypatch):
     monkeypatch.setattr(local_ray, "_RAY_SCRIPT", "raise OSError('AF_UNIX path is too long')")
     finding = only(local_ray.check_ray(start=True))
     assert finding.level == "FAIL"
@@ -84,7 +84,7 @@ def test_a_ray_that_breaks_says_its_last_line(monkeypatch):
     assert "TMPDIR" in finding.fix
 
 
-def test_versions_outside_their_range_beside_the_lock_and_missing_are_told_apart(monkeypatch):
+def test_versions_out_of_range_untested_and_missing_are_distinguished(monkeypatch):
     lines = ["torch==2.10.*", "no-such-library>=1", "av>=16"]
     monkeypatch.setattr(software, "_dependencies", lambda: lines)
     monkeypatch.setattr(software, "_tested_versions", lambda: {"av": "16.0.0"})

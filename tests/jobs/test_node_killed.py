@@ -23,7 +23,7 @@ from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 from tests.jobs.test_submit import BIN, JOB_S, ROOT, free_ports
 
-WISH = """
+STORYBOARD = """
 model: tiny
 sampling: {steps: 24}
 scenes:
@@ -52,7 +52,7 @@ def submit_and_kill(port, folder):
         sys.executable,
         "-m",
         "longtake.jobs.render",
-        str(folder / "wish.yaml"),
+        str(folder / "film.yaml"),
         "-o",
         str(folder / "film"),
         "--budget-mib",
@@ -83,8 +83,8 @@ def submit_and_kill(port, folder):
 
 def test_a_film_outlives_the_node_of_its_gang(tmp_path):
     torch.set_num_threads(1)
-    (tmp_path / "wish.yaml").write_text(WISH)
-    storyboard = parse_storyboard(WISH)
+    (tmp_path / "film.yaml").write_text(STORYBOARD)
+    storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
     film.render(open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "alone")), numerics(model)))
 

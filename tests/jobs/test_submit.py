@@ -1,4 +1,4 @@
-"""Jobs on a cluster of this machine, token and all: by `ray job submit --working-dir .`, and by `longtake submit`."""
+"""Jobs on a cluster on this machine, with a token: by `ray job submit --working-dir .`, and by `longtake submit`."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from longtake.actors.metrics import EXPORTED
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-WISH = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
+STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 START_S, JOB_S = 120, 240
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -88,7 +88,7 @@ class LocalCluster:
             self._log.close()
 
     def answer(self, path):
-        """The status of a call without a token, or None as long as nobody answers."""
+        """The status of a call without a token, or None while there is no answer."""
         try:
             with urllib.request.urlopen(self.address + path, timeout=5) as answer:
                 return answer.status
@@ -139,15 +139,15 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def films(cluster, tmp_path_factory):
-    """The film of one wish from two jobs: rendered in the job's own process, and by actors."""
+    """The film of one storyboard from two jobs: rendered in the process of the job, and by actors."""
     folder, films = tmp_path_factory.mktemp("films"), {}
-    (folder / "wish.yaml").write_text(WISH)
+    (folder / "film.yaml").write_text(STORYBOARD)
     for road, options in {"in-process": ["--in-process"], "ray": []}.items():
         command = [
             "python",
             "-m",
             "longtake.jobs.render",
-            str(folder / "wish.yaml"),
+            str(folder / "film.yaml"),
             "-o",
             str(folder / road),
             *options,
@@ -164,12 +164,12 @@ def test_a_job_renders_the_same_film_in_one_process_and_on_the_cluster(films):
 
 
 def test_a_job_that_fails_is_a_failed_submission_with_our_message(cluster, tmp_path):
-    (tmp_path / "wish.yaml").write_text(WISH)
+    (tmp_path / "film.yaml").write_text(STORYBOARD)
     code, said = cluster.submit(
         "python",
         "-m",
         "longtake.jobs.render",
-        str(tmp_path / "wish.yaml"),
+        str(tmp_path / "film.yaml"),
         "-o",
         str(tmp_path / "out"),
         "--set",
@@ -192,16 +192,16 @@ def test_a_package_holds_what_jobs_need_and_no_more(cluster):
         assert {path.parent.name for path in files if path.suffix == ".safetensors"} <= {"weights"}
 
 
-def test_nobody_submits_without_the_token(cluster):
+def test_a_call_without_the_token_is_refused(cluster):
     assert cluster.answer("/api/jobs/") == 401
 
 
 @pytest.fixture(scope="module")
 def submitted(cluster, tmp_path_factory):
-    """What `longtake submit` says of the same wish, and where its film went."""
+    """The call and the output of `longtake submit` for the same storyboard, and the folder of its film."""
     folder = tmp_path_factory.mktemp("submitted")
-    (folder / "wish.yaml").write_text(WISH)
-    call = (str(folder / "wish.yaml"), "-o", str(folder / "film"), "--address", cluster.address)
+    (folder / "film.yaml").write_text(STORYBOARD)
+    call = (str(folder / "film.yaml"), "-o", str(folder / "film"), "--address", cluster.address)
     # Without RAY_AUTH_MODE, which is for us to set; and RAY_ADDRESS must not win over --address.
     env = {key: value for key, value in cluster.env.items() if key != "RAY_AUTH_MODE"}
     cluster_env, cluster.env = cluster.env, env
@@ -219,7 +219,7 @@ def test_a_submitted_storyboard_becomes_the_film_of_a_local_render(submitted, fi
     assert "film.mp4: 2 s" in said  # the job's own words, followed
 
 
-def test_a_submission_says_how_to_follow_it_and_leaves_its_title_place_and_version(cluster, submitted):
+def test_a_submission_prints_how_to_follow_it_and_records_its_title_output_and_version(cluster, submitted):
     _, said, film = submitted
     [job] = re.findall(r"submitted (longtake-[0-9a-f]{12}-a1)\n", said)
     assert f"ray job logs --follow --address {cluster.address} {job}" in said
@@ -245,18 +245,18 @@ def test_the_next_attempt_is_counted_and_a_second_at_once_is_refused(cluster, su
 
 
 def test_a_followed_job_gives_its_exit_code(cluster, tmp_path):
-    (tmp_path / "wish.yaml").write_text(WISH)
-    call = (str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
+    (tmp_path / "film.yaml").write_text(STORYBOARD)
+    call = (str(tmp_path / "film.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
     code, said = cluster.longtake(*call, "--", "--ranks", "4", "--ulysses", "3")
     assert code == 2, said
     assert "--ranks is 4; ulysses 3" in said
     assert re.search(r"longtake: longtake-\w+-a1 failed: .*exit code 2", said)
 
 
-def test_a_token_that_is_wrong_or_missing_is_told_with_the_cure(cluster, tmp_path):
-    (tmp_path / "wish.yaml").write_text(WISH)
+def test_a_token_that_is_wrong_or_missing_is_reported_with_the_fix(cluster, tmp_path):
+    (tmp_path / "film.yaml").write_text(STORYBOARD)
     (tmp_path / "token").write_text(secrets.token_hex(32))
-    call = (str(tmp_path / "wish.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
+    call = (str(tmp_path / "film.yaml"), "-o", str(tmp_path / "out"), "--address", cluster.address)
     code, said = cluster.longtake(*call, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert code == 1
     assert "refuses the token; put the cluster's token into RAY_AUTH_TOKEN" in said
@@ -298,7 +298,7 @@ ray.get(done)
 """
 
 
-def test_prometheus_sees_what_meters_tell(cluster, tmp_path):
+def test_prometheus_receives_the_metrics_of_an_actor(cluster, tmp_path):
     (tmp_path / "metered.py").write_text(METERED)
     submit = [BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", ".", "--"]
     job = subprocess.Popen(

@@ -16,19 +16,19 @@ from longtake.jobs.submit.parcel import SubmitOptions, kind_of, pack, place_of
 from longtake.pipeline.errors import LongtakeError, SpecError
 
 ROOT = Path(__file__).parents[2]
-WISH = "{title: Red, model: tiny, scenes: [{prompt: a red circle, duration: 2s}]}"
+STORYBOARD = "{title: Red, model: tiny, scenes: [{prompt: a red circle, duration: 2s}]}"
 HERE = "http://127.0.0.1:8265"
 
 
-def _pack(text=WISH, name="film.yaml", output="s3://films/one", **options):
+def _pack(text=STORYBOARD, name="film.yaml", output="s3://films/one", **options):
     return pack(name, text, output, SubmitOptions(HERE, output, **options))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "kind"),
     [
-        ("film.yaml", WISH, "storyboard"),
-        ("film", WISH, "storyboard"),
+        ("film.yaml", STORYBOARD, "storyboard"),
+        ("film", STORYBOARD, "storyboard"),
         ("film.yaml", "scenes: [", "storyboard"),
         ("films.yaml", "takes: [{storyboard: film.yaml}]", "manifest"),
         ("films.yaml", "- storyboard: film.yaml", "manifest"),
@@ -36,13 +36,13 @@ def _pack(text=WISH, name="film.yaml", output="s3://films/one", **options):
         ("s3://films/films.csv", "storyboard\nfilm.yaml", "manifest"),
     ],
 )
-def test_a_manifest_is_told_from_a_storyboard_by_what_it_holds(name, text, kind):
+def test_a_manifest_and_a_storyboard_are_distinguished_by_content(name, text, kind):
     assert kind_of(name, text) == kind
 
 
 def test_a_storyboard_travels_under_a_fixed_name_with_the_command_of_a_local_render():
     parcel = _pack(overrides=("seed=3",), flags=("--ranks", "2"))
-    assert parcel.files == {"storyboard.yaml": WISH.encode()}
+    assert parcel.files == {"storyboard.yaml": STORYBOARD.encode()}
     assert parcel.title == "Red"
     wanted = "python -m longtake.jobs.render storyboard.yaml -o s3://films/one --set seed=3 --ranks 2"
     assert " ".join(parcel.command) == wanted
@@ -51,7 +51,7 @@ def test_a_storyboard_travels_under_a_fixed_name_with_the_command_of_a_local_ren
 def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
     (tmp_path / "boards").mkdir()
     for name in ("boards/one.yaml", "two.yaml", "other.yaml"):
-        (tmp_path / name).write_text(WISH)
+        (tmp_path / name).write_text(STORYBOARD)
     manifest = "takes: [{storyboard: boards/one.yaml}, {storyboard: two.yaml}, {storyboard: 's3://a/b.yaml'}]"
     (tmp_path / "films.yaml").write_text(manifest)
     parcel = _pack(manifest, str(tmp_path / "films.yaml"))
@@ -59,18 +59,18 @@ def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
     assert parcel.command[:4] == ("python", "-m", "longtake.jobs.batch", "manifest.yaml")
 
 
-def test_a_storyboard_that_a_manifest_lacks_or_cannot_bring_is_told_before_anything_is_sent(tmp_path):
-    for name, told in {"gone.yaml": "does not exist; write it", "../up.yaml": "cannot travel"}.items():
+def test_a_storyboard_that_is_missing_or_cannot_travel_is_reported_before_anything_is_sent(tmp_path):
+    for name, message in {"gone.yaml": "does not exist; write it", "../up.yaml": "cannot travel"}.items():
         manifest = json.dumps({"storyboard": name})
         (tmp_path / "films.jsonl").write_text(manifest)
-        with pytest.raises(SpecError, match=told):
+        with pytest.raises(SpecError, match=message):
             _pack(manifest, str(tmp_path / "films.jsonl"))
 
 
 def test_a_job_is_named_by_text_overrides_and_output_and_by_nothing_else():
     first = _pack().name
     assert _pack(name="renamed.yaml").name == _pack(flags=("--ranks", "2")).name == first
-    others = [_pack(WISH + " "), _pack(overrides=("seed=1",)), _pack(output="s3://films/two")]
+    others = [_pack(STORYBOARD + " "), _pack(overrides=("seed=1",)), _pack(output="s3://films/two")]
     assert len({first, *(other.name for other in others)}) == 4
 
 
@@ -90,7 +90,7 @@ def test_an_output_is_absolute_or_a_url_and_never_memory(tmp_path, monkeypatch):
         place_of("memory://film")
 
 
-def test_all_mistakes_of_a_storyboard_are_told_before_anything_is_sent():
+def test_all_mistakes_of_a_storyboard_are_reported_before_anything_is_sent():
     with pytest.raises(SpecError, match="seed is -1"):
         _pack(overrides=("seed=-1",))
 
@@ -108,8 +108,8 @@ def test_an_address_that_is_no_url_is_refused():
         connect("auto")
 
 
-def test_a_cluster_that_is_not_there_is_named_with_the_cure(tmp_path):
-    (tmp_path / "film.yaml").write_text(WISH)
+def test_a_cluster_that_does_not_answer_is_reported_with_the_fix(tmp_path):
+    (tmp_path / "film.yaml").write_text(STORYBOARD)
     command = [sys.executable, "-m", "longtake.jobs", "submit", str(tmp_path / "film.yaml"), "-o", "s3://films/one"]
     said = subprocess.run(
         [*command, "--address", "http://127.0.0.1:1"],
@@ -194,8 +194,8 @@ def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_pa
     create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
     with zipfile.ZipFile(tmp_path / "package.zip") as package:
         files = [info for info in package.infolist() if not info.is_dir()]
-    rooms = {info.filename.split("/")[0] for info in files}
-    assert rooms >= {"longtake", "jobs", "actors", "pipeline", "examples"}
-    assert not rooms & {".git", ".venv", "deploy", "docs", "out", "tests"}
+    folders = {info.filename.split("/")[0] for info in files}
+    assert folders >= {"longtake", "jobs", "actors", "pipeline", "examples"}
+    assert not folders & {".git", ".venv", "deploy", "docs", "out", "tests"}
     assert sum(info.file_size for info in files if not info.filename.endswith(".safetensors")) < 2 * 2**20
     assert sum(info.file_size for info in files) < 24 * 2**20

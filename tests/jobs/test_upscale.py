@@ -1,4 +1,4 @@
-"""Upscaling by workers and by the command line: the same bits, whoever does it and whatever befalls them."""
+"""Upscaling by workers and by the command line: the same bits, however many workers there are or fail."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_a_worker_that_is_killed_is_replaced_and_no_bit_differs(clip, undisturbe
     assert sorted(recorder.told("upscale.segment", "segment")) == list(range(6)), "nothing is made twice"
 
 
-def test_a_worker_that_is_wedged_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path, monkeypatch):
+def test_a_worker_that_hangs_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "staff", replace(workers.staff, timeouts=replace(PATIENCE, chunk=6)))
     recorder = Recorder("upscale.segment", strike(signal.SIGSTOP))
     run(clip, tmp_path / "out.mp4", workers, 1, recorder=recorder)
@@ -166,14 +166,14 @@ def test_a_worker_that_would_make_other_bits_refuses(clip, workers, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_workers_that_find_no_room_are_named_with_what_they_ask_for(clip, tmp_path):
+def test_workers_that_do_not_fit_are_reported_with_their_resources(clip, tmp_path):
     refusal = pytest.raises(CapacityError, match=r"each asks for 400 CPUs and 0 GPUs, the cluster has 4 and 0")
     with UpscalePool(UpscalePoolConfig(1, TOOLS, cpus=400, timeouts=Timeouts(start=1))) as workers, refusal:
         run(clip, tmp_path / "out.mp4", workers, 1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_driver_that_is_killed_leaves_what_the_same_command_goes_on_with(clip, undisturbed, tmp_path):
+def test_a_run_whose_driver_is_killed_is_resumed_by_the_same_command(clip, undisturbed, tmp_path):
     out, journal = tmp_path / "out.mp4", tmp_path / "out.mp4.longtake"
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "longtake.jobs.upscale", clip.url, "-o", str(out), "--workers", "1", *FLAGS]
@@ -203,7 +203,7 @@ def longtake(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_command_upscales_says_when_there_is_nothing_to_do_and_shows_a_preview(clip, undisturbed, tmp_path):
+def test_the_command_upscales_and_reports_when_there_is_nothing_to_do(clip, undisturbed, tmp_path):
     arguments = (clip.url, "-o", tmp_path / "out.mp4", "--in-process", *FLAGS)
     plan = longtake(*arguments, "--dry-run")
     assert plan.returncode == 0

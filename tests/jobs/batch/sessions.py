@@ -1,4 +1,4 @@
-"""A studio without Ray: takes as a test wishes them to go."""
+"""A render session without Ray, which renders or fails as a test needs."""
 
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -16,27 +16,27 @@ STORYBOARD = "{model: tiny, scenes: [{prompt: a red circle bounces, duration: 2s
 
 
 class World:
-    """What all studios of a test share: what a take raises, by id and attempt, and what was rendered."""
+    """The state that all sessions of a test share: the errors of each take by attempt, and what was rendered."""
 
     def __init__(self, *, raises=None, on_chunk=lambda *_: None, refuses=lambda _: None, chunks=2):
         self.raises = defaultdict(list, {name: list(errors) for name, errors in (raises or {}).items()})
         self.on_chunk, self.refuses, self.chunks = on_chunk, refuses, chunks
         self.started, self.rendered = [], Counter()
-        self.at_once = self.most_at_once = self.open_studios = self.opened = 0
+        self.at_once = self.most_at_once = self.open_sessions = self.opened = 0
         self.lock = Lock()
 
     @contextmanager
     def sessions(self, todo, options):
-        assert todo, "nothing is opened where nothing is left"
+        assert todo, "no session is opened if all takes are finished"
         self.opened += 1
-        yield lambda: FakeStudio(self)
+        yield lambda: FakeSession(self)
 
 
-class FakeStudio:
+class FakeSession:
     def __init__(self, world):
         self.world = world
         with world.lock:
-            world.open_studios += 1
+            world.open_sessions += 1
 
     def ready(self, take):
         self.take = take
@@ -65,7 +65,7 @@ class FakeStudio:
 
     def close(self):
         with self.world.lock:
-            self.world.open_studios -= 1
+            self.world.open_sessions -= 1
 
 
 def run(manifest, root, world, *, stop=None, **options):

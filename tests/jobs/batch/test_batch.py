@@ -47,11 +47,11 @@ def test_every_take_is_rendered_once_by_several_gangs_at_once(tmp_path):
     assert set(states(report).values()) == {"done"}
     assert world.rendered == Counter(ids(20))
     assert world.most_at_once == 3
-    assert world.open_studios == 0, "every gang has closed its studio"
+    assert world.open_sessions == 0, "every gang has closed its session"
     assert all((out / name / "film.mp4").exists() for name in ids(20))
 
 
-def test_never_more_at_once_than_wished(tmp_path):
+def test_max_parallel_limits_the_takes_at_once(tmp_path):
     world = World(on_chunk=lambda *_: sleep(0.001))
     report = run(batch_of(tmp_path, *ids(8)), tmp_path / "out", world, gangs=4, max_parallel=2)
     assert world.most_at_once <= 2
@@ -79,7 +79,7 @@ def test_an_edited_take_and_a_lost_film_are_rendered_again_and_no_other(tmp_path
     assert world.rendered == Counter(["take-001", "take-002", "new"])
 
 
-def test_failures_are_retried_then_quarantined_and_the_others_go_on(tmp_path):
+def test_failures_are_retried_then_quarantined_and_the_others_continue(tmp_path):
     manifest, out = batch_of(tmp_path, "good", "shaky", "broken", "impossible"), tmp_path / "out"
     world = World(
         raises={
@@ -98,7 +98,7 @@ def test_failures_are_retried_then_quarantined_and_the_others_go_on(tmp_path):
     assert report.figures()["failed_attempts"] == 2 + 3 + 1
 
 
-def test_a_quarantined_take_is_left_alone_until_asked_for_or_edited(tmp_path):
+def test_a_quarantined_take_is_skipped_until_requested_or_edited(tmp_path):
     manifest, out = batch_of(tmp_path, "a", "b"), tmp_path / "out"
     run(manifest, out, World(raises={"a": [SpecError("no")], "b": [OSError("no")] * 3}))
     untouched = World()
@@ -108,7 +108,7 @@ def test_a_quarantined_take_is_left_alone_until_asked_for_or_edited(tmp_path):
     assert states(run(manifest, out, World())) == {"a": "done", "b": "quarantined"}
     still_broken = World(raises={"b": [OSError("no")] * 2})
     assert states(run(manifest, out, still_broken, retry_quarantined=True)) == {"a": "done", "b": "done"}
-    assert still_broken.started == ["b"] * 3, "it has all its retries anew"
+    assert still_broken.started == ["b"] * 3, "it has all its retries again"
 
 
 def test_retries_back_off_and_do_not_hold_the_gang_up(tmp_path):
@@ -127,23 +127,23 @@ def test_actors_that_never_start_are_no_fault_of_the_takes(tmp_path):
 
     def refuses(take):
         asked.append(take.id)
-        return CapacityError("no room for 64 ranks") if take.ranks == 64 else None
+        return CapacityError("64 ranks do not fit") if take.ranks == 64 else None
 
     report = run(manifest, out, World(refuses=refuses))
     assert states(report) == {"small": "done", **{f"large-{n}": "failed" for n in range(9)}}
     assert len(asked) == 1 + MOST_REFUSALS, "the cluster is not asked again for every take"
-    assert {(record.attempts, record.cause) for record in report.records} == {(1, ""), (0, "no room for 64 ranks")}
+    assert {(record.attempts, record.cause) for record in report.records} == {(1, ""), (0, "64 ranks do not fit")}
     assert set(states(run(manifest, out, World())).values()) == {"done"}, "the next run tries them again"
 
 
-def test_projects_take_turns_and_priorities_come_first(tmp_path):
+def test_projects_are_served_round_robin_and_priorities_come_first(tmp_path):
     entries = [{"id": f"a{n}", "project": "a"} for n in range(4)] + [{"id": "b0", "project": "b"}]
     world = World()
     run(batch_of(tmp_path, *entries, {"id": "now", "project": "b", "priority": 1}), tmp_path / "out", world)
     assert world.started == ["now", "a0", "b0", "a1", "a2", "a3"]
 
 
-def test_a_stop_ends_takes_at_a_chunk_and_the_next_run_goes_on(tmp_path):
+def test_a_stop_ends_takes_at_a_chunk_and_the_next_run_resumes(tmp_path):
     manifest, out, stop = batch_of(tmp_path, *ids(6)), tmp_path / "out", Event()
     chunks = Counter()
 
@@ -280,10 +280,10 @@ def test_a_ledger_that_cannot_be_written_ends_the_batch_with_its_cause(tmp_path,
     world = World()
     with pytest.raises(JournalError, match=r"take-002\.json cannot be written .*No space left"):
         run(manifest, tmp_path / "out", world, gangs=2)
-    assert world.open_studios == 0
+    assert world.open_sessions == 0
 
 
-def test_a_torn_record_is_a_take_that_nobody_has_tried(tmp_path):
+def test_a_damaged_record_is_that_of_a_take_that_was_never_tried(tmp_path):
     manifest, out = batch_of(tmp_path, *ids(2)), tmp_path / "out"
     run(manifest, out, World())
     (out / "batch" / "takes" / "take-001.json").write_text('{"id": "take-0')
@@ -321,9 +321,9 @@ def test_a_batch_may_live_on_any_store(tmp_path):
     assert Store("memory://nightly").exists("batch/report.html")
 
 
-def test_the_report_says_what_was_done_what_it_cost_and_why_the_rest_was_not(tmp_path):
+def test_the_report_holds_what_was_done_its_cost_and_why_the_rest_failed(tmp_path):
     entries = [{"id": "good", "project": "acme", "tags": ["draft"]}, {"id": "bad", "project": "<b>"}]
-    world = World(raises={"bad": [SpecError("the <cause> & cure")]}, on_chunk=lambda *_: sleep(0.005))
+    world = World(raises={"bad": [SpecError("the <cause> & fix")]}, on_chunk=lambda *_: sleep(0.005))
     report = run(batch_of(tmp_path, *entries), tmp_path / "out", world, price_per_hour=3600.0)
     figures = report.figures()
     assert (figures["done"], figures["quarantined"], figures["film_s"]) == (1, 1, 2.0)
@@ -332,7 +332,7 @@ def test_the_report_says_what_was_done_what_it_cost_and_why_the_rest_was_not(tmp
     assert figures["median_overhead_s"] == pytest.approx(figures["median_seconds_per_take"])
     assert report.records[1].spent_s >= 0.01, "an attempt that fails costs too"
     page = (tmp_path / "out" / "batch" / "report.html").read_text()
-    assert "the &lt;cause&gt; &amp; cure" in page
+    assert "the &lt;cause&gt; &amp; fix" in page
     assert "<b>" not in page.split("<h2>Projects")[1]
     assert "1 done, 1 quarantined" in page
     assert "http" not in page, "it needs nothing else"
@@ -354,7 +354,7 @@ def test_work_that_overlaps_counts_once(spans):
     assert covered(map(tuple, spans)) == len({second for start, stop in spans for second in range(start, stop)})
 
 
-def test_work_is_heard_from_chunk_events():
+def test_work_is_counted_from_chunk_events():
     work = BusyTime()
     work.event("film.start", time="2026-01-01T00:00:00.000+00:00")
     work.event("denoise.chunk", time="2026-01-01T00:00:03.000+00:00", seconds=2.0)
@@ -388,7 +388,7 @@ def test_a_second_run_of_the_command_imports_neither_torch_nor_ray(tmp_path):
     assert "200 done" in ended.stdout
 
 
-def test_the_command_says_mistakes_and_failures_by_its_exit_code(tmp_path):
+def test_mistakes_and_failures_have_their_exit_codes(tmp_path):
     manifest, out = batch_of(tmp_path, "a", "b"), tmp_path / "out"
     run(manifest, out, World(raises={"a": [SpecError("no")]}))
     assert batch(manifest, "-o", out).returncode == 1

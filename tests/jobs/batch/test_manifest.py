@@ -76,7 +76,7 @@ def test_manifests_and_storyboards_may_lie_on_any_file_system():
     ]
 
 
-def test_every_mistake_is_named_at_once_with_line_key_value_and_cure(folder):
+def test_all_mistakes_are_reported_at_once_with_line_key_value_and_fix(folder):
     found = mistakes(
         folder,
         """takes:
@@ -147,11 +147,11 @@ def test_names_and_places_are_for_one_take_each(folder):
         ("yaml", "[{storyboard: 'my film.yaml'}]", "id would be 'my film', after the storyboard"),
     ],
 )
-def test_what_is_no_manifest_is_said_in_a_line(folder, suffix, text, message):
+def test_a_file_that_is_not_a_manifest_is_reported_in_one_line(folder, suffix, text, message):
     assert message in "\n".join(mistakes(folder, text, suffix))
 
 
-def test_a_csv_take_is_told_by_the_line_it_begins_in(folder):
+def test_a_csv_take_is_named_by_its_first_line(folder):
     text = 'storyboard,tags,ranks\none.yaml,"a;\nb",x\ntwo.yaml,,y\n'
     assert [line.split(":")[0] for line in mistakes(folder, text, "csv")] == ["line 2, take 1", "line 4, take 2"]
 
@@ -162,7 +162,7 @@ def test_thousands_of_mistakes_are_counted_not_shown(folder):
     assert found[-1] == "and 4900 more"
 
 
-def test_a_fingerprint_knows_the_wish_the_place_and_the_weights_but_not_how_it_is_written(folder):
+def test_a_fingerprint_depends_on_storyboard_output_and_weights_but_not_on_spelling(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(b"one")
 

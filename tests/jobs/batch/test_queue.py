@@ -19,16 +19,16 @@ def takes_of(kinds):
     ]
 
 
-def drained(turns, ranks=None):
+def drained(queue, ranks=None):
     taken = []
-    while (take := turns.take(0.0, ranks)) is not None:
+    while (take := queue.take(0.0, ranks)) is not None:
         taken.append(take)
         ranks = take.ranks
     return taken
 
 
 @given(KINDS)
-def test_every_take_has_one_turn_and_higher_priorities_come_first(kinds):
+def test_every_take_is_served_once_and_higher_priorities_come_first(kinds):
     takes = takes_of(kinds)
     taken = drained(TakeQueue(takes))
     assert Counter(taken_.id for taken_ in taken) == Counter(take.id for take in takes)
@@ -36,16 +36,16 @@ def test_every_take_has_one_turn_and_higher_priorities_come_first(kinds):
 
 
 @given(KINDS)
-def test_among_equal_priorities_projects_take_turns(kinds):
+def test_projects_of_equal_priority_are_served_round_robin(kinds):
     takes = takes_of(kinds)
     taken = drained(TakeQueue(takes))
     for priority in {take.priority for take in takes}:
         waiting = Counter(take.project for take in takes if take.priority == priority)
-        turns = Counter()
+        served = Counter()
         for take in [take for take in taken if take.priority == priority]:
-            others = [turns[project] for project, left in waiting.items() if left]
-            assert turns[take.project] == min(others), "somebody had more turns than one who still waits"
-            turns[take.project] += 1
+            others = [served[project] for project, left in waiting.items() if left]
+            assert served[take.project] == min(others), "a project was served before one that had fewer takes served"
+            served[take.project] += 1
             waiting[take.project] -= 1
 
 
@@ -57,17 +57,17 @@ def test_within_a_project_and_a_size_takes_keep_their_order(kinds):
         assert numbers == sorted(numbers)
 
 
-def test_a_gang_is_given_what_its_actors_suit_where_that_is_fair():
-    turns = TakeQueue(takes_of([(0, "a", 1), (0, "a", 2), (0, "a", 1), (0, "b", 2), (1, "a", 2)]))
-    assert [take.id for take in drained(turns, ranks=2)] == ["4", "3", "1", "0", "2"]
+def test_a_gang_receives_takes_that_its_actors_fit_unless_that_is_unfair():
+    queue = TakeQueue(takes_of([(0, "a", 1), (0, "a", 2), (0, "a", 1), (0, "b", 2), (1, "a", 2)]))
+    assert [take.id for take in drained(queue, ranks=2)] == ["4", "3", "1", "0", "2"]
 
 
 def test_a_take_that_was_put_back_waits_its_time_and_is_then_the_first_of_its_project():
-    turns = TakeQueue(takes_of([(0, "a", 1)] * 3))
-    first = turns.take(0.0)
-    turns.put_back(first, ready_at=5.0)
-    assert turns.take(4.9).id == "1"
-    assert turns.take(5.0) is first
-    assert turns.take(5.0).id == "2"
-    assert len(turns) == 0
-    assert turns.take(9.0) is None
+    queue = TakeQueue(takes_of([(0, "a", 1)] * 3))
+    first = queue.take(0.0)
+    queue.put_back(first, ready_at=5.0)
+    assert queue.take(4.9).id == "1"
+    assert queue.take(5.0) is first
+    assert queue.take(5.0).id == "2"
+    assert len(queue) == 0
+    assert queue.take(9.0) is None
