@@ -100,8 +100,8 @@ class TrainLoop:
             "examples_per_s": round(self._spec.batch_size * self._interval.steps / self._interval.seconds, 3),
         }
         self._folder.log(line)
-        losses = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
-        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {losses}", highlight=False, soft_wrap=True)
+        fields = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
+        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {fields}", highlight=False, soft_wrap=True)
         self._interval = Interval()
 
     def _keep(self) -> None:
