@@ -1,4 +1,4 @@
-"""A render session without Ray, which renders or fails as a test needs."""
+"""Render sessions without Ray, whose takes go as a test asks."""
 
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ STORYBOARD = "{model: tiny, scenes: [{prompt: a red circle bounces, duration: 2s
 
 
 class World:
-    """The state that all sessions of a test share: the errors of each take by attempt, and what was rendered."""
+    """Shared by all sessions of a test: what a take raises, by id and attempt, and what was rendered."""
 
     def __init__(self, *, raises=None, on_chunk=lambda *_: None, refuses=lambda _: None, chunks=2):
         self.raises = defaultdict(list, {name: list(errors) for name, errors in (raises or {}).items()})
@@ -27,7 +27,7 @@ class World:
 
     @contextmanager
     def sessions(self, todo, options):
-        assert todo, "no session is opened if all takes are finished"
+        assert todo, "nothing is opened where nothing is left"
         self.opened += 1
         yield lambda: FakeSession(self)
 

@@ -51,7 +51,7 @@ def test_every_take_is_rendered_once_by_several_gangs_at_once(tmp_path):
     assert all((out / name / "film.mp4").exists() for name in ids(20))
 
 
-def test_max_parallel_limits_the_takes_at_once(tmp_path):
+def test_never_more_at_once_than_max_parallel(tmp_path):
     world = World(on_chunk=lambda *_: sleep(0.001))
     report = run(batch_of(tmp_path, *ids(8)), tmp_path / "out", world, gangs=4, max_parallel=2)
     assert world.most_at_once <= 2
@@ -79,7 +79,7 @@ def test_an_edited_take_and_a_lost_film_are_rendered_again_and_no_other(tmp_path
     assert world.rendered == Counter(["take-001", "take-002", "new"])
 
 
-def test_failures_are_retried_then_quarantined_and_the_others_continue(tmp_path):
+def test_failures_are_retried_then_quarantined_while_the_others_continue(tmp_path):
     manifest, out = batch_of(tmp_path, "good", "shaky", "broken", "impossible"), tmp_path / "out"
     world = World(
         raises={
@@ -118,7 +118,7 @@ def test_retries_back_off_and_do_not_hold_the_gang_up(tmp_path):
     assert [Retries(9, 2.0).wait_s(failures) for failures in (0, 1, 2, 3, 9)] == [2, 2, 4, 8, 60]
 
 
-def test_actors_that_never_start_are_no_fault_of_the_takes(tmp_path):
+def test_actors_that_never_start_are_not_counted_against_the_takes(tmp_path):
     manifest, out = (
         batch_of(tmp_path, "small", *({"id": f"large-{n}", "ranks": 64} for n in range(9))),
         tmp_path / "out",
@@ -127,12 +127,12 @@ def test_actors_that_never_start_are_no_fault_of_the_takes(tmp_path):
 
     def refuses(take):
         asked.append(take.id)
-        return CapacityError("64 ranks do not fit") if take.ranks == 64 else None
+        return CapacityError("no room for 64 ranks") if take.ranks == 64 else None
 
     report = run(manifest, out, World(refuses=refuses))
     assert states(report) == {"small": "done", **{f"large-{n}": "failed" for n in range(9)}}
     assert len(asked) == 1 + MOST_REFUSALS, "the cluster is not asked again for every take"
-    assert {(record.attempts, record.cause) for record in report.records} == {(1, ""), (0, "64 ranks do not fit")}
+    assert {(record.attempts, record.cause) for record in report.records} == {(1, ""), (0, "no room for 64 ranks")}
     assert set(states(run(manifest, out, World())).values()) == {"done"}, "the next run tries them again"
 
 
@@ -171,7 +171,7 @@ def test_a_stop_that_comes_too_late_stops_nothing(tmp_path):
     assert not report.run.stopped
 
 
-def test_the_first_signal_stops_and_the_second_ends_at_once():
+def test_the_first_signal_stops_cleanly_and_the_second_immediately():
     script = """if True:
         import os, signal, sys, time
         from threading import Event
@@ -283,7 +283,7 @@ def test_a_ledger_that_cannot_be_written_ends_the_batch_with_its_cause(tmp_path,
     assert world.open_sessions == 0
 
 
-def test_a_damaged_record_is_that_of_a_take_that_was_never_tried(tmp_path):
+def test_a_torn_record_counts_as_a_take_that_was_never_tried(tmp_path):
     manifest, out = batch_of(tmp_path, *ids(2)), tmp_path / "out"
     run(manifest, out, World())
     (out / "batch" / "takes" / "take-001.json").write_text('{"id": "take-0')
@@ -354,7 +354,7 @@ def test_work_that_overlaps_counts_once(spans):
     assert covered(map(tuple, spans)) == len({second for start, stop in spans for second in range(start, stop)})
 
 
-def test_work_is_counted_from_chunk_events():
+def test_busy_time_is_summed_from_chunk_events():
     work = BusyTime()
     work.event("film.start", time="2026-01-01T00:00:00.000+00:00")
     work.event("denoise.chunk", time="2026-01-01T00:00:03.000+00:00", seconds=2.0)

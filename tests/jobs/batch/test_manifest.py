@@ -53,7 +53,7 @@ def test_the_same_manifest_in_yaml_jsonl_and_csv(folder):
     assert (third.id, third.output, third.film_s) == ("two", str(folder / "elsewhere"), 2.0)
 
 
-def test_a_storyboard_may_stand_in_the_manifest_itself_and_anchors_share_it(folder):
+def test_a_storyboard_may_be_part_of_the_manifest_and_shared_by_anchors(folder):
     text = """
     takes:
       - &first {id: a, storyboard: {model: tiny, scenes: [{prompt: a red circle, duration: 1.5s}]}, project: acme}
@@ -65,7 +65,7 @@ def test_a_storyboard_may_stand_in_the_manifest_itself_and_anchors_share_it(fold
     assert second.storyboard.scenes[0].prompt == "a: b"
 
 
-def test_manifests_and_storyboards_may_lie_on_any_file_system():
+def test_manifests_and_storyboards_may_be_on_any_file_system():
     store = Store("memory://shows")
     store.put("film.yaml", STORYBOARD.encode())
     store.put("m.jsonl", b'{"storyboard": "film.yaml"}\n\n{"storyboard": "memory://shows/film.yaml", "id": "x"}\n')
@@ -76,7 +76,7 @@ def test_manifests_and_storyboards_may_lie_on_any_file_system():
     ]
 
 
-def test_all_mistakes_are_reported_at_once_with_line_key_value_and_fix(folder):
+def test_every_mistake_is_named_at_once_with_line_key_value_and_fix(folder):
     found = mistakes(
         folder,
         """takes:
@@ -114,7 +114,7 @@ def test_all_mistakes_are_reported_at_once_with_line_key_value_and_fix(folder):
     ]
 
 
-def test_names_and_places_are_for_one_take_each(folder):
+def test_ids_and_outputs_belong_to_one_take_each(folder):
     found = mistakes(
         folder,
         "[{storyboard: one.yaml}, {storyboard: one.yaml}, {storyboard: two.yaml, id: ONE},"
@@ -147,11 +147,11 @@ def test_names_and_places_are_for_one_take_each(folder):
         ("yaml", "[{storyboard: 'my film.yaml'}]", "id would be 'my film', after the storyboard"),
     ],
 )
-def test_a_file_that_is_not_a_manifest_is_reported_in_one_line(folder, suffix, text, message):
+def test_a_file_that_is_no_manifest_is_refused_in_one_line(folder, suffix, text, message):
     assert message in "\n".join(mistakes(folder, text, suffix))
 
 
-def test_a_csv_take_is_named_by_its_first_line(folder):
+def test_a_csv_take_is_named_by_the_line_that_it_begins_in(folder):
     text = 'storyboard,tags,ranks\none.yaml,"a;\nb",x\ntwo.yaml,,y\n'
     assert [line.split(":")[0] for line in mistakes(folder, text, "csv")] == ["line 2, take 1", "line 4, take 2"]
 
@@ -162,7 +162,7 @@ def test_thousands_of_mistakes_are_counted_not_shown(folder):
     assert found[-1] == "and 4900 more"
 
 
-def test_a_fingerprint_depends_on_storyboard_output_and_weights_but_not_on_spelling(folder):
+def test_a_fingerprint_depends_on_storyboard_output_and_weights_but_not_on_their_spelling(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(b"one")
 

@@ -28,7 +28,7 @@ def drained(queue, ranks=None):
 
 
 @given(KINDS)
-def test_every_take_is_served_once_and_higher_priorities_come_first(kinds):
+def test_every_take_comes_once_and_higher_priorities_come_first(kinds):
     takes = takes_of(kinds)
     taken = drained(TakeQueue(takes))
     assert Counter(taken_.id for taken_ in taken) == Counter(take.id for take in takes)
@@ -36,7 +36,7 @@ def test_every_take_is_served_once_and_higher_priorities_come_first(kinds):
 
 
 @given(KINDS)
-def test_projects_of_equal_priority_are_served_round_robin(kinds):
+def test_among_equal_priorities_projects_are_served_round_robin(kinds):
     takes = takes_of(kinds)
     taken = drained(TakeQueue(takes))
     for priority in {take.priority for take in takes}:
@@ -44,7 +44,7 @@ def test_projects_of_equal_priority_are_served_round_robin(kinds):
         served = Counter()
         for take in [take for take in taken if take.priority == priority]:
             others = [served[project] for project, left in waiting.items() if left]
-            assert served[take.project] == min(others), "a project was served before one that had fewer takes served"
+            assert served[take.project] == min(others), "a project was served before one that had waited longer"
             served[take.project] += 1
             waiting[take.project] -= 1
 
@@ -57,12 +57,12 @@ def test_within_a_project_and_a_size_takes_keep_their_order(kinds):
         assert numbers == sorted(numbers)
 
 
-def test_a_gang_receives_takes_that_its_actors_fit_unless_that_is_unfair():
+def test_a_gang_gets_takes_that_its_actors_suit_where_that_is_fair():
     queue = TakeQueue(takes_of([(0, "a", 1), (0, "a", 2), (0, "a", 1), (0, "b", 2), (1, "a", 2)]))
     assert [take.id for take in drained(queue, ranks=2)] == ["4", "3", "1", "0", "2"]
 
 
-def test_a_take_that_was_put_back_waits_its_time_and_is_then_the_first_of_its_project():
+def test_a_take_that_was_put_back_waits_its_time_and_then_comes_first_in_its_project():
     queue = TakeQueue(takes_of([(0, "a", 1)] * 3))
     first = queue.take(0.0)
     queue.put_back(first, ready_at=5.0)
