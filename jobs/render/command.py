@@ -1,6 +1,5 @@
 """Flags of `longtake render`."""
 
-from json import dumps as quoted
 from typing import Annotated
 
 import typer
@@ -69,6 +68,8 @@ def command(
 
     Rendering into a folder that already holds a render resumes it: chunks whose inputs have not changed are reused.
     """
+    from json import dumps as quoted
+
     from longtake.jobs.render.run import render_command
     from longtake.jobs.take import GangSpec, RenderOptions
     from longtake.jobs.weights import load_options

@@ -68,7 +68,7 @@ def test_ray_starts_and_runs_a_task():
     assert "first task after" in finding.seen
 
 
-def test_a_ray_that_does_not_start_in_time_is_ended(monkeypatch):
+def test_a_ray_that_does_not_start_in_time_is_killed(monkeypatch):
     monkeypatch.setattr(local_ray, "_RAY_SCRIPT", "import time; time.sleep(60)")
     finding = only(local_ray.check_ray(start=True, timeout_s=0.2))
     assert finding.level == "FAIL"
@@ -192,7 +192,7 @@ def test_a_missing_codec_shows_its_fix(monkeypatch):
 
 
 @pytest.mark.parametrize(("free_gib", "level"), [(0.5, "FAIL"), (5, "warn"), (100, "ok")])
-def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch, tmp_path):
+def test_free_disk_is_compared_with_an_hour_of_film(free_gib, level, monkeypatch, tmp_path):
     monkeypatch.setattr(output_root.shutil, "disk_usage", lambda _: Usage(0, 0, int(free_gib * 2**30)))
     finding = only(output_root.check_disk(str(tmp_path / "not" / "yet")))
     assert finding.level == level
@@ -202,7 +202,7 @@ def test_free_disk_is_held_against_an_hour_of_film(free_gib, level, monkeypatch,
 
 
 @pytest.mark.parametrize("output", ["nosuch://bucket/take", "gs://bucket/take"])
-def test_an_output_that_nothing_serves_here_names_what_does(output, monkeypatch):
+def test_an_unsupported_output_is_reported_with_the_supported_protocols(output, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     finding = only(output_root.check_output(output))
     assert finding.level == "FAIL"
@@ -210,7 +210,7 @@ def test_an_output_that_nothing_serves_here_names_what_does(output, monkeypatch)
     assert "s3fs" in finding.fix
 
 
-def test_an_output_that_loses_bytes_is_no_output(monkeypatch, tmp_path):
+def test_an_output_that_loses_bytes_fails(monkeypatch, tmp_path):
     monkeypatch.setattr(output_root.Store, "get", lambda *_: b"other bytes")
     finding = only(output_root.check_output(str(tmp_path)))
     assert finding.level == "FAIL"
@@ -222,7 +222,7 @@ def test_an_output_in_memory_is_tried_without_touching_the_disk():
     assert only(output_root.check_output("memory://doctor")).level == "ok"
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_still_run(monkeypatch, tmp_path):
+def test_a_check_that_raises_is_a_finding_and_the_others_still_run(monkeypatch, tmp_path):
     def broken():
         raise KeyError("surprise")
 

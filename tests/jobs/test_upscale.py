@@ -47,7 +47,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(clip, tmp_path_factory):
-    """What one process makes, without Ray."""
+    """The packets that one process writes, without Ray."""
     out = tmp_path_factory.mktemp("alone") / "out.mp4"
     torch.set_num_threads(1)
     alone.upscale(clip, WISH, load_upscaler(TOOLS.model), Output(str(out)))
@@ -55,7 +55,7 @@ def undisturbed(clip, tmp_path_factory):
 
 
 class Recorder:
-    """Remembers events, and does something behind one of them, once."""
+    """Records events, and calls `then` once after one of them."""
 
     def __init__(self, name="", then=None):
         self.events, self._name, self._then = [], name, then
@@ -243,7 +243,7 @@ def test_the_command_takes_a_model_that_looks_ahead_and_refuses_to_repeat_a_long
     assert "handoff: 0 frames are processed twice" in " ".join(plan.stdout.split())
 
 
-def test_a_preview_lays_both_enlargements_side_by_side(clip, tmp_path):
+def test_a_preview_shows_both_enlargements_side_by_side(clip, tmp_path):
     answer = longtake(clip.url, "-o", tmp_path / "out.mp4", "--preview", "--model", "tiny-upscaler", "--scale", "4")
     assert answer.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out.preview.mp4"]
@@ -251,7 +251,7 @@ def test_a_preview_lays_both_enlargements_side_by_side(clip, tmp_path):
     assert (preview.width, preview.height, preview.num_frames) == (8 * WIDTH, 4 * HEIGHT, 50)
 
 
-def test_what_cannot_be_done_is_refused_before_anything_is_written(clip, tmp_path, capsys, monkeypatch):
+def test_impossible_requests_are_refused_before_anything_is_written(clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test's own Ctrl-C stays what it is
     lies = tmp_path / "lies.mp4"
     lies.write_text("this is no film\n" * 100)

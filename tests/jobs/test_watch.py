@@ -56,7 +56,7 @@ def segments():
 
 @contextmanager
 def rendering(store):
-    """A fake render; gives a function that publishes one more segment."""
+    """A fake render; yields a function that publishes the next segment."""
     with EventLog(store) as log:
         log.event("road.start", road="fake", torch="none", threads=1)
         log.event("film.start", chunks=CHUNKS, frames=FRAMES * CHUNKS, samples=SPANS[-1].samples.stop)
@@ -169,7 +169,7 @@ def test_parts_of_the_film_are_served(server, store, wanted, start, stop):
     assert headers["Content-Range"] == f"bytes {first}-{first + len(body) - 1}/{len(film)}"
 
 
-def test_a_part_beyond_the_film_is_refused_and_nonsense_is_passed_over(server, store):
+def test_a_range_beyond_the_film_is_refused_and_a_malformed_one_is_ignored(server, store):
     film = store.get("film.mp4")
     status, headers, body = fetch(server, "/take/film.mp4", Range=f"bytes={len(film)}-")
     assert (status, headers["Content-Range"], body) == (416, f"bytes */{len(film)}", b"")
@@ -196,7 +196,7 @@ def test_a_part_beyond_the_film_is_refused_and_nonsense_is_passed_over(server, s
         "/nothing",
     ],
 )
-def test_what_is_not_of_the_take_is_not_found(server, path):
+def test_files_outside_the_take_are_not_found(server, path):
     assert fetch(server, path)[0] == 404
 
 
@@ -222,7 +222,7 @@ def test_a_link_out_of_the_take_is_not_followed(tmp_path):
         ("[", 403),
     ],
 )
-def test_only_this_machine_may_ask(server, host, code):
+def test_only_this_machine_may_open_the_page(server, host, code):
     for path in ("/", "/status.json", "/take/film.mp4"):
         assert fetch(server, path, Host=host)[0] == code
 
@@ -243,7 +243,7 @@ def longtake(*arguments, **options):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
 
 
-def test_the_status_command_tells_how_far_a_take_is(tmp_path):
+def test_the_status_command_prints_the_progress_of_a_take(tmp_path):
     assert longtake("status", tmp_path).returncode == 2
     whole_take(Store(str(tmp_path)))
     answer = longtake("status", tmp_path, "--watch")
@@ -300,7 +300,7 @@ def test_the_page_plays_a_film_while_it_is_rendered(tmp_path):
                 publish(segment)
             page.wait_for(f"({DONE}).publish == {CHUNKS} && {BARS} == {CHUNKS}")
             page.wait_for(f"{NOW} > 1.6")
-            assert not store.exists("film.mp4"), "it played on, past what there was before, while rendering"
+            assert not store.exists("film.mp4"), "it continued past the first three chunks while rendering"
         page.wait_for(
             "document.getElementById('state').dataset.state == 'done' && document.getElementById('video').ended"
         )
@@ -341,7 +341,7 @@ def test_the_player_holds_a_window_of_a_long_film_and_seeks_anywhere(tmp_path):
         page.ask("long.pause(); long.currentTime = 0.5")
         page.wait_for(f"{HELD}.every(held => /^0,3[012]$/.test(held))")
         page.ask("long.currentTime = 80.5")
-        page.wait_for(f"{HELD}.every(held => /^(79|80),11[012]$/.test(held))")  # what was seen before is let go
+        page.wait_for(f"{HELD}.every(held => /^(79|80),11[012]$/.test(held))")  # earlier parts are evicted
         page.ask("long.play()")
         page.wait_for("long.currentTime > 80.7")
         page.ask("long.currentTime = 119.3")
