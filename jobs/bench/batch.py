@@ -12,6 +12,7 @@ from time import perf_counter
 
 import ray
 from rich.console import Console
+from typing_extensions import override
 
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
@@ -32,7 +33,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     with TemporaryDirectory() as folder:
         manifest, root = _manifest(Path(folder), num_takes), Path(folder) / "out"
         batch = BatchOptions(gangs=2, retries=RETRIES)
-        figures = render_batch(str(manifest), str(root), batch, _studios, Event(), Console(quiet=True)).figures()
+        figures = render_batch(str(manifest), str(root), batch, _sessions, Event(), Console(quiet=True)).figures()
         started = perf_counter()
         command = [sys.executable, "-m", "longtake.jobs.batch", str(manifest), "-o", str(root)]
         again = subprocess.run(command, capture_output=True, check=False)
@@ -64,28 +65,36 @@ def _manifest(folder: Path, num_takes: int) -> Path:
 
 
 @contextmanager
-def _studios(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
-    with ray_sessions(todo, options):
-        yield lambda: _Deadly(options)
+def _sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
+    with ray_sessions(todo, options) as open_session:
+        yield lambda: _DeadlySession(open_session())
 
 
-class _Deadly(RaySession):
-    """A studio on Ray, in which one take kills its denoiser whenever that is at work."""
+class _DeadlySession(RenderSession):
+    """A session on Ray in which one take kills its denoiser each time that the denoiser is at work."""
 
+    def __init__(self, session: RenderSession) -> None:
+        assert isinstance(session, RaySession), "only actors can be killed"
+        self._session, self._kills = session, False
+
+    @override
     def ready(self, take: TakeSpec) -> None:
-        """See `RenderSession.ready`."""
-        super().ready(take)
         self._kills = take.id == DEADLY
+        self._session.ready(take)
 
+    @override
     def render(self, tick: Callable[[], None]) -> Rendered:
-        """See `RenderSession.render`."""
-
         def deadly() -> None:
             tick()
-            if self._kills and self.pool is not None:
-                ray.kill(self.pool.denoise.actors[0])
+            pool = self._session.pool
+            if self._kills and pool is not None:
+                ray.kill(pool.denoise.actors[0])
 
-        return super().render(deadly)
+        return self._session.render(deadly)
+
+    @override
+    def close(self) -> None:
+        self._session.close()
 
 
 BENCH = Bench(
