@@ -22,11 +22,15 @@ OWN_CLUSTER = {
 
 @contextmanager
 def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
-    """Be connected to the cluster at `address`, to the one that this job runs on, or else to one of our own.
+    """Be connected to the cluster at `address`; without one, to the one that this process has joined or that this job
+    runs on, or else to one of our own.
 
     A cluster of our own has at least `num_cpus` for Ray to place by, however few cores there are, no dashboard, and
     ends with the block.
     """
+    if address is None and ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of what was in flight when somebody died
     if address is None and "RAY_JOB_ID" not in os.environ and "RAY_ADDRESS" not in os.environ:
         for name, value in OWN_CLUSTER.items():

@@ -1,4 +1,4 @@
-"""A night's batch: two hundred small takes of which three are broken, on two gangs, and then the same command again."""
+"""A batch of two hundred small takes, three of them broken, by two gangs; then the same command again."""
 
 import json
 import subprocess
@@ -19,20 +19,19 @@ from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import Rendered, RenderSession, Retries
 from longtake.jobs.batch.session import RaySession, ray_sessions
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 
-TAKES, QUICK_TAKES = 200, 24
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces fast, duration: 2s}]}"
 DEADLY = "deadly"
-RETRIES = Retries(most=1, backoff_s=0.1)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """One batch, counted by its report; its second run is a process of its own, timed from start to end."""
-    num_takes = QUICK_TAKES if options.quick else TAKES
+    """Render a batch and read the figures from its report. The second run is a new process, timed from start to end."""
+    num_takes = options.pick(full=200, quick=24, smoke=4)
+    retries = Retries(most=options.pick(full=1, quick=1, smoke=0), backoff_s=0.1)
     with TemporaryDirectory() as folder:
         manifest, root = _manifest(Path(folder), num_takes), Path(folder) / "out"
-        batch = BatchOptions(gangs=2, retries=RETRIES)
+        batch = BatchOptions(gangs=options.pick(full=2, quick=2, smoke=1), retries=retries)
         figures = render_batch(str(manifest), str(root), batch, _sessions, Event(), Console(quiet=True)).figures()
         started = perf_counter()
         command = [sys.executable, "-m", "longtake.jobs.batch", str(manifest), "-o", str(root)]
@@ -50,13 +49,16 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 def _manifest(folder: Path, num_takes: int) -> Path:
-    """Takes that differ by their seed; one too wide for the model, one whose actors die, one whose store raises."""
+    """Takes that differ by their seed, and three broken ones: too wide for the model, deadly for its actors, and with
+    a store that raises."""
     (folder / "film.yaml").write_text(STORYBOARD)
-    (folder / "file").write_text("no folder can lie below a file")
-    takes = [{"id": f"take-{number:03d}", "overrides": {"seed": number}} for number in range(num_takes - 3)]
-    broken = [
+    (folder / "file").write_text("no folder can be created below a file")
+    takes: list[dict[str, object]] = [
+        {"id": f"take-{number:03d}", "overrides": {"seed": number}} for number in range(num_takes - 3)
+    ]
+    broken: list[dict[str, object]] = [
         {"id": "impossible", "overrides": {"video.width": 66}},
-        {"id": DEADLY, "overrides": {"sampling.steps": 1000}},  # a chunk must take longer than a beat
+        {"id": DEADLY, "overrides": {"sampling.steps": 1000}},  # a chunk must take longer than one tick
         {"id": "unwritable", "output": str(folder / "file" / "take")},
     ]
     lines = [json.dumps({"storyboard": "film.yaml", **take}) for take in takes[:10] + broken + takes[10:]]
@@ -71,7 +73,7 @@ def _sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Cal
 
 
 class _DeadlySession(RenderSession):
-    """A session on Ray in which one take kills its denoiser each time that the denoiser is at work."""
+    """A session on Ray in which one take kills its denoiser on every tick."""
 
     def __init__(self, session: RenderSession) -> None:
         assert isinstance(session, RaySession), "only actors can be killed"
@@ -88,7 +90,7 @@ class _DeadlySession(RenderSession):
             tick()
             pool = self._session.pool
             if self._kills and pool is not None:
-                ray.kill(pool.denoise.actors[0])
+                ray.kill(pool.gangs[0].actors[0])
 
         return self._session.render(deadly)
 
@@ -99,13 +101,13 @@ class _DeadlySession(RenderSession):
 
 BENCH = Bench(
     {
-        "not_done": Figure("good takes that were not rendered, of 197 (21 with --quick)", at_most=0),
+        "not_done": Figure("takes that should have been rendered and were not, of 197 (21 with --quick)", at_most=0),
         "quarantined": Figure("takes given up: one impossible, one deadly, one whose store raises", at_least=3),
-        "overhead_per_take_s": Figure("seconds of a take in which no act was at work, the median", at_most=0.3),
-        "seconds_per_take": Figure("seconds of a take in its gang, the median"),
-        "second_run_s": Figure("seconds of the same command once all is done, from start to end", at_most=5),
-        "done_twice": Figure("takes that the second run did anew", at_most=0),
+        "overhead_per_take_s": Figure("median seconds of a take in which no stage was working", at_most=0.3),
+        "seconds_per_take": Figure("median seconds of a take in its gang"),
+        "second_run_s": Figure("seconds of the same command when nothing is left to do, start to end", at_most=5),
+        "done_twice": Figure("takes that the second run rendered again", at_most=0),
     },
     measure,
-    once=True,
+    repeats=1,
 )

@@ -1,11 +1,12 @@
-"""Seconds of LTX-2 on our road beside diffusers' pipeline: one clip, and four clips' length.
+"""Seconds of LTX-2 in our pipeline and in diffusers': one clip, and a film as long as four clips.
 
-Ours denoises and decodes chunk after chunk; diffusers renders clips, and for a longer film one window after another,
-each with the same overlap, regenerated. The weights are tiny and random, prompts are read beforehand, and there is one
-pass a step, as distilled weights have it.
+We denoise and decode chunk after chunk. diffusers renders clips; a longer film takes one window after another, and each
+window generates the overlap again. The weights are tiny and random, prompts are embedded before the clock starts, and a
+step has one pass, as in distilled weights.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.pipeline.adapters.ltx2.model import CLIP_LATENTS, OVERLAP, open_folder
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import plan_film
@@ -28,10 +29,9 @@ from longtake.pipeline.testing.ltx2 import CAPTION_WIDTH, TEXT_LAYERS, save, tin
 from longtake.pipeline.values import Conditioning
 from longtake.pipeline.weights.options import LoadOptions
 
-WIDTH, HEIGHT, FPS, STEPS, TEXT_TOKENS = 128, 96, 24, 4, 1024
+FPS, TEXT_TOKENS = 24, 1024
 CLIP_FRAMES = 1 + 8 * (CLIP_LATENTS - 1)
-LONG = 4
-WISH = """
+STORYBOARD = """
 model: tiny-ltx2
 video: {{width: {width}, height: {height}, fps: {fps}}}
 audio: {{sample_rate: {rate}}}
@@ -40,29 +40,42 @@ scenes: [{{prompt: a red circle rests, duration: {frames}f}}]
 """
 
 
-def ratios(folder: Path, rounds: int) -> dict[str, float]:
-    """diffusers' seconds over ours, medians of rounds that take turns.
+@dataclass(frozen=True)
+class Work:
+    """What is measured.
 
     Args:
-        folder: an empty one, for the weights.
-        rounds: after one that only warms up.
+        rounds: how many, after one for warm-up; every variant runs once in a round.
+        clips: length of the long film.
+        steps: of each clip and chunk.
+        width, height: of the picture.
     """
-    clips = open_folder(save(folder / "clips"), LoadOptions())
+
+    rounds: int
+    clips: int = 4
+    steps: int = 4
+    width: int = 128
+    height: int = 96
+
+
+def ratios(folder: Path, work: Work) -> dict[str, float]:
+    """diffusers' seconds over ours, medians over rounds; the weights are saved in `folder`."""
+    segments = open_folder(save(folder / "clips"), LoadOptions())
     causal = open_folder(save(folder / "causal", chunk_latents=2, window=7, sink=1), LoadOptions())
-    pipeline, long = tiny_pipeline(), LONG * CLIP_FRAMES
+    pipeline, long = tiny_pipeline(), work.clips * CLIP_FRAMES
     windows = 1 + ceil(Fraction(long - CLIP_FRAMES, CLIP_FRAMES - (1 + 8 * (OVERLAP - 1))))
-    acts: dict[str, Callable[[], object]] = {
-        "their clip": lambda: _theirs(pipeline),
-        "our clip": _ours(clips, CLIP_FRAMES),
-        "their windows": lambda: [_theirs(pipeline) for _ in range(windows)],
-        "our segments": _ours(clips, long),
-        "our causal film": _ours(causal, long),
+    variants: dict[str, Callable[[], object]] = {
+        "their clip": lambda: _theirs(pipeline, work),
+        "our clip": _ours(segments, CLIP_FRAMES, work),
+        "their windows": lambda: [_theirs(pipeline, work) for _ in range(windows)],
+        "our segments": _ours(segments, long, work),
+        "our causal film": _ours(causal, long, work),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in acts}
-    for _ in range(rounds + 1):
-        for name, act in acts.items():
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(work.rounds + 1):
+        for name, render in variants.items():
             started = perf_counter()
-            act()
+            render()
             seconds[name].append(perf_counter() - started)
 
     def ratio(above: str, below: str) -> float:
@@ -75,18 +88,18 @@ def ratios(folder: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def _theirs(pipeline: Any) -> Any:
+def _theirs(pipeline: Any, work: Work) -> Any:
     """One clip of diffusers' pipeline, decoded."""
-    read = torch.zeros(1, TEXT_TOKENS, CAPTION_WIDTH * (TEXT_LAYERS + 1))
+    embedded = torch.zeros(1, TEXT_TOKENS, CAPTION_WIDTH * (TEXT_LAYERS + 1))
     scales = {"guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     return pipeline(
-        prompt_embeds=read,
+        prompt_embeds=embedded,
         prompt_attention_mask=torch.ones(1, TEXT_TOKENS, dtype=torch.int64),
-        height=HEIGHT,
-        width=WIDTH,
+        height=work.height,
+        width=work.width,
         num_frames=CLIP_FRAMES,
         frame_rate=float(FPS),
-        num_inference_steps=STEPS,
+        num_inference_steps=work.steps,
         **scales,
         **{f"audio_{name}": scale for name, scale in scales.items()},
         output_type="pt",
@@ -94,10 +107,12 @@ def _theirs(pipeline: Any) -> Any:
     )
 
 
-def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
-    """A film of that length, denoised and decoded; its prompt is read already."""
+def _ours(model: FilmModel, frames: int, work: Work) -> Callable[[], object]:
+    """A function that denoises and decodes a film of that length, with its prompt embedded already."""
     rate = model.limits.sample_rates[0]
-    storyboard = WISH.format(width=WIDTH, height=HEIGHT, fps=FPS, rate=rate, steps=STEPS, frames=frames)
+    storyboard = STORYBOARD.format(
+        width=work.width, height=work.height, fps=FPS, rate=rate, steps=work.steps, frames=frames
+    )
     plan = plan_film(parse_storyboard(storyboard), model)
     conditioning: Conditioning = EmbedStage(model.text, plan)(plan.chunks[0])
 
@@ -111,18 +126,19 @@ def _ours(model: FilmModel, frames: int) -> Callable[[], object]:
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """One thread; three rounds, or five where it is not quick."""
+    """On one thread."""
     torch.set_num_threads(1)
+    work = options.pick(full=Work(5), quick=Work(3), smoke=Work(1, clips=2, steps=1, width=32, height=32))
     with TemporaryDirectory(prefix="longtake-beside-") as folder:
-        return ratios(Path(folder), rounds=3 if options.quick else 5)
+        return ratios(Path(folder), work)
 
 
 BENCH = Bench(
     {
-        "vs_diffusers_clip": Figure("seconds of diffusers' LTX-2 pipeline over ours, for one clip", at_least=1.0),
-        "vs_diffusers_long": Figure("of its windows over our segments, for four clips' length", at_least=1.0),
-        "vs_diffusers_causal": Figure("of its windows over our causal film of the same length"),
+        "vs_diffusers_clip": Figure("seconds of diffusers' LTX-2 pipeline for one clip over ours", at_least=1.0),
+        "vs_diffusers_long": Figure("seconds of its windows over those of our segments, four clips long", at_least=1.0),
+        "vs_diffusers_causal": Figure("seconds of its windows over those of our causal film of that length"),
     },
     measure,
-    once=True,
+    repeats=1,
 )

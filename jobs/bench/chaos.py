@@ -1,25 +1,25 @@
-"""Chaos: ranks, acts, nodes and drivers are killed or wedged at seeded moments of a take on a cluster of three nodes;
-every film must end, and equal the undisturbed one bit for bit."""
+"""Chaos: ranks, stages, nodes and drivers are killed or stopped at seeded moments of a render on a cluster of three
+nodes. Every film must be completed and equal the undisturbed one bit for bit."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Self
 
 import torch
 from ray.cluster_utils import Cluster
 
 from longtake.actors.cluster import OWN_CLUSTER
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
@@ -37,31 +37,34 @@ scenes:
   - {{prompt: a blue square rests, duration: 8s}}
   - {{prompt: a green triangle glides, duration: 6.5s, transition: cut}}
 """
-CHUNKS, QUICK_CHUNKS = 42, 22
-SEEDS, QUICK_SEEDS = 3, 1
 DEGREES = Degrees(ulysses=2)
-NODES, NODE_CPUS = 2, 4
+NODE_CPUS = 4
 DEADLINE_S = 8
 FILM_S = 600.0
 FAULTS = ("rank 0", "rank 1", "wedged rank", "decode", "wedged encode", "publish", "node", "driver")
+"""A wedged actor is one whose process is stopped: it exists and does not answer."""
+
 QUICK_FAULTS = ("rank 1", "wedged encode", "publish", "driver")
+SMOKE_FAULTS = ("publish",)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """One film undisturbed, then one for each seed with all faults, in an order and at moments of the seed's own."""
+    """One undisturbed film, then one film for each seed, with all faults in an order and at moments of that seed."""
     torch.set_num_threads(1)
-    seeds = QUICK_SEEDS if options.quick else SEEDS
-    faults = QUICK_FAULTS if options.quick else FAULTS
-    with TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        stage = Stage(Path(folder), QUICK_CHUNKS if options.quick else CHUNKS)
-        with stage:
-            undisturbed = stage.render("undisturbed", {})
-            rendered = [
-                stage.render(f"seed-{seed}", _moments(Random(1000 * options.seed + seed), faults, stage.num_chunks))
-                for seed in range(seeds)
-            ]
-            identical = [same_takes(undisturbed.take, showing.take) for showing in rendered]
-    struck = [fault for showing in rendered for fault in showing.struck]
+    seeds = options.pick(full=3, quick=1, smoke=1)
+    faults = options.pick(full=FAULTS, quick=QUICK_FAULTS, smoke=SMOKE_FAULTS)
+    num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=1)
+    with (
+        TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        LocalCluster(Path(folder), num_chunks, num_nodes) as cluster,
+    ):
+        undisturbed = cluster.render("undisturbed", {})
+        renders = [
+            cluster.render(f"seed-{seed}", _moments(Random(1000 * options.seed + seed), faults, num_chunks))
+            for seed in range(seeds)
+        ]
+        identical = [same_takes(undisturbed.take, render.take) for render in renders]
+    struck = [fault for render in renders for fault in render.struck]
     return {
         "faults": len(struck),
         "films_identical": sum(identical) / len(identical),
@@ -72,14 +75,14 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 def _moments(random: Random, faults: tuple[str, ...], num_chunks: int) -> dict[int, str]:
-    """The chunk that is about to be published when each fault strikes; two or more chunks lie between faults."""
+    """The chunk that is about to be published when each fault happens, with two chunks or more between faults."""
     chosen = sorted(random.sample(range(1, num_chunks // 2 - 1), len(faults)))
     return dict(zip((2 * chunk for chunk in chosen), random.sample(faults, len(faults)), strict=True))
 
 
 @dataclass(frozen=True)
 class Struck:
-    """One fault: what it cost."""
+    """One fault and what it cost."""
 
     fault: str
     chunks_lost: int
@@ -87,69 +90,74 @@ class Struck:
 
 
 @dataclass
-class Showing:
-    """One film and what befell it."""
+class Render:
+    """One film and its faults."""
 
     take: Take
     struck: list[Struck] = field(default_factory=list)
 
 
-class Stage:
-    """A cluster of this machine, with a head that computes nothing, on which drivers of their own render."""
+class LocalCluster:
+    """A Ray cluster on this machine, whose head computes nothing. Each film has a driver process of its own."""
 
-    def __init__(self, root: Path, num_chunks: int) -> None:
-        self._root, self.num_chunks = root, num_chunks
+    def __init__(self, root: Path, num_chunks: int, num_nodes: int) -> None:
+        self._root, self._num_nodes = root, num_nodes
         self._storyboard = STORYBOARD.format(first=num_chunks - 15)
         (root / "film.yaml").write_text(self._storyboard)
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> Self:
         os.environ.update({name: os.environ.get(name, value) for name, value in OWN_CLUSTER.items()})
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self._root / "ray")}
         config = {"prestart_worker_first_driver": False}
         self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": config})
         self._nodes: dict[str, Any] = {}
-        for _ in range(NODES):
+        for _ in range(self._num_nodes):
             self._add_node()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.shutdown()
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
 
     def _add_node(self) -> None:
         node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
         self._nodes[node.node_id] = node
 
-    def render(self, name: str, moments: Mapping[int, str]) -> Showing:
-        """A film into `name`, with a fault once so many chunks are published."""
+    def render(self, name: str, moments: Mapping[int, str]) -> Render:
+        """Render into the folder `name`.
+
+        Args:
+            moments: faults by the number of published chunks at which they happen.
+        """
         out, until = self._root / name, monotonic() + FILM_S
-        showing, left, driver = Showing(self._take(out)), dict(sorted(moments.items())), self._start(out)
+        render, left, driver = Render(self._take(out)), dict(sorted(moments.items())), self._start(out)
         while (code := driver.poll()) is None or left:
             if monotonic() > until:
                 driver.kill()
-                raise TimeoutError(f"{name} was not done after {FILM_S:g} s; {left} were still to come")
+                raise TimeoutError(f"{name} was not done after {FILM_S:g} s; faults left: {left}")
             if code is not None:
-                raise RuntimeError(f"the driver of {name} ended with {code} before {left}")
+                raise RuntimeError(f"the driver of {name} exited with {code} before these faults: {left}")
             events, at = read_events(out), next(iter(left), None)
             if at is not None and published(events) >= at:
                 fault = left.pop(at)
                 before, struck_at = len(events), monotonic()
                 driver = self._strike(fault, events, driver, out)
-                self._until(lambda at=at: published(read_events(out)) > at + 1, driver, until)
-                showing.struck.append(Struck(fault, denoised_again(read_events(out), before), monotonic() - struck_at))
-                print(f"{name}: {fault} at chunk {at}: {showing.struck[-1]}", file=sys.stderr, flush=True)
+                self._wait_for(out, at + 2, driver, until)
+                render.struck.append(Struck(fault, denoised_again(read_events(out), before), monotonic() - struck_at))
+                print(f"{name}: {fault} at chunk {at}: {render.struck[-1]}", file=sys.stderr, flush=True)
             sleep(0.02)
         if code != 0:
-            raise RuntimeError(f"the driver of {name} ended with {code}: {(out / 'driver.log').read_text()[-2000:]}")
-        return showing
+            raise RuntimeError(f"the driver of {name} exited with {code}: {(out / 'driver.log').read_text()[-2000:]}")
+        return render
 
-    def _until(self, true: Callable[[], bool], driver: subprocess.Popen[bytes], until: float) -> None:
-        while not true() and driver.poll() is None and monotonic() < until:
+    def _wait_for(self, out: Path, chunks: int, driver: subprocess.Popen[bytes], until: float) -> None:
+        """Wait until so many chunks are published, the driver has exited or time is up."""
+        while published(read_events(out)) < chunks and driver.poll() is None and monotonic() < until:
             sleep(0.02)
 
     def _strike(
         self, fault: str, events: list[dict[str, Any]], driver: subprocess.Popen[bytes], out: Path
     ) -> subprocess.Popen[bytes]:
-        """Let the fault happen; the driver that renders from then on."""
+        """Cause the fault. Returns the driver that renders from then on."""
         ready = {event["act"]: event for event in events if event["event"] == "actor.ready"}
         how = signal.SIGSTOP if fault.startswith("wedged") else signal.SIGKILL
         match fault.removeprefix("wedged "):
@@ -165,8 +173,8 @@ class Stage:
                 os.kill(ready["denoise"]["pids"][0], how)
             case "rank 1":
                 os.kill(ready["denoise"]["pids"][1], how)
-            case act:
-                os.kill(ready[act]["pids"][0], how)
+            case stage:
+                os.kill(ready[stage]["pids"][0], how)
         return driver
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
@@ -183,7 +191,7 @@ class Stage:
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:
-    """The whole lines of a take's event log."""
+    """The complete lines of a take's event log."""
     path = out / "events.jsonl"
     if not path.exists():
         return []
@@ -192,17 +200,17 @@ def read_events(out: Path) -> list[dict[str, Any]]:
         try:
             events.append(json.loads(line))
         except ValueError:
-            continue  # torn by a fault, or not yet whole
+            continue  # cut off by a fault, or not yet complete
     return events
 
 
 def published(events: list[dict[str, Any]]) -> int:
-    """Chunks that can be watched."""
+    """Number of published chunks."""
     return max((event["chunk"] + 1 for event in events if event["event"] == "publish.chunk"), default=0)
 
 
 def denoised_again(events: list[dict[str, Any]], before: int) -> int:
-    """Chunks that were denoised among the first `before` events and again after them."""
+    """Number of chunks denoised both among the first `before` events and after them."""
     denoised = [
         {e["chunk"] for e in part if e["event"] == "denoise.chunk"} for part in (events[:before], events[before:])
     ]
@@ -211,14 +219,15 @@ def denoised_again(events: list[dict[str, Any]], before: int) -> int:
 
 BENCH = Bench(
     {
-        "faults": Figure("ranks, acts, nodes and drivers that were killed or wedged while films were rendered"),
-        "films_identical": Figure("share of these films that equal the undisturbed one bit for bit", at_least=1),
-        "max_chunks_lost": Figure("the most finished chunks that one fault had denoised again", at_most=1),
+        "faults": Figure("ranks, stages, nodes and drivers that were killed or stopped during renders"),
+        "films_identical": Figure("share of films that equal the undisturbed film bit for bit", at_least=1),
+        "max_chunks_lost": Figure("largest number of finished chunks denoised again after one fault", at_most=1),
         "restart_s": Figure(
-            "from a fault until two more chunks are published; a wedge is waited for, ten times the longest chunk"
+            "median seconds from a fault until two more chunks are published; a stopped actor is replaced after ten"
+            " times its longest chunk"
         ),
-        "longest_restart_s": Figure("the longest of these"),
+        "longest_restart_s": Figure("largest of these"),
     },
     measure,
-    once=True,
+    repeats=1,
 )

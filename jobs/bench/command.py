@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from longtake.jobs.options import Json
+from longtake.pipeline.errors import SpecError
 
 
 def command(
@@ -12,16 +13,24 @@ def command(
     json: Json = False,
     list_keys: Annotated[bool, typer.Option("--list", help="Explain all benches and their figures.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Less work, same limits.")] = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Number of runs; figures are medians.")] = 3,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The least work that runs all code; no limits.")] = False,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Number of runs; figures are medians (default: by bench).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The random seed.")] = 0,
     ranks: Annotated[
         int | None, typer.Option(min=2, help="Ranks, for benches that compare gangs (default: by bench).")
     ] = None,
 ) -> None:
     """Measure what longtake promises; exit with 1 if a figure misses its limit."""
-    from longtake.jobs.bench import BenchOptions, list_benches, run_bench
+    from longtake.jobs.bench.figures import BenchOptions
+    from longtake.jobs.bench.run import list_benches, run_bench
 
     if list_keys or name is None:
         list_benches()
-    elif not run_bench(name, BenchOptions(repeat=repeat, seed=seed, quick=quick, ranks=ranks), as_json=json):
+        return
+    if quick and smoke:
+        raise SpecError("--quick and --smoke are two sizes of a bench; leave one of them out")
+    size = "smoke" if smoke else "quick" if quick else "full"
+    if not run_bench(name, BenchOptions(repeat, seed, size, ranks), as_json=json):
         raise typer.Exit(1)

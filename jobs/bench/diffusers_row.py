@@ -1,20 +1,20 @@
-"""What diffusers' own Ulysses makes of the shapes that ours shares exactly: a difference, or why it refuses."""
+"""diffusers' own Ulysses on the shapes of `bench parity`: its difference from one rank, or its error."""
 
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 
-from longtake.jobs.bench.parity import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
+from longtake.jobs.bench.parity_cases import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
 from longtake.jobs.bench.ranks import run_ranks
 
 Shape = tuple[int, tuple[int, int]]
-"""Heads; latent height and width, at one token per latent pixel."""
+"""Number of heads; latent height and width, with one token per latent pixel."""
 
 
 def their_differences(shapes: Sequence[Shape], ranks: Sequence[int], seed: int) -> dict[tuple[int, Shape], float | str]:
-    """By number of ranks and shape: the largest difference of diffusers' shared Wan from its own unshared one, in
-    float32 over one uncached chunk, or the error that it raises."""
+    """By number of ranks and shape: the largest difference between diffusers' Wan on several ranks and on one, in
+    float32 over one uncached chunk, or the error that diffusers raises."""
     found: dict[tuple[int, Shape], float | str] = {}
     for num_ranks in ranks:
         for shape, outcome in run_ranks(partial(_compare, shapes, num_ranks, seed), num_ranks)[0].items():
@@ -28,14 +28,15 @@ def _compare(shapes: Sequence[Shape], num_ranks: int, seed: int, rank: int) -> d
 
 
 def _plain_or_anything(shape: Shape, num_ranks: int, seed: int) -> float | str:
-    """Its ordinary mode where that runs, or else the mode for whatever does not divide."""
+    """Use the ordinary mode if it accepts the shape, and otherwise the mode for shapes that do not divide."""
     plain = _difference(shape, num_ranks, seed, anything=False)
     return plain if isinstance(plain, float) else _difference(shape, num_ranks, seed, anything=True)
 
 
 @torch.inference_mode()
 def _difference(shape: Shape, num_ranks: int, seed: int, anything: bool) -> float | str:
-    from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses, tiny_wan
+    from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses
+    from longtake.jobs.bench.tiny_wan import tiny_wan
 
     heads, (height, width) = shape
     torch.manual_seed(seed)

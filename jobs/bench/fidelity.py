@@ -1,7 +1,8 @@
-"""Whether the shipped model does what it is asked, in step, for minutes."""
+"""Whether the shipped model follows its prompts, keeps sound and picture in sync, and stays stable for minutes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import nan
 from statistics import mean
@@ -13,8 +14,8 @@ import torch
 import torchaudio
 from einops import reduce
 
-from longtake.jobs.bench import Bench, BenchOptions, Figure
-from longtake.jobs.bench.screening import Notes, Showing, screen
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.film_ratings import FilmToRate, Rating, rate_all
 from longtake.pipeline.film import render
 from longtake.pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
 from longtake.pipeline.journal.store import Store
@@ -30,36 +31,63 @@ from longtake.pipeline.weights.load import load_model
 
 MODEL = "sounding-shapes"
 UNSEEN_STEP = 10**9 + 100
-"""A step that no training reaches: its clips are held out."""
+"""A step that no training reaches, so that its clips are held out."""
+
+
+@dataclass(frozen=True)
+class Films:
+    """How many films are rendered, and how long they are in seconds.
+
+    Args:
+        stride: one of so many captions gets a film.
+        short, minute, long: lengths of the films for prompts and sync, and for the drift of one and of ten minutes.
+        minutes: how many films are a minute long.
+        clips: true clips that go through the codecs.
+        workers: processes that render.
+    """
+
+    stride: int
+    short: int
+    minute: int
+    long: int
+    minutes: int = 8
+    clips: int = 64
+    workers: int = os.cpu_count() or 1
+
+
+FULL, QUICK = Films(1, short=10, minute=60, long=600), Films(10, short=10, minute=6, long=60)
+SMOKE = Films(100, short=2, minute=2, long=3, minutes=1, clips=2, workers=1)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """All figures of the shipped weights; `quick` makes a tenth of the films."""
+    """All figures of the shipped weights."""
     model = load_model(MODEL)
     torch.set_num_threads(1)
-    tenth = 10 if options.quick else 1
-    captions = [*HELD_OUT[:1], *showcase(options.seed)[::tenth]] if options.quick else showcase(options.seed)
-    short = [Showing(caption, 10, options.seed + number) for number, caption in enumerate(captions)]
-    apart = [Showing(show.caption, show.seconds, show.seed, apart=True) for show in short[::2]]
-    minute = [Showing(show.caption, 60 // tenth, show.seed + 1000) for show in short[:: max(1, len(short) // 8)][:8]]
-    long = [Showing(short[0].caption, 600 // tenth, options.seed + 2000)]
-    notes = screen(MODEL, [*short, *apart, *minute, *long], workers=os.cpu_count() or 1)
-    parts = iter(notes)
-    short_notes, apart_notes, minute_notes, long_notes = (
-        [next(parts) for _ in showings] for showings in (short, apart, minute, long)
+    films = options.pick(full=FULL, quick=QUICK, smoke=SMOKE)
+    captions = sample_captions(options.seed)
+    if films.stride > 1:
+        captions = [*HELD_OUT[:1], *captions[:: films.stride]]
+    short = [FilmToRate(caption, films.short, options.seed + number) for number, caption in enumerate(captions)]
+    apart = [FilmToRate(film.caption, film.seconds, film.seed, apart=True) for film in short[::2]]
+    chosen = short[:: max(1, len(short) // films.minutes)][: films.minutes]
+    minute = [FilmToRate(film.caption, films.minute, film.seed + 1000) for film in chosen]
+    long = [FilmToRate(short[0].caption, films.long, options.seed + 2000)]
+    ratings = iter(rate_all(MODEL, [*short, *apart, *minute, *long], films.workers))
+    short_ratings, apart_ratings, minute_ratings, long_ratings = (
+        [next(ratings) for _ in part] for part in (short, apart, minute, long)
     )
     return {
-        **_codecs(model, options),
-        **_prompts(short_notes, apart_notes),
-        **_sync(short_notes, apart_notes, [*minute_notes, *long_notes]),
-        **_stability([*minute_notes, *long_notes], minute_notes, long_notes),
-        "seam_ratio_truth": _truth_seams(model, options),
+        **_codecs(model, options, films.clips),
+        **_prompts(short_ratings, apart_ratings),
+        **_sync(short_ratings, apart_ratings, [*minute_ratings, *long_ratings]),
+        **_stability([*minute_ratings, *long_ratings], minute_ratings, long_ratings),
+        "seam_ratio_truth": _truth_seams(model, options, 3 * films.clips // 4),
         "realtime_factor": _realtime_factor(model, options),
     }
 
 
-def showcase(seed: int) -> list[Caption]:
-    """A hundred captions: the held-out ones, all others that sound, and some that are silent."""
+def sample_captions(seed: int) -> list[Caption]:
+    """A hundred captions: the held-out ones, all others with sound, and some that are silent."""
     sounding = [caption for caption in CAPTIONS if caption.sounds and caption not in HELD_OUT]
     silent = [caption for caption in CAPTIONS if not caption.sounds]
     chosen = np.random.default_rng(seed).permutation(len(silent))[: 100 - len(HELD_OUT) - len(sounding)]
@@ -67,32 +95,32 @@ def showcase(seed: int) -> list[Caption]:
     return [mixed[number] for number in np.random.default_rng(seed + 1).permutation(len(mixed))]
 
 
-def _prompts(notes: Sequence[Notes], apart: Sequence[Notes]) -> dict[str, float]:
+def _prompts(ratings: Sequence[Rating], apart: Sequence[Rating]) -> dict[str, float]:
     return {
-        "prompt_accuracy": mean(note.accurate for note in notes),
-        "prompt_accuracy_held_out": _mean(note.accurate for note in notes if note.showing.caption in HELD_OUT),
-        "prompt_accuracy_apart": mean(note.accurate for note in apart),
-        "teleports_per_min": 60 * sum(n.teleports for n in notes) / sum(n.showing.seconds for n in notes),
+        "prompt_accuracy": mean(rating.accurate for rating in ratings),
+        "prompt_accuracy_held_out": _mean(rating.accurate for rating in ratings if rating.film.caption in HELD_OUT),
+        "prompt_accuracy_apart": mean(rating.accurate for rating in apart),
+        "teleports_per_min": 60 * sum(r.teleports for r in ratings) / sum(r.film.seconds for r in ratings),
     }
 
 
-def _sync(notes: Sequence[Notes], apart: Sequence[Notes], long: Sequence[Notes]) -> dict[str, float]:
-    sounding = [note for note in notes if note.showing.caption.sounds]
-    whole, shifted = Pool(sounding), Pool(sounding, shifted=True)
-    slow, fast = (Pool([n for n in sounding if n.showing.caption.speed == speed]) for speed in ("slow", "fast"))
-    held_out = Pool([note for note in sounding if note.showing.caption in HELD_OUT])
-    alone = [note for note in apart if note.showing.caption.sounds]
-    times, offsets = Pool([note for note in long if note.showing.caption.sounds]).centred()
+def _sync(ratings: Sequence[Rating], apart: Sequence[Rating], long: Sequence[Rating]) -> dict[str, float]:
+    sounding = [rating for rating in ratings if rating.film.caption.sounds]
+    whole, shifted = PooledMatches(sounding), PooledMatches(sounding, shifted=True)
+    slow, fast = (PooledMatches([r for r in sounding if r.film.caption.speed == speed]) for speed in ("slow", "fast"))
+    held_out = PooledMatches([rating for rating in sounding if rating.film.caption in HELD_OUT])
+    alone = [rating for rating in apart if rating.film.caption.sounds]
+    times, offsets = PooledMatches([rating for rating in long if rating.film.caption.sounds]).centred()
     return {
         "onset_f1": whole.f1,
         "onset_f1_shifted": shifted.f1,
         "onset_f1_slow": slow.f1,
         "onset_f1_fast": fast.f1,
         "onset_f1_held_out": held_out.f1,
-        "onset_f1_40ms": Pool(sounding, tolerance_s=0.04).f1,
-        "onset_f1_apart": Pool(alone).f1,
-        "onset_f1_apart_shifted": Pool(alone, shifted=True).f1,
-        "silent_onsets_per_min": 6 * _mean(len(n.onsets_s) for n in notes if not n.showing.caption.sounds),
+        "onset_f1_40ms": PooledMatches(sounding, tolerance_s=0.04).f1,
+        "onset_f1_apart": PooledMatches(alone).f1,
+        "onset_f1_apart_shifted": PooledMatches(alone, shifted=True).f1,
+        "silent_onsets_per_min": 6 * _mean(len(r.onsets_s) for r in ratings if not r.film.caption.sounds),
         "offset_ms": abs(whole.offset_ms),
         "offset_ms_shifted": abs(shifted.offset_ms),
         "offset_abs_ms": whole.offset_abs_ms,
@@ -101,19 +129,19 @@ def _sync(notes: Sequence[Notes], apart: Sequence[Notes], long: Sequence[Notes])
     }
 
 
-class Pool:
-    """Hits and onsets of several films, matched film by film and counted together.
+class PooledMatches:
+    """Hits and onsets of several films, matched within each film and counted together.
 
     Args:
-        shifted: with each film's sound moved round by half its length, for what chance gives.
+        shifted: shift the sound of each film cyclically by half its length, which gives the figure of chance.
     """
 
-    def __init__(self, notes: Sequence[Notes], shifted: bool = False, tolerance_s: float = TOLERANCE_S) -> None:
+    def __init__(self, ratings: Sequence[Rating], shifted: bool = False, tolerance_s: float = TOLERANCE_S) -> None:
         matches = []
-        for note in notes:
-            length_s = note.showing.seconds
-            onsets = (note.onsets_s + length_s / 2) % length_s if shifted else note.onsets_s
-            matches.append(match(note.hits_s, onsets, tolerance_s))
+        for rating in ratings:
+            length_s = rating.film.seconds
+            onsets = (rating.onsets_s + length_s / 2) % length_s if shifted else rating.onsets_s
+            matches.append(match(rating.hits_s, onsets, tolerance_s))
         pairs = sum(len(found.pairs) for found in matches)
         self.f1 = 2 * pairs / max(1, sum(found.num_events + found.num_onsets for found in matches))
         self._pairs = [np.array(found.pairs).reshape(-1, 2) for found in matches]
@@ -129,7 +157,7 @@ class Pool:
         return float(np.median(np.abs(self._offsets()))) if len(self._offsets()) else nan
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
-        """Times of hits, and offsets less their film's median, in seconds."""
+        """Times of hits, and their offsets minus the median offset of the film, in seconds."""
         times = [pairs[:, 0] for pairs in self._pairs if len(pairs)]
         offsets = [np.diff(pairs)[:, 0] - np.median(np.diff(pairs)) for pairs in self._pairs if len(pairs)]
         return np.concatenate([np.zeros(0), *times]), np.concatenate([np.zeros(0), *offsets])
@@ -138,24 +166,24 @@ class Pool:
         return 1000 * np.concatenate([np.zeros(0), *(np.diff(pairs)[:, 0] for pairs in self._pairs)])
 
 
-def _stability(notes: Sequence[Notes], minute: Sequence[Notes], long: Sequence[Notes]) -> dict[str, float]:
-    seams, latents = (np.concatenate([getattr(n, kind) for n in notes]) for kind in ("at_chunks", "at_latents"))
+def _stability(ratings: Sequence[Rating], minute: Sequence[Rating], long: Sequence[Rating]) -> dict[str, float]:
+    seams, latents = (np.concatenate([getattr(r, kind) for r in ratings]) for kind in ("at_chunks", "at_latents"))
     return {
         "seam_ratio": float(seams.mean() / latents.mean()),
-        "std_drift_1min": max(abs(note.contrast_drift) for note in minute),
-        "saturation_drift_1min": max(abs(note.saturation_drift) for note in minute),
-        "std_drift_10min": max(abs(note.contrast_drift) for note in long),
-        "saturation_drift_10min": max(abs(note.saturation_drift) for note in long),
+        "std_drift_1min": max(abs(rating.contrast_drift) for rating in minute),
+        "saturation_drift_1min": max(abs(rating.saturation_drift) for rating in minute),
+        "std_drift_10min": max(abs(rating.contrast_drift) for rating in long),
+        "saturation_drift_10min": max(abs(rating.saturation_drift) for rating in long),
     }
 
 
 @torch.inference_mode()
-def _codecs(model: EmbeddedModel, options: BenchOptions) -> dict[str, float]:
-    clips = World().draw((options.seed, UNSEEN_STEP), range(64), Fraction(4))
+def _codecs(model: EmbeddedModel, options: BenchOptions, num_clips: int) -> dict[str, float]:
+    clips = World().draw((options.seed, UNSEEN_STEP), range(num_clips), Fraction(4))
     decoded, _ = model.video_codec.decode(model.video_codec.encode(clips.frames), None)
     error = reduce((decoded.clamp(-1, 1) - clips.frames) ** 2, "b f c h w -> b", "mean") / 4
     sound, _ = model.sound_codec.decode(model.sound_codec.encode(clips.sound), None, final=True)
-    length = clips.sound.shape[1] - model.config.sound_codec.hop  # nothing follows that could complete the last hop
+    length = clips.sound.shape[1] - model.config.sound_codec.hop  # no samples follow to complete the last hop
     mel = torchaudio.transforms.MelSpectrogram(model.config.sound_codec.sample_rate, n_fft=1024, n_mels=64)
     levels = [10 * torch.log10(mel(pcm[:, :length]) + 1e-4) for pcm in (sound, clips.sound)]
     return {
@@ -165,9 +193,9 @@ def _codecs(model: EmbeddedModel, options: BenchOptions) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _truth_seams(model: EmbeddedModel, options: BenchOptions) -> float:
-    """The seam ratio of true clips that went through the codec."""
-    clips = World().draw((options.seed, UNSEEN_STEP + 1), range(48), Fraction(6))
+def _truth_seams(model: EmbeddedModel, options: BenchOptions, num_clips: int) -> float:
+    """The seam ratio of true clips that are encoded and decoded."""
+    clips = World().draw((options.seed, UNSEEN_STEP + 1), range(num_clips), Fraction(6))
     decoded, _ = model.video_codec.decode(model.video_codec.encode(clips.frames), None)
     change = reduce((decoded[:, 1:] - decoded[:, :-1]).abs(), "b f c h w -> f", "mean")
     frames = np.arange(1, decoded.shape[1])
@@ -176,50 +204,53 @@ def _truth_seams(model: EmbeddedModel, options: BenchOptions) -> float:
 
 
 def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
-    """Seconds of film per second of the whole road in one process, everything as a storyboard has it by default."""
-    storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{{prompt: {HELD_OUT[0]}, duration: 20s}}]}}")
+    """Seconds of film per second of the pipeline in one process, with the defaults of a storyboard."""
+    length_s = options.pick(full=20, quick=20, smoke=2)
+    scene = f"{{prompt: {HELD_OUT[0]}, duration: {length_s}s}}"
+    storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{scene}]}}")
     with TemporaryDirectory() as folder:
         take = open_take(plan_film(storyboard, model), model, Store(folder), numerics(model))
         started = perf_counter()
         render(take, SILENT)
-        return 20 / (perf_counter() - started)
+        return length_s / (perf_counter() - started)
 
 
-def _mean(values: object) -> float:
-    known = list(values)  # type: ignore[call-overload]
+def _mean(values: Iterable[float]) -> float:
+    """The mean, or NaN of nothing."""
+    known = list(values)
     return mean(known) if known else nan
 
 
 BENCH = Bench(
     {
-        "codec_psnr_db": Figure("mean PSNR of held-out clips through the video codec", at_least=30),
-        "sound_log_mel_error": Figure("mean difference of log mel levels through the sound codec, dB"),
-        "prompt_accuracy": Figure("share of films with colour, shape, background and motion right", at_least=0.9),
-        "prompt_accuracy_held_out": Figure("the same over captions never trained on"),
-        "prompt_accuracy_apart": Figure("the same where the two streams may not see each other", at_least=0.8),
-        "teleports_per_min": Figure("jumps of more than 8 pixels"),
-        "onset_f1": Figure("sounds against wall hits, 62.5 ms", at_least=0.65),
-        "onset_f1_shifted": Figure("the same with the sound shifted by half a film: chance", at_most=0.25),
-        "onset_f1_slow": Figure("of slow prompts"),
-        "onset_f1_fast": Figure("of fast prompts"),
-        "onset_f1_held_out": Figure("of captions never trained on"),
-        "onset_f1_40ms": Figure("within 40 ms"),
-        "onset_f1_apart": Figure("where the two streams may not see each other"),
-        "onset_f1_apart_shifted": Figure("the same, shifted: chance"),
-        "silent_onsets_per_min": Figure("sounds where the prompt asks for silence"),
+        "codec_psnr_db": Figure("mean PSNR of held-out clips after the video codec", at_least=30),
+        "sound_log_mel_error": Figure("mean difference of log mel levels after the sound codec, in dB"),
+        "prompt_accuracy": Figure("films whose colour, shape, background and motion match the prompt", at_least=0.9),
+        "prompt_accuracy_held_out": Figure("the same for held-out captions"),
+        "prompt_accuracy_apart": Figure("the same without attention between picture and sound", at_least=0.8),
+        "teleports_per_min": Figure("jumps of the shape by more than 8 pixels, per minute"),
+        "onset_f1": Figure("F1 of sound onsets and wall hits within 62.5 ms", at_least=0.65),
+        "onset_f1_shifted": Figure("the same with the sound shifted by half a film, which is chance", at_most=0.25),
+        "onset_f1_slow": Figure("F1 for slow prompts"),
+        "onset_f1_fast": Figure("F1 for fast prompts"),
+        "onset_f1_held_out": Figure("F1 for held-out captions"),
+        "onset_f1_40ms": Figure("F1 within 40 ms"),
+        "onset_f1_apart": Figure("F1 without attention between picture and sound"),
+        "onset_f1_apart_shifted": Figure("the same with shifted sound, which is chance"),
+        "silent_onsets_per_min": Figure("sound onsets per minute for prompts that ask for silence"),
         "offset_ms": Figure("absolute value of the median offset of sound against picture", at_most=16),
-        "offset_ms_shifted": Figure("the same, shifted"),
+        "offset_ms_shifted": Figure("the same with shifted sound"),
         "offset_abs_ms": Figure("median absolute offset", at_most=24),
-        "offset_abs_ms_shifted": Figure("the same, shifted"),
-        "sync_drift_ms_per_min": Figure("growth of the offset over the long films, pooled", at_most=5),
-        "seam_ratio": Figure("change at chunk borders over that at other latents' borders", at_most=1.05),
-        "seam_ratio_truth": Figure("the same of true clips through the codec"),
+        "offset_abs_ms_shifted": Figure("the same with shifted sound"),
+        "sync_drift_ms_per_min": Figure("growth of the offset per minute over the long films, pooled", at_most=5),
+        "seam_ratio": Figure("change between frames at chunk borders over other latents' borders", at_most=1.05),
+        "seam_ratio_truth": Figure("the same for true clips after the codec"),
         "std_drift_1min": Figure("largest change of contrast, one-minute films", at_most=0.05),
         "saturation_drift_1min": Figure("largest change of saturation, one-minute films", at_most=0.05),
         "std_drift_10min": Figure("change of contrast over ten minutes", at_most=0.1),
         "saturation_drift_10min": Figure("change of saturation over ten minutes", at_most=0.1),
-        "realtime_factor": Figure("seconds of film per second, whole road in one process", at_least=1),
+        "realtime_factor": Figure("seconds of film per second of the whole pipeline in one process", at_least=1),
     },
     measure,
-    once=True,
+    repeats=1,
 )

@@ -1,10 +1,11 @@
-"""Films that several ranks render beside the one that one rank renders: from its context, and left to themselves."""
+"""Films that several ranks render, compared with the film of one rank: from that rank's context, and free-running."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from longtake.jobs.bench.parity_cases import relative
 from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.parallel.context_parallel import context_parallel
@@ -21,18 +22,17 @@ FILM = """
   {{prompt: a red circle bounces fast on a dark background, duration: {most}s}},
   {{prompt: a blue square glides on a light background, duration: {rest}s}}]}}
 """
-CHUNKS = 30
 
 
 @dataclass(frozen=True)
 class FilmCase:
-    """A film, how it is shared, and in which precision it is computed."""
+    """A film, how ranks share it, and its precision."""
 
     degrees: Degrees
-    model: str = "tiny"
-    dtype: torch.dtype = torch.float32
-    chunks: int = CHUNKS
-    seed: int = 0
+    model: str
+    dtype: torch.dtype
+    chunks: int
+    seed: int
 
     def __str__(self) -> str:
         return f"{self.model}, {self.degrees}, {self.dtype}, {self.chunks} chunks"
@@ -40,15 +40,19 @@ class FilmCase:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far each chunk is from one rank's, max |a - b| / max |b| over both streams: started from one rank's
-    latents before it, and from the gang's own."""
+    """The difference of each chunk from that of one rank, max |a - b| / max |b| over both streams.
+
+    Args:
+        from_one_rank: when each chunk starts from the latents that one rank rendered before it.
+        free: when each chunk starts from the latents of the gang itself.
+    """
 
     from_one_rank: tuple[float, ...]
     free: tuple[float, ...]
 
 
 def diverge(case: FilmCase, ranks: Sequence[int]) -> Divergence:
-    """On one rank of a gang: render the film alone, then twice together."""
+    """On one rank of a gang: render the film alone, then twice with the gang."""
     model = load_model(case.model).to(case.dtype)
     plan = _plan(model, case)
     alone = _render(model, plan, ONE_RANK, [])
@@ -59,7 +63,7 @@ def diverge(case: FilmCase, ranks: Sequence[int]) -> Divergence:
 
 
 def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergence]:
-    """On rank `rank`: every case for which it is needed, in order."""
+    """On rank `rank`: every case that has such a rank, in order."""
     return {case: diverge(case, range(case.degrees.ranks)) for case in cases if rank < case.degrees.ranks}
 
 
@@ -72,7 +76,7 @@ def _plan(model: EmbeddedModel, case: FilmCase) -> FilmPlan:
 def _render(
     model: EmbeddedModel, plan: FilmPlan, parallel: Parallel, history: Sequence[LatentChunk]
 ) -> list[LatentChunk]:
-    """The film's latents; each chunk from the context of `history`, where it is given, in place of what is rendered."""
+    """The film's latents. With a `history`, each chunk starts from those latents instead of the rendered ones."""
     embed, rendered = EmbedStage(model.text, plan), []
     denoise = DenoiseStage(model, plan, lambda chunk: history[chunk.index], parallel)
     for chunk in plan.chunks:
@@ -84,9 +88,5 @@ def _render(
 
 def _distances(got: Sequence[LatentChunk], expected: Sequence[LatentChunk]) -> tuple[float, ...]:
     return tuple(
-        max(_distance(a.video, b.video), _distance(a.audio, b.audio)) for a, b in zip(got, expected, strict=True)
+        max(relative(a.video, b.video), relative(a.audio, b.audio)) for a, b in zip(got, expected, strict=True)
     )
-
-
-def _distance(got: torch.Tensor, expected: torch.Tensor) -> float:
-    return float(((got - expected).abs().max() / expected.abs().max()).nan_to_num(torch.inf))

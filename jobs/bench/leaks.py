@@ -1,4 +1,4 @@
-"""Leaks: after many takes in one cluster, no actor, placement group, shared object or open file is left."""
+"""Leaks: after many takes in one cluster, no actor, placement group, shared object or open file is left over."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from longtake.actors.cluster import joined
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.render.run import render
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
@@ -26,31 +26,31 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
-TAKES, QUICK_TAKES, FIRST_TAKES = 50, 12, 4
-GONE_S = 20.0
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """Two companies one after the other, each with half of the takes."""
+    """Render with one pool of actors after another in one cluster, then count what is left."""
     torch.set_num_threads(1)
-    takes = (QUICK_TAKES if options.quick else TAKES) // 2
+    pools, takes = options.pick(full=2, quick=2, smoke=1), options.pick(full=25, quick=6, smoke=2)
+    warm, wait_s = options.pick(full=4, quick=4, smoke=1), options.pick(full=20.0, quick=20.0, smoke=2.0)
     with TemporaryDirectory() as folder, joined(None):
-        grown = [_files_grown(Path(folder) / str(number), takes) for number in range(2)]
+        grown = [_files_grown(Path(folder) / str(number), takes, warm) for number in range(pools)]
         return {
-            "takes": 2 * takes,
-            "actors_left": _settled(_actors),
-            "groups_left": _settled(_groups),
-            "objects_left": _settled(_objects),
+            "takes": pools * takes,
+            "actors_left": _settled(_actors, wait_s),
+            "groups_left": _settled(_groups, wait_s),
+            "objects_left": _settled(_objects, wait_s),
             "files_left": max(grown),
         }
 
 
-def _files_grown(folder: Path, takes: int) -> int:
-    """Files that the driver and its actors hold after all takes, beyond those after the first ones."""
+def _files_grown(folder: Path, takes: int, warm: int) -> int:
+    """Open files of the driver and its actors after all takes, less those after the first `warm`."""
     with ActorPool(PoolConfig.of()) as pool:
-        for number in range(takes):
-            if number == FIRST_TAKES:
-                before = _open_files(pool)
+        for number in range(warm):
+            _render(pool, folder / str(number))
+        before = _open_files(pool)
+        for number in range(warm, takes):
             _render(pool, folder / str(number))
         return _open_files(pool) - before
 
@@ -63,14 +63,14 @@ def _render(pool: ActorPool, folder: Path) -> None:
 
 
 def _open_files(pool: ActorPool) -> int:
-    """Regular files, by their names; sockets and pipes are Ray's own."""
+    """Open regular files; sockets and pipes belong to Ray."""
     pids = [psutil.Process().pid, *pool.pids()]
     return sum(len(psutil.Process(pid).open_files()) for pid in pids)
 
 
-def _settled(count: Callable[[], int]) -> int:
-    """What is left once Ray has had time to take it away."""
-    until = monotonic() + GONE_S
+def _settled(count: Callable[[], int], wait_s: float) -> int:
+    """The count once it is 0, or after `wait_s`, since Ray removes things in the background."""
+    until = monotonic() + wait_s
     while (left := count()) and monotonic() < until:
         sleep(0.2)
     return left
@@ -95,12 +95,14 @@ def _objects() -> int:
 
 BENCH = Bench(
     {
-        "takes": Figure("takes of two seconds that two companies rendered in one cluster"),
-        "actors_left": Figure("actors that are not dead afterwards", at_most=0),
+        "takes": Figure("takes of two seconds that two pools of actors rendered in one cluster"),
+        "actors_left": Figure("actors that are still alive afterwards", at_most=0),
         "groups_left": Figure("placement groups that are not removed", at_most=0),
-        "objects_left": Figure("objects in shared memory", at_most=0),
-        "files_left": Figure("files that the driver and the actors hold beyond those after four takes", at_most=0),
+        "objects_left": Figure("objects left in shared memory", at_most=0),
+        "files_left": Figure(
+            "files that driver and actors hold open at the end, less those after four takes", at_most=0
+        ),
     },
     measure,
-    once=True,
+    repeats=1,
 )

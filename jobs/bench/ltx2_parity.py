@@ -1,11 +1,12 @@
-"""LTX-2 on our road beside diffusers' own code: single passes, whole clips, picture and sound.
+"""LTX-2 in our pipeline, compared with diffusers' own code: single passes, clips, codecs.
 
-diffusers rounds seconds to float32, which turns its fastest channels by a thousandth of a radian. A pass is given the
-same positions in float64; a clip, whose pipeline cannot be, has low frequencies (a theta of 100), so that all the rest
-is compared.
+diffusers rounds seconds to float32, which rotates its fastest channels by a thousandth of a radian. So in single passes
+both get the positions in float64. diffusers' pipeline cannot take positions, so clips use low frequencies instead (a
+theta of 100).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -48,7 +49,7 @@ SHAPES = {"video": (LATENT_CHANNELS, *SIZE), "audio": (AUDIO_CHANNELS * AUDIO_ME
 Levels = Mapping[str, Sequence[float]]
 UNIFORM: Levels = {"video": [0.7] * LATENTS, "audio": [0.4] * AUDIO}
 MIXED: Levels = {"video": [0.0, 0.7, 0.7], "audio": [0.0, 0.0] + [0.4] * (AUDIO - 2)}
-"""Clean latents among noisy ones."""
+"""Clean latents followed by noisy ones."""
 
 SIGMAS = (1.0, 0.7, 0.4, 0.2)
 NO_STREAM = StreamScales()
@@ -76,26 +77,26 @@ def streams(levels: Levels) -> dict[str, Stream]:
     }
 
 
-def prompt(transformer: torch.nn.Module) -> Tensor:
-    """Random prompts of both streams, side by side [1 t d]."""
+def prompt(transformer: Any) -> Tensor:
+    """Random prompts of both streams, concatenated [1 t d]."""
     generator = torch.Generator().manual_seed(4)
     return torch.randn(1, TEXT_TOKENS, sum(text_widths(transformer.config)), generator=generator)
 
 
 def their_pass(
-    transformer: torch.nn.Module, given: Mapping[str, Stream], text: Tensor, cross_timestep: bool
+    transformer: Any, streams: Mapping[str, Stream], text: Tensor, cross_timestep: bool
 ) -> dict[str, Tensor]:
-    """diffusers' forward, a noise level per token where they differ."""
-    video, audio = given["video"], given["audio"]
-    own, heard = torch.split(text, text_widths(transformer.config), dim=-1)
+    """diffusers' forward, with a noise level for each token."""
+    video, audio = streams["video"], streams["audio"]
+    video_text, audio_text = torch.split(text, text_widths(transformer.config), dim=-1)
     coords = transformer.rope.prepare_video_coords(1, LATENTS, *SIZE, video.latents.device, fps=24.0).double()
     coords[:, 0] = (coords[:, 0] * 24).round() / 24
     sound = transformer.audio_rope.prepare_audio_coords(1, AUDIO, video.latents.device).double()
     picture, sounding = transformer(
         rearrange(video.latents, "b f c h w -> b (f h w) c"),
         audio.latents,
-        own,
-        heard,
+        video_text,
+        audio_text,
         timestep=1000 * video.sigma.repeat_interleave(SIZE[0] * SIZE[1], dim=1),
         audio_timestep=1000 * audio.sigma,
         sigma=1000 * video.sigma.amax(dim=1),
@@ -117,48 +118,45 @@ def pass_difference(
     parallel: Parallel = ONE_RANK,
     heads: int = 2,
 ) -> float:
-    """The largest difference of this rank's velocities, of both streams, from diffusers' own."""
-    given, transformer = streams(levels), tiny_transformer(form, rope_type, heads=heads)
+    """The largest difference between this rank's velocities, of both streams, and diffusers'."""
+    inputs, transformer = streams(levels), tiny_transformer(form, rope_type, heads=heads)
     text = prompt(transformer)
-    expected = their_pass(transformer, given, text, cross_timestep)
+    expected = their_pass(transformer, inputs, text, cross_timestep)
     denoiser = LTX2Denoiser(tiny_transformer(form, rope_type, heads=heads), TEXT_TOKENS, cross_timestep)
     store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, parallel=parallel)
     with store.open(CHUNK, "guided") as context:
-        found = ShardedDenoiser(denoiser, parallel)(given, text, context)
+        found = ShardedDenoiser(denoiser, parallel)(inputs, text, context)
     return max(float((found[name] - expected[name]).abs().max()) for name in expected)
 
 
 def embeddings() -> tuple[Tensor, Tensor]:
-    """What a text encoder gives of a prompt and of the shorter empty one, padded on the left; which tokens count."""
-    read = torch.randn(
+    """Random embeddings of a prompt and of the shorter empty prompt, padded on the left; a mask of the tokens."""
+    embedded = torch.randn(
         2, CLIP_TEXT_TOKENS, CAPTION_WIDTH * (TEXT_LAYERS + 1), generator=torch.Generator().manual_seed(6)
     )
     seen = torch.ones(2, CLIP_TEXT_TOKENS, dtype=torch.int64)
     seen[0, :3] = seen[1, :6] = 0
-    return read, seen
+    return embedded, seen
 
 
 def their_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
-    """Picture [f c h w] and sound [l c] of diffusers' pipeline, in latents."""
-    (read, seen), keyed = embeddings(), KeyedNoise(7)
+    """Video latents [f c h w] and audio latents [l c] of diffusers' pipeline."""
+    (embedded, seen), keyed = embeddings(), KeyedNoise(7)
     picture = keyed.draw("video", CHUNK.latents, SHAPES["video"]).unsqueeze(0)
     sound = keyed.draw("audio", CHUNK.audio_latents, SHAPES["audio"]).unsqueeze(0)
     pipeline = tiny_pipeline(theta=THETA)
-    for vae in (
-        pipeline.vae,
-        pipeline.audio_vae,
-    ):  # given and returned latents are as the transformer has them
+    for vae in (pipeline.vae, pipeline.audio_vae):  # latents go in and come out as the transformer has them
         vae.latents_mean.zero_()
         vae.latents_std.fill_(1)
     video, audio = scales["video"], scales["audio"]
     picture, sound = pipeline(
-        prompt_embeds=read[:1],
+        prompt_embeds=embedded[:1],
         prompt_attention_mask=seen[:1],
-        negative_prompt_embeds=read[1:],
+        negative_prompt_embeds=embedded[1:],
         negative_prompt_attention_mask=seen[1:],
         latents=rearrange(picture, "b f c h w -> b c f h w"),
         audio_latents=rearrange(sound, "b l (c m) -> b c l m", c=AUDIO_CHANNELS),
-        height=32,  # the size is that of the latents
+        height=32,  # the latents decide the size
         width=32,
         num_frames=CLOCK.frames(LATENTS),
         sigmas=list(SIGMAS),
@@ -196,14 +194,14 @@ def our_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
 
 
 def clip_difference(scales: Mapping[str, StreamScales]) -> float:
-    """The largest difference of a clip's latents, of both streams, from diffusers'."""
+    """The largest difference between our latents of a clip, of both streams, and diffusers'."""
     return max(float((a - b).abs().max()) for a, b in zip(our_clip(scales), their_clip(scales), strict=True))
 
 
 def pictures_at_once(codec: LTX2VideoCodec, latents: Tensor) -> Tensor:
     """Frames [1 n 3 H W] of latents [1 f c h w], as diffusers' pipeline decodes a clip."""
     mean, std = (rearrange(x, "c -> c 1 1") for x in (codec.vae.latents_mean, codec.vae.latents_std))
-    frames = codec.vae.decode(rearrange(latents * std + mean, "b f c h w -> b c f h w")).sample
+    frames: Tensor = codec.vae.decode(rearrange(latents * std + mean, "b f c h w -> b c f h w")).sample
     return rearrange(frames, "b c n h w -> b n c h w")
 
 
@@ -217,17 +215,17 @@ def sound_at_once(codec: LTX2SoundCodec, latents: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def chunked_differences() -> dict[str, float]:
-    """The largest difference, in float64, of a decode in uneven chunks from diffusers' of the whole, by codec."""
+    """By codec: the largest difference, in float64, between a decode in uneven chunks and diffusers' of the whole."""
     generator, found = torch.Generator().manual_seed(4), {}
     for name, causal in (("looks ahead", False), ("is causal", True)):
         pictures = LTX2VideoCodec(tiny_video_vae(causal).double())
         latents = torch.randn(1, 30, LATENT_CHANNELS, 1, 2, generator=generator, dtype=torch.float64)
-        away = decoded_in_chunks(pictures, latents, [1, 3, 20]) - pictures_at_once(pictures, latents)
-        found[f"LTX-2's picture codec that {name}"] = float(away.abs().max())
+        difference = decoded_in_chunks(pictures, latents, [1, 3, 20]) - pictures_at_once(pictures, latents)
+        found[f"LTX-2's video codec that {name}"] = float(difference.abs().max())
     for form, vocoder in (("2.0", tiny_vocoder()), ("2.3", tiny_wide_vocoder())):
         sounds = LTX2SoundCodec(tiny_audio_vae().double(), vocoder.double())
-        heard = torch.randn(1, 130, AUDIO_CHANNELS * AUDIO_MEL, generator=generator, dtype=torch.float64)
-        whole = sound_at_once(sounds, heard)
-        away = decoded_in_chunks(sounds, heard, [1, 2, 8, 60])[:, : whole.shape[1]] - whole
-        found[f"LTX-2's sound codec and vocoder, {form}"] = float(away.abs().max())
+        audio = torch.randn(1, 130, AUDIO_CHANNELS * AUDIO_MEL, generator=generator, dtype=torch.float64)
+        whole = sound_at_once(sounds, audio)
+        difference = decoded_in_chunks(sounds, audio, [1, 2, 8, 60])[:, : whole.shape[1]] - whole
+        found[f"LTX-2's sound codec and vocoder, {form}"] = float(difference.abs().max())
     return found

@@ -1,6 +1,7 @@
-"""Open weights' architectures on the whole road: a folder in diffusers' format, a minute of film by two ranks on Ray.
+"""The architectures of open weights in the whole pipeline: a minute of film by two ranks on Ray, from a folder in
+diffusers' format.
 
-The weights are tiny and random, so pictures are noise; counts, memory and what a killed driver costs are real.
+The weights are tiny and random, so the pictures are noise. Counts, memory and resuming after a kill are real.
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,7 @@ from time import sleep
 import psutil
 import torch
 
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
@@ -30,10 +32,8 @@ from longtake.pipeline.testing import diffusers_folder as fake
 from longtake.pipeline.testing import ltx2 as ltx2_fake
 from longtake.pipeline.testing import wan as wan_fake
 
-RANKS = Degrees(ulysses=2)
-SECONDS = 60
-LOOK_S = 0.25
-"""Between two looks at the ranks' memory."""
+SAMPLE_S = 0.25
+"""Time between two samples of the ranks' memory."""
 
 STORYBOARD = """
 model: {model}
@@ -56,29 +56,62 @@ def tiny_ltx2(folder: Path) -> Path:
 
 
 FAMILIES: Mapping[str, Callable[[Path], Path]] = {"wan": tiny_wan, "ltx2": tiny_ltx2}
-QUICK_FAMILIES = {"ltx2": tiny_ltx2}
-"""A shorter film would hardly take less time, and would end before the memory of its ranks is level."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film to render.
+
+    Args:
+        root: the folder of the weights, the storyboard and the outputs.
+        seconds: its length, an even number.
+        degrees: how ranks share it; one rank renders without Ray.
+    """
+
+    root: Path
+    seconds: int
+    degrees: Degrees
+
+    def command(self, out: str) -> list[str]:
+        """The command that renders it into the folder `out`."""
+        ranks = ["--ranks", str(self.degrees.ranks), "--ulysses", str(self.degrees.ulysses)]
+        how = ranks if self.degrees.ranks > 1 else ["--in-process"]
+        storyboard, output = str(self.root / "film.yaml"), str(self.root / out)
+        return [sys.executable, "-m", "longtake.jobs.render", storyboard, "-o", output, *how]
+
+    def take(self, out: str) -> Take:
+        """What was rendered into the folder `out`."""
+        storyboard = load_storyboard(str(self.root / "film.yaml"))
+        model = open_model(storyboard.model)
+        return open_take(
+            plan_film(storyboard, model), model, Store(str(self.root / out)), numerics(model, self.degrees)
+        )
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """For each family a film that nobody disturbs, and one whose driver is killed in the middle."""
+    """For each family, render one film undisturbed, and one whose driver is killed in the middle and started again.
+
+    A quick run has fewer families and no shorter films: those would take nearly as long, and end before the memory of
+    the ranks is level. A smoke run has one rank, and no Ray.
+    """
     torch.set_num_threads(1)
-    families = QUICK_FAMILIES if options.quick else FAMILIES
+    families: list[str] = options.pick(full=["wan", "ltx2"], quick=["ltx2"], smoke=["wan"])
+    seconds, degrees = options.pick(full=60, quick=60, smoke=4), Degrees(ulysses=options.pick(full=2, quick=2, smoke=1))
     differ = wrong = killed = 0
     growth = []
-    for name, save in families.items():
+    for name in families:
         with TemporaryDirectory(prefix="longtake-open-weights-") as folder:
-            root = Path(folder)
-            storyboard = STORYBOARD.format(model=save(root / name), first=SECONDS // 2, second=SECONDS // 2)
-            (root / "film.yaml").write_text(storyboard)
-            growth.append(_render(root, "whole"))
-            killed += _kill_in_the_middle(root, "killed")
-            _render(root, "killed")
-            whole, again = (_take(root, out) for out in ("whole", "killed"))
+            film = Film(Path(folder), seconds, degrees)
+            half, weights = seconds // 2, FAMILIES[name](film.root / name)
+            (film.root / "film.yaml").write_text(STORYBOARD.format(model=weights, first=half, second=half))
+            growth.append(_render(film, "whole"))
+            killed += _kill_in_the_middle(film, "killed")
+            _render(film, "killed")
+            whole = film.take("whole")
             plan, clock = whole.plan, whole.plan.clock
-            wrong += plan.num_frames != SECONDS * clock.fps or plan.num_samples != SECONDS * clock.sample_rate
-            wrong += _counts(root / "whole/film.mp4") != (plan.num_frames, Fraction(SECONDS))
-            differ += not same_takes(whole, again)
+            wrong += plan.num_frames != seconds * clock.fps or plan.num_samples != seconds * clock.sample_rate
+            wrong += _counts(film.root / "whole/film.mp4") != (plan.num_frames, Fraction(seconds))
+            differ += not same_takes(whole, film.take("killed"))
     return {
         "families": len(families),
         "kills": killed,
@@ -88,53 +121,42 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     }
 
 
-def _command(root: Path, out: str) -> list[str]:
-    ranks = ["--ranks", str(RANKS.ranks), "--ulysses", str(RANKS.ulysses)]
-    return [sys.executable, "-m", "longtake.jobs.render", str(root / "film.yaml"), "-o", str(root / out), *ranks]
-
-
-def _render(root: Path, out: str) -> float:
-    """Render, or go on, and tell by how much the ranks grew from the second to the last quarter of the time."""
-    driver = subprocess.Popen(_command(root, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def _render(film: Film, out: str) -> float:
+    """Render or resume. Returns by how much the ranks' memory grew from the second to the last quarter of the time."""
+    driver = subprocess.Popen(film.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     resident = []
     while driver.poll() is None:
         resident.append(_resident(driver.pid))
-        sleep(LOOK_S)
+        sleep(SAMPLE_S)
     if driver.returncode:
-        assert driver.stderr is not None, "asked for above"
+        assert driver.stderr is not None, "it is a pipe"
         raise subprocess.CalledProcessError(driver.returncode, "longtake.jobs.render", stderr=driver.stderr.read())
-    full = [size for size in resident if size > 0.9 * max(resident)]  # none that is starting or ending
+    full = [size for size in resident if size > 0.9 * max(resident)]  # while no rank is starting or exiting
     quarter = len(full) // 4
     return median(full[-quarter:]) / median(full[quarter : 2 * quarter]) - 1 if quarter else 0.0
 
 
 def _resident(driver: int) -> int:
-    """Bytes of all ranks of a driver's cluster."""
+    """Resident bytes of all ranks of a driver's cluster."""
     total = 0
     try:
         for process in psutil.Process(driver).children(recursive=True):
             if "Rank" in process.name():
                 total += process.memory_info().rss
     except psutil.Error:
-        return total  # somebody has just ended
+        return total  # a process has just exited
     return total
 
 
-def _kill_in_the_middle(root: Path, out: str) -> bool:
-    """Start a render and kill its driver once half of the latents are kept; False if the film was done before."""
-    chunks = len(_take(root, out).plan.chunks)
-    driver = subprocess.Popen(_command(root, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while driver.poll() is None and len(list((root / out / "journal/latents").glob("*.json"))) < chunks // 2:
+def _kill_in_the_middle(film: Film, out: str) -> bool:
+    """Start a render and kill its driver once half of the latents are stored; False if the film was done first."""
+    chunks, latents = len(film.take(out).plan.chunks), film.root / out / "journal/latents"
+    driver = subprocess.Popen(film.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while driver.poll() is None and len(list(latents.glob("*.json"))) < chunks // 2:
         sleep(0.02)
     if driver.poll() is None:
         os.kill(driver.pid, signal.SIGKILL)
     return driver.wait() == -signal.SIGKILL
-
-
-def _take(root: Path, out: str) -> Take:
-    storyboard = load_storyboard(str(root / "film.yaml"))
-    model = open_model(storyboard.model)
-    return open_take(plan_film(storyboard, model), model, Store(str(root / out)), numerics(model, RANKS))
 
 
 def _counts(film: Path) -> tuple[int, Fraction]:
@@ -143,20 +165,21 @@ def _counts(film: Path) -> tuple[int, Fraction]:
 
     with av.open(str(film)) as container:
         sound = container.streams.audio[0]
-        assert sound.duration, "MP4 tells it"
+        assert sound.duration, "MP4 stores it"
         return sum(1 for _ in container.decode(video=0)), sound.duration * Fraction(sound.time_base or 0)
 
 
 BENCH = Bench(
     {
-        "families": Figure("families of open weights, each tiny and random, causal, rendered by two ranks on Ray"),
-        "kills": Figure("drivers killed with SIGKILL when half of the film was denoised"),
-        "films_that_differ": Figure("films whose latents, packets, sound or file then differ in a bit", at_most=0),
-        "wrong_counts": Figure("films with too many or too few frames or samples", at_most=0),
+        "families": Figure("families of open weights, tiny, random and causal, rendered by two ranks on Ray"),
+        "kills": Figure("drivers that were killed with SIGKILL when half of the film was denoised"),
+        "films_that_differ": Figure("resumed films whose latents, packets, sound or file differ in any bit", at_most=0),
+        "wrong_counts": Figure("films with a wrong number of frames or samples", at_most=0),
         "memory_growth": Figure(
-            "resident bytes of the ranks at the end over those after a quarter, minus 1", at_most=0.02
+            "resident bytes of the ranks in the last quarter of the time over those in the second, minus 1",
+            at_most=0.02,
         ),
     },
     measure,
-    once=True,
+    repeats=1,
 )

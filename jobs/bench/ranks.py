@@ -1,49 +1,51 @@
-"""Ranks of a gang as plain processes on this machine, without Ray: for benches and tests."""
+"""Processes on this machine for benches and tests, without Ray: ranks of a gang, or workers that are independent.
 
+They are forked from a server that has imported torch and everything else once, since each import takes seconds. The
+server has no threads, so that forking is safe.
+"""
+
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def run_ranks(act: Callable[[int], T], num_ranks: int) -> list[T]:
-    """What `act(rank)` returns on each of `num_ranks` processes of one thread each, which have met over gloo.
+@cache
+def fork_server() -> ForkServerContext:
+    """How processes are started; the server imports what this process has imported by the first call."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(
+        [name for name in sys.modules if name.split(".")[0] == "diffusers" or name.startswith("longtake.pipeline.")]
+    )
+    return context
+
+
+def run_ranks(task: Callable[[int], T], num_ranks: int) -> list[T]:
+    """What `task(rank)` returns on each of `num_ranks` processes of one thread each, connected by gloo.
 
     Args:
-        act: a function of a module, or a `partial` of one.
+        task: a function of a module, or a `partial` of one.
         num_ranks: how many.
     """
     with (
         tempfile.TemporaryDirectory(prefix="longtake-ranks-") as folder,
-        ProcessPoolExecutor(num_ranks, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(num_ranks, mp_context=fork_server()) as pool,
     ):
-        return list(pool.map(partial(_run, act, num_ranks, Path(folder) / "meeting"), range(num_ranks)))
+        return list(pool.map(partial(_run, task, num_ranks, Path(folder) / "meeting"), range(num_ranks)))
 
 
-def run_apart(act: Callable[[int], T], num_processes: int) -> list[T]:
-    """What `act(index)` returns on each of `num_processes` processes of one thread each, which know nothing of each
-    other."""
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(partial(_run_apart, act), range(num_processes)))
-
-
-def _run(act: Callable[[int], T], num_ranks: int, meeting: Path, rank: int) -> T:
+def _run(task: Callable[[int], T], num_ranks: int, meeting: Path, rank: int) -> T:
     import torch
 
     from longtake.pipeline.parallel.context_parallel import joined
 
     torch.set_num_threads(1)
     with joined(rank, num_ranks, meeting, timeout_s=600):
-        return act(rank)
-
-
-def _run_apart(act: Callable[[int], T], index: int) -> T:
-    import torch
-
-    torch.set_num_threads(1)
-    return act(index)
+        return task(rank)

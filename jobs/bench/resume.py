@@ -1,4 +1,4 @@
-"""Pull the plug: SIGKILL the driver of a Ray render at seeded moments, render again, compare every bit."""
+"""Resume: kill the driver of a Ray render with SIGKILL at seeded moments, run it again, compare every bit."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from time import sleep
 
 import torch
 
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes
@@ -31,14 +31,17 @@ scenes:
   - {prompt: a blue square rests, duration: 8s}
   - {prompt: a green triangle glides, duration: 4.5s, transition: cut}
 """
-KILLS, QUICK_KILLS = 5, 2
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """Every kill strikes a render of its own, at a moment between its start and its end; the last while publishing."""
+    """Kill several renders, each once, between its first and its last chunk; the last one while it is publishing.
+
+    A smoke run renders in the driver's own process, since actors take seconds to start.
+    """
     torch.set_num_threads(1)
     random = Random(options.seed)
-    kills = QUICK_KILLS if options.quick else KILLS
+    kills = options.pick(full=5, quick=2, smoke=1)
+    flags: list[str] = options.pick(full=[], quick=[], smoke=["--in-process"])
     with TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "film.yaml").write_text(STORYBOARD)
@@ -47,10 +50,11 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         differ = twice = struck = 0
         for kill in range(kills):
             out = root / f"killed-{kill}"
+            command = _command(root, out, flags)
             act = "publish" if kill == kills - 1 else random.choice(["denoise", "decode", "encode", "publish"])
-            struck += _kill_after(root, out, act, chunk=random.randrange(1, len(undisturbed.plan.chunks) - 2))
+            struck += _kill_after(command, out, act, chunk=random.randrange(1, len(undisturbed.plan.chunks) - 2))
             before = _finished(out)
-            subprocess.run(_command(root, out), check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True)
             after = _finished(out)
             twice += sum(after.count(done) - 1 for done in set(before))
             differ += not same_takes(undisturbed, _take(out))
@@ -63,13 +67,14 @@ def _take(out: Path) -> Take:
     return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model))
 
 
-def _command(root: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "longtake.jobs.render", str(root / "film.yaml"), "-o", str(out), "--budget-mib", "1"]
+def _command(root: Path, out: Path, flags: list[str]) -> list[str]:
+    render = [sys.executable, "-m", "longtake.jobs.render", str(root / "film.yaml"), "-o", str(out)]
+    return [*render, "--budget-mib", "1", *flags]
 
 
-def _kill_after(root: Path, out: Path, act: str, chunk: int) -> bool:
-    """Start a render and kill its driver once `act` has finished `chunk`; False if the film was done before."""
-    driver = subprocess.Popen(_command(root, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _kill_after(command: list[str], out: Path, act: str, chunk: int) -> bool:
+    """Start a render and kill its driver once stage `act` has finished `chunk`; False if the film was done first."""
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while driver.poll() is None and not any(e == (f"{act}.chunk", chunk) for e in _events(out)):
         sleep(0.02)
     if driver.poll() is None:
@@ -85,7 +90,7 @@ def _events(out: Path) -> list[tuple[str, int]]:
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # the line was torn by the kill
+            continue  # cut off by the kill
         events.append((event["event"], event.get("chunk", -1)))
     return events
 
@@ -95,7 +100,7 @@ def _finished(out: Path) -> list[tuple[str, int]]:
 
 
 def same_takes(one: Take, other: Take) -> bool:
-    """Whether two takes are whole and equal: latents, segments and film, bit for bit."""
+    """Whether two takes are complete and equal bit for bit: latents, segments and film."""
     for chunk in one.plan.chunks:
         latents, same_latents = one.journal.latents(chunk), other.journal.latents(chunk)
         segment, same_segment = one.journal.segment(chunk), other.journal.segment(chunk)
@@ -110,8 +115,10 @@ def same_takes(one: Take, other: Take) -> bool:
 
 BENCH = Bench(
     {
-        "kills": Figure("drivers killed with SIGKILL before their film was done"),
-        "films_that_differ": Figure("films whose latents, packets, sound or file differ in a bit", at_most=0),
+        "kills": Figure("drivers that were killed with SIGKILL before their film was done"),
+        "films_that_differ": Figure(
+            "resumed films whose latents, packets, sound or file differ from the undisturbed film in any bit", at_most=0
+        ),
         "chunks_done_twice": Figure("finished chunks that were denoised or encoded again", at_most=0),
     },
     measure,

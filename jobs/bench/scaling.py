@@ -1,7 +1,7 @@
-"""Two ranks against one, and against diffusers' Ulysses: one thread each, attention dominating.
+"""Two ranks compared with one, and with diffusers' Ulysses: one thread each, in passes that are mostly attention.
 
-Both ranks take turns in rounds: one pass on rank 0 alone; one pass on each, knowing nothing of each other, which is
-the ceiling that the machine sets; one pass that they share. So every ratio is within the same minutes of one machine.
+Every round has a pass on rank 0 alone, an independent pass on each rank at once, and a pass that both share. The
+independent passes give the ceiling that the machine sets. Ratios are taken within a round.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +15,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from longtake.jobs.bench import Bench, BenchOptions, Figure
-from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses, tiny_wan
-from longtake.jobs.bench.parity import relative
+from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.parity_cases import relative
 from longtake.jobs.bench.ranks import run_ranks
+from longtake.jobs.bench.tiny_wan import tiny_wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.attention.kv_plan import KVPlan
@@ -27,44 +28,51 @@ from longtake.pipeline.attention.shares import Grid
 from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
-from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.models.protocols import BlockDenoiser, Stream
 from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel, context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.parallel.sharded_denoiser import BlockDenoiser, ShardedDenoiser
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.parallel.traffic import SiteTraffic
 
 RANKS = 2
 WINDOW, CHUNK_LATENTS, LATENT_SIZE, PATCH = 3, 4, 48, 2
 HEADS, HEAD_DIM, LAYERS, TEXT_TOKENS = 4, 48, 2, 16
 FRAME_TOKENS = (LATENT_SIZE // PATCH) ** 2
-ROUNDS, QUICK_ROUNDS = 9, 5
 
 
 class Passes:
-    """One denoiser's passes over a chunk behind a full window, alone or shared.
+    """Passes of one denoiser over a chunk with a full window before it.
 
     Args:
-        denoiser: of random weights.
-        parallel: the ranks that share it.
-        text_width: of a prompt token.
-        window: chunks that are committed before; with none, nothing is cached.
+        denoiser: with random weights.
+        parallel: the ranks that share the passes.
+        text_width: width of a prompt token.
+        window: chunks that are committed before; 0 caches nothing.
     """
 
-    def __init__(self, denoiser: BlockDenoiser, parallel: Parallel, text_width: int, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        denoiser: BlockDenoiser,
+        parallel: Parallel,
+        text_width: int,
+        window: int = WINDOW,
+        text: Tensor | None = None,
+    ) -> None:
         clock = MediaClock(Fraction(16), 16_000, 4, 800)
         chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(window + 1)], [True]), CHUNK_LATENTS)
         most_audio = max(len(chunk.audio_latents) for chunk in chunks)
         sites = denoiser.sites(LATENT_SIZE, LATENT_SIZE, CHUNK_LATENTS, most_audio)
         self._denoiser, self._clock, self.chunk = ShardedDenoiser(denoiser, parallel), clock, chunks[-1]
         self._store = KVStore(sites, KVPlan(WINDOW), denoiser.rope, parallel=parallel)
-        self._text = torch.randn(1, TEXT_TOKENS, text_width, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        self._text = torch.randn(1, TEXT_TOKENS, text_width, generator=generator) if text is None else text
         for chunk in chunks[:-1]:
             with self._store.open(chunk, "guided", write=True) as context:
                 self._denoiser(self.streams(chunk), self._text, context)
                 context.commit()
 
     def streams(self, chunk: ChunkSpan) -> dict[str, Stream]:
-        """Random latents, half noise."""
+        """Random latents at noise level 0.5."""
         generator = torch.Generator().manual_seed(chunk.index)
         video = torch.randn(1, len(chunk.latents), 4, LATENT_SIZE, LATENT_SIZE, generator=generator)
         audio = torch.randn(1, len(chunk.audio_latents), 6, generator=generator)
@@ -75,22 +83,28 @@ class Passes:
         }
 
     def __call__(self) -> Tensor:
-        """One pass over the last chunk: its video velocity."""
+        """One pass over the last chunk. Returns its video velocity."""
         with self._store.open(self.chunk, "guided") as context:
             return self._denoiser(self.streams(self.chunk), self._text, context)["video"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one rank has measured: seconds of each act by round, bytes of one shared pass."""
+    """The measurements of one rank.
+
+    Args:
+        seconds: of each kind of pass, by round.
+        sent: bytes that this rank sent in one shared pass.
+        planned: bytes that all ranks should send in one shared pass.
+    """
 
     seconds: Mapping[str, Sequence[float]]
     sent: int
-    foreseen: int
+    planned: int
 
 
 def on_rank(rounds: int, seed: int, rank: int) -> Measured:
-    """All rounds, on one of two ranks."""
+    """All rounds on one of two ranks."""
     torch.set_grad_enabled(False)
     parallel = context_parallel(Degrees(ulysses=RANKS))
     torch.manual_seed(seed)
@@ -100,14 +114,14 @@ def on_rank(rounds: int, seed: int, rank: int) -> Measured:
     before = parallel.ulysses.sent_bytes
     shared()
     sent = parallel.ulysses.sent_bytes - before
-    acts = {"solo": alone if rank == 0 else None, "apart": alone, "shared": shared}
+    passes = {"solo": alone if rank == 0 else None, "apart": alone, "shared": shared}
     with _of_wan(parallel, seed) as wans:
-        seconds = _rounds(rounds, meet, {**acts, **wans})
-    return Measured(seconds, sent, _foreseen(shared.chunk))
+        seconds = _rounds(rounds, meet, {**passes, **wans})
+    return Measured(seconds, sent, _planned_bytes(shared.chunk))
 
 
 def config() -> AVDiTConfig:
-    """The embedded model's widths, over a larger picture."""
+    """The widths of the built-in model, for a larger picture."""
     return AVDiTConfig(
         video_channels=4,
         audio_channels=6,
@@ -122,44 +136,44 @@ def config() -> AVDiTConfig:
 
 @contextmanager
 def _of_wan(parallel: ContextParallel, seed: int) -> Iterator[dict[str, Callable[[], Tensor]]]:
-    """The same Wan by our Ulysses and by diffusers', over one chunk, since theirs caches nothing."""
+    """Passes of the same Wan with our Ulysses and with diffusers', over one chunk, since diffusers has no cache."""
     transformers = []
     for _ in range(2):
         torch.manual_seed(seed)
         transformers.append(tiny_wan(HEADS, HEAD_DIM, LAYERS, patch=PATCH))
     width = HEADS * HEAD_DIM
     denoiser = WanDenoiser(transformers[0], text_tokens=TEXT_TOKENS)
-    ours = Passes(denoiser, parallel, width, window=0)
+    text = torch.randn(1, TEXT_TOKENS, 16)
+    ours = Passes(denoiser, parallel, width, window=0, text=denoiser.project(text))
     video = ours.streams(ours.chunk)["video"]
-    x, text = video.latents.transpose(1, 2), torch.randn(1, TEXT_TOKENS, 16)
+    x = video.latents.transpose(1, 2)
 
     def theirs() -> Tensor:
         timestep = (1000 * video.sigma).repeat_interleave(FRAME_TOKENS, dim=1)
         out: Tensor = transformers[1](x, timestep, text, return_dict=False)[0]
         return out.transpose(1, 2)
 
-    ours._text = denoiser.project(text)
     with shared_by_ulysses(transformers[1], RANKS):
         assert relative(ours(), theirs()) <= 1e-5, "diffusers' Ulysses computes something else"
         yield {"ours": ours, "theirs": theirs}
 
 
 def _rounds(
-    rounds: int, meet: Callable[[], object], acts: Mapping[str, Callable[[], Tensor] | None]
+    rounds: int, meet: Callable[[], object], passes: Mapping[str, Callable[[], Tensor] | None]
 ) -> dict[str, list[float]]:
-    """Seconds of each act by round, begun by all ranks together; the first round only warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in acts}
+    """Seconds of each pass by round. All ranks start a pass together; one round before is for warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(rounds + 1):
-        for name, act in acts.items():
+        for name, run in passes.items():
             meet()
             started = perf_counter()
-            if act is not None:
-                act()
+            if run is not None:
+                run()
             seconds[name].append(perf_counter() - started)
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def _foreseen(chunk: ChunkSpan) -> int:
+def _planned_bytes(chunk: ChunkSpan) -> int:
     """Bytes that all ranks should send in one pass."""
     streams = {"video": Grid(CHUNK_LATENTS, FRAME_TOKENS), "audio": Grid(1, len(chunk.audio_latents))}
     site = SiteTraffic(HEADS, HEAD_DIM, streams, streams, item_bytes=4, sharded=SHARDED)
@@ -170,21 +184,21 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     """One gang of two ranks, one thread each."""
     if options.ranks not in (None, RANKS):
         raise SpecError(f"scaling compares {RANKS} ranks with one; leave out --ranks {options.ranks}")
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    rounds = options.pick(full=9, quick=5, smoke=1)
     ranks = run_ranks(partial(on_rank, rounds, options.seed), RANKS)
 
+    def slowest(name: str) -> list[float]:
+        """Seconds of the slower rank, by round."""
+        return [max(seconds) for seconds in zip(*(rank.seconds[name] for rank in ranks), strict=True)]
+
     def ratio(above: str, below: str) -> float:
-        """Median over rounds; an act takes as long as its slower rank."""
-        pairs = zip(
-            *(zip(*(rank.seconds[name] for rank in ranks), strict=True) for name in (above, below)), strict=True
-        )
-        return median(max(over) / max(under) for over, under in pairs)
+        return median(over / under for over, under in zip(slowest(above), slowest(below), strict=True))
 
     return {
         "speedup_2": ratio("solo", "shared"),
         "ceiling_2": RANKS * ratio("solo", "apart"),
         "efficiency_2": ratio("apart", "shared") / RANKS,
-        "bytes_ratio": sum(rank.sent for rank in ranks) / ranks[0].foreseen,
+        "bytes_ratio": sum(rank.sent for rank in ranks) / ranks[0].planned,
         "vs_diffusers": ratio("theirs", "ours"),
     }
 
@@ -192,10 +206,12 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 BENCH = Bench(
     {
         "speedup_2": Figure("seconds of a pass on one rank over those of a pass that two share"),
-        "ceiling_2": Figure("the same, if two passes that share nothing but the machine counted as one"),
+        "ceiling_2": Figure(
+            "the same for two independent passes at once, counted as one: the most that the machine allows"
+        ),
         "efficiency_2": Figure("speedup_2 over ceiling_2", at_least=0.85),
-        "bytes_ratio": Figure("bytes sent for the attention of a pass over bytes foreseen", at_most=1.0),
-        "vs_diffusers": Figure("seconds of diffusers' Ulysses over ours, for the same uncached pass", at_least=1.0),
+        "bytes_ratio": Figure("bytes sent for the attention of a pass over planned bytes", at_most=1.0),
+        "vs_diffusers": Figure("seconds of diffusers' Ulysses over ours for the same uncached pass", at_least=1.0),
     },
     measure,
 )

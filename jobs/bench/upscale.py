@@ -1,7 +1,7 @@
-"""Upscaling: the same bits whoever makes them, what a second worker gains, memory over a long film, and quality.
+"""Upscaling: the same bits from any number of workers, the gain of a second worker, memory over a long film, quality.
 
-Two workers are measured in rounds against one process without Ray: that process alone; two such processes, knowing
-nothing of each other, each with a whole film, which is the ceiling that the machine sets; two workers on one film.
+Every round measures one process without Ray, two workers on one film, and two independent processes with a film each,
+which give the ceiling that the machine sets.
 """
 
 import gc
@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -22,6 +23,7 @@ import psutil
 import ray
 import torch
 from ray.actor import ActorHandle
+from typing_extensions import override
 
 from longtake.actors.cluster import joined
 from longtake.actors.pool_config import Timeouts
@@ -29,27 +31,25 @@ from longtake.actors.upscale_actor import WorkerConfig
 from longtake.actors.upscale_film import WorkerSetup
 from longtake.actors.upscale_film import upscale as on_ray
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
-from longtake.jobs.bench import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.upscale_quality import CLIPS, compare, quality_figures
 from longtake.pipeline import upscale_film as alone
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.output import Output
-from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec
+from longtake.pipeline.upscaling.plan import Handoff, UpscaleSpec
+from longtake.pipeline.upscaling.work import grid_of, numerics
 from longtake.pipeline.weights.load import load_upscaler
 
 FAST, SHIPPED = "tiny-upscaler", "upscaler"
 RATE = 25
-SAME_FRAMES, SAME_SEGMENT = 150, 16
-PACE_FRAMES, QUICK_PACE_FRAMES, PACE_SEGMENT = 512, 256, 32
-ROUNDS, QUICK_ROUNDS = 5, 3
-LONG_FRAMES, QUICK_LONG_FRAMES, WARM_FRAMES = 5000, 1500, 500
 MOST_WORKERS = 5
+SMOKE_CLIP = replace(CLIPS[-1], count=2)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """One cluster of our own; one thread for every worker."""
+    """In one cluster, with one thread for each worker."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         growth = memory_growth(Path(folder), options)
@@ -57,7 +57,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             identical = workers_identical(Path(folder), options)
             pace = _pace(Path(folder), options)
     model = load_upscaler(SHIPPED)
-    clips = CLIPS[-1:] if options.quick else CLIPS
+    clips = options.pick(full=CLIPS, quick=CLIPS[-1:], smoke=(SMOKE_CLIP,))
     quality = quality_figures(row for clip in clips for row in compare(model, clip))
     return {"workers_identical": float(identical), **pace, "memory_growth": growth, **quality}
 
@@ -66,38 +66,37 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 def workers_identical(folder: Path, options: BenchOptions) -> bool:
-    """Whether 1, 2 and 5 workers, one of whom is killed, and a handoff write the packets of one process."""
-    footage = open_footage(_film(folder / "same.mp4", SAME_FRAMES, (64, 48), options.seed, scenes=2))
-    spec = UpscaleSpec(segment_frames=SAME_SEGMENT)
+    """Whether 1, 2 and 5 workers, one of which is killed, and a handoff write the same packets as one process."""
+    frames = options.pick(full=150, quick=150, smoke=32)
+    counts = options.pick(full=(1, 2, MOST_WORKERS), quick=(1, 2, MOST_WORKERS), smoke=(2,))
+    footage = open_footage(_film(folder / "same.mp4", frames, (64, 48), options.seed, scenes=2))
+    spec = UpscaleSpec(segment_frames=options.pick(full=16, quick=16, smoke=8))
     model = load_upscaler(FAST)
     alone.upscale(footage, spec, model, Output(str(folder / "same-alone.mp4")))
-    alone.upscale(footage, _like(spec, Handoff()), model, Output(str(folder / "same-handoff.mp4")))
-    tools = WorkerConfig(FAST)
-    with UpscalePool(UpscalePoolConfig(MOST_WORKERS, tools, timeouts=Timeouts(back_off=0.1))) as workers:
-        for count in (1, 2, MOST_WORKERS):
-            shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
-            on_ray(footage, spec, shop, Output(str(folder / f"same-{count}.mp4")), _Killer(dead=count != 2))
+    alone.upscale(footage, replace(spec, continuity=Handoff()), model, Output(str(folder / "same-handoff.mp4")))
+    config = WorkerConfig(FAST)
+    with UpscalePool(UpscalePoolConfig(max(counts), config, timeouts=Timeouts(back_off=0.1))) as workers:
+        for count in counts:
+            setup = WorkerSetup(nullcontext(workers), config, numerics(model), grid_of(model), count)
+            on_ray(footage, spec, setup, Output(str(folder / f"same-{count}.mp4")), _Killer(active=count == 2))
     packets = {_packets(path) for path in folder.glob("same-*.mp4")}
     return len(packets) == 1
 
 
-def _like(spec: UpscaleSpec, continuity: Exact | Handoff) -> UpscaleSpec:
-    return UpscaleSpec(**{**vars(spec), "continuity": continuity})
+class _Killer(Observer):
+    """An observer that kills the worker of the second segment, once, if it is `active`."""
 
+    def __init__(self, active: bool) -> None:
+        self._active, self._finished = active, 0
+        self._pids: dict[int, int] = {}
 
-class _Killer:
-    """An observer that kills a worker behind the second segment, once; none if one is `dead` already."""
-
-    def __init__(self, dead: bool) -> None:
-        self._dead, self._pids, self._made = dead, {}, 0
-
+    @override
     def event(self, name: str, **fields: Any) -> None:
         if name == "actor.ready":
             self._pids[fields["worker"]] = fields["pid"]
         if name == "upscale.segment":
-            self._made += 1
-            if self._made == 2 and not self._dead:
-                self._dead = True
+            self._finished += 1
+            if self._finished == 2 and self._active:
                 os.kill(self._pids[fields["worker"]], signal.SIGKILL)
 
 
@@ -110,12 +109,11 @@ def _packets(path: Path) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ what a second worker gains
+# ------------------------------------------------------------------ the gain of a second worker
 
 
-@ray.remote
 class _Alone:
-    """The road in one process, which knows of no other."""
+    """An independent process that upscales alone."""
 
     def open(self, model: str) -> None:
         torch.set_num_threads(1)
@@ -126,23 +124,24 @@ class _Alone:
 
 
 def _pace(folder: Path, options: BenchOptions) -> dict[str, float]:
-    frames = QUICK_PACE_FRAMES if options.quick else PACE_FRAMES
+    frames, rounds = options.pick(full=512, quick=256, smoke=16), options.pick(full=5, quick=3, smoke=1)
     footage = open_footage(_film(folder / "pace.mp4", frames, (96, 72), options.seed))
-    spec, model, tools = UpscaleSpec(segment_frames=PACE_SEGMENT), load_upscaler(SHIPPED), WorkerConfig(SHIPPED)
-    one_thread = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-    processes = [_Alone.options(num_cpus=1, runtime_env=one_thread).remote() for _ in range(2)]
+    spec = UpscaleSpec(segment_frames=options.pick(full=32, quick=32, smoke=8))
+    model, config = load_upscaler(SHIPPED), WorkerConfig(SHIPPED)
+    single: Any = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(_Alone)
+    processes: list[ActorHandle[Any]] = [single.remote() for _ in range(2)]
     ray.get([process.open.remote(SHIPPED) for process in processes])
     speedups, ceilings = [], []
-    with UpscalePool(UpscalePoolConfig(2, tools)) as workers:
-        shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model))
+    with UpscalePool(UpscalePoolConfig(2, config)) as workers:
+        setup = WorkerSetup(nullcontext(workers), config, numerics(model), grid_of(model))
 
         def together(name: str) -> float:
             started = perf_counter()
-            on_ray(footage, spec, shop, Output(str(folder / name)), SILENT)
+            on_ray(footage, spec, setup, Output(str(folder / name)), SILENT)
             return perf_counter() - started
 
         together("warm.mp4")
-        for number in range(QUICK_ROUNDS if options.quick else ROUNDS):
+        for number in range(rounds):
             solo_s = _apart(processes[:1], footage, spec, folder, number)
             speedups.append(solo_s / together(f"two-{number}.mp4"))
             ceilings.append(2 * solo_s / _apart(processes, footage, spec, folder, number))
@@ -152,7 +151,7 @@ def _pace(folder: Path, options: BenchOptions) -> dict[str, float]:
     return {"speedup_2": median(speedups), "ceiling_2": median(ceilings), "efficiency_2": efficiency}
 
 
-def _apart(processes: list[ActorHandle], footage: Footage, spec: UpscaleSpec, folder: Path, number: int) -> float:
+def _apart(processes: list[ActorHandle[Any]], footage: Footage, spec: UpscaleSpec, folder: Path, number: int) -> float:
     """Seconds until each of `processes` has upscaled the whole film."""
     outputs = [str(folder / f"apart-{number}-{len(processes)}-{at}.mp4") for at in range(len(processes))]
     started = perf_counter()
@@ -164,12 +163,13 @@ def _apart(processes: list[ActorHandle], footage: Footage, spec: UpscaleSpec, fo
 
 
 class _Resident(Observer):
-    """Resident bytes of this process behind every segment, by frames made."""
+    """Resident bytes of this process after each segment, by the number of finished frames."""
 
     def __init__(self) -> None:
         self.bytes: dict[int, int] = {}
         self._frames, self._process = 0, psutil.Process()
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
         if name == "upscale.segment":
             gc.collect()
@@ -179,12 +179,12 @@ class _Resident(Observer):
 
 def memory_growth(folder: Path, options: BenchOptions) -> float:
     """Resident bytes at the end of a long film over those after its first frames, minus 1."""
-    frames = QUICK_LONG_FRAMES if options.quick else LONG_FRAMES
+    frames, warm_frames = options.pick(full=5000, quick=1500, smoke=20), options.pick(full=500, quick=500, smoke=10)
     footage = open_footage(_film(folder / "long.mp4", frames, (32, 24), options.seed))
     resident = _Resident()
-    spec = UpscaleSpec(segment_frames=50, scene_threshold=0)
+    spec = UpscaleSpec(segment_frames=options.pick(full=50, quick=50, smoke=10), scene_threshold=0)
     alone.upscale(footage, spec, load_upscaler(FAST), Output(str(folder / "long-out.mp4")), resident)
-    warm = next(num_bytes for done, num_bytes in resident.bytes.items() if done >= WARM_FRAMES)
+    warm = next(num_bytes for done, num_bytes in resident.bytes.items() if done >= warm_frames)
     return resident.bytes[max(resident.bytes)] / warm - 1
 
 
@@ -192,7 +192,7 @@ def memory_growth(folder: Path, options: BenchOptions) -> float:
 
 
 def _film(path: Path, frames: int, size: tuple[int, int], seed: int, scenes: int = 1) -> str:
-    """Write textures that glide, with sound; its path."""
+    """Write a film of moving textures with sound. Returns its path."""
     width, height = size
     rng = np.random.default_rng(seed)
     textures = [rng.integers(0, 255, (height // 4, width // 2, 3), dtype=np.uint8) for _ in range(scenes)]
@@ -219,19 +219,20 @@ def _film(path: Path, frames: int, size: tuple[int, int], seed: int, scenes: int
 BENCH = Bench(
     {
         "workers_identical": Figure(
-            "1 where 1, 2 and 5 workers, one of them killed, and a handoff write the packets of one process", at_least=1
+            "1 if 1, 2 and 5 workers, one of them killed, and a handoff write the same packets as one process",
+            at_least=1,
         ),
         "speedup_2": Figure("seconds of one process without Ray over those of two workers"),
-        "ceiling_2": Figure("the same, if two such processes that share nothing but the machine counted as one"),
-        "efficiency_2": Figure("speedup_2 over ceiling_2, by round", at_least=0.92),
+        "ceiling_2": Figure("the same for two independent processes, counted as one: the most that the machine allows"),
+        "efficiency_2": Figure("median of speedup_2 over ceiling_2", at_least=0.92),
         "memory_growth": Figure("resident bytes after 5,000 small frames over those after 500, minus 1", at_most=0.02),
         "psnr_gain_db_min": Figure(
-            "PSNR over the better of bicubic and Lanczos, of every clip and scale", at_least=0.5
+            "least PSNR gain over the better of bicubic and Lanczos, of all clips and scales", at_least=0.5
         ),
-        "ssim_gain_min": Figure("SSIM over the better of the two, likewise", at_least=0.0),
-        "warp_ratio_max": Figure("temporal warping error over that of the bicubic enlargement", at_most=1.1),
-        "temporal_gain_db": Figure("PSNR with the KV store over that without it", at_least=0.1),
+        "ssim_gain_min": Figure("least SSIM gain over the better of the two", at_least=0.0),
+        "warp_ratio_max": Figure("largest temporal warping error over that of the bicubic enlargement", at_most=1.1),
+        "temporal_gain_db": Figure("PSNR gain of the KV store, at the scale where it is least", at_least=0.1),
     },
     measure,
-    once=True,
+    repeats=1,
 )

@@ -1,4 +1,4 @@
-"""Wan on our road beside diffusers' own code: single passes, whole clips, and its video codec in chunks.
+"""Wan in our pipeline, compared with diffusers' own code: single passes, clips, and its video codec in chunks.
 
 Shapes: b batch, f latent frames, c channels, h w latent height and width, n frames, H W pixels.
 """
@@ -41,18 +41,23 @@ from longtake.pipeline.values import LatentChunk, PromptEmbedding
 from longtake.pipeline.weights.options import LoadOptions
 
 LATENTS, SIZE, TEXT, IMAGE = 5, (4, 6), 512, 7
-"""Of a pass: latent frames, their height and width, tokens of text, tokens of an image."""
+"""Sizes of a pass: latent frames, their height and width, text tokens, image tokens."""
 
 CHUNK, CLOCK = one_chunk(LATENTS)
 NOISE, PROMPT, STEPS, GUIDANCE = KeyedNoise(9), "a red circle", 4, 2.5
 ONE_SCALE = ClassifierFree(GUIDANCE)
 CLIPS: Mapping[Kind, tuple[int, int]] = {"2.1": (48, 32), "5b": (96, 64), "a14b": (48, 32)}
-"""Width and height of a clip by kind of weights."""
+"""Width and height of a clip for each kind of weights."""
 
 
 @dataclass(frozen=True)
 class PassCase:
-    """One kind of denoiser; `beside` channels stand beside each latent, `image` says whether CLIP's tokens are read."""
+    """One kind of denoiser.
+
+    Args:
+        beside: condition channels that are concatenated to each latent.
+        image: whether it attends to the image tokens of CLIP.
+    """
 
     form: Form
     beside: int = 0
@@ -68,12 +73,12 @@ PASSES = {
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    """Random numbers that depend on shape and seed alone."""
+    """Random numbers that depend only on shape and seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def streams_of(case: PassCase, sigma: Tensor) -> dict[str, Stream]:
-    """What a denoiser of that kind reads, at noise levels [1 f] or [1 1]."""
+    """The input of that denoiser at noise levels [1 f] or [1 1]."""
 
     def stream(latents: Tensor, level: Tensor) -> Stream:
         return Stream(latents, level.expand(latents.shape[:2]), torch.tensor(CLOCK.video_times(CHUNK)))
@@ -100,7 +105,7 @@ def our_pass(denoiser: Denoiser, streams: Mapping[str, Stream], text: Tensor) ->
 
 
 def their_pass(transformer: Any, streams: Mapping[str, Stream], timestep: Tensor, text: Tensor) -> Tensor:
-    """The same by diffusers' own forward."""
+    """The same from diffusers' own forward."""
     channels = [streams[name].latents for name in ("video", "condition") if name in streams]
     image = streams["image"].latents if "image" in streams else None
     x = torch.cat(channels, dim=2).transpose(1, 2)
@@ -110,27 +115,27 @@ def their_pass(transformer: Any, streams: Mapping[str, Stream], timestep: Tensor
 
 @torch.inference_mode()
 def pass_difference(case: PassCase, sigma: Tensor | None = None) -> float:
-    """The largest difference of a pass of a tiny random model from diffusers' own.
+    """The largest difference between our pass of a tiny random model and diffusers'.
 
     Args:
-        sigma: a noise level for every latent [1 f], as TI2V-5B understands it; one for all, where not given.
+        sigma: a noise level for each latent [1 f], as TI2V-5B takes it; None is one level for all.
     """
     text, level = randn(1, TEXT, TEXT_WIDTH, seed=3), torch.tensor([[0.6]]) if sigma is None else sigma
     streams, transformer = streams_of(case, level), tiny_transformer(case.form, extra=case.beside, image=case.image)
     tokens = SIZE[0] * SIZE[1] // 4
     timestep = 1000 * (level[0] if sigma is None else level.repeat_interleave(tokens, dim=1))
     expected = their_pass(transformer, streams, timestep, text)
-    assert expected.std() > 0.1, "a pass that says nothing proves nothing"
+    assert expected.std() > 0.1, "a pass near zero would prove nothing"
     denoiser = WanDenoiser(transformer)
     return float((our_pass(denoiser, streams, denoiser.project(text)) - expected).abs().max())
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A whole clip by diffusers' pipeline.
+    """A clip that diffusers' pipeline rendered.
 
     Args:
-        folder: of its weights.
+        folder: its weights.
         levels: noise levels, down to 0.
         latents: [f c h w].
         frames: [n 3 H W] in -1..1.
@@ -144,10 +149,10 @@ class Clip:
 
 
 def their_clip(kind: Kind, folder: Path, low_noise_guidance: float | None = None) -> Clip:
-    """A clip of a tiny random model, whose weights are saved to `folder`.
+    """Render a clip with a tiny random model and save its weights to `folder`.
 
     Args:
-        low_noise_guidance: of the second expert; that of the first, where not given.
+        low_noise_guidance: guidance of the second expert; None is that of the first.
     """
     pipeline, (width, height) = tiny_pipeline(kind), CLIPS[kind]
     model = open_folder(save(pipeline, folder), LoadOptions())
@@ -163,12 +168,13 @@ def their_clip(kind: Kind, folder: Path, low_noise_guidance: float | None = None
 
 @torch.inference_mode()
 def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE_SCALE) -> tuple[WanModel, LatentChunk]:
-    """The same clip as one chunk of a causal rollout, on each of several ranks, and the model that made it."""
+    """The same clip as one chunk of a causal rollout, on each rank of `parallel`, and its model."""
     model = open_folder(clip.folder, LoadOptions())
-    assert isinstance(model, WanModel), "it was saved as one"
+    assert isinstance(model, WanModel), "their_clip saved it"
     chunk, clock = one_chunk(LATENTS, fps=int(model.limits.max_fps))
     shapes = model.latent_shapes(*CLIPS[clip.kind])
-    sites = model.denoiser.sites(*shapes["video"][1:], LATENTS, len(chunk.audio_latents))
+    _, height, width = shapes["video"]
+    sites = model.denoiser.sites(height, width, LATENTS, len(chunk.audio_latents))
     texts = {"guided": PROMPT, "unguided": ""}
     branches = parallel.branches(texts)
     store = KVStore(sites, model.kv_plan, model.denoiser.rope, branches=branches, dtype=model.dtype, parallel=parallel)
@@ -179,7 +185,11 @@ def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE
 
 
 def decoded_in_chunks(codec: StreamDecoder, latents: Tensor, borders: list[int]) -> Tensor:
-    """Frames [1 n 3 H W] of latents [1 f c h w], or sound [c n] of latents [1 l c], that are cut at `borders`."""
+    """Frames [1 n 3 H W] of latents [1 f c h w], or sound [c n] of latents [1 l c], decoded in chunks.
+
+    Args:
+        borders: where each chunk but the first starts.
+    """
     frames, state = [], None
     for start, stop in pairwise([0, *borders, latents.shape[1]]):
         chunk, state = codec.decode(latents[:, start:stop], state, stop == latents.shape[1])
@@ -189,14 +199,14 @@ def decoded_in_chunks(codec: StreamDecoder, latents: Tensor, borders: list[int])
 
 @torch.inference_mode()
 def decoded_difference(clip: Clip, model: WanModel, latents: LatentChunk) -> float:
-    """The largest difference of our frames, decoded latent by latent, from diffusers'."""
+    """The largest difference between our frames, decoded latent by latent, and diffusers'."""
     frames = decoded_in_chunks(model.video_codec, latents.video.unsqueeze(0), [*range(1, LATENTS)])
     return float((frames[0] - clip.frames).abs().max())
 
 
 @torch.inference_mode()
 def chunked_difference(form: Form, num_latents: int = 12) -> float:
-    """The largest difference, in float64, of a decode in uneven chunks from diffusers' decode of the whole."""
+    """The largest difference, in float64, between a decode in uneven chunks and diffusers' decode of the whole."""
     codec = WanVideoCodec(tiny_vae(form, torch.float64))
     latents = randn(1, num_latents, LATENT_CHANNELS[form], 2, 3).double()
     return float((decoded_in_chunks(codec, latents, [1, 3, 8]) - decoded_at_once(codec, latents)).abs().max())

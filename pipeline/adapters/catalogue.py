@@ -70,11 +70,6 @@ class Known:
         counts: list[int] = [weight.numel() for weight in self._network().parameters()]
         return self.denoisers * sum(counts)
 
-    @property
-    def weights_bytes(self) -> int:
-        """Size of the denoisers in bfloat16."""
-        return ITEM_BYTES * self.num_parameters
-
     def kv_bytes(self, size: Size) -> int:
         """Size of the KV store of one guidance branch in bfloat16, for films of any length; 0 without a KV cache."""
         if self.recipe is None:

@@ -194,11 +194,6 @@ class Moves:
         for leg, leg_stop_s in zip(self.legs, stops, strict=True):
             yield leg.caption, *leg.hits(min(leg_stop_s, stop_s))
 
-    def sounding_hits_s(self, stop_s: float) -> Floats:
-        """Times of the hits that make a sound [e]."""
-        sounding = [times for caption, times, _ in self.hits(stop_s) if caption.sounds]
-        return np.sort(np.concatenate([np.zeros(0), *sounding]))
-
 
 def draw_moves(rng: np.random.Generator, caption: Caption) -> Moves:
     """A shape that starts at a random place in the box."""

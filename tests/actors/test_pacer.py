@@ -5,7 +5,7 @@ import pytest
 import ray
 
 from longtake.actors.pacer import ChunkPacer
-from longtake.jobs.bench.road import _second
+from longtake.jobs.bench.overlap import seconds_of_film
 
 KIB = 2**10
 
@@ -39,7 +39,7 @@ class Breaks:
 def test_bytes_in_flight_never_exceed_the_budget_and_chunks_stay_in_order():
     decoder, encoder = Decoder.remote(), SlowEncoder.remote()
     pacer, peak, flights = ChunkPacer(5 * KIB, lambda _: KIB), 0, 0
-    for chunk in pacer.paced(_second(index) for index in range(300)):
+    for chunk in pacer.paced(seconds_of_film(300)):
         pacer.follow(chunk, encoder.run.remote(decoder.run.remote(chunk.index)))
         peak, flights = max(peak, pacer.bytes_in_flight), flights + 1
     assert flights == 300
@@ -51,7 +51,7 @@ def test_bytes_in_flight_never_exceed_the_budget_and_chunks_stay_in_order():
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_chunk_larger_than_the_budget_flies_alone():
     decoder, pacer, peak = Decoder.remote(), ChunkPacer(1, lambda _: KIB), 0
-    for chunk in pacer.paced(_second(index) for index in range(5)):
+    for chunk in pacer.paced(seconds_of_film(5)):
         pacer.follow(chunk, decoder.run.remote(chunk.index))
         peak = max(peak, pacer.bytes_in_flight)
     assert peak == KIB
@@ -62,7 +62,7 @@ def test_what_an_act_raises_reaches_the_driver():
     breaks, pacer = Breaks.remote(), ChunkPacer(KIB, lambda _: 1)
 
     def fly():
-        for chunk in pacer.paced([_second(0)]):
+        for chunk in pacer.paced(seconds_of_film(1)):
             pacer.follow(chunk, breaks.run.remote(chunk.index))
 
     with pytest.raises(ValueError, match="broken"):
@@ -73,6 +73,6 @@ def test_what_an_act_raises_reaches_the_driver():
 def test_the_conductor_keeps_time_while_it_waits():
     encoder, beats = SlowEncoder.remote(), []
     pacer = ChunkPacer(KIB, lambda _: 1, lambda: beats.append(1))
-    for chunk in pacer.paced(_second(index) for index in range(3)):
+    for chunk in pacer.paced(seconds_of_film(3)):
         pacer.follow(chunk, encoder.run.remote(np.zeros(1, dtype=np.uint8)))
     assert len(beats) >= 3

@@ -1,16 +1,19 @@
 import json
+from math import inf, nan
 
 import pytest
 
-import longtake.jobs.bench
-from longtake.jobs.bench import Bench, BenchOptions, Figure, run_bench
+from longtake.jobs import cli
+from longtake.jobs.bench import run
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.run import BENCHES, list_benches, load_bench, run_bench
 
 
 @pytest.fixture
 def fake_bench(monkeypatch):
     values = iter([1.0, 9.0, 2.0])
     fake = Bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": next(values)})
-    monkeypatch.setattr(longtake.jobs.bench, "load_bench", lambda _: fake)
+    monkeypatch.setattr(run, "load_bench", lambda _: fake)
 
 
 @pytest.mark.usefixtures("fake_bench")
@@ -26,7 +29,52 @@ def test_a_bench_prints_medians_spread_and_limits_on_the_last_line(capsys):
 
 @pytest.mark.usefixtures("fake_bench")
 def test_a_kept_limit_is_a_success():
-    assert run_bench("fake", BenchOptions(quick=True), as_json=False)
+    assert run_bench("fake", BenchOptions(size="quick"), as_json=False)
+
+
+@pytest.mark.usefixtures("fake_bench")
+def test_a_missed_limit_exits_with_1_and_a_kept_one_with_0():
+    with pytest.raises(SystemExit) as missed:
+        cli.main(["bench", "fake", "--json"])
+    assert missed.value.code == 1
+
+
+def test_a_smoke_run_enforces_no_limit(monkeypatch, capsys):
+    fake = Bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": 9.0})
+    monkeypatch.setattr(run, "load_bench", lambda _: fake)
+    assert not run_bench("fake", BenchOptions(size="quick"), as_json=False)
+    assert run_bench("fake", BenchOptions(size="smoke"), as_json=False)
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_figures_that_could_not_be_measured_are_null_since_json_has_no_nan(monkeypatch, capsys):
+    fake = Bench({"drift": Figure("drifts"), "ratio": Figure("rises")}, lambda _: {"drift": nan, "ratio": inf})
+    monkeypatch.setattr(run, "load_bench", lambda _: fake)
+    run_bench("fake", BenchOptions(size="quick"), as_json=True)
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert report["figures"] == {"drift": None, "ratio": None}
+    assert report["spread"]["drift"] == [None, None]
+
+
+def test_a_bench_is_repeated_as_often_as_asked_or_else_by_its_own_number():
+    bench = Bench({}, lambda _: {}, repeats=1)
+    assert bench.num_runs(BenchOptions()) == 1
+    assert bench.num_runs(BenchOptions(repeat=5)) == 5
+    assert bench.num_runs(BenchOptions(repeat=5, size="quick")) == 5
+    assert Bench({}, lambda _: {}).num_runs(BenchOptions()) == 3
+    assert Bench({}, lambda _: {}).num_runs(BenchOptions(size="quick")) == 1
+
+
+def test_every_size_has_its_own_value():
+    sizes = ("full", "quick", "smoke")
+    assert [BenchOptions(size=size).pick(full=200, quick=24, smoke=4) for size in sizes] == [200, 24, 4]
+
+
+def test_quick_and_smoke_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["bench", "endless", "--quick", "--smoke"])
+    assert refused.value.code == 2
+    assert "--quick and --smoke" in capsys.readouterr().err
 
 
 def test_limits_hold_in_both_directions_and_nan_keeps_none():
@@ -35,11 +83,36 @@ def test_limits_hold_in_both_directions_and_nan_keeps_none():
     assert not Figure("", at_most=1).kept(float("nan"))
 
 
-def test_endless_measures_every_figure_it_promises(monkeypatch):
-    from longtake.jobs.bench import endless
+def test_the_list_explains_every_figure_of_every_bench(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    list_benches()
+    listed = capsys.readouterr().out
+    for name in BENCHES:
+        for key, figure in load_bench(name).figures.items():
+            assert f" {name} " in listed
+            assert f" {key} " in listed
+            assert figure.meaning in listed
 
-    monkeypatch.setattr(endless, "WARM", 2)
-    monkeypatch.setattr(endless, "REFERENCE_STOP", 10)
-    monkeypatch.setattr(endless, "LAST", 8)
-    monkeypatch.setattr(endless, "QUICK_CHUNKS", 24)
-    assert endless.measure(BenchOptions(quick=True)).keys() == endless.BENCH.figures.keys()
+
+def smoke(name, capsys):
+    """Run a bench once with the least work; its figures."""
+    assert run_bench(name, BenchOptions(size="smoke"), as_json=True)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["bench"] == name
+    assert list(report["figures"]) == list(report["spread"]) == list(load_bench(name).figures)
+    return report["figures"]
+
+
+ON_RAY = ("batch", "chaos", "leaks", "road", "upscale")
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHES if name not in ON_RAY])
+def test_every_bench_runs(name, capsys):
+    smoke(name, capsys)
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ON_RAY)
+def test_every_bench_on_ray_runs(name, capsys):
+    smoke(name, capsys)

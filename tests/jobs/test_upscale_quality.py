@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from longtake.jobs.bench.upscale_quality import CLIPS, Comparison, Judge, Motion, Score, quality_figures, resize, ssim
+from longtake.jobs.bench.frame_scores import Judge, Motion, Score, ssim
+from longtake.jobs.bench.resampling import resize
+from longtake.jobs.bench.upscale_quality import CLIPS, Comparison, quality_figures
 
 
 def picture(height: int = 48, width: int = 64) -> torch.Tensor:
@@ -11,25 +13,25 @@ def picture(height: int = 48, width: int = 64) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(24, 32), (12, 16), (96, 128), (37, 53)])
-def test_bicubic_is_the_filter_that_others_call_so(size):
+def test_bicubic_is_the_filter_of_pytorch_with_antialiasing(size):
     theirs = functional.interpolate(picture(), size=size, mode="bicubic", antialias=True).clamp(0, 1)
     torch.testing.assert_close(resize(picture(), size, "bicubic"), theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "lanczos"])
-def test_filters_keep_what_is_even(kernel):
+def test_filters_keep_a_flat_picture(kernel):
     flat = torch.full((1, 3, 12, 10), 0.3)
     torch.testing.assert_close(resize(flat, (31, 45), kernel), torch.full((1, 3, 31, 45), 0.3))
 
 
-def test_a_shift_is_found_and_what_follows_it_does_not_flicker():
+def test_a_shift_is_found_and_a_frame_that_follows_it_has_no_warp_error():
     after = picture()[0].mean(0)
     before = after.roll((2, -3), (0, 1))
     motion = Motion.between(before, after)
     assert motion.warp_error(before, after) < 1e-4 < motion.warp_error(after, before)
 
 
-def test_the_original_is_flawless_and_every_flaw_costs():
+def test_the_original_scores_best_and_noise_lowers_every_score():
     truth = picture().repeat(3, 1, 1, 1)
     noise = 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
     judge = Judge(truth)
@@ -40,7 +42,7 @@ def test_the_original_is_flawless_and_every_flaw_costs():
     assert little.warp_error < much.warp_error
 
 
-def test_figures_are_the_worst_of_all_clips():
+def test_figures_are_the_worst_over_all_clips():
     def row(clip: str, scale: int, gain: float) -> Comparison:
         filters = Score(30, 0.8, 2.0), Score(31, 0.81, 2.1)
         return Comparison(clip, scale, Score(31 + gain, 0.9, 1.0), Score(31, 0.9, 1.0), *filters)
@@ -52,7 +54,7 @@ def test_figures_are_the_worst_of_all_clips():
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
-def test_the_clips_are_there_and_their_sides_can_be_reduced_by_four(clip):
+def test_the_clips_can_be_read_and_reduced_by_four(clip):
     frames = clip.read()
     assert frames.shape == (clip.count, 3, clip.height, clip.width)
     assert clip.height % 8 == clip.width % 8 == 0

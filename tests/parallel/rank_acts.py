@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.jobs.bench.parity import SIGMA, Case, compare_all, film, relative
+from longtake.jobs.bench.parity import compare_all
+from longtake.jobs.bench.parity_cases import SIGMA, Case, film, relative
 from longtake.pipeline.attention.context import QKV, Site
 from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, StreamLayout

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from longtake.jobs.bench.diffusers_ulysses import tiny_wan
-from longtake.jobs.bench.parity import CHUNK_LATENTS, SIGMA, Case, film, relative
+from longtake.jobs.bench.parity_cases import CHUNK_LATENTS, SIGMA, Case, film, relative
+from longtake.jobs.bench.tiny_wan import tiny_wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore

@@ -1,14 +1,14 @@
-"""Films of the embedded model, made and read in memory: what `bench fidelity` pools."""
+"""Films of the built-in model, rendered in memory and rated from pixels and sound: the input of `bench fidelity`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from longtake.jobs.bench.ranks import fork_server
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.inspect.drift import measure_drift
 from longtake.pipeline.inspect.motion import follow
@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Showing:
-    """A film to make; `apart` means that picture and sound may not see each other."""
+class FilmToRate:
+    """A film to render; `apart` is without attention between picture and sound."""
 
     caption: Caption
     seconds: int
@@ -45,19 +45,19 @@ class Showing:
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What one film was like.
+class Rating:
+    """What was measured of one film.
 
     Args:
-        accurate: colour, shape, background and motion are as asked for, read from pixels.
-        hits_s: wall hits read from pixels; none where the prompt asks for silence.
-        onsets_s: sounds.
-        teleports: jumps of more than 8 pixels.
-        at_chunks, at_latents: change from frame to frame at chunk borders, and at the other latents' borders.
+        accurate: colour, shape, background and motion, read from pixels, match the prompt.
+        hits_s: times of wall hits, read from pixels; empty if the prompt asks for silence.
+        onsets_s: times of sound onsets.
+        teleports: jumps of the shape by more than 8 pixels.
+        at_chunks, at_latents: change between frames at chunk borders, and at the borders of other latents.
         contrast_drift, saturation_drift: relative change from start to end.
     """
 
-    showing: Showing
+    film: FilmToRate
     accurate: bool
     hits_s: Array
     onsets_s: Array
@@ -68,12 +68,12 @@ class Notes:
     saturation_drift: float
 
 
-def screen(model: str, showings: Sequence[Showing], workers: int) -> list[Notes]:
-    """Make and read films with the model called `model`, the longest first, on processes of one thread each."""
-    order = sorted(range(len(showings)), key=lambda number: -showings[number].seconds)
-    with get_context("spawn").Pool(workers, _start, (model,)) as pool:
-        notes = pool.map(_watch, [showings[number] for number in order], chunksize=1)
-    return [notes[order.index(number)] for number in range(len(showings))]
+def rate_all(model: str, films: Sequence[FilmToRate], workers: int) -> list[Rating]:
+    """Render and rate films of the model called `model`, the longest first, in processes of one thread each."""
+    order = sorted(range(len(films)), key=lambda number: -films[number].seconds)
+    with fork_server().Pool(workers, _start, (model,)) as pool:
+        ratings = pool.map(_rate, [films[number] for number in order], chunksize=1)
+    return [ratings[order.index(number)] for number in range(len(films))]
 
 
 _MODEL: list[EmbeddedModel] = []
@@ -84,32 +84,32 @@ def _start(model: str) -> None:
     _MODEL[:] = [load_model(model)]
 
 
-def _watch(showing: Showing) -> Notes:
-    return watch(_MODEL[0], showing)
+def _rate(film: FilmToRate) -> Rating:
+    return rate(_MODEL[0], film)
 
 
-def watch(model: EmbeddedModel, showing: Showing) -> Notes:
-    """Make one film and read it; nothing but the sound and what was seen is held."""
-    plan = plan_of(model, showing)
+def rate(model: EmbeddedModel, film: FilmToRate) -> Rating:
+    """Render one film and rate it; frames are dropped as soon as they are measured."""
+    plan = plan_of(model, film)
     meter, sightings, pcm = PictureMeter(), [], []
-    for frames, sound in make(model, plan, showing.apart):
+    for frames, sound in render(model, plan, film.apart):
         pixels = frames.frames.numpy()
         meter.add(FrameBlock(tuple(plan.clock.seconds(number) for number in frames.span.frames), pixels))
         sightings.append(detect_shapes(pixels))
         pcm.append(sound.pcm.numpy())
-    return _note(showing, plan, meter.pictures(), Sightings.join(sightings), np.concatenate(pcm, axis=1))
+    return _rating(film, plan, meter.pictures(), Sightings.join(sightings), np.concatenate(pcm, axis=1))
 
 
-def plan_of(model: EmbeddedModel, showing: Showing) -> FilmPlan:
-    """The plan of a film in one scene, everything else as a storyboard has it by default."""
+def plan_of(model: EmbeddedModel, film: FilmToRate) -> FilmPlan:
+    """The plan of a film in one scene, with the defaults of a storyboard."""
     storyboard = parse_storyboard(
-        f"{{seed: {showing.seed}, scenes: [{{prompt: {showing.caption}, duration: {showing.seconds}s}}]}}"
+        f"{{seed: {film.seed}, scenes: [{{prompt: {film.caption}, duration: {film.seconds}s}}]}}"
     )
     return plan_film(storyboard, model)
 
 
-def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
-    """The film, chunk by chunk, without files."""
+def render(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[tuple[FrameChunk, SoundChunk]]:
+    """The film, chunk by chunk, without writing files."""
     embed, decode = EmbedStage(model.text, plan), DecodeStage(model, plan, lambda _: None)
     if not apart:
         denoise = DenoiseStage(model, plan, lambda _: None)
@@ -124,8 +124,7 @@ def make(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterator[
 
 
 class OneStream(nn.Module):
-    """A denoiser that lets one stream through and leaves the other alone; in the parts that
-    `DenoiseStage` asks for."""
+    """A denoiser of one stream only; it has the parts that `DenoiseStage` uses."""
 
     def __init__(self, denoiser: AVDiT, stream: str) -> None:
         super().__init__()
@@ -153,35 +152,35 @@ class OneStream(nn.Module):
         return self.denoiser.embed({self._stream: streams[self._stream]}, text)
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """The stream's velocity; the other one's is zero."""
+        """The stream's velocity; that of the other stream is zero."""
         own = self.denoiser.head(tokens, {self._stream: streams[self._stream]})
         return {name: own.get(name, torch.zeros_like(stream.latents)) for name, stream in streams.items()}
 
 
 def one_stream(model: EmbeddedModel, stream: str) -> EmbeddedModel:
-    """A copy of `model` whose denoiser sees `stream` alone."""
+    """A copy of `model` whose denoiser sees only `stream`."""
     alone = EmbeddedModel.untrained(model.config)
     alone.load_state_dict(model.state_dict())
     alone.denoiser = OneStream(alone.denoiser, stream)  # type: ignore[assignment]
     return alone.eval()
 
 
-def _note(
-    showing: Showing, plan: FilmPlan, pictures: Pictures, sightings: Sightings, pcm: NDArray[np.float32]
-) -> Notes:
+def _rating(
+    film: FilmToRate, plan: FilmPlan, pictures: Pictures, sightings: Sightings, pcm: NDArray[np.float32]
+) -> Rating:
     fps = float(plan.clock.fps)
-    scenes = (FilmScene(str(showing.caption), True, range(plan.num_frames)),)
+    scenes = (FilmScene(str(film.caption), True, range(plan.num_frames)),)
     track = follow(sightings.middles, fps)
     windows = sound_windows([pcm], plan.clock.sample_rate)
     onsets = np.concatenate([window_onsets(window) for window in windows])
     (reading,) = read_scenes(sightings, track, scenes, onsets, fps)
-    assert reading.accuracy is not None, "captions are of the grammar"
+    assert reading.accuracy is not None, "a caption can always be read"
     hits = away_from_ends(visible_bounces(track, scenes, fps), scenes, fps)
     chunks = [chunk.frames.start for chunk in plan.chunks[1:]]
     latents = range(plan.clock.video_stride, plan.num_frames, plan.clock.video_stride)
     drift = measure_drift(pictures, [range(plan.num_frames)], fps)
-    return Notes(
-        showing=showing,
+    return Rating(
+        film=film,
         accurate=reading.accuracy.whole == 1,
         hits_s=hits,
         onsets_s=away_from_ends(onsets, scenes, fps),
