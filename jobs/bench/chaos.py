@@ -41,10 +41,10 @@ DEGREES = Degrees(ulysses=2)
 NODE_CPUS = 4
 DEADLINE_S = 8
 FILM_S = 600.0
-FAULTS = ("rank 0", "rank 1", "wedged rank", "decode", "wedged encode", "publish", "node", "driver")
-"""A wedged actor is one whose process is stopped: it exists and does not answer."""
+FAULTS = ("rank 0", "rank 1", "stopped rank", "decode", "stopped encode", "publish", "node", "driver")
+"""A stopped process (SIGSTOP) exists and does not answer."""
 
-QUICK_FAULTS = ("rank 1", "wedged encode", "publish", "driver")
+QUICK_FAULTS = ("rank 1", "stopped encode", "publish", "driver")
 SMOKE_FAULTS = ("publish",)
 
 
@@ -159,8 +159,8 @@ class LocalCluster:
     ) -> subprocess.Popen[bytes]:
         """Cause the fault. Returns the driver that renders from then on."""
         ready = {event["act"]: event for event in events if event["event"] == "actor.ready"}
-        how = signal.SIGSTOP if fault.startswith("wedged") else signal.SIGKILL
-        match fault.removeprefix("wedged "):
+        how = signal.SIGSTOP if fault.startswith("stopped") else signal.SIGKILL
+        match fault.removeprefix("stopped "):
             case "driver":
                 driver.kill()
                 driver.wait()

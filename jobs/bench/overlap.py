@@ -31,8 +31,8 @@ def overlap(num_chunks: int) -> float:
     pacer = ChunkPacer(STAGES + 1, lambda _: 1)
     started = perf_counter()
     for chunk in pacer.paced(seconds_of_film(num_chunks)):
-        done = stages[0].run.remote()
-        for stage in stages[1:]:
+        done: Any = None
+        for stage in stages:
             done = stage.run.remote(done)
         pacer.follow(chunk, done)
     wall_s = perf_counter() - started

@@ -65,7 +65,7 @@ def matrix(num_ranks: int, heads: Sequence[int], sizes: Sequence[tuple[int, int]
     gangs += [Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(cfg=2, ring=2), Degrees(ulysses=2, ring=2)]
     gangs = [degrees for degrees in gangs if degrees.ranks <= num_ranks]
     cases = [Case(*case) for case in product(gangs, heads, sizes, (torch.float32, torch.float64))]
-    # diffusers computes norms and modulation of Wan in float32, whatever its weights.
+    # diffusers computes norms and modulation of Wan in float32, for weights of any precision.
     cases += [Case(*case, client="wan") for case in product(gangs, heads, sizes, (torch.float32,))]
     masked = [replace(case, masked=True) for case in cases if case.heads == heads[-1] and case.size == sizes[0]]
     return cases + masked

@@ -35,9 +35,21 @@ from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.parallel.traffic import SiteTraffic
 
 RANKS = 2
-WINDOW, CHUNK_LATENTS, LATENT_SIZE, PATCH = 3, 4, 48, 2
+WINDOW, CHUNK_LATENTS, PATCH = 3, 4, 2
 HEADS, HEAD_DIM, LAYERS, TEXT_TOKENS = 4, 48, 2, 16
-FRAME_TOKENS = (LATENT_SIZE // PATCH) ** 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """How many rounds are measured, and the height and width of a latent."""
+
+    rounds: int
+    latent_size: int = 48
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of a latent frame."""
+        return (self.latent_size // PATCH) ** 2
 
 
 class Passes:
@@ -46,6 +58,7 @@ class Passes:
     Args:
         denoiser: with random weights.
         parallel: the ranks that share the passes.
+        latent_size: height and width of a latent.
         text_width: width of a prompt token.
         window: chunks that are committed before; 0 caches nothing.
     """
@@ -54,6 +67,7 @@ class Passes:
         self,
         denoiser: BlockDenoiser,
         parallel: Parallel,
+        latent_size: int,
         text_width: int,
         window: int = WINDOW,
         text: Tensor | None = None,
@@ -61,7 +75,8 @@ class Passes:
         clock = MediaClock(Fraction(16), 16_000, 4, 800)
         chunks = plan_chunks(clock, plan_scenes(clock, [Fraction(window + 1)], [True]), CHUNK_LATENTS)
         most_audio = max(len(chunk.audio_latents) for chunk in chunks)
-        sites = denoiser.sites(LATENT_SIZE, LATENT_SIZE, CHUNK_LATENTS, most_audio)
+        sites = denoiser.sites(latent_size, latent_size, CHUNK_LATENTS, most_audio)
+        self._video_shape = (4, latent_size, latent_size)
         self._denoiser, self._clock, self.chunk = ShardedDenoiser(denoiser, parallel), clock, chunks[-1]
         self._store = KVStore(sites, KVPlan(WINDOW), denoiser.rope, parallel=parallel)
         generator = torch.Generator().manual_seed(1)
@@ -74,7 +89,7 @@ class Passes:
     def streams(self, chunk: ChunkSpan) -> dict[str, Stream]:
         """Random latents at noise level 0.5."""
         generator = torch.Generator().manual_seed(chunk.index)
-        video = torch.randn(1, len(chunk.latents), 4, LATENT_SIZE, LATENT_SIZE, generator=generator)
+        video = torch.randn(1, len(chunk.latents), *self._video_shape, generator=generator)
         audio = torch.randn(1, len(chunk.audio_latents), 6, generator=generator)
         times_s = {"video": self._clock.video_times(chunk), "audio": self._clock.audio_times(chunk)}
         return {
@@ -103,21 +118,21 @@ class Measured:
     planned: int
 
 
-def on_rank(rounds: int, seed: int, rank: int) -> Measured:
+def on_rank(work: Work, seed: int, rank: int) -> Measured:
     """All rounds on one of two ranks."""
     torch.set_grad_enabled(False)
     parallel = context_parallel(Degrees(ulysses=RANKS))
     torch.manual_seed(seed)
     own = AVDiT(config()).eval()
-    alone, shared = Passes(own, ONE_RANK, 16), Passes(own, parallel, 16)
+    alone, shared = (Passes(own, ranks, work.latent_size, 16) for ranks in (ONE_RANK, parallel))
     meet = partial(parallel.gather, "video", torch.zeros(1, 1, 1, 1), RANKS)
     before = parallel.ulysses.sent_bytes
     shared()
     sent = parallel.ulysses.sent_bytes - before
     passes = {"solo": alone if rank == 0 else None, "apart": alone, "shared": shared}
-    with _of_wan(parallel, seed) as wans:
-        seconds = _rounds(rounds, meet, {**passes, **wans})
-    return Measured(seconds, sent, _planned_bytes(shared.chunk))
+    with _of_wan(parallel, work, seed) as wans:
+        seconds = _rounds(work.rounds, meet, {**passes, **wans})
+    return Measured(seconds, sent, _planned_bytes(shared.chunk, work))
 
 
 def config() -> AVDiTConfig:
@@ -135,7 +150,7 @@ def config() -> AVDiTConfig:
 
 
 @contextmanager
-def _of_wan(parallel: ContextParallel, seed: int) -> Iterator[dict[str, Callable[[], Tensor]]]:
+def _of_wan(parallel: ContextParallel, work: Work, seed: int) -> Iterator[dict[str, Callable[[], Tensor]]]:
     """Passes of the same Wan with our Ulysses and with diffusers', over one chunk, since diffusers has no cache."""
     transformers = []
     for _ in range(2):
@@ -144,12 +159,12 @@ def _of_wan(parallel: ContextParallel, seed: int) -> Iterator[dict[str, Callable
     width = HEADS * HEAD_DIM
     denoiser = WanDenoiser(transformers[0], text_tokens=TEXT_TOKENS)
     text = torch.randn(1, TEXT_TOKENS, 16)
-    ours = Passes(denoiser, parallel, width, window=0, text=denoiser.project(text))
+    ours = Passes(denoiser, parallel, work.latent_size, width, window=0, text=denoiser.project(text))
     video = ours.streams(ours.chunk)["video"]
     x = video.latents.transpose(1, 2)
 
     def theirs() -> Tensor:
-        timestep = (1000 * video.sigma).repeat_interleave(FRAME_TOKENS, dim=1)
+        timestep = (1000 * video.sigma).repeat_interleave(work.frame_tokens, dim=1)
         out: Tensor = transformers[1](x, timestep, text, return_dict=False)[0]
         return out.transpose(1, 2)
 
@@ -173,9 +188,9 @@ def _rounds(
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def _planned_bytes(chunk: ChunkSpan) -> int:
+def _planned_bytes(chunk: ChunkSpan, work: Work) -> int:
     """Bytes that all ranks should send in one pass."""
-    streams = {"video": Grid(CHUNK_LATENTS, FRAME_TOKENS), "audio": Grid(1, len(chunk.audio_latents))}
+    streams = {"video": Grid(CHUNK_LATENTS, work.frame_tokens), "audio": Grid(1, len(chunk.audio_latents))}
     site = SiteTraffic(HEADS, HEAD_DIM, streams, streams, item_bytes=4, sharded=SHARDED)
     return LAYERS * site.sent_bytes(Degrees(ulysses=RANKS))
 
@@ -184,8 +199,8 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     """One gang of two ranks, one thread each."""
     if options.ranks not in (None, RANKS):
         raise SpecError(f"scaling compares {RANKS} ranks with one; leave out --ranks {options.ranks}")
-    rounds = options.pick(full=9, quick=5, smoke=1)
-    ranks = run_ranks(partial(on_rank, rounds, options.seed), RANKS)
+    work = options.pick(full=Work(9), quick=Work(5), smoke=Work(1, latent_size=4))
+    ranks = run_ranks(partial(on_rank, work, options.seed), RANKS)
 
     def slowest(name: str) -> list[float]:
         """Seconds of the slower rank, by round."""
