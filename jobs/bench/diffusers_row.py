@@ -5,8 +5,10 @@ from functools import partial
 
 import torch
 
+from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses
 from longtake.jobs.bench.parity_cases import CHUNK_LATENTS, SIGMA, TEXT_TOKENS, VIDEO_CHANNELS, relative
 from longtake.jobs.bench.ranks import run_ranks
+from longtake.jobs.bench.tiny_wan import tiny_wan
 
 Shape = tuple[int, tuple[int, int]]
 """Number of heads; latent height and width, with one token per latent pixel."""
@@ -35,9 +37,6 @@ def _plain_or_anything(shape: Shape, num_ranks: int, seed: int) -> float | str:
 
 @torch.inference_mode()
 def _difference(shape: Shape, num_ranks: int, seed: int, anything: bool) -> float | str:
-    from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses
-    from longtake.jobs.bench.tiny_wan import tiny_wan
-
     heads, (height, width) = shape
     torch.manual_seed(seed)
     wan = tiny_wan(heads)

@@ -123,14 +123,14 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def _render(film: Film, out: str) -> float:
     """Render or resume. Returns by how much the ranks' memory grew from the second to the last quarter of the time."""
-    driver = subprocess.Popen(film.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    resident = []
-    while driver.poll() is None:
-        resident.append(_resident(driver.pid))
-        sleep(SAMPLE_S)
+    resident, log = [], film.root / f"{out}.log"
+    with log.open("w") as stderr:
+        driver = subprocess.Popen(film.command(out), stdout=subprocess.DEVNULL, stderr=stderr)
+        while driver.poll() is None:
+            resident.append(_resident(driver.pid))
+            sleep(SAMPLE_S)
     if driver.returncode:
-        assert driver.stderr is not None, "it is a pipe"
-        raise subprocess.CalledProcessError(driver.returncode, "longtake.jobs.render", stderr=driver.stderr.read())
+        raise RuntimeError(f"the driver of {out} exited with {driver.returncode}: {log.read_text()[-2000:]}")
     full = [size for size in resident if size > 0.9 * max(resident)]  # while no rank is starting or exiting
     quarter = len(full) // 4
     return median(full[-quarter:]) / median(full[quarter : 2 * quarter]) - 1 if quarter else 0.0

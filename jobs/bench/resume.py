@@ -25,11 +25,11 @@ from longtake.pipeline.take import Take, open_take
 
 STORYBOARD = """
 model: tiny
-sampling: {steps: 12}
+sampling: {{steps: 12}}
 scenes:
-  - {prompt: a red circle bounces fast, duration: 12s}
-  - {prompt: a blue square rests, duration: 8s}
-  - {prompt: a green triangle glides, duration: 4.5s, transition: cut}
+  - {{prompt: a red circle bounces fast, duration: {first}s}}
+  - {{prompt: a blue square rests, duration: {second}s}}
+  - {{prompt: a green triangle glides, duration: 4.5s, transition: cut}}
 """
 
 
@@ -42,10 +42,12 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     random = Random(options.seed)
     kills = options.pick(full=5, quick=2, smoke=1)
     flags: list[str] = options.pick(full=[], quick=[], smoke=["--in-process"])
+    first_s, second_s = options.pick(full=(12, 8), quick=(12, 8), smoke=(2, 1))
+    storyboard = STORYBOARD.format(first=first_s, second=second_s)
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "film.yaml").write_text(STORYBOARD)
-        undisturbed = _take(root / "undisturbed")
+        (root / "film.yaml").write_text(storyboard)
+        undisturbed = _take(storyboard, root / "undisturbed")
         film.render(undisturbed)
         differ = twice = struck = 0
         for kill in range(kills):
@@ -57,12 +59,12 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             subprocess.run(command, check=True, capture_output=True)
             after = _finished(out)
             twice += sum(after.count(done) - 1 for done in set(before))
-            differ += not same_takes(undisturbed, _take(out))
+            differ += not same_takes(undisturbed, _take(storyboard, out))
     return {"kills": float(struck), "films_that_differ": float(differ), "chunks_done_twice": float(twice)}
 
 
-def _take(out: Path) -> Take:
-    storyboard = parse_storyboard(STORYBOARD)
+def _take(text: str, out: Path) -> Take:
+    storyboard = parse_storyboard(text)
     model = open_model(storyboard.model)
     return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model))
 
