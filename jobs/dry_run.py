@@ -1,5 +1,6 @@
 """`longtake render --dry-run`: print the plan, and its expected cost on this machine."""
 
+from fractions import Fraction
 from time import perf_counter
 
 from rich.console import Console
@@ -97,7 +98,7 @@ def _scenes(plan: FilmPlan) -> Table:
     return table
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: Fraction | float) -> str:
     minutes, rest = divmod(float(seconds), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:06.3f}"

@@ -21,7 +21,7 @@ from longtake.jobs.manifest_rows import READ_FIX, Row, read_rows
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.spec import Storyboard, located, parse_storyboard
-from longtake.pipeline.yaml_spec import Words, read_text, told, whole, words
+from longtake.pipeline.yaml_spec import Words, message_of, read_text, whole, words
 
 LEDGER = "batch"
 """The folder of the output root that belongs to the batch itself."""
@@ -218,7 +218,7 @@ def _entry(values: object) -> _Entry:
     try:
         return _Entry.model_validate(values)
     except ValidationError as error:
-        mistakes = [told(details, _nearest_key) for details in error.errors(include_url=False)]
+        mistakes = [message_of(details, _nearest_key) for details in error.errors(include_url=False)]
         raise SpecError("\n".join(mistakes)) from None
 
 

@@ -23,7 +23,7 @@ def command(
     ] = None,
 ) -> None:
     """Measure what longtake promises; exit with 1 if a figure misses its limit."""
-    from longtake.jobs.bench.figures import BenchOptions
+    from longtake.jobs.bench.figures import BenchOptions, Size
     from longtake.jobs.bench.run import list_benches, run_bench
 
     if list_keys or name is None:
@@ -31,6 +31,6 @@ def command(
         return
     if quick and smoke:
         raise SpecError("--quick and --smoke are two sizes of a bench; leave one of them out")
-    size = "smoke" if smoke else "quick" if quick else "full"
+    size: Size = "smoke" if smoke else "quick" if quick else "full"
     if not run_bench(name, BenchOptions(repeat, seed, size, ranks), as_json=json):
         raise typer.Exit(1)

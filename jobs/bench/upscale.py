@@ -36,10 +36,11 @@ from longtake.jobs.bench.upscale_quality import CLIPS, compare, quality_figures
 from longtake.pipeline import upscale_film as alone
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Handoff, UpscaleSpec
-from longtake.pipeline.upscaling.work import grid_of, numerics
+from longtake.pipeline.upscaling.work import numerics
 from longtake.pipeline.weights.load import load_upscaler
 
 FAST, SHIPPED = "tiny-upscaler", "upscaler"

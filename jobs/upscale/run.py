@@ -28,12 +28,13 @@ from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.observe import Observers
 from longtake.pipeline.upscale_film import Upscaled
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import frames_to_upscale
 from longtake.pipeline.upscaling.preflight import check_memory, worker_bytes
-from longtake.pipeline.upscaling.work import grid_of, numerics, open_upscaling
+from longtake.pipeline.upscaling.work import numerics, open_upscaling
 
 
 def upscale_command(url: str, output_url: str, options: UpscaleOptions) -> None:
