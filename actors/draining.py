@@ -1,14 +1,14 @@
-"""Notices of nodes that are about to go: drained by an autoscaler, or a spot machine's last minutes."""
+"""Nodes that are about to leave the cluster: drained by an autoscaler, or spot machines near their end."""
 
 from importlib import import_module
 
 import ray
 
 
-def leaving_nodes() -> set[str]:
-    """Ids of nodes that Ray is draining; empty where this Ray does not tell.
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that Ray is draining; empty where this Ray does not report them.
 
-    Ray 2.60 has no public way to ask; `ray.train` reads the same table.
+    Ray 2.60 has no public call for this; `ray.train` reads the same table.
     """
     try:
         state = import_module("ray._private.state").state

@@ -1,30 +1,31 @@
-"""The scribe: one actor that writes down what all others do, in the order in which it hears of it."""
+"""One actor writes the event log of a take for all others, in the order in which events reach it."""
 
-from typing import Any
+from typing import IO, Any
 
 import ray
-from ray import ObjectRef
-from ray.actor import ActorHandle
+from typing_extensions import override
 
+from longtake.actors.handles import Handle, Ref
 from longtake.actors.metrics import meters
 from longtake.pipeline.journal.event_log import EventLog, now
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import lend_hand
+from longtake.pipeline.observe import Observer
 
 SETTLE_S = 30.0
-_UNHEARD = 64
+_MAX_PENDING = 64
 
 
 class EventLogActor:
-    """Writes the event log of the take that it hears of, and hands events on to whoever draws progress.
+    """Writes the event log of the take that events name, and hands events on to the driver, which draws progress.
 
-    It holds nothing that must outlive it: Ray starts it again where it dies, and it goes on with the log.
+    Its state may be lost: Ray restarts it when it dies, and it appends to the same log.
     """
 
     def __init__(self) -> None:
         self._url = ""
         self._log: EventLog | None = None
-        self._hand: Any = None
+        self._hand: IO[str] | None = None
         self._news: list[tuple[str, dict[str, Any]]] = []
         self._meters = meters()
 
@@ -35,7 +36,7 @@ class EventLogActor:
         self._meters.event(name, fields)
 
     def in_flight(self, num_bytes: int) -> None:
-        """Have the metrics say what the chunks in flight weigh."""
+        """Set the metric of the bytes in flight."""
         self._meters.in_flight(num_bytes)
 
     def news(self) -> list[tuple[str, dict[str, Any]]]:
@@ -44,7 +45,7 @@ class EventLogActor:
         return news
 
     def close(self) -> None:
-        """Put the last events where the log belongs."""
+        """Close the log; its last events are then in the store."""
         log, self._log = self._log, None
         if log is not None:
             log.close()
@@ -62,21 +63,28 @@ class EventLogActor:
         return self._log
 
 
-class RemoteObserver:
-    """An observer that tells the scribe, who may hear of it later than it happened."""
+def start_event_log() -> Handle:
+    """Start an event log actor, which Ray restarts whenever it dies."""
+    actor: Any = ray.remote(EventLogActor)
+    handle: Handle = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    return handle
 
-    def __init__(self, event_log: ActorHandle, url: str) -> None:
+
+class RemoteObserver(Observer):
+    """An observer that sends events to the event log actor and does not wait for it."""
+
+    def __init__(self, event_log: Handle, url: str) -> None:
         self._event_log, self._url = event_log, url
-        self._told: list[ObjectRef] = []
+        self._pending: list[Ref] = []
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `longtake.pipeline.observe.Observer.event`."""
-        self._told.append(self._event_log.event.remote(self._url, name, {"time": now(), **fields}))
-        if len(self._told) >= _UNHEARD:
-            _, self._told = ray.wait(self._told, num_returns=len(self._told), timeout=0)
+        self._pending.append(self._event_log.event.remote(self._url, name, {"time": now(), **fields}))
+        if len(self._pending) >= _MAX_PENDING:
+            _, self._pending = ray.wait(self._pending, num_returns=len(self._pending), timeout=0)
 
     def settle(self) -> None:
-        """Wait until the scribe has heard everything, also where it had to be started again."""
-        if self._told:
-            ray.wait(self._told, num_returns=len(self._told), timeout=SETTLE_S)
-        self._told.clear()
+        """Wait until the event log actor has all events, also where Ray had to restart it."""
+        if self._pending:
+            ray.wait(self._pending, num_returns=len(self._pending), timeout=SETTLE_S)
+        self._pending.clear()

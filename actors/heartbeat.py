@@ -1,8 +1,8 @@
-"""Pulses: how actors are, asked by a process whose questions never stand in line behind chunks.
+"""Heartbeats: health probes sent from a separate task, so that they never queue behind chunk calls.
 
-Ray sends the calls of one process to an actor in order, whatever their concurrency groups: a driver's question reaches
-a decoder only once it has the latents that an earlier call waits for (ray-project/ray#52825, seen with 2.60). So a task
-asks, and whoever waits for a wedged denoiser is not taken for wedged too.
+Ray sends the calls of one process to an actor in order, whatever their concurrency groups: a probe from the driver
+reaches a decoder only after the latents that an earlier call waits for (ray-project/ray#52825, seen with 2.60). A probe
+from another process does not wait, so an actor that waits for a hung denoiser is not taken for hung too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,19 @@ from time import monotonic
 from typing import NamedTuple
 
 import ray
-from ray import ObjectRef
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
+
+from longtake.actors.handles import Handle, Ref
 
 
 class Heartbeat(NamedTuple):
-    """How an actor is: seconds in its present call, 0 without one; whether its latest call raised; where it runs."""
+    """State of an actor.
+
+    Args:
+        busy_s: seconds in its present call; 0 without one.
+        failed: whether its latest call raised.
+        node: the id of the node that it runs on.
+    """
 
     busy_s: float
     failed: bool
@@ -24,39 +30,39 @@ class Heartbeat(NamedTuple):
     pid: int
 
 
-def heartbeats(groups: Mapping[str, Sequence[ActorHandle]], timeout_s: float) -> dict[str, list[Heartbeat] | None]:
-    """How the actors of all posts are, asked at once; None for posts where somebody does not answer in time, or ever.
+Heartbeats = dict[str, list[Heartbeat] | None]
+"""By the name of the actor group; None where an actor of the group did not answer in time."""
 
-    Whoever is asked must not have been given calls by this process that wait; see `heartbeats_from_task`.
+
+def heartbeats(groups: Mapping[str, Sequence[Handle]], timeout_s: float) -> Heartbeats:
+    """Probe the actors of all groups at once.
+
+    No call of this process may be waiting at any of them; see `heartbeats_from_task`.
 
     Args:
-        posts: their actors, by name.
+        groups: actors by the name of their group.
         timeout_s: for all answers together.
     """
-    asked = {name: [actor.heartbeat.remote() for actor in actors] for name, actors in groups.items()}
-    return dict(_answers(asked, monotonic() + timeout_s))
+    probes = {name: [actor.heartbeat.remote() for actor in actors] for name, actors in groups.items()}
+    return dict(_answers(probes, monotonic() + timeout_s))
 
 
-def heartbeats_from_task(
-    groups: Mapping[str, Sequence[ActorHandle]], timeout_s: float, start_s: float
-) -> dict[str, list[Heartbeat] | None]:
-    """`heartbeats`, asked by a process of its own; by this one where that does not stand within `start_s` more."""
+def heartbeats_from_task(groups: Mapping[str, Sequence[Handle]], timeout_s: float, start_s: float) -> Heartbeats:
+    """`heartbeats`, sent by a task; by this process where the task does not start within another `start_s`."""
     try:
-        heartbeats: dict[str, list[Heartbeat] | None] = ray.get(
-            _ask.remote(groups, timeout_s), timeout=start_s + timeout_s
-        )
+        answers: Heartbeats = ray.get(_probe.remote(groups, timeout_s), timeout=start_s + timeout_s)
     except RayError:
-        return heartbeats(groups, timeout_s)  # who is taken for wedged by mistake is replaced; nobody waits for ever
-    return heartbeats
+        return heartbeats(groups, timeout_s)  # may report a waiting actor as hung: replaced, which costs time only
+    return answers
 
 
 @ray.remote(num_cpus=0)
-def _ask(groups: Mapping[str, Sequence[ActorHandle]], timeout_s: float) -> dict[str, list[Heartbeat] | None]:
+def _probe(groups: Mapping[str, Sequence[Handle]], timeout_s: float) -> Heartbeats:
     return heartbeats(groups, timeout_s)
 
 
-def _answers(asked: Mapping[str, list[ObjectRef]], until: float) -> Iterator[tuple[str, list[Heartbeat] | None]]:
-    for name, refs in asked.items():
+def _answers(probes: Mapping[str, list[Ref]], until: float) -> Iterator[tuple[str, list[Heartbeat] | None]]:
+    for name, refs in probes.items():
         try:
             yield name, ray.get(refs, timeout=max(0.0, until - monotonic()))
         except RayError:

@@ -1,7 +1,7 @@
-"""What a process says on its standard error: a JSON object a line, with the take, act, rank and chunk it is about.
+"""Logs of one process on standard error: one JSON object per line, with the take, stage, rank and chunk it concerns.
 
-`events.jsonl` tells what became of a take, in order and beside the film; these lines tell of one process, such as why
-it died, in Ray's log folder of its node. Ray names the file by worker and job, so a line does not repeat them.
+`events.jsonl` records a whole take, in order and next to the film. These lines record one process, such as why it died,
+in Ray's log folder of its node. Ray names the file by worker and job, so a line does not repeat them.
 """
 
 import json
@@ -12,17 +12,19 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from typing_extensions import override
+
 LOGGER = "longtake"
 
-_bound: dict[str, Any] = {}  # of the whole process, whichever thread speaks
+_bound: dict[str, Any] = {}  # for the whole process, in all threads
 _context: ContextVar[dict[str, Any] | None] = ContextVar("longtake_log_context", default=None)
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line: time, level, event, what was bound, what the call adds by `extra={"fields": {...}}`."""
+    """A record as one line: time, level, event, bound fields, and the call's own, `extra={"fields": {...}}`."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter.format`."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -37,7 +39,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(stream: TextIO | None = None) -> logging.Logger:
-    """The logger of this process, which writes JSON lines to `stream`, standard error unless told."""
+    """The logger of this process, which writes JSON lines to `stream` (default: standard error)."""
     log = logging.getLogger(LOGGER)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
@@ -48,7 +50,7 @@ def configure(stream: TextIO | None = None) -> logging.Logger:
 
 
 def bind(**fields: Any) -> None:
-    """Name `fields` in every line from now on; one that is None is named no more."""
+    """Add `fields` to every line from now on; a field that is None is removed."""
     _bound.update(fields)
     for name in [name for name, value in _bound.items() if value is None]:
         del _bound[name]
@@ -56,7 +58,7 @@ def bind(**fields: Any) -> None:
 
 @contextmanager
 def context(**fields: Any) -> Iterator[None]:
-    """Name `fields` in every line of this thread, or of this asyncio task, as long as the block lasts."""
+    """Add `fields` to every line of this thread, or of this asyncio task, while the block runs."""
     token = _context.set({**(_context.get() or {}), **fields})
     try:
         yield

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a render: few series, tagged by act and gang only, never by what there is ever more of."""
+"""Prometheus metrics of a render, labelled by stage and gang only, so that the number of series stays bounded."""
 
 import os
 from collections import deque
@@ -22,38 +22,38 @@ EXPORTED = {
         *(BYTES_IN_FLIGHT, REALTIME_FACTOR),
     )
 }
-"""The names under which Prometheus sees them."""
+"""The names under which Prometheus sees the metrics."""
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
-"""Bounds of the histogram: from an act of the embedded model to a large one's chunk."""
+"""Bounds of the histogram: from a stage of the built-in model to a chunk of a large one."""
 
 PACE_CHUNKS = 16
-"""How many published chunks the real-time factor looks back on."""
+"""Published chunks over which the real-time factor is measured."""
 
 
 class Meters:
     """An observer that keeps the metrics of one take after another.
 
     Args:
-        gang: which of the gangs that render side by side this is; few, such as "0".
+        gang: the label of this gang among those that render in parallel, such as "0".
     """
 
     def __init__(self, gang: str = "0") -> None:
         self._seconds = Histogram(
-            CHUNK_SECONDS, "Seconds that an act took for a chunk.", boundaries=SECONDS, tag_keys=("act", "gang")
+            CHUNK_SECONDS, "Seconds that a stage took for a chunk.", boundaries=SECONDS, tag_keys=("act", "gang")
         )
-        self._bytes = Gauge(BYTES_IN_FLIGHT, "What the chunks in flight weigh, at most.", tag_keys=("gang",))
+        self._bytes = Gauge(BYTES_IN_FLIGHT, "Upper bound of the bytes of all chunks in flight.", tag_keys=("gang",))
         self._realtime = Gauge(
             REALTIME_FACTOR, f"Seconds of film per second, over {PACE_CHUNKS} chunks.", tag_keys=("gang",)
         )
-        self._published = Counter(CHUNKS_PUBLISHED, "Chunks that can be watched.", tag_keys=("gang",))
+        self._published = Counter(CHUNKS_PUBLISHED, "Chunks that were published.", tag_keys=("gang",))
         self._restarts = Counter(RESTARTS, "Actors and gangs that were replaced.", tag_keys=("act", "gang"))
         for metric in (self._seconds, self._bytes, self._realtime, self._published, self._restarts):
             metric.set_default_tags({"gang": gang})
         self._pace = Pace()
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Something happened; see `longtake.pipeline.observe.Observer.event`."""
+        """Update the metrics from one event of a take."""
         act, _, what = name.partition(".")
         if what == "chunk":
             self._seconds.observe(fields["seconds"], {"act": act})
@@ -69,25 +69,25 @@ class Meters:
             self._realtime.set(0.0)
 
     def in_flight(self, num_bytes: int) -> None:
-        """What the chunks in flight weigh now."""
+        """Set the bytes of all chunks in flight."""
         self._bytes.set(num_bytes)
 
 
 class NoMeters:
-    """Where nobody collects metrics."""
+    """Stands in for `Meters` where Ray does not collect metrics."""
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """See `Meters.event`."""
+        """Do nothing."""
 
     def in_flight(self, num_bytes: int) -> None:
-        """See `Meters.in_flight`."""
+        """Do nothing."""
 
 
 class Pace:
-    """Seconds of film per second, from when the latest chunks were published.
+    """Seconds of film per second, measured over the latest published chunks.
 
     Args:
-        chunk_s: how long a chunk of the film is, in the mean.
+        chunk_s: mean duration of a chunk of the film.
     """
 
     def __init__(self, chunk_s: float = 0.0) -> None:
@@ -95,14 +95,14 @@ class Pace:
         self._landed: deque[float] = deque(maxlen=PACE_CHUNKS + 1)
 
     def landed(self, now_s: float) -> float:
-        """A chunk was published: the pace since the oldest one looked back on, 0 as long as there is none."""
+        """Record that a chunk was published; the pace over the latest chunks, 0 after the first one."""
         self._landed.append(now_s)
         elapsed_s = now_s - self._landed[0]
         return (len(self._landed) - 1) * self._chunk_s / elapsed_s if elapsed_s > 0 else 0.0
 
 
 def meters(gang: str = "0") -> Meters | NoMeters:
-    """Meters, or none of them where Ray does not collect metrics, as on a cluster of our own."""
+    """Meters, or a stand-in where Ray does not collect metrics, as on a cluster that `cluster.joined` starts."""
     setting = os.environ.get("RAY_enable_metrics_collection", "1")  # noqa: SIM112 (Ray's own spelling)
     collected = setting.lower() not in ("0", "false")
     return Meters(gang) if collected else NoMeters()

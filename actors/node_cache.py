@@ -1,4 +1,4 @@
-"""What a node knows of weights that others do not: where its cache is."""
+"""The cache folder for weights, which each node may set for itself."""
 
 import os
 from dataclasses import replace
@@ -7,10 +7,10 @@ from pathlib import Path
 from longtake.pipeline.weights.options import LoadOptions
 
 CACHE = "LONGTAKE_CACHE"
-"""The variable that names a node's cache folder."""
+"""The environment variable that names a node's cache folder."""
 
 
 def on_this_node(load: LoadOptions) -> LoadOptions:
-    """`load` with this node's cache, where its environment names one."""
+    """`load` with this node's cache folder, where its environment names one."""
     cache = os.environ.get(CACHE)
     return replace(load, cache=Path(cache)) if cache else load

@@ -1,4 +1,4 @@
-"""The conductor: starts chunks in order, and no more of them than fit the budget of bytes in flight."""
+"""The pacer starts chunks in order, and only while the bytes of all chunks in flight stay within a budget."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,27 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import ObjectRef
 
+from longtake.actors.handles import Ref
+from longtake.actors.policy import TICK_S
 from longtake.pipeline.clock import ChunkSpan
-
-TICK_S = 0.25
 
 
 @dataclass(frozen=True)
 class _Flight:
+    """A chunk that was started, and the reference that is ready once it is published."""
+
     chunk: ChunkSpan
-    landed: ObjectRef
+    landed: Ref
     num_bytes: int
 
 
 class ChunkPacer:
-    """Chunks in flight: started in order, and over once they are published.
+    """Chunks in flight: started in order, landed once they are published.
 
     Args:
-        budget_bytes: a chunk starts only while those in flight stay below this with it; one always may.
-        bytes_of: what a chunk weighs on its way, at most.
-        beat: called a few times a second while the conductor waits.
+        budget_bytes: a chunk starts only if it fits next to those in flight; with none in flight it always starts.
+        bytes_of: the most bytes that a chunk takes while it is in flight.
+        tick: called a few times a second while the pacer waits.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class ChunkPacer:
 
     @property
     def bytes_in_flight(self) -> int:
-        """What the chunks in flight weigh."""
+        """Bytes of all chunks in flight."""
         return sum(flight.num_bytes for flight in self._flights)
 
     def paced(self, chunks: Iterable[ChunkSpan]) -> Iterator[ChunkSpan]:
-        """The chunks, each as soon as there is room for it; when they have run out, waits for the last to land."""
+        """Each of the chunks as soon as it fits the budget; after the last one, waits until all have landed."""
         self._flights.clear()
         for chunk in chunks:
             while self._flights and self.bytes_in_flight + self._bytes_of(chunk) > self._budget_bytes:
@@ -51,28 +52,28 @@ class ChunkPacer:
             yield chunk
         self.drain()
 
-    def follow(self, chunk: ChunkSpan, landed: ObjectRef) -> None:
-        """Count `chunk` as in flight until `landed` is there."""
+    def follow(self, chunk: ChunkSpan, landed: Ref) -> None:
+        """Count `chunk` as in flight until `landed` is ready."""
         self._flights.append(_Flight(chunk, landed, self._bytes_of(chunk)))
 
     def drain(self) -> None:
-        """Wait until nothing is in flight. Raises what an act raised."""
+        """Wait until no chunk is in flight. Raises what a stage raised."""
         while self._flights:
             self._land_oldest()
 
-    def wait(self, refs: Sequence[ObjectRef]) -> None:
-        """Wait, in time, until all of `refs` are there or have failed."""
-        while len(ray.wait(refs, num_returns=len(refs), timeout=TICK_S)[0]) < len(refs):
+    def wait(self, refs: Sequence[Ref]) -> None:
+        """Wait, ticking, until all of `refs` are ready or have failed."""
+        while len(ray.wait(list(refs), num_returns=len(refs), timeout=TICK_S)[0]) < len(refs):
             self._tick()
 
-    def result(self, ref: ObjectRef) -> Any:
-        """What `ref` stands for, waited for in time."""
+    def result(self, ref: Ref) -> Any:
+        """The value of `ref`; ticks while it waits."""
         self.wait([ref])
         return ray.get(ref)
 
     @contextmanager
     def ticking(self, tick: Callable[[], None]) -> Iterator[None]:
-        """Call `beat` too, while the block runs."""
+        """Call `tick` too while the block runs."""
         self._ticks.append(tick)
         try:
             yield

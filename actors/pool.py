@@ -1,4 +1,4 @@
-"""The company: all actors that render takes, one take after another, and gone when it is over."""
+"""The actor pool: all actors that render takes, one take after another."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,57 +8,45 @@ from typing import Any, Self
 
 import ray
 import torch
-from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from longtake.actors.actor_group import ActorGroup, start_actor
-from longtake.actors.draining import leaving_nodes
-from longtake.actors.event_log_actor import EventLogActor, RemoteObserver
+from longtake.actors.actor_group import ActorGroup, PassThrough, PublisherGroup
+from longtake.actors.draining import draining_nodes
+from longtake.actors.event_log_actor import RemoteObserver, start_event_log
+from longtake.actors.failures import StartAttempts, cause_of
 from longtake.actors.gang import Gang
+from longtake.actors.handles import ActorOptions, Handle, Ref, start_actor
 from longtake.actors.heartbeat import heartbeats_from_task
+from longtake.actors.policy import hung_after_s
 from longtake.actors.pool_config import PoolConfig
-from longtake.actors.stage_actor import PublisherActor, StageActor, TakeConfig
+from longtake.actors.stage_actor import CONTROL_GROUP, PublisherActor, StageActor, TakeConfig
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError
 from longtake.pipeline.observe import Observer
-from longtake.pipeline.spec import ACT_NAMES
 from longtake.pipeline.stages.publish import Film
 
-SLOWER = 10
-"""An act is wedged only when it takes so many times as long as it ever did."""
-
-
-class AsTheyAre:
-    """A post that nobody has to hold: what comes in goes out."""
-
-    def remote(self, value: ObjectRef) -> ObjectRef:
-        """`value`."""
-        return value
-
-
-AS_THEY_ARE = AsTheyAre()
+_DRAINING_CHECK_S = 5.0
 
 
 class ActorPool:
-    """A post for every act of the crew, such as `embed` or `publish`, each with `.remote(...)`, and a scribe. Actors
-    are started when a take first needs them, and stay for the next one."""
+    """An actor group for each stage, and the event log actor; a context manager.
+
+    Actors are started when a take first needs them, and kept for the next take.
+    """
+
+    event_log: Handle
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
         self._groups: dict[str, ActorGroup] = {}
         self._epochs = dict.fromkeys(config.groups, 0)
-        self._order: TakeConfig | None = None
+        self._take: TakeConfig | None = None
         self._opened: set[str] = set()
-        self._look_again = 0.0
+        self._next_draining_check = 0.0
         self._longest_s = 0.0
-        self._runtime_env = {
-            "env_vars": {
-                "OMP_NUM_THREADS": str(config.threads),
-                "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
-            }
-        }
+        self._env = {"OMP_NUM_THREADS": str(config.threads), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 
     def __enter__(self) -> Self:
-        self.event_log = ray.remote(EventLogActor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        self.event_log = start_event_log()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -67,155 +55,184 @@ class ActorPool:
         self._groups.clear()
         ray.kill(self.event_log)
 
-    def __getattr__(self, act: str) -> "ActorGroup | AsTheyAre":
-        """The post that holds `act`; films that are not upscaled need nobody for that."""
-        if act not in ACT_NAMES:
-            raise AttributeError(act)
-        return AS_THEY_ARE if act == "upscale" and act not in self.config.groups else self._groups[act]
+    @property
+    def embed(self) -> ActorGroup:
+        """Chunk -> its conditioning."""
+        return self._groups["embed"]
+
+    @property
+    def denoise(self) -> ActorGroup:
+        """Chunk, conditioning -> latents; the first gang."""
+        return self._groups["denoise"]
 
     @property
     def gangs(self) -> list[ActorGroup]:
-        """Everybody who denoises."""
+        """All gangs that denoise."""
         return [self._groups[name] for name in self.config.gangs]
 
+    @property
+    def decode(self) -> ActorGroup:
+        """Latents -> frames, sound."""
+        return self._groups["decode"]
+
+    @property
+    def upscale(self) -> ActorGroup:
+        """Frames -> larger frames; the same frames where the pool has no actor for that."""
+        return self._groups["upscale"] if "upscale" in self.config.acts else PassThrough("upscale")
+
+    @property
+    def encode(self) -> ActorGroup:
+        """Frames, sound -> segment."""
+        return self._groups["encode"]
+
+    @property
+    def publish(self) -> PublisherGroup:
+        """Segment -> the film, growing."""
+        group = self._groups["publish"]
+        assert isinstance(group, PublisherGroup)
+        return group
+
     @contextmanager
-    def at(self, order: TakeConfig) -> Iterator[None]:
-        """Work on one take. Raises `CapacityError` where the cluster has no room, and what the actors raised."""
-        self._order = order
+    def opened(self, take: TakeConfig) -> Iterator[None]:
+        """Work on one take. Raises `CapacityError` where the cluster is too small, and what the actors raised."""
+        self._take = take
         try:
-            self.fill()
-            # As a plain string: torch's own type would have the scribe import torch while the first chunk is denoised.
-            self.event("road.start", road="ray", torch=str(torch.__version__), threads=order.threads)
+            self.start()
+            # As a plain string: torch's own type would make the event log actor import torch during the first chunk.
+            self.event("road.start", road="ray", torch=str(torch.__version__), threads=take.threads)
             self._open(self._groups.values())
             yield
         except BaseException as error:
-            cause = getattr(error, "cause", error)  # without the stack trace that Ray sends along
+            cause = cause_of(error)
             self.event("road.failed", error=type(cause).__name__, message=str(cause))
             raise
         finally:
-            self._order = None
+            self._take = None
             self._opened.clear()
-            self._let_go()
+            self._close()
 
-    def fill(self) -> None:
-        """Start whoever is missing, again and again while there is time."""
-        until, failures = time.monotonic() + self.config.timeouts.start, 0
-        while vacant := [act for act in self.config.groups if act not in self._groups]:
+    def start(self) -> None:
+        """Start the actor groups that are missing, with retries while there is time.
+
+        Raises:
+            CapacityError: the actors did not start in time.
+            StartError: they failed twice in the same way.
+            RayError: they failed in several ways until there was no time left.
+        """
+        attempts = StartAttempts(self.config.timeouts.start, self.config.retries)
+        while missing := [name for name in self.config.groups if name not in self._groups]:
             started: dict[str, ActorGroup] = {}
             try:
-                for act in vacant:
-                    started[act] = self._hire(act)
+                for name in missing:
+                    started[name] = self._start_group(name)
                 refs = [ref for group in started.values() for ref in group.start()]
-                ray.get(refs, timeout=max(1.0, until - time.monotonic()))
+                ray.get(refs, timeout=max(1.0, attempts.until - time.monotonic()))
             except BaseException as error:
                 for group in started.values():
                     group.kill()
                 if isinstance(error, GetTimeoutError):
-                    raise self._no_room() from None
-                failures += 1
-                back_off_s = self.config.timeouts.back_off_after(failures)
-                if not isinstance(error, RayError) or time.monotonic() + back_off_s > until:
+                    raise self._too_small() from None
+                if not isinstance(error, RayError):
                     raise
-                time.sleep(back_off_s)
-                continue
-            self._groups.update(started)
+                attempts.failed(error)
+            else:
+                self._groups.update(started)
 
-    def idle(self) -> list[ObjectRef]:
-        """References that are there once everybody has done what they were asked, or is gone."""
+    def idle(self) -> list[Ref]:
+        """References that are ready once every actor has finished its calls or is dead."""
         return [ref for group in self._groups.values() for ref in group.idle()]
 
     def lost(self, *, overdue: bool = False) -> dict[str, str]:
-        """Posts that must be replaced, with the reason.
+        """Actor groups that must be replaced, with the reason.
 
         Args:
-            overdue: something takes too long, so ask everybody how they are, which takes up to `Timeouts.heartbeat`.
+            overdue: a chunk takes too long, so probe all actors, which takes up to `Timeouts.heartbeat`.
         """
-        lost = {act: "died" for act, group in self._groups.items() if group.died()}
-        leaving = self._leaving()
-        if not overdue and not leaving:
+        lost = {name: "died" for name, group in self._groups.items() if group.died()}
+        draining = self._draining()
+        if not overdue and not draining:
             return lost
         timeouts = self.config.timeouts
-        asked = {act: group.actors for act, group in self._groups.items() if act not in lost}
-        for act, heartbeats in heartbeats_from_task(asked, timeouts.heartbeat, timeouts.start).items():
+        probed = {name: group.actors for name, group in self._groups.items() if name not in lost}
+        for name, heartbeats in heartbeats_from_task(probed, timeouts.heartbeat, timeouts.start).items():
             if heartbeats is None:
-                lost[act] = f"gave no answer for {timeouts.heartbeat:g} s"
+                lost[name] = f"gave no answer for {timeouts.heartbeat:g} s"
             elif (busy_s := max(heartbeat.busy_s for heartbeat in heartbeats)) > self.deadline_s:
-                lost[act] = f"was at one chunk for {busy_s:.0f} s"
-            elif leaving.intersection(heartbeat.node for heartbeat in heartbeats):
-                lost[act] = "its node is being drained"
+                lost[name] = f"was at one chunk for {busy_s:.0f} s"
+            elif draining.intersection(heartbeat.node for heartbeat in heartbeats):
+                lost[name] = "its node is being drained"
         return lost
 
     @property
     def deadline_s(self) -> float:
-        """Seconds after which an act that is still at one chunk is wedged."""
-        return max(self.config.timeouts.chunk, SLOWER * self._longest_s)
+        """Seconds at one chunk after which an actor counts as hung."""
+        return hung_after_s(self.config.timeouts.chunk, self._longest_s)
 
     def replace(self, lost: Mapping[str, str]) -> None:
-        """Start others in place of lost posts."""
-        for act, reason in lost.items():
-            self._groups.pop(act).kill()
-            self._opened.discard(act)
-            self._epochs[act] += 1
-            self.event("actor.replaced", act=act, epoch=self._epochs[act], reason=reason)
-        self.fill()
+        """Replace lost actor groups, given with the reason."""
+        for name, reason in lost.items():
+            self._groups.pop(name).kill()
+            self._opened.discard(name)
+            self._epochs[name] += 1
+            self.event("actor.replaced", act=name, epoch=self._epochs[name], reason=reason)
+        self.start()
 
     def reopen(self) -> None:
-        """Have whoever is new, or has raised, build its act for the take: it stands where the journal ends."""
-        assert self._order is not None, "only a take can lose somebody"
-        anew = [group for act, group in self._groups.items() if act not in self._opened or self._raised(group)]
-        self._open(anew)
+        """Build the stages of actors that are new or have raised, in the state in which the journal ends."""
+        self._open([group for name, group in self._groups.items() if name not in self._opened or self._raised(group)])
 
     def position(self) -> int:
-        """The chunk that the publisher's film goes on with."""
-        position: int = self._get([self.publish.actors[0].position.remote()])[0]
+        """The index of the first chunk that the publisher's film lacks."""
+        position: int = self._get([self.publish.position()])[0]
         return position
 
     def pids(self) -> list[int]:
-        """Processes of the actors, each on its node; the scribe's is not among them."""
+        """Process ids of the actors, each on its node; without the event log actor's."""
         heartbeats = [group.heartbeats(self.config.timeouts.heartbeat) or [] for group in self._groups.values()]
         return [heartbeat.pid for answers in heartbeats for heartbeat in answers]
 
-    def finish(self) -> ObjectRef:
-        """Finish the film, once everything is published: a reference to it."""
-        film: ObjectRef[Film] = self.publish.actors[0].finish.remote()
-        return film
+    def finish(self) -> "ray.ObjectRef[Film]":
+        """Finish the film, once every chunk is published: a reference to it."""
+        return self.publish.finish()
 
     def event(self, name: str, **fields: Any) -> None:
-        """Have something written into the event log of the take at hand."""
-        if self._order is not None:
-            RemoteObserver(self.event_log, self._order.url).event(name, **fields)
+        """Write an event into the event log of the open take."""
+        if self._take is not None:
+            RemoteObserver(self.event_log, self._take.url).event(name, **fields)
 
     def meter(self, bytes_in_flight: int) -> None:
-        """Have the metrics say what the chunks in flight weigh."""
+        """Set the metric of the bytes in flight."""
         self.event_log.in_flight.remote(bytes_in_flight)
 
     def report(self, observer: Observer) -> None:
-        """Tell `observer` what has happened since the last time."""
-        for name, fields in self._event_log(self.event_log.news.remote):
+        """Send `observer` the events since the last call."""
+        for name, fields in self._ask_event_log(self.event_log.news.remote):
             if name.endswith(".chunk"):
                 self._longest_s = max(self._longest_s, fields["seconds"])
             observer.event(name, **fields)
 
-    def _hire(self, act: str) -> ActorGroup:
-        epoch = self._epochs[act]
-        if act in self.config.gangs:
-            bundles = [self.config.resources.bundle("denoise")] * self.config.resources.ranks
-            return Gang(act, self.event_log, epoch, bundles, self.config.timeouts.exchange, self._runtime_env)
-        actor = PublisherActor if act == "publish" else StageActor
-        room = self.config.resources.bundle(act)
+    def _start_group(self, name: str) -> ActorGroup:
+        resources, epoch = self.config.resources, self._epochs[name]
+        if name in self.config.gangs:
+            bundles = [resources.bundle("denoise")] * resources.ranks
+            return Gang(name, self.event_log, epoch, bundles, self.config.timeouts.exchange, self._env)
+        bundle = resources.bundle(name)
         handle = start_actor(
-            *(actor, act, self.event_log, epoch),
-            cpus=room["CPU"],
-            gpus=room.get("GPU", 0.0),
-            runtime_env=self._runtime_env,
+            PublisherActor if name == "publish" else StageActor,
+            ActorOptions(bundle["CPU"], bundle.get("GPU", 0.0), self._env, concurrency_groups=CONTROL_GROUP),
+            act=name,
+            event_log=self.event_log,
+            epoch=epoch,
         )
-        return ActorGroup(act, [handle], num_returns=2 if act == "decode" else 1)
+        if name == "publish":
+            return PublisherGroup(name, [handle])
+        return ActorGroup(name, [handle], num_returns=2 if name == "decode" else 1)
 
     def _open(self, groups: Iterable[ActorGroup]) -> None:
-        assert self._order is not None, "posts are opened for a take"
-        groups = list(groups)
+        assert self._take is not None, "stages are built for a take"
+        take, groups = self._take, list(groups)
         self._opened.difference_update(group.name for group in groups)
-        self._get([ref for group in groups for ref in group.open(self._order)])
+        self._get([ref for group in groups for ref in group.open(take)])
         self._opened.update(group.name for group in groups)
         for group in groups:
             heartbeats = group.heartbeats(self.config.timeouts.heartbeat) or []
@@ -225,54 +242,55 @@ class ActorPool:
             }
             self.event("actor.ready", act=group.name, epoch=self._epochs[group.name], **where)
 
-    def _no_room(self) -> CapacityError:
-        wanted, there = self.config.resources, ray.cluster_resources()
-        asked, had, cure = f"{wanted.num_cpus:g} CPUs", f"{there.get('CPU', 0):g}", "use fewer --ranks or --threads"
+    def _too_small(self) -> CapacityError:
+        wanted, cluster = self.config.resources, ray.cluster_resources()
+        asked, has, fix = f"{wanted.num_cpus:g} CPUs", f"{cluster.get('CPU', 0):g}", "use fewer --ranks or --threads"
         if wanted.num_gpus:
             asked += f" and {wanted.num_gpus:g} GPUs"
-            had += f" and {there.get('GPU', 0):g}"
-            cure += ", or --device cpu"
+            has += f" and {cluster.get('GPU', 0):g}"
+            fix += ", or --device cpu"
         return CapacityError(
             f"the actors did not start within {self.config.timeouts.start:g} s: they ask for {asked}, the cluster has"
-            f" {had}; free some, or {cure}"
+            f" {has}; free some, or {fix}"
         )
 
     def _raised(self, group: ActorGroup) -> bool:
         heartbeats = group.heartbeats(self.config.timeouts.heartbeat)
         return heartbeats is None or any(heartbeat.failed for heartbeat in heartbeats)
 
-    def _leaving(self) -> set[str]:
-        """Nodes that Ray is about to take away, asked every few seconds."""
-        if time.monotonic() < self._look_again:
+    def _draining(self) -> set[str]:
+        """Nodes that Ray is draining, asked for every few seconds; empty in between."""
+        if time.monotonic() < self._next_draining_check:
             return set()
-        self._look_again = time.monotonic() + 5.0
-        return leaving_nodes()
+        self._next_draining_check = time.monotonic() + _DRAINING_CHECK_S
+        return draining_nodes()
 
-    def _let_go(self) -> None:
-        """Everybody lets go of the take; whoever does not, within a pulse, is dismissed."""
-        closing = {act: group.close() for act, group in self._groups.items()}
+    def _close(self) -> None:
+        """Close the take on all actors; kill those that do not answer within the heartbeat timeout."""
+        closing = {name: group.close() for name, group in self._groups.items()}
         until = time.monotonic() + self.config.timeouts.heartbeat
-        for act, refs in closing.items():
+        for name, refs in closing.items():
             try:
                 ray.get(refs, timeout=max(0.0, until - time.monotonic()))
             except (RayError, LongtakeError, OSError):
-                self._groups.pop(act).kill()
-        self._event_log(self.event_log.close.remote)
+                self._groups.pop(name).kill()
+        self._ask_event_log(self.event_log.close.remote)
 
-    def _get(self, refs: list[ObjectRef]) -> list[Any]:
+    def _get(self, refs: list[Ref]) -> list[Any]:
         """Values of calls that take no longer than a start. Raises `ActorLost` where they do."""
         try:
             values: list[Any] = ray.get(refs, timeout=self.config.timeouts.start)
         except GetTimeoutError:
             raise ActorLost(f"actors gave no answer for {self.config.timeouts.start:g} s") from None
         except RayTaskError as error:
-            if isinstance(error.cause, LongtakeError):
-                raise error.cause from None
+            cause = cause_of(error)
+            if isinstance(cause, LongtakeError):
+                raise cause from None
             raise
         return values
 
-    def _event_log(self, call: Callable[[], ObjectRef]) -> Any:
-        """The scribe's answer; one that is wedged is ended, and starts again."""
+    def _ask_event_log(self, call: Callable[[], Ref]) -> Any:
+        """The event log actor's answer; if it hangs, it is killed and Ray restarts it."""
         try:
             return ray.get(call(), timeout=self.config.timeouts.heartbeat)
         except GetTimeoutError:

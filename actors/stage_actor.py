@@ -1,17 +1,18 @@
-"""One act as an actor: it builds its stage for a take, and then takes one chunk after another."""
+"""One stage as an actor: it builds its stage for a take, and then runs one chunk after another."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Event
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 import ray
-from ray.actor import ActorHandle
+from typing_extensions import override
 
 from longtake.actors import logs
 from longtake.actors.event_log_actor import RemoteObserver
+from longtake.actors.handles import Handle
 from longtake.actors.heartbeat import Heartbeat
 from longtake.actors.node_cache import on_this_node
 from longtake.pipeline.acts import BUILDERS, Act
@@ -32,21 +33,22 @@ from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
 GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
-"""Of a GPU, by the acts that compute on one: a rank has one to itself, but for a decoder and an upscaler beside it."""
+"""Shares of a GPU, for the stages that compute on one: a rank, a decoder and an upscaler may share a GPU."""
 
 CONTROL = "control"
-"""The concurrency group of calls that are answered while an act is at work."""
+CONTROL_GROUP = {CONTROL: 2}
+"""The concurrency group of calls that an actor answers while its stage runs: `wait_until_exit`, and one `heartbeat`."""
 
 
 @dataclass(frozen=True)
 class TakeConfig:
-    """What an actor must know to take part in a take.
+    """What an actor must know about a take to work on it.
 
     Args:
         url: the output root.
-        numerics: what the journal's keys promise; an actor that computes otherwise refuses to start.
+        numerics: what the journal's keys promise; an actor that would compute other bits refuses to start.
         threads: compute threads of every actor.
-        degrees: how the ranks of the gang share each chunk.
+        degrees: how the ranks of a gang share each chunk.
         load: how the model is loaded; each node has a cache of its own.
     """
 
@@ -58,64 +60,52 @@ class TakeConfig:
     load: LoadOptions = field(default_factory=LoadOptions)
 
     def load_for(self, act: str) -> LoadOptions:
-        """How an actor of `act` opens the model."""
+        """How an actor of the stage `act` loads the model."""
         return self.load if act in GPU_SHARES else replace(self.load, device=CPU)
 
     def open(self, model: FilmModel) -> Take:
-        """The take, as this process sees it. Raises `JournalError` where its bits would differ."""
+        """The take in this process. Raises `JournalError` where this process would compute other bits."""
         check_same(numerics(model, self.degrees, self.load), self.numerics)
         return open_take(plan_film(self.storyboard, model), model, Store(self.url), self.numerics)
 
 
 class StageActor:
-    """An act at work in a process of its own, on one take after another.
+    """A stage in a process of its own, for one take after another.
 
     Args:
-        scribe: who writes down what happens.
-        epoch: how many have held the act before, in the same company.
+        act: the stage.
+        event_log: the event log actor.
+        epoch: how many actors of this stage the pool has replaced.
     """
 
-    def __init__(self, act: str, event_log: ActorHandle, epoch: int) -> None:
+    def __init__(self, act: str, event_log: Handle, epoch: int) -> None:
         self._log = logs.configure()
         logs.bind(act=act, epoch=epoch)
         self._name, self._event_log = act, event_log
         self._model: tuple[tuple[str, LoadOptions], FilmModel] | None = None
         self._act: Act[Any] | None = None
-        self._hand: Any = None
-        self._since: float | None = None
+        self._hand: IO[str] | None = None
+        self._busy_since: float | None = None
         self._failed = False
-        self._gone = Event()
+        self._exit = Event()
 
-    def open(self, order: TakeConfig) -> None:
-        """Build the act for a take: load the model, plan the film. Whatever take was open before is let go of."""
+    def open(self, config: TakeConfig) -> None:
+        """Build the stage for a take: load the model, plan the film. A take that was open before is released."""
         self.close()
-        device = order.load_for(self._name).device.type
+        device = config.load_for(self._name).device.type
         check_device(device)
-        settle(order.threads, device)
-        logs.bind(take=order.url)
-        self._observer = RemoteObserver(self._event_log, order.url)
-        self._hand = lend_hand(Store(order.url))
-        self._act, self._failed = self._build(order, self._take(order)), False
-
-    def _take(self, order: TakeConfig) -> Take:
-        wanted = (order.storyboard.model, order.load_for(self._name))
-        if self._model is None or self._model[0] != wanted:
-            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
-        try:
-            return order.open(self._model[1])
-        except JournalError:  # the file may be another one by now
-            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
-            return order.open(self._model[1])
-
-    def _build(self, order: TakeConfig, take: Take) -> Act[Any]:
-        return BUILDERS[self._name](take, self._observer)
+        settle(config.threads, device)
+        logs.bind(take=config.url)
+        self._observer = RemoteObserver(self._event_log, config.url)
+        self._hand = lend_hand(Store(config.url))
+        self._act, self._failed = self._build(config, self._open_take(config)), False
 
     def run(self, *arguments: Any) -> Any:
-        """The act's result for one chunk."""
-        return self._timed(self._at_work, *arguments)
+        """The stage's result for one chunk."""
+        return self._timed(self._run_chunk, *arguments)
 
     def close(self) -> None:
-        """Let go of the take, once the scribe has heard everything."""
+        """Release the take, once the event log has all events."""
         if self._act is not None:
             self._observer.settle()
         self._act = None
@@ -124,23 +114,37 @@ class StageActor:
             self._hand = None
 
     def idle(self) -> None:
-        """Nothing; answered once everything that was asked before is over, and the scribe has heard of it."""
+        """Returns once every earlier call is finished and the event log has its events."""
         if self._act is not None:
             self._observer.settle()
 
     @ray.method(concurrency_group=CONTROL)
     def wait_until_exit(self) -> None:
-        """Never returns: the reference to this call is there once the actor is gone."""
-        self._gone.wait()
+        """Never returns: a reference to this call becomes ready when the actor dies."""
+        self._exit.wait()
 
     @ray.method(concurrency_group=CONTROL)
     def heartbeat(self) -> Heartbeat:
-        """How the actor is."""
-        since = self._since
+        """The actor's state."""
+        since = self._busy_since
         busy_s = 0.0 if since is None else monotonic() - since
         return Heartbeat(busy_s, self._failed, ray.get_runtime_context().get_node_id(), os.getpid())
 
-    def _at_work(self, *arguments: Any) -> Any:
+    def _open_take(self, config: TakeConfig) -> Take:
+        wanted = (config.storyboard.model, config.load_for(self._name))
+        if self._model is None or self._model[0] != wanted:
+            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
+        try:
+            return config.open(self._model[1])
+        except JournalError:  # the file may have changed since it was loaded
+            self._model = (wanted, open_model(wanted[0], on_this_node(wanted[1])))
+            return config.open(self._model[1])
+
+    def _build(self, _: TakeConfig, take: Take) -> Act[Any]:
+        act: Act[Any] = BUILDERS[self._name](take, self._observer)
+        return act
+
+    def _run_chunk(self, *arguments: Any) -> Any:
         assert self._act is not None, "opened before it runs"
         first = arguments[0]
         with logs.context(chunk=first.index if isinstance(first, ChunkSpan) else first.span.index):
@@ -151,33 +155,37 @@ class StageActor:
                 raise
 
     def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        self._since = monotonic()
+        self._busy_since = monotonic()
         try:
             return call(*arguments)
         except BaseException:
             self._failed = True
             raise
         finally:
-            self._since = None
+            self._busy_since = None
 
 
 class PublisherActor(StageActor):
     """The publisher, whose film is open from the first segment to `finish`."""
 
-    def open(self, order: TakeConfig) -> None:
-        """See `StageActor.open`."""
-        super().open(order)
+    def __init__(self, act: str, event_log: Handle, epoch: int) -> None:
+        super().__init__(act, event_log, epoch)
+        self._published = 0
+
+    @override
+    def open(self, config: TakeConfig) -> None:
+        super().open(config)
         assert self._act is not None, "just opened"
         self._act.stage.__enter__()
         self._published = 0
 
+    @override
     def run(self, *arguments: Any) -> None:
-        """See `StageActor.run`."""
         super().run(*arguments)
         self._published += 1
 
     def position(self) -> int:
-        """The chunk that the film goes on with."""
+        """The index of the first chunk that the film lacks."""
         return self._published
 
     def finish(self) -> Film:
@@ -192,8 +200,9 @@ class PublisherActor(StageActor):
         film: Film = self._timed(finished)
         return film
 
+    @override
     def close(self) -> None:
-        """See `StageActor.close`; a film that is not finished is let go of."""
+        """Release the take; a film that is not finished is left as it is."""
         if self._act is not None:
             stop = InterruptedError("the publisher was closed")
             self._act.stage.__exit__(type(stop), stop, None)

@@ -1,9 +1,8 @@
-"""Supervision: whoever dies, wedges or raises is replaced, and the take goes on where the journal ends.
+"""Supervision: actors that die, hang or raise are replaced, and the take resumes from where its journal ends.
 
-The journal is the only truth, so there is nothing to rescue: what was in flight is let go of, and the road is driven
-again from the first chunk that the film lacks. Finished latents and segments are found in the journal; whoever has
-survived keeps its state, and whoever is new stands where an undisturbed run stands. At most the chunk that a dead actor
-was at is done twice.
+The journal is the only truth, so no state has to be saved: chunks in flight are dropped, and the film is rendered again
+from the first chunk that it lacks. Finished latents and segments are found in the journal. Actors that survived keep
+their state; new ones build the state of an undisturbed run. At most the chunk that a dead actor worked on is repeated.
 """
 
 from collections.abc import Callable
@@ -12,53 +11,49 @@ from typing import TypeVar
 
 from ray.exceptions import RayError
 
+from longtake.actors.failures import StartAttempts, cause_of, described, is_final
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
-from longtake.pipeline.errors import ActorLost, LongtakeError, PoisonError
+from longtake.pipeline.errors import ActorLost, PoisonError
 
 Result = TypeVar("Result")
 
-DEATHS = 3
-"""Failures in a row at one chunk that end a take."""
-
 
 def supervised(pool: ActorPool, pacer: ChunkPacer, drive: Callable[[], Result]) -> Result:
-    """What `drive` returns; it is called again after every failure that another try may mend.
+    """What `drive` returns; it is called again after every failure that another try may fix.
 
     Args:
-        company: at work on a take.
-        conductor: whom `drive` uses, so that time is kept while it waits.
+        pool: open for a take.
+        pacer: the one that `drive` uses; the pool is watched while it waits.
 
     Raises:
-        PoisonError: the same chunk failed `DEATHS` times in a row.
-        LongtakeError: what no further try can mend.
+        PoisonError: the same chunk failed too often in a row, see `PoolConfig.retries`.
+        LongtakeError: another try would fail too.
     """
-    failures, chunk = 0, -1
-    vigil = Watchdog(pool, pacer)
-    with pacer.ticking(vigil.look):
+    failures, chunk, retries = 0, -1, pool.config.retries
+    watchdog = Watchdog(pool, pacer)
+    with pacer.ticking(watchdog.look):
         while True:
             try:
                 if failures:
-                    vigil.mend()
+                    watchdog.recover()
                 return drive()
-            except Exception as error:  # whatever an act raises, a new one may not
-                cause = getattr(error, "cause", error)
-                if isinstance(cause, LongtakeError) and not isinstance(cause, ActorLost):
-                    raise cause from None
+            except Exception as error:  # a new actor may not raise what this one did
+                if is_final(error):
+                    raise cause_of(error) from None
                 failures = failures + 1 if chunk == pacer.next_chunk else 1
-                chunk = pacer.next_chunk
-                reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
+                chunk, reason = pacer.next_chunk, described(error)
                 pool.event("take.fault", at_chunk=chunk, failures=failures, reason=reason)
-                if failures == DEATHS:
+                if retries.gives_up(failures):
                     raise PoisonError(
-                        f"chunk {chunk} failed {DEATHS} times in a row, the last time with {reason}; what is finished"
-                        " is kept, the same command goes on there"
+                        f"chunk {chunk} failed {failures} times in a row, the last time with {reason}; what is"
+                        " finished is kept, and the same command resumes from there"
                     ) from error
-                sleep(pool.config.timeouts.back_off_after(failures))
+                sleep(retries.wait_s(failures))
 
 
 class Watchdog:
-    """Keeps watch over a company while its conductor waits."""
+    """Watches the actors of a pool while the pacer waits."""
 
     def __init__(self, pool: ActorPool, pacer: ChunkPacer) -> None:
         self._pool, self._pacer = pool, pacer
@@ -66,7 +61,7 @@ class Watchdog:
         self._lost: dict[str, str] = {}
 
     def look(self) -> None:
-        """Raise `ActorLost` if somebody is gone, wedged or about to go."""
+        """Raise `ActorLost` if an actor is dead, hung or on a node that is being drained."""
         if self._chunk != self._pacer.next_chunk:
             self._chunk, self._since = self._pacer.next_chunk, monotonic()
             self._pool.meter(self._pacer.bytes_in_flight)
@@ -75,11 +70,11 @@ class Watchdog:
             self._since = monotonic()
         self._lost = self._pool.lost(overdue=overdue)
         if self._lost:
-            raise ActorLost("; ".join(f"{act} {reason}" for act, reason in self._lost.items()))
+            raise ActorLost("; ".join(f"{group} {reason}" for group, reason in self._lost.items()))
 
-    def mend(self) -> None:
-        """Fill the posts of whoever is lost, let the others finish what they are at, and stand ready to go on."""
-        until = monotonic() + self._pool.config.timeouts.start
+    def recover(self) -> None:
+        """Replace lost actors, let the others finish their calls, and build stages where they are missing."""
+        attempts = StartAttempts(self._pool.config.timeouts.start, self._pool.config.retries)
         while True:
             self._since = monotonic()
             lost, self._lost = self._lost, {}
@@ -87,8 +82,7 @@ class Watchdog:
                 self._pool.replace(lost or self._pool.lost(overdue=True))
                 self._pacer.wait(self._pool.idle())
                 self._pool.reopen()
-            except (RayError, ActorLost):
-                if monotonic() > until:
-                    raise
+            except (RayError, ActorLost) as error:
+                attempts.failed(error)
             else:
                 return

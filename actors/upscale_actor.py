@@ -1,12 +1,12 @@
-"""UpscalePool: workers without a past, each of which makes any segment from end to end.
+"""An upscale worker: a stateless actor that makes any segment of a film from end to end.
 
-A worker reads, upscales, encodes and keeps a segment in one call, and answers with a receipt: nothing large travels
-through Ray. The journal is the only truth, so a worker that dies costs the segment it was at, which another one makes.
+It reads, upscales, encodes and keeps a segment in one call and returns a receipt, so nothing large travels through Ray.
+The journal is the only truth: a worker that dies costs only the segment that it worked on, which another worker makes.
 """
 
 import os
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import IO, Self
 
 import psutil
 import ray
@@ -30,40 +30,45 @@ from longtake.pipeline.upscaling.work import Upscaling, numerics
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker computes with: the model's name or file, see `open_upscaler`, a device, compute threads."""
+    """What a worker computes with.
+
+    Args:
+        model: a name or a file; see `open_upscaler`.
+        threads: compute threads.
+    """
 
     model: str = "upscaler"
     device: str = "cpu"
     threads: int = 1
 
     def load(self) -> StreamingUpscaler:
-        """Set this process up, and load the model."""
+        """Configure this process and load the model."""
         settle(self.threads, self.device)
         return open_upscaler(self.model, self.device)
 
 
 @dataclass(frozen=True)
 class UpscaleTask:
-    """What a worker must know to take part: pure data.
+    """What a worker must know about a film to work on it: plain data.
 
     Args:
         url: of the journal's store.
-        numerics: what the journal's keys promise; a worker that computes otherwise refuses to start.
+        numerics: what the journal's keys promise; a worker that would compute other bits refuses to start.
     """
 
     footage: Footage
     plan: UpscalePlan
     url: str
     numerics: Parts
-    tools: WorkerConfig
+    config: WorkerConfig
 
     @classmethod
-    def of(cls, work: Upscaling, tools: WorkerConfig) -> Self:
-        """The order for taking part in `work`."""
-        return cls(work.footage, work.plan, work.store.url, work.numerics, tools)
+    def of(cls, work: Upscaling, config: WorkerConfig) -> Self:
+        """The task of the workers of `work`."""
+        return cls(work.footage, work.plan, work.store.url, work.numerics, config)
 
     def open(self, model: StreamingUpscaler) -> Upscaling:
-        """The work, as this process sees it. Raises `JournalError` where its bits would differ."""
+        """The work in this process. Raises `JournalError` where this process would compute other bits."""
         check_same(numerics(model), self.numerics)
         return Upscaling(self.footage, self.plan, Store(self.url), self.numerics)
 
@@ -74,21 +79,21 @@ class UpscalerActor:
     def __init__(self, number: int, epoch: int) -> None:
         self._log = logs.configure()
         logs.bind(act="upscale", worker=number, epoch=epoch)
-        self._hand: Any = None
+        self._hand: IO[str] | None = None
 
-    def open(self, order: UpscaleTask) -> int:
-        """Load the model and stand ready; the process's id. Raises `CapacityError` where there is too little memory."""
+    def open(self, task: UpscaleTask) -> int:
+        """Load the model: the process id. Raises `CapacityError` where there is too little memory."""
         self.close()
-        model = order.tools.load()
-        work = order.open(model)
-        check_memory(worker_bytes(work.footage, work.plan.spec.scale, model), free_bytes(order.tools.device))
+        model = task.config.load()
+        work = task.open(model)
+        check_memory(worker_bytes(work.footage, work.plan.spec.scale, model), free_bytes(task.config.device))
         self._work, self._model = work, model
         self._make = FootageSegmentMaker(work, model)
         self._hand = lend_hand(work.store)
         return os.getpid()
 
     def close(self) -> None:
-        """Let go of the work."""
+        """Release the work."""
         if self._hand is not None:
             self._hand.close()
             self._hand = None
@@ -103,21 +108,21 @@ class UpscalerActor:
                 raise
 
     def boundary_error(self) -> BoundaryError | None:
-        """See the function of that name."""
+        """`upscaling.boundary.boundary_error` of this work."""
         return boundary_error(self._work, self._model)
 
 
 def free_bytes(device: str) -> int:
-    """Memory that is free for a worker: of this machine, or of the GPU that it was given."""
+    """Free memory for a worker: of this machine, or of the GPU that Ray assigned to it."""
     return psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
 
 
-def numerics_there(tools: WorkerConfig) -> Parts:
-    """The numerics of a worker, asked of one: for drivers on machines that are unlike their workers'."""
-    asked = ray.remote(_numerics).options(num_cpus=tools.threads, num_gpus=int(tools.device != "cpu"))
-    parts: Parts = ray.get(asked.remote(tools))
+def numerics_there(config: WorkerConfig) -> Parts:
+    """The numerics of a worker, computed on its node: for drivers whose machine differs from their workers'."""
+    task = ray.remote(_numerics).options(num_cpus=config.threads, num_gpus=int(config.device != "cpu"))
+    parts: Parts = ray.get(task.remote(config))
     return parts
 
 
-def _numerics(tools: WorkerConfig) -> Parts:
-    return numerics(tools.load())
+def _numerics(config: WorkerConfig) -> Parts:
+    return numerics(config.load())

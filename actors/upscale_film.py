@@ -1,4 +1,4 @@
-"""Upscale on Ray: the road of `pipeline/upscale_film.py`, with workers in place of one maker."""
+"""Upscaling on Ray: `pipeline/upscale_film.py` with workers in place of one process."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,17 +20,18 @@ from longtake.pipeline.upscaling.work import open_upscaling
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """Who does the work.
+    """The workers that upscale a film.
 
     Args:
-        workers: entered only if there is something to make.
+        workers: entered only if segments are missing.
+        config: what each worker computes with.
         numerics: of a worker.
         grid: of the model.
-        count: how many of the workers do; all unless told.
+        count: how many of the workers take part; all unless given.
     """
 
     workers: AbstractContextManager[UpscalePool]
-    tools: WorkerConfig
+    config: WorkerConfig
     numerics: Parts
     grid: ChunkGrid
     count: int | None = None
@@ -39,27 +40,29 @@ class WorkerSetup:
 def upscale(
     footage: Footage,
     spec: UpscaleSpec,
-    shop: WorkerSetup,
+    setup: WorkerSetup,
     output: Output,
     observer: Observer,
     tick: Callable[[], None] = lambda: None,
 ) -> Upscaled:
     """Upscale footage with workers; the same bits as `longtake.pipeline.upscale_film.upscale`.
 
+    Args:
+        tick: called a few times a second; what it raises ends the work.
+
     Raises:
-        PoisonError: a segment failed again and again.
-        Cancelled: somebody asked for it, if `beat` looks for that.
+        PoisonError: a segment failed too often.
     """
     with sole_writer(output.journal):
         cuts = cuts_of(footage, spec, output.journal, observer)
-        work = open_upscaling(footage, cuts, spec, output.journal, shop.numerics, shop.grid)
+        work = open_upscaling(footage, cuts, spec, output.journal, setup.numerics, setup.grid)
         written, error = begin(work, output, observer), None
         if written is None:
             missing = work.missing()
             if (first := next(missing, None)) is not None:
-                order = UpscaleTask.of(work, shop.tools)
-                with shop.workers as workers, workers.on(order, observer, shop.count) as shift:
-                    shift.make(chain((first,), missing), tick)
-                    error = shift.boundary_error() if work.approximates else None
+                task = UpscaleTask.of(work, setup.config)
+                with setup.workers as workers, workers.opened(task, observer, setup.count) as run:
+                    run.make(chain((first,), missing), tick)
+                    error = run.boundary_error() if work.approximates else None
             written = finish(work, output, observer)
     return Upscaled(written, error)

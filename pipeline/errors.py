@@ -4,6 +4,7 @@ LongtakeError
 ├── SpecError        the storyboard cannot be rendered as written (also a ValueError)
 ├── ShapeError       a value that flows between acts has the wrong size (also a ValueError)
 ├── ActorLost        a process that the render needs has died; what is finished is kept
+├── StartError       actors fail in the same way each time they start
 ├── PoisonError      the same chunk failed again and again; what is finished is kept
 ├── Cancelled        the render was asked to stop; what is finished is kept
 ├── CapacityError    something does not fit: tokens, pages or bytes
@@ -30,6 +31,10 @@ class ShapeError(LongtakeError, ValueError):
 
 class ActorLost(LongtakeError):  # noqa: N818 (the field's word for it, as in "node lost")
     """An actor of the render died."""
+
+
+class StartError(LongtakeError):
+    """The actors of a render fail in the same way each time they start, so another try would fail too."""
 
 
 class PoisonError(LongtakeError):

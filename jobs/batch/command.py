@@ -1,5 +1,6 @@
 """Flags of `longtake batch`."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -46,14 +47,14 @@ def command(
     """
     from longtake.jobs.batch.options import BatchOptions
     from longtake.jobs.batch.run import batch_command
-    from longtake.jobs.batch.scheduler import Retries
+    from longtake.jobs.batch.scheduler import RETRIES
 
     options = BatchOptions(
         gangs=gangs,
         max_parallel=max_parallel,
         ranks=ranks,
         threads=threads,
-        retries=Retries(most=retries, backoff_s=backoff_s),
+        retries=replace(RETRIES, retries=retries, back_off_s=backoff_s),
         retry_quarantined=retry_quarantined,
         price_per_hour=price_per_hour,
         address=address,

@@ -1,8 +1,9 @@
 """The options of a batch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from longtake.jobs.batch.scheduler import Retries
+from longtake.actors.policy import RetryPolicy
+from longtake.jobs.batch.scheduler import RETRIES
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class BatchOptions:
     max_parallel: int | None = None
     ranks: int = 1
     threads: int = 1
-    retries: Retries = field(default_factory=Retries)
+    retries: RetryPolicy = RETRIES
     retry_quarantined: bool = False
     price_per_hour: float | None = None
     address: str | None = None

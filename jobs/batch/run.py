@@ -21,13 +21,13 @@ from longtake.jobs.batch.manifest import LEDGER, TakeSpec, read_manifest
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.progress import BatchProgress
 from longtake.jobs.batch.report import PAGE, Report, Run, put_report
-from longtake.jobs.batch.scheduler import BatchScheduler, RenderSession
+from longtake.jobs.batch.scheduler import BatchScheduler, BatchSession
 from longtake.jobs.interrupt import stop_on
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
 
-Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager[Callable[[], RenderSession]]]
+Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager[Callable[[], BatchSession]]]
 """Opens render sessions for the unfinished takes; they can be used within the block."""
 
 
@@ -36,7 +36,7 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions) -> i
     console, stop = Console(), Event()
 
     @contextmanager
-    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
+    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
         for take in todo:
             if take.output.startswith("memory:"):
                 raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")

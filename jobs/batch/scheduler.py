@@ -1,7 +1,7 @@
-"""The pool: gangs that render the takes of a batch side by side, each one take at a time.
+"""The scheduler: gangs render the takes of a batch in parallel, one take at a time each.
 
-A gang is a thread of the driver with a studio of its own. Whatever a take raises is the take's own misfortune: it is
-retried, then quarantined, and the others go on. Whatever the ledger raises ends the batch.
+A gang is a thread of the driver with a session of its own. An error in a take concerns that take only: it is retried,
+then quarantined, while the other takes continue. An error in the ledger ends the batch.
 """
 
 from collections import defaultdict
@@ -12,76 +12,79 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Protocol
 
+from longtake.actors.policy import TICK_S, RetryPolicy
 from longtake.jobs.batch.ledger import Ledger, Record
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.queue import TakeQueue
-from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError, SpecError
+from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError, SpecError, StartError
 
-TICK_S = 0.25
-_LONGEST_WAIT_S = 60.0
-MOST_REFUSALS = 3
-"""So often in a row actors for a number of ranks may fail to start; then the takes that ask for them are left."""
+RETRIES = RetryPolicy(retries=2, back_off_s=2.0, longest_back_off_s=60.0, immediate=0)
+"""Of a take that fails, unless the user chooses others."""
+
+START_RETRIES = RetryPolicy()
+"""Of actors for a number of ranks: once it gives up, all takes that need so many ranks are skipped."""
 
 
 class Stopped(BaseException):
-    """The batch is to end: what `beat` raises in a render. Like `KeyboardInterrupt`, it is nothing to be mended."""
+    """The batch is to end: raised by `tick` in a render. Like `KeyboardInterrupt`, no retry can fix it."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a studio tells of a finished take: for how long an act was at work on it, None if that is not known."""
+    """A finished take.
 
-    work_s: float | None = None
+    Args:
+        busy_s: seconds in which at least one stage worked on it; None if that is not known.
+    """
+
+    busy_s: float | None = None
 
 
-class RenderSession(Protocol):
-    """Where one gang renders: actors that are started for a take, and stay for the next one that they suit."""
+class BatchSession(Protocol):
+    """Where one gang renders: actors that are started for a take, and kept for the next one that they suit."""
 
     def ready(self, take: TakeSpec) -> None:
-        """Have the actors standing that `take` asks for. Raises `CapacityError` or `ActorLost` where they do not."""
+        """Have the actors running that `take` needs.
+
+        Raises:
+            ActorLost, CapacityError, StartError: they do not start; the take itself is not at fault.
+        """
         ...
 
     def render(self, tick: Callable[[], None]) -> Rendered:
-        """Render that take; raises whatever kept it from being done, after which another one can be tried.
+        """Render that take. After an error, the session can render another one.
 
         Args:
-            beat: called a few times a second. What it raises ends the render with what is finished kept.
+            tick: called a few times a second. What it raises ends the render; finished chunks are kept.
         """
         ...
 
     def close(self) -> None:
-        """Let the actors go."""
+        """Kill the actors."""
         ...
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How often a take is tried again, and after how long the first time; twice as long every further time."""
-
-    most: int = 2
-    backoff_s: float = 2.0
-
-    def wait_s(self, failures: int) -> float:
-        """Seconds before the attempt that follows `failures`."""
-        return min(self.backoff_s * 2.0 ** max(0, failures - 1), _LONGEST_WAIT_S)
-
-
 class BatchScheduler:
-    """Gangs at work on a batch.
+    """Gangs that render a batch.
 
     Args:
-        takes: those to be done.
-        stop: set from outside: no take starts any more, and those that run end at their next chunk.
+        takes: those to be rendered.
+        retries: of a take that fails.
+        stop: set from outside: no further take starts, and running takes end at their next chunk.
     """
 
-    def __init__(self, takes: tuple[TakeSpec, ...], ledger: Ledger, retries: Retries, stop: Event) -> None:
+    def __init__(self, takes: tuple[TakeSpec, ...], ledger: Ledger, retries: RetryPolicy, stop: Event) -> None:
         self._queue, self._ledger, self._retries, self._stop = TakeQueue(takes), ledger, retries, stop
         self._lock = Lock()
         self._refusals: dict[int | None, list[str]] = defaultdict(list)
         self._error: BaseException | None = None
 
-    def run(self, open_session: Callable[[], RenderSession], num_gangs: int, tick: Callable[[], None]) -> None:
-        """Render until every take has ended, or `stop`; `beat` is called a few times a second. Raises what ended it."""
+    def run(self, open_session: Callable[[], BatchSession], num_gangs: int, tick: Callable[[], None]) -> None:
+        """Render until every take has ended, or until `stop`. Raises the error that ended the batch.
+
+        Args:
+            tick: called a few times a second.
+        """
         gangs = [
             Thread(target=self._gang, args=(open_session,), name=f"gang-{n}", daemon=True) for n in range(num_gangs)
         ]
@@ -94,7 +97,7 @@ class BatchScheduler:
         if self._error is not None:
             raise self._error
 
-    def _gang(self, open_session: Callable[[], RenderSession]) -> None:
+    def _gang(self, open_session: Callable[[], BatchSession]) -> None:
         try:
             with closing(open_session()) as session:
                 ranks = None
@@ -108,9 +111,9 @@ class BatchScheduler:
             self._stop.set()
 
     def _next(self, ranks: int | None) -> TakeSpec | None:
-        """The next take, once there is one; None when there will be none.
+        """The next take, once one is ready; None when no take is left.
 
-        A take that runs elsewhere is nothing to wait for: should it fail, its own gang is there to try it again.
+        A take that another gang renders is not waited for: if it fails, that gang tries it again.
         """
         while not self._stop.is_set():
             with self._lock:
@@ -126,7 +129,7 @@ class BatchScheduler:
                 failures = record.attempts + len(self._refusals[take.ranks])
                 self._queue.put_back(take, monotonic() + self._retries.wait_s(failures))
 
-    def _try(self, session: RenderSession, take: TakeSpec) -> Record:
+    def _try(self, session: BatchSession, take: TakeSpec) -> Record:
         """One attempt: the take's record after it."""
         record, started = self._ledger[take.id], monotonic()
         if self._is_hopeless(take):
@@ -141,15 +144,15 @@ class BatchScheduler:
             return record.left("failed", monotonic() - started, str(refused))
         except SpecError as error:
             return record.failed(_cause(error), monotonic() - started, retries=0)
-        except Exception as error:  # noqa: BLE001  one broken take never stops the batch, whatever breaks it
-            return record.failed(_cause(error), monotonic() - started, retries=self._retries.most)
+        except Exception as error:  # noqa: BLE001  one broken take never stops the batch, whatever it raises
+            return record.failed(_cause(error), monotonic() - started, retries=self._retries.retries)
         seconds = monotonic() - started
-        return record.done(seconds, None if rendered.work_s is None else max(0.0, seconds - rendered.work_s))
+        return record.done(seconds, None if rendered.busy_s is None else max(0.0, seconds - rendered.busy_s))
 
-    def _make_ready(self, session: RenderSession, take: TakeSpec) -> None:
+    def _make_ready(self, session: BatchSession, take: TakeSpec) -> None:
         try:
             session.ready(take)
-        except (ActorLost, CapacityError) as error:
+        except (ActorLost, CapacityError, StartError) as error:
             with self._lock:
                 self._refusals[take.ranks].append(_cause(error))
             raise _Refused(_cause(error)) from error
@@ -157,8 +160,8 @@ class BatchScheduler:
             self._refusals[take.ranks].clear()
 
     def _is_hopeless(self, take: TakeSpec) -> bool:
-        """Whether the cluster has shown that it has no room for actors as `take` asks for; no take is to blame."""
-        return len(self._refusals[take.ranks]) >= MOST_REFUSALS
+        """Whether actors for so many ranks have failed to start too often in a row; no take is at fault."""
+        return START_RETRIES.gives_up(len(self._refusals[take.ranks]))
 
     def _tick(self) -> None:
         if self._stop.is_set():
@@ -166,9 +169,9 @@ class BatchScheduler:
 
 
 class _Refused(Exception):  # noqa: N818 (it ends no take)
-    """The actors that a take asks for did not start."""
+    """The actors that a take needs did not start."""
 
 
 def _cause(error: Exception) -> str:
-    """What happened, in the words of the error; one that nobody raised on purpose is named too."""
+    """The message of an error, with its type where it was not raised on purpose."""
     return str(error) if isinstance(error, LongtakeError) else f"{type(error).__name__}: {error}"

@@ -1,29 +1,26 @@
-"""Where a gang renders on Ray: a company of actors that stays for every next take that it suits."""
+"""Renders the takes of a batch on Ray: a session per gang, whose actors are kept for the next take that they suit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
-from ray.exceptions import RayError
 from rich.console import Console
+from typing_extensions import override
 
 from longtake.actors.cluster import joined
-from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
-from longtake.actors.pool_config import PoolConfig, Resources, Timeouts
+from longtake.actors.pool_config import Resources, Timeouts
+from longtake.actors.session import RenderSession, SessionOptions
 from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
-from longtake.jobs.batch.scheduler import Rendered, RenderSession
-from longtake.jobs.render.run import render
+from longtake.jobs.batch.scheduler import BatchSession, Rendered
 from longtake.jobs.take import GangSpec, tell_what_is_kept
 from longtake.jobs.weights import load_options
 from longtake.pipeline.adapters.open import open_model, terms
-from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.devices import settle
-from longtake.pipeline.observe import SILENT
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
@@ -33,75 +30,73 @@ from longtake.pipeline.weights.options import CPU, LoadOptions
 
 
 @contextmanager
-def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
-    """Studios on the cluster that `options` name; one of our own has room for all gangs at their largest."""
+def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
+    """Opens sessions on the cluster that `options` name, or on a new one that is large enough for all gangs."""
     settle(options.threads, options.device)
     acts = tuple(act for act in ACT_NAMES if any(act in take.storyboard.acts for take in todo))
-    largest = Resources.of(options.threads, max(take.ranks or options.ranks for take in todo), 1, acts, options.device)
+    ranks = max(take.ranks or options.ranks for take in todo)
+    largest = Resources.of(options.threads, ranks, acts=acts, device=options.device)
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
         yield lambda: RaySession(options, acts)
 
 
-class RaySession:
-    """See `longtake.jobs.batch.scheduler.Studio`; `acts` are those of all takes."""
+class RaySession(BatchSession):
+    """A render session for the takes of a batch; `acts` are the stages of all takes."""
 
     def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
-        self._options, self._acts, self._open = options, acts, ExitStack()
+        self._ranks = options.ranks
         self._load = load_options(options.dtype, options.quantize, options.device)
         self._take: Take | None = None
-        self.pool: ActorPool | None = None
+        self._session = RenderSession(
+            SessionOptions(
+                threads=options.threads,
+                acts=tuple(acts),
+                load=self._load,
+                timeouts=Timeouts.of(options.chunk_deadline_s),
+                budget_bytes=options.budget_mib * 2**20,
+            )
+        )
 
+    @property
+    def pool(self) -> ActorPool | None:
+        """The actors; None while there are none."""
+        return self._session.pool
+
+    @override
     def ready(self, take: TakeSpec) -> None:
-        """See `RenderSession.ready`. Also raises what the model or the output have against the take."""
-        self._take, degrees = _opened(take, self._options.ranks, self._load)
-        timeouts = Timeouts.of(self._options.chunk_deadline_s)
-        if self.pool is None or self.pool.config.degrees != degrees:
-            self.close()
-            config = PoolConfig.of(self._options.threads, degrees, timeouts, 1, self._acts, self._load)
-            self.pool = self._open.enter_context(ActorPool(config))
-        try:
-            self.pool.fill()
-            self.pool.report(SILENT)  # of an earlier take
-        except RayError as error:
-            self.close()
-            raise ActorLost(f"actors do not start: {str(error).splitlines()[0]}") from error
+        """Open the take and start its actors. Also raises what is wrong with the model or the output."""
+        self._take, degrees = _opened(take, self._ranks, self._load)
+        self._session.options = replace(self._session.options, degrees=degrees)
+        self._session.prepare(self._take)
 
+    @override
     def render(self, tick: Callable[[], None]) -> Rendered:
-        """See `RenderSession.render`."""
-        take, pool, work = self._take, self.pool, BusyTime()
-        assert take is not None, "`ready` comes first"
-        assert pool is not None, "`ready` comes first"
+        assert self._take is not None, "`ready` comes first"
+        busy = BusyTime()
+        self._session.render(self._take, busy, tick)
+        return Rendered(busy.seconds)
 
-        def report() -> None:
-            tick()
-            pool.report(work)
-
-        render(take, pool, ChunkPacer(self._options.budget_mib * 2**20, take.plan.chunk_bytes, report))
-        pool.report(work)
-        return Rendered(work.seconds)
-
+    @override
     def close(self) -> None:
-        """See `RenderSession.close`."""
-        self._open.close()
-        self.pool = None
+        self._session.close()
 
 
 _model = cache(open_model)
-"""Models by name: each is loaded once, whatever number of takes asks for it."""
+"""Models by name: each is loaded once, for all takes that use it."""
 
 
-def _opened(storyboard: TakeSpec, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
-    model = _model(storyboard.storyboard.model, replace(load, device=CPU))
-    plan = plan_film(storyboard.storyboard, model)
-    degrees = GangSpec(storyboard.ranks or ranks).degrees(plan)
-    take = open_take(plan, model, Store(storyboard.output), numerics(model, degrees, load))
+def _opened(spec: TakeSpec, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
+    model = _model(spec.storyboard.model, replace(load, device=CPU))
+    plan = plan_film(spec.storyboard, model)
+    degrees = GangSpec(spec.ranks or ranks).degrees(plan)
+    take = open_take(plan, model, Store(spec.output), numerics(model, degrees, load))
     tell_what_is_kept(take, Console(quiet=True))
-    _tell_terms(storyboard.storyboard.model, load)
+    _print_terms(spec.storyboard.model, load)
     return take, degrees
 
 
 @cache
-def _tell_terms(model: str, load: LoadOptions) -> None:
-    """Say what a model's licence asks for, once."""
-    if told := terms(model, load):
-        Console().print(f"[yellow]{told}.", highlight=False)
+def _print_terms(model: str, load: LoadOptions) -> None:
+    """Print what a model's licence asks of its users, once."""
+    if notice := terms(model, load):
+        Console().print(f"[yellow]{notice}.", highlight=False)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -17,7 +18,7 @@ from typing_extensions import override
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.run import render_batch
-from longtake.jobs.batch.scheduler import Rendered, RenderSession, Retries
+from longtake.jobs.batch.scheduler import RETRIES, BatchSession, Rendered
 from longtake.jobs.batch.session import RaySession, ray_sessions
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 
@@ -28,7 +29,7 @@ DEADLY = "deadly"
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """Render a batch and read the figures from its report. The second run is a new process, timed from start to end."""
     num_takes = options.pick(full=200, quick=24, smoke=4)
-    retries = Retries(most=options.pick(full=1, quick=1, smoke=0), backoff_s=0.1)
+    retries = replace(RETRIES, retries=options.pick(full=1, quick=1, smoke=0), back_off_s=0.1)
     with TemporaryDirectory() as folder:
         manifest, root = _manifest(Path(folder), num_takes), Path(folder) / "out"
         batch = BatchOptions(gangs=options.pick(full=2, quick=2, smoke=1), retries=retries)
@@ -67,15 +68,15 @@ def _manifest(folder: Path, num_takes: int) -> Path:
 
 
 @contextmanager
-def _sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], RenderSession]]:
+def _sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
     with ray_sessions(todo, options) as open_session:
         yield lambda: _DeadlySession(open_session())
 
 
-class _DeadlySession(RenderSession):
+class _DeadlySession(BatchSession):
     """A session on Ray in which one take kills its denoiser on every tick."""
 
-    def __init__(self, session: RenderSession) -> None:
+    def __init__(self, session: BatchSession) -> None:
         assert isinstance(session, RaySession), "only actors can be killed"
         self._session, self._kills = session, False
 

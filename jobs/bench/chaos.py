@@ -116,7 +116,7 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        self._cluster.shutdown()
 
     def _add_node(self) -> None:
         node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)

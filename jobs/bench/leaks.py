@@ -13,11 +13,11 @@ import torch
 from ray.util import placement_group_table
 
 from longtake.actors.cluster import joined
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
-from longtake.jobs.render.run import render
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film

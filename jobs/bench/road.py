@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from longtake.actors.cluster import joined
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.overlap import overlap
-from longtake.jobs.render.run import render
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.event_log import EventLog

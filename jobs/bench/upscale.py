@@ -26,7 +26,7 @@ from ray.actor import ActorHandle
 from typing_extensions import override
 
 from longtake.actors.cluster import joined
-from longtake.actors.pool_config import Timeouts
+from longtake.actors.policy import RetryPolicy
 from longtake.actors.upscale_actor import WorkerConfig
 from longtake.actors.upscale_film import WorkerSetup
 from longtake.actors.upscale_film import upscale as on_ray
@@ -76,7 +76,7 @@ def workers_identical(folder: Path, options: BenchOptions) -> bool:
     alone.upscale(footage, spec, model, Output(str(folder / "same-alone.mp4")))
     alone.upscale(footage, replace(spec, continuity=Handoff()), model, Output(str(folder / "same-handoff.mp4")))
     config = WorkerConfig(FAST)
-    with UpscalePool(UpscalePoolConfig(max(counts), config, timeouts=Timeouts(back_off=0.1))) as workers:
+    with UpscalePool(UpscalePoolConfig(max(counts), config, retries=RetryPolicy(back_off_s=0.1))) as workers:
         for count in counts:
             setup = WorkerSetup(nullcontext(workers), config, numerics(model), grid_of(model), count)
             on_ray(footage, spec, setup, Output(str(folder / f"same-{count}.mp4")), _Killer(active=count == 2))

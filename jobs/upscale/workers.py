@@ -55,7 +55,7 @@ def open_workers(
 
 def _workers_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUpscaler) -> WorkerSetup:
     stack.enter_context(joined(options.address))
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     worker = WorkerConfig(options.model, GPU if gpus else CPU, options.threads)
     count = options.workers or gpus or max(1, int(resources.get("CPU", 1)) // options.threads)

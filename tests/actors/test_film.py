@@ -1,4 +1,4 @@
-"""The road on Ray: the same bits as in one process, and what happens when an actor dies."""
+"""The pipeline on Ray: the same bits as in one process, also when actors die, hang or raise."""
 
 import json
 import os
@@ -6,17 +6,19 @@ import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 import ray
 import torch
 
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
+from longtake.actors.policy import RetryPolicy
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render.run import render
 from longtake.pipeline import film
-from longtake.pipeline.errors import JournalError, PoisonError
+from longtake.pipeline.errors import JournalError, PoisonError, StartError
 from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film
@@ -49,7 +51,7 @@ def take_at(path):
     return open_take(plan_film(storyboard, model), model, Store(str(path)), numerics(model))
 
 
-def conductor_for(take):
+def pacer_for(take):
     return ChunkPacer(2**28, take.plan.chunk_bytes)
 
 
@@ -73,7 +75,7 @@ def events(take):
 
 
 class Watched(ChunkPacer):
-    """Does something once a chunk has landed."""
+    """A pacer that calls `then` once a chunk has landed."""
 
     def __init__(self, take, chunk, then, budget_bytes=2**28):
         super().__init__(budget_bytes, take.plan.chunk_bytes)
@@ -87,15 +89,15 @@ class Watched(ChunkPacer):
 
 
 @pytest.fixture(scope="module")
-def pool(ray_cluster):  # noqa: ARG001 (it stands as long as this)
-    timeouts = Timeouts(start=60, exchange=5, chunk=8, heartbeat=5, back_off=0.1)
-    with ActorPool(PoolConfig.of(timeouts=timeouts)) as pool:
+def pool(ray_cluster):  # noqa: ARG001 (outlives this fixture)
+    timeouts = Timeouts(start=60, exchange=5, chunk=8, heartbeat=5)
+    with ActorPool(PoolConfig.of(timeouts=timeouts, retries=RetryPolicy(back_off_s=0.1))) as pool:
         yield pool
 
 
 def test_actors_render_the_same_bits_as_one_process(alone, pool, tmp_path):
     take = take_at(tmp_path)
-    render(take, pool, conductor_for(take))
+    render(take, pool, pacer_for(take))
     assert journal_bytes(take) == journal_bytes(alone)
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")
 
@@ -113,19 +115,19 @@ def test_an_actor_that_dies_is_replaced_and_no_bit_differs(act, alone, pool, tmp
 
 
 @pytest.mark.parametrize("act", ["denoise", "encode"])
-def test_an_actor_that_is_wedged_is_replaced(act, alone, pool, tmp_path):
+def test_an_actor_that_hangs_is_replaced(act, alone, pool, tmp_path):
     take = take_at(tmp_path)
 
-    def wedge():
+    def hang():
         group = getattr(pool, act)
         os.kill(ray.get(group.actors[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGSTOP)
 
-    render(take, pool, Watched(take, 2, wedge, budget_bytes=1))
+    render(take, pool, Watched(take, 2, hang, budget_bytes=1))
     assert journal_bytes(take) == journal_bytes(alone)
     assert [event["act"] for event in events(take) if event["event"] == "actor.replaced"] == [act]
 
 
-def test_a_scribe_that_dies_goes_on_with_its_log(pool, tmp_path):
+def test_an_event_log_actor_that_dies_continues_its_log(pool, tmp_path):
     take = take_at(tmp_path)
     render(take, pool, Watched(take, 2, lambda: ray.kill(pool.event_log, no_restart=False)))
     names = [event["event"] for event in events(take)]
@@ -133,7 +135,7 @@ def test_a_scribe_that_dies_goes_on_with_its_log(pool, tmp_path):
     assert names[-1] == "film.done"
 
 
-def test_a_chunk_that_fails_again_and_again_ends_the_take_and_keeps_what_is_finished(pool, tmp_path):
+def test_a_chunk_that_keeps_failing_ends_the_take_and_keeps_finished_chunks(pool, tmp_path):
     take = take_at(tmp_path)
     chunk = f"{take.journal._keys.latents[3].key}"
     with (
@@ -142,17 +144,17 @@ def test_a_chunk_that_fails_again_and_again_ends_the_take_and_keeps_what_is_fini
             PoisonError, match=r"chunk 3 failed 3 times in a row, the last time with OSError: the disk is full"
         ),
     ):
-        render(take, pool, conductor_for(take))
+        render(take, pool, pacer_for(take))
     assert take.journal.num_kept("segments") == 3
     assert not take.store.exists("film.mp4")
     assert events(take)[-1]["event"] == "road.failed"
-    render(take, pool, conductor_for(take))
+    render(take, pool, pacer_for(take))
     assert take.store.exists("film.mp4")
 
 
 @contextmanager
 def patched_in(group, method, key):
-    """Have the journal raise at one chunk, in the actor of `post`."""
+    """Have the journal raise at one chunk, in the actor of `group`."""
 
     def break_it(_):
         from longtake.pipeline.journal.journal import Journal
@@ -176,7 +178,7 @@ def patched_in(group, method, key):
     ray.get(group.actors[0].__ray_call__.remote(mend_it))
 
 
-def test_a_driver_that_died_is_followed_by_one_that_goes_on(alone, pool, tmp_path):
+def test_a_driver_that_died_is_followed_by_one_that_resumes(alone, pool, tmp_path):
     take = take_at(tmp_path)
 
     def stop():
@@ -186,7 +188,7 @@ def test_a_driver_that_died_is_followed_by_one_that_goes_on(alone, pool, tmp_pat
         render(take, pool, Watched(take, 3, stop))
     kept = take.journal.num_kept("latents")
     assert kept >= 4
-    render(take, pool, conductor_for(take))
+    render(take, pool, pacer_for(take))
     assert journal_bytes(take) == journal_bytes(alone)
     _, _, resumed = take.store.get("events.jsonl").decode().rpartition('"road.start"')
     assert not any(f'"denoise.chunk", "chunk": {index},' in resumed for index in range(kept))
@@ -196,13 +198,42 @@ def test_an_actor_that_would_compute_other_bits_refuses_to_start(pool, tmp_path)
     take = take_at(tmp_path)
     other = replace(take, numerics={**take.numerics, "torch": "1.0"})
     with pytest.raises(JournalError, match=r"would render other bits: torch is .*, not 1\.0"):
-        render(other, pool, conductor_for(take))
+        render(other, pool, pacer_for(take))
 
 
-def test_the_scribe_writes_what_it_hears_without_torch(pool, tmp_path):
+def test_the_event_log_actor_writes_events_without_torch(pool, tmp_path):
     take = take_at(tmp_path)
-    render(take, pool, conductor_for(take))
+    render(take, pool, pacer_for(take))
     loaded = ray.get(pool.event_log.__ray_call__.remote(lambda _: set(sys.modules)))
     assert "torch" not in loaded
     assert "longtake.pipeline.journal.event_log" in loaded
     assert '"road.start"' in (tmp_path / "events.jsonl").read_text()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_constructor_that_always_raises_ends_the_start_with_its_error():
+    started = monotonic()
+    config = PoolConfig.of(timeouts=Timeouts(start=120, exchange="soon", heartbeat=5))
+    with (
+        ActorPool(config) as pool,
+        pytest.raises(StartError, match=r"the same error twice: TypeError: unsupported type for timedelta"),
+    ):
+        pool.start()
+    assert monotonic() - started < 60
+
+
+def test_a_stage_that_can_never_be_built_again_ends_the_take_with_its_error(alone, pool, tmp_path):
+    take, hands = take_at(tmp_path), tmp_path / "journal" / "hands.lock"
+
+    def strike():
+        ray.kill(pool.embed.actors[0])
+        hands.rename(tmp_path / "aside")
+        hands.mkdir()
+
+    started = monotonic()
+    with pytest.raises(StartError, match=r"the same error twice: IsADirectoryError"):
+        render(take, pool, Watched(take, 2, strike))
+    assert monotonic() - started < 40
+    hands.rmdir()
+    render(take, pool, pacer_for(take))
+    assert journal_bytes(take) == journal_bytes(alone)

@@ -4,10 +4,11 @@ import pytest
 import ray
 import torch
 
+from longtake.actors.film import render
+from longtake.actors.gang import is_lost_peer
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render.run import render
 from longtake.jobs.take import GangSpec
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
@@ -44,10 +45,8 @@ def take_at(path, degrees=ONE_RANK):
     return open_take(plan_film(storyboard, model), model, Store(str(path)), numerics(model, degrees))
 
 
-def crew_of(degrees):
-    return PoolConfig.of(
-        degrees=degrees, timeouts=Timeouts(start=120, exchange=10, chunk=30, heartbeat=5, back_off=0.1)
-    )
+def config_of(degrees):
+    return PoolConfig.of(degrees=degrees, timeouts=Timeouts(start=120, exchange=10, chunk=30, heartbeat=5))
 
 
 def latents(take):
@@ -63,8 +62,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pool(request, ray_cluster):  # noqa: ARG001 (it stands as long as this)
-    with ActorPool(crew_of(request.param)) as pool:
+def pool(request, ray_cluster):  # noqa: ARG001 (outlives this fixture)
+    with ActorPool(config_of(request.param)) as pool:
         yield pool
 
 
@@ -107,7 +106,7 @@ def plan():
 
 
 @pytest.mark.parametrize(
-    ("storyboard", "degrees"),
+    ("gang", "degrees"),
     [
         (GangSpec(), Degrees()),
         (GangSpec(ranks=2), Degrees(cfg=2)),
@@ -116,8 +115,8 @@ def plan():
         (GangSpec(ulysses=2, ring=2), Degrees(ulysses=2, ring=2)),
     ],
 )
-def test_degrees_are_proposed_where_they_are_not_said(plan, storyboard, degrees):
-    assert storyboard.degrees(plan) == degrees
+def test_degrees_are_proposed_where_none_are_given(plan, gang, degrees):
+    assert gang.degrees(plan) == degrees
 
 
 def test_degrees_that_contradict_the_ranks_are_refused(plan):
@@ -126,3 +125,15 @@ def test_degrees_that_contradict_the_ranks_are_refused(plan):
     unguided = plan_film(parse_storyboard(STORYBOARD, ["sampling.guidance=1"]), load_model("tiny"))
     with pytest.raises(SpecError, match=r"a guidance of 1 has one pass only"):
         GangSpec(cfg=2).degrees(unguided)
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711", True),
+        ("NCCL communicator was aborted on rank 1", True),
+        ("The size of tensor a (3) must match the size of tensor b (4)", False),
+    ],
+)
+def test_a_lost_peer_is_told_from_other_errors_by_the_name_of_the_backend(message, lost):
+    assert is_lost_peer(RuntimeError(message)) is lost

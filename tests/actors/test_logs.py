@@ -9,7 +9,7 @@ from longtake.actors import logs
 
 
 @pytest.fixture
-def said():
+def logged():
     stream = io.StringIO()
     log = logs.configure(stream)
     yield log, lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -18,8 +18,8 @@ def said():
     log.propagate = True
 
 
-def test_a_line_names_what_was_bound_what_it_is_about_and_what_the_call_adds(said):
-    log, lines = said
+def test_a_line_holds_bound_fields_its_context_and_what_the_call_adds(logged):
+    log, lines = logged
     logs.bind(take="s3://films/one", act="denoise", rank=1, epoch=2)
     with logs.context(chunk=7):
         log.info("chunk.late", extra={"fields": {"seconds": 1.5}})
@@ -31,8 +31,8 @@ def test_a_line_names_what_was_bound_what_it_is_about_and_what_the_call_adds(sai
     assert "chunk" not in closed
 
 
-def test_contexts_nest_and_end_also_with_an_error(said):
-    log, lines = said
+def test_contexts_nest_and_end_also_with_an_error(logged):
+    log, lines = logged
     with logs.context(chunk=1):
         with suppress(ZeroDivisionError), logs.context(rank=0):
             log.info("inner")
@@ -44,19 +44,19 @@ def test_contexts_nest_and_end_also_with_an_error(said):
     assert (outer["chunk"], outer.get("rank"), after.get("chunk")) == (1, None, None)
 
 
-def test_what_is_bound_is_every_threads_and_a_context_is_its_own(said):
-    log, lines = said
+def test_bound_fields_hold_for_all_threads_and_a_context_for_its_own(logged):
+    log, lines = logged
     logs.bind(act="encode")
     with logs.context(chunk=3):
-        thread = Thread(target=log.info, args=("pulse",))
+        thread = Thread(target=log.info, args=("heartbeat",))
         thread.start()
         thread.join()
     [line] = lines()
     assert (line["act"], line.get("chunk")) == ("encode", None)
 
 
-def test_an_error_is_one_line_with_its_trace(said):
-    log, lines = said
+def test_an_error_is_one_line_with_its_trace(logged):
+    log, lines = logged
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -66,7 +66,7 @@ def test_an_error_is_one_line_with_its_trace(said):
     assert line["error"].endswith("ValueError: two\nlines")
 
 
-def test_values_that_json_lacks_are_written_as_text(said):
-    log, lines = said
+def test_values_without_a_json_form_are_written_as_text(logged):
+    log, lines = logged
     log.info("odd", extra={"fields": {"path": io, "chunk": {1}}})
     assert lines()[0]["chunk"] == "{1}"

@@ -1,4 +1,4 @@
-"""Meters without a cluster; what Prometheus sees of them is in tests/jobs/test_submit.py."""
+"""Metrics without a cluster; tests/jobs/test_submit.py checks what Prometheus sees of them."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_pace_is_film_per_second_over_the_latest_chunks():
     assert pace.landed(104.0) == pytest.approx(0.5)
     for second in range(1, 2 * PACE_CHUNKS):
         latest = pace.landed(104.0 + second)
-    assert latest == pytest.approx(2.0)  # the slow start is out of sight
+    assert latest == pytest.approx(2.0)  # the slow start no longer counts
 
 
 def test_two_chunks_at_one_moment_are_no_pace():
@@ -21,7 +21,7 @@ def test_two_chunks_at_one_moment_are_no_pace():
 
 
 @pytest.mark.parametrize(("setting", "kind"), [(None, Meters), ("1", Meters), ("0", NoMeters), ("false", NoMeters)])
-def test_nothing_is_metered_where_nobody_collects(monkeypatch, setting, kind):
+def test_metrics_are_kept_only_where_ray_collects_them(monkeypatch, setting, kind):
     if setting is None:
         monkeypatch.delenv("RAY_enable_metrics_collection", raising=False)
     else:

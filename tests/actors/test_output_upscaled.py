@@ -1,13 +1,13 @@
-"""A film that is upscaled while it is rendered."""
+"""A film that is upscaled while it is rendered, on Ray."""
 
 import pytest
 import ray
 import torch
 
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render.run import render
 from longtake.pipeline import film
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
@@ -27,7 +27,7 @@ output: {upscale: 2, upscaler: tiny-upscaler, hls: false}
 
 
 class KillsTheUpscaler(ChunkPacer):
-    """After the third chunk, once."""
+    """A pacer that kills the upscaler once, after the third chunk."""
 
     def __init__(self, take, pool):
         super().__init__(1, take.plan.chunk_bytes)
@@ -53,7 +53,7 @@ def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(loo
         for name in ("alone", "ray")
     )
     film.render(alone)
-    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5, back_off=0.1), acts=storyboard.acts)
+    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5), acts=storyboard.acts)
     with ActorPool(config) as pool:
         render(take, pool, KillsTheUpscaler(take, pool))
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")

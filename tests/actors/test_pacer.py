@@ -49,7 +49,7 @@ def test_bytes_in_flight_never_exceed_the_budget_and_chunks_stay_in_order():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_chunk_larger_than_the_budget_flies_alone():
+def test_a_chunk_larger_than_the_budget_is_in_flight_alone():
     decoder, pacer, peak = Decoder.remote(), ChunkPacer(1, lambda _: KIB), 0
     for chunk in pacer.paced(seconds_of_film(5)):
         pacer.follow(chunk, decoder.run.remote(chunk.index))
@@ -58,7 +58,7 @@ def test_a_chunk_larger_than_the_budget_flies_alone():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_an_act_raises_reaches_the_driver():
+def test_what_a_stage_raises_reaches_the_driver():
     breaks, pacer = Breaks.remote(), ChunkPacer(KIB, lambda _: 1)
 
     def fly():
@@ -70,9 +70,9 @@ def test_what_an_act_raises_reaches_the_driver():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_conductor_keeps_time_while_it_waits():
-    encoder, beats = SlowEncoder.remote(), []
-    pacer = ChunkPacer(KIB, lambda _: 1, lambda: beats.append(1))
+def test_the_pacer_ticks_while_it_waits():
+    encoder, ticks = SlowEncoder.remote(), []
+    pacer = ChunkPacer(KIB, lambda _: 1, lambda: ticks.append(1))
     for chunk in pacer.paced(seconds_of_film(3)):
         pacer.follow(chunk, encoder.run.remote(np.zeros(1, dtype=np.uint8)))
-    assert len(beats) >= 3
+    assert len(ticks) >= 3

@@ -1,4 +1,4 @@
-"""Where Ray puts a gang, and what each act is given."""
+"""Where Ray places a gang, and what each stage asks for."""
 
 import pytest
 import torch
@@ -47,10 +47,10 @@ def test_on_gpus_every_rank_decoder_and_upscaler_is_declared_to_ray():
     assert PoolConfig.of(acts=ACT_NAMES).resources.num_gpus == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_an_actor_that_finds_no_gpu_says_so_before_it_loads_a_model(tmp_path):
     storyboard = parse_storyboard("{model: tiny, scenes: [{prompt: a red circle rests, duration: 1s}]}")
-    order = TakeConfig(storyboard, str(tmp_path), {}, 1, load=CUDA)
-    assert order.load_for("embed").device.type == "cpu"
+    config = TakeConfig(storyboard, str(tmp_path), {}, 1, load=CUDA)
+    assert config.load_for("embed").device.type == "cpu"
     with pytest.raises(CapacityError, match="finds no GPU"):
-        StageActor("decode", None, 0).open(order)
+        StageActor("decode", None, 0).open(config)

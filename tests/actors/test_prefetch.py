@@ -1,4 +1,4 @@
-"""Scenes that cuts separate, rendered at once by two gangs: the same film as in sequence."""
+"""Scenes between cuts, rendered in parallel by two gangs: the same film as in sequence."""
 
 import json
 
@@ -6,10 +6,10 @@ import pytest
 import ray
 import torch
 
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.render.run import render
 from longtake.jobs.take import GangSpec
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
@@ -39,7 +39,7 @@ def take_at(path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_gangs_render_scenes_at_once_and_the_film_is_the_same(tmp_path):
+def test_two_gangs_render_scenes_in_parallel_and_the_film_is_the_same(tmp_path):
     torch.set_num_threads(1)
     alone, together = take_at(tmp_path / "alone"), take_at(tmp_path / "together")
     film.render(alone)

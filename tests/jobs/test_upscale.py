@@ -14,6 +14,7 @@ import pytest
 import ray
 import torch
 
+from longtake.actors.policy import RetryPolicy
 from longtake.actors.pool_config import Timeouts
 from longtake.actors.upscale_actor import WorkerConfig
 from longtake.actors.upscale_film import WorkerSetup, upscale
@@ -31,7 +32,8 @@ from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
 ROOT = Path(__file__).parents[2]
 WISH = UpscaleSpec(segment_frames=12)
 TOOLS = WorkerConfig("tiny-upscaler")
-PATIENCE = Timeouts(start=180, chunk=120, back_off=0.1)
+PATIENCE = Timeouts(start=180, chunk=120)
+RETRIES = RetryPolicy(back_off_s=0.1)
 FLAGS = ("--model", "tiny-upscaler", "--segment-frames", "12")
 
 
@@ -72,7 +74,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def workers(ray_cluster):  # noqa: ARG001 (it stands as long as this)
-    with UpscalePool(UpscalePoolConfig(5, TOOLS, cpus=0.5, timeouts=PATIENCE)) as workers:
+    with UpscalePool(UpscalePoolConfig(5, TOOLS, cpus=0.5, timeouts=PATIENCE, retries=RETRIES)) as workers:
         yield workers
 
 
@@ -119,7 +121,7 @@ def test_a_worker_that_is_killed_is_replaced_and_no_bit_differs(clip, undisturbe
 
 
 def test_a_worker_that_hangs_is_replaced_and_no_bit_differs(clip, undisturbed, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "staff", replace(workers.staff, timeouts=replace(PATIENCE, chunk=6)))
+    monkeypatch.setattr(workers, "config", replace(workers.config, timeouts=replace(PATIENCE, chunk=6)))
     recorder = Recorder("upscale.segment", strike(signal.SIGSTOP))
     run(clip, tmp_path / "out.mp4", workers, 1, recorder=recorder)
     assert packets_of(tmp_path / "out.mp4") == undisturbed
@@ -150,7 +152,7 @@ def test_workers_hand_over_a_model_that_looks_ahead_and_make_the_bits_of_one_pas
     spec = UpscaleSpec(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
     model = tools.load()
     alone.upscale(clip, replace(spec, segment_frames=1000), model, Output(str(tmp_path / "whole.mkv")))
-    with UpscalePool(UpscalePoolConfig(2, tools, cpus=0.5, timeouts=PATIENCE)) as workers:
+    with UpscalePool(UpscalePoolConfig(2, tools, cpus=0.5, timeouts=PATIENCE, retries=RETRIES)) as workers:
         for count in (1, 2):
             shop = WorkerSetup(nullcontext(workers), tools, alone.numerics(model), alone.grid_of(model), count)
             out = tmp_path / f"{count}.mkv"

@@ -7,10 +7,10 @@ from time import monotonic, sleep
 import pytest
 import torch
 
+from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
-from longtake.jobs.render.run import render
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics

@@ -2,16 +2,17 @@
 
 from collections import Counter, defaultdict
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event, Lock
 
 from rich.console import Console
 
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.run import render_batch
-from longtake.jobs.batch.scheduler import Rendered, Retries
+from longtake.jobs.batch.scheduler import RETRIES, BatchSession, Rendered
 from longtake.pipeline.journal.store import Store
 
-AT_ONCE = Retries(most=2, backoff_s=0)
+AT_ONCE = replace(RETRIES, back_off_s=0)
 STORYBOARD = "{model: tiny, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 
 
@@ -32,7 +33,7 @@ class World:
         yield lambda: FakeSession(self)
 
 
-class FakeSession:
+class FakeSession(BatchSession):
     def __init__(self, world):
         self.world = world
         with world.lock:

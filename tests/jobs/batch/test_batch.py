@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Event
 from time import sleep
@@ -16,7 +17,7 @@ from longtake.jobs.batch.busy_time import BusyTime, covered
 from longtake.jobs.batch.ledger import Totals
 from longtake.jobs.batch.progress import eta_s, span
 from longtake.jobs.batch.run import stopping_cleanly
-from longtake.jobs.batch.scheduler import MOST_REFUSALS, Retries
+from longtake.jobs.batch.scheduler import RETRIES, START_RETRIES
 from longtake.pipeline.errors import CapacityError, JournalError, MediaError, SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
@@ -113,9 +114,10 @@ def test_a_quarantined_take_is_skipped_until_requested_or_edited(tmp_path):
 
 def test_retries_back_off_and_do_not_hold_the_gang_up(tmp_path):
     world = World(raises={"shaky": [OSError("busy")]})
-    run(batch_of(tmp_path, "shaky", "b", "c"), tmp_path / "out", world, retries=Retries(1, backoff_s=0.05))
+    retries = replace(RETRIES, retries=1, back_off_s=0.05)
+    run(batch_of(tmp_path, "shaky", "b", "c"), tmp_path / "out", world, retries=retries)
     assert world.started == ["shaky", "b", "c", "shaky"]
-    assert [Retries(9, 2.0).wait_s(failures) for failures in (0, 1, 2, 3, 9)] == [2, 2, 4, 8, 60]
+    assert [RETRIES.wait_s(failures) for failures in (0, 1, 2, 3, 9)] == [2, 2, 4, 8, 60]
 
 
 def test_actors_that_never_start_are_not_counted_against_the_takes(tmp_path):
@@ -131,7 +133,7 @@ def test_actors_that_never_start_are_not_counted_against_the_takes(tmp_path):
 
     report = run(manifest, out, World(refuses=refuses))
     assert states(report) == {"small": "done", **{f"large-{n}": "failed" for n in range(9)}}
-    assert len(asked) == 1 + MOST_REFUSALS, "the cluster is not asked again for every take"
+    assert len(asked) == 1 + START_RETRIES.retries + 1, "the cluster is not asked again for every take"
     assert {(record.attempts, record.cause) for record in report.records} == {(1, ""), (0, "no room for 64 ranks")}
     assert set(states(run(manifest, out, World())).values()) == {"done"}, "the next run tries them again"
 
@@ -260,7 +262,11 @@ def test_every_take_ends_exactly_once(failures, gangs, retries):
         errors = {name: [OSError("no")] * number for name, number in zip(names, failures, strict=True)}
         world = World(raises=errors)
         report = run(
-            batch_of(folder, *names), f"{folder}/out", world, gangs=gangs, retries=Retries(retries, backoff_s=0)
+            batch_of(folder, *names),
+            f"{folder}/out",
+            world,
+            gangs=gangs,
+            retries=replace(RETRIES, retries=retries, back_off_s=0),
         )
         for name, number in zip(names, failures, strict=True):
             assert states(report)[name] == ("done" if number <= retries else "quarantined")
