@@ -9,9 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage

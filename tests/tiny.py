@@ -9,9 +9,12 @@ from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.parallel.gang import ONE_RANK
+from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.causal import CausalEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.guidance import ClassifierFree
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.schedule import noise_levels
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.values import LatentChunk, PromptEmbedding
@@ -43,7 +46,7 @@ def tiny_rollout(
     model: EmbeddedModel, store: KVStore, clock: MediaClock, steps: int = 2, seed: int = 5
 ) -> CausalEngine:
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), ClassifierFree(2.0), KeyedNoise(seed))
-    return CausalEngine(model.denoiser, store, clock, sampling, SHAPES)
+    return CausalEngine(ShardedDenoiser(model.denoiser, ONE_RANK), store, clock, sampling, SHAPES)
 
 
 def prompts(model: EmbeddedModel, text: str) -> dict[str, PromptEmbedding]:

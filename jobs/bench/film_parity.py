@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from longtake.jobs.bench.parity_cases import relative
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.parallel.context_parallel import context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.plan import FilmPlan, plan_film
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.denoise import DenoiseStage

@@ -15,14 +15,16 @@ from torch import Tensor
 from longtake.jobs.bench.wan_parity import decoded_in_chunks
 from longtake.pipeline.adapters.ltx2.codecs import LTX2SoundCodec, LTX2VideoCodec
 from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, text_widths
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.models.protocols import Stream
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.causal import CausalEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.guidance import PerStream, StreamScales
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.testing.ltx2 import (
     AUDIO_CHANNELS,
@@ -125,7 +127,7 @@ def pass_difference(
     denoiser = LTX2Denoiser(tiny_transformer(form, rope_type, heads=heads), TEXT_TOKENS, cross_timestep)
     store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, parallel=parallel)
     with store.open(CHUNK, "guided") as context:
-        found = ShardedDenoiser(denoiser, parallel)(inputs, text, context)
+        found = ShardedDenoiser(denoiser, parallel)(inputs, text, context, Pass(0, "guided"))
     return max(float((found[name] - expected[name]).abs().max()) for name in expected)
 
 
@@ -188,7 +190,9 @@ def our_clip(scales: Mapping[str, StreamScales]) -> tuple[Tensor, Tensor]:
     denoiser = LTX2Denoiser(tiny_transformer("2.3", theta=THETA), CLIP_TEXT_TOKENS)
     store = KVStore(denoiser.sites(*SIZE, LATENTS, AUDIO), KVPlan(1), denoiser.rope, branches=guidance.branches)
     sigmas = dict.fromkeys(SHAPES, (*SIGMAS, 0.0))
-    rollout = CausalEngine(denoiser, store, CLOCK, Sampling(sigmas, Euler(), guidance, KeyedNoise(7)), SHAPES)
+    rollout = CausalEngine(
+        ShardedDenoiser(denoiser, ONE_RANK), store, CLOCK, Sampling(sigmas, Euler(), guidance, KeyedNoise(7)), SHAPES
+    )
     latents = rollout.denoise(CHUNK, prompts)
     return latents.video, latents.audio
 

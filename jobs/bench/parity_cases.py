@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
@@ -20,6 +20,7 @@ from longtake.pipeline.models.protocols import BlockDenoiser, Stream
 from longtake.pipeline.models.seeding import seeded
 from longtake.pipeline.parallel.context_parallel import SHARDED
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.sampling.noise import KeyedNoise
 
@@ -121,7 +122,8 @@ class Film:
         seen = {"text": (torch.arange(TEXT_TOKENS) % 3 < 2).unsqueeze(0)} if self.masked else None
         for branch in parallel.branches(self.branches):
             with store.open(chunk, branch, sigma == 0, seen) as context:
-                found[branch] = denoiser(streams, self.prompt(scene, branch), context)
+                run = Pass(None if sigma == 0 else 0, branch)
+                found[branch] = denoiser(streams, self.prompt(scene, branch), context, run)
                 if sigma == 0:
                     context.commit()
         return found

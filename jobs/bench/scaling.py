@@ -21,7 +21,7 @@ from longtake.jobs.bench.parity_cases import relative
 from longtake.jobs.bench.ranks import run_ranks
 from longtake.jobs.bench.tiny_wan import tiny_wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.attention.shares import Grid
@@ -31,6 +31,7 @@ from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
 from longtake.pipeline.models.protocols import BlockDenoiser, Stream
 from longtake.pipeline.parallel.context_parallel import SHARDED, ContextParallel, context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.parallel.traffic import SiteTraffic
 
@@ -83,7 +84,7 @@ class Passes:
         self._text = torch.randn(1, TEXT_TOKENS, text_width, generator=generator) if text is None else text
         for chunk in chunks[:-1]:
             with self._store.open(chunk, "guided", write=True) as context:
-                self._denoiser(self.streams(chunk), self._text, context)
+                self._denoiser(self.streams(chunk), self._text, context, Pass(None, "guided"))
                 context.commit()
 
     def streams(self, chunk: ChunkSpan) -> dict[str, Stream]:
@@ -100,7 +101,7 @@ class Passes:
     def __call__(self) -> Tensor:
         """One pass over the last chunk. Returns its video velocity."""
         with self._store.open(self.chunk, "guided") as context:
-            return self._denoiser(self.streams(self.chunk), self._text, context)["video"]
+            return self._denoiser(self.streams(self.chunk), self._text, context, Pass(0, "guided"))["video"]
 
 
 @dataclass(frozen=True)

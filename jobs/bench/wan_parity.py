@@ -15,14 +15,16 @@ from torch import Tensor
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.adapters.wan.model import WanModel, open_folder
 from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
-from longtake.pipeline.models.protocols import Denoiser, Stream, StreamDecoder
+from longtake.pipeline.models.blocks import predict
+from longtake.pipeline.models.protocols import BlockDenoiser, Stream, StreamDecoder
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
+from longtake.pipeline.sampling.causal import CausalEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.guidance import ClassifierFree, Guidance
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.testing.diffusers_folder import save
 from longtake.pipeline.testing.wan import (
@@ -94,11 +96,11 @@ def streams_of(case: PassCase, sigma: Tensor) -> dict[str, Stream]:
     return found
 
 
-def our_pass(denoiser: Denoiser, streams: Mapping[str, Stream], text: Tensor) -> Tensor:
+def our_pass(denoiser: BlockDenoiser, streams: Mapping[str, Stream], text: Tensor) -> Tensor:
     """The video velocity of one clean chunk."""
     store = KVStore(denoiser.sites(*SIZE, LATENTS, 0), KVPlan(1), denoiser.rope)
     with store.open(CHUNK, "guided", write=True) as context:
-        velocities = denoiser(streams, text, context)
+        velocities = predict(denoiser, streams, text, context)
         context.commit()
     assert velocities["audio"].shape == (1, 9, 0)
     return velocities["video"]

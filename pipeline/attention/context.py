@@ -23,6 +23,19 @@ class Site(NamedTuple):
     kind: str
 
 
+class Pass(NamedTuple):
+    """Which run of the denoiser over a chunk this is.
+
+    Args:
+        step: the denoising step, from 0; None for the clean pass, which writes the keys of a finished chunk and is
+            never cached or skipped.
+        branch: the guidance branch.
+    """
+
+    step: int | None
+    branch: str
+
+
 class QKV(NamedTuple):
     """Queries, keys and values of one stream, each [b h l d], before rotation; `q` is None where it only is read."""
 

@@ -1,35 +1,47 @@
-"""How the ranks of a pass share an attention site: the seam between a KV store and its peers.
+"""How ranks share an attention site: the seam between a KV store and its peers.
 
 A rank runs some tokens of every latent frame of a sharded stream, its columns, and all tokens of the other streams
-through the model's blocks. At an attention site, `scatter` brings together what this rank keeps, and `attend` answers
-its queries over what all ranks keep. One rank alone keeps everything: `Alone`, `ONE_RANK`. Ulysses and ring are in
+through the model's blocks. At an attention site, `scatter` collects the keys that this rank keeps, and `attend` answers
+its queries over the keys of all ranks. `Alone` is a site of one rank, which keeps everything. Ulysses and ring are in
 `pipeline/parallel/`.
 
 Shapes: b batch, h heads, l tokens of one stream, q queries, f latent frames, s tokens of each, d head or token width.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from longtake.pipeline.attention.context import QKV
 from longtake.pipeline.attention.kernels import Partial
 from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.shares import Grid, Rows
 
-Over = Callable[[Tensor], Partial]
-"""Queries [b h q d] -> their attention over the visible keys that this rank keeps."""
 
-Velocities = Mapping[str, Tensor]
-"""What a denoiser predicts, by stream."""
+class QueryBlock(NamedTuple):
+    """Queries that know their rows, wherever they were sent from.
+
+    Args:
+        tensor: [b h q d], one stream after another.
+        rows: which rows of each whole stream they are, in the same order.
+    """
+
+    tensor: Tensor
+    rows: Mapping[str, Rows]
+
+
+Over = Callable[[QueryBlock], Partial]
+"""Queries -> their attention over the visible keys that this rank keeps."""
 
 
 class Exchange(Protocol):
     """How one attention site is shared. `lengths` are those of whole streams, the same on every rank."""
 
     def layout(self, site: SiteLayout) -> SiteLayout:
-        """The room that this rank needs for its share of `site`."""
+        """The space that this rank needs for its share of `site`."""
         ...
 
     def scatter(self, streams: Mapping[str, QKV], lengths: Mapping[str, int]) -> dict[str, QKV]:
@@ -37,7 +49,7 @@ class Exchange(Protocol):
         ...
 
     def attend(self, queries: Mapping[str, Tensor], lengths: Mapping[str, int], over: Over) -> dict[str, Tensor]:
-        """The answers to `queries` from the keys of all ranks: this rank's tokens, all heads [b h l d]."""
+        """The outputs of `queries` over the keys of all ranks: this rank's tokens, all heads [b h l d]."""
         ...
 
     def own(self, stream: str, page: Tensor) -> Tensor:
@@ -45,27 +57,15 @@ class Exchange(Protocol):
         ...
 
     def whole(self, stream: str, page: Tensor, length: int) -> Tensor:
-        """The whole page of `length` tokens of which this rank keeps `page`; every rank must ask."""
+        """The whole page of `length` tokens of which this rank keeps `page`; every rank must call it."""
         ...
 
 
-class Passes(Protocol):
-    """Which guidance passes are run here, and how the velocities of the others arrive."""
-
-    def branches(self, branches: Iterable[str]) -> list[str]:
-        """Those of `branches` that are run here. Raises `SpecError` if there are fewer than ranks to run them."""
-        ...
-
-    def all_branches(self, own: Mapping[str, Velocities], branches: Iterable[str]) -> dict[str, Velocities]:
-        """The velocities of all `branches`, of which `own` were run here."""
-        ...
-
-
-class Parallel(Passes, Protocol):
-    """How a gang shares a denoiser's passes."""
+class Sharing(Protocol):
+    """How the ranks of a gang share a model's attention sites and tokens."""
 
     def at(self, site: SiteLayout) -> Exchange:
-        """How its ranks share `site`."""
+        """How the ranks share `site`."""
         ...
 
     def columns(self, stream: str, size: int) -> slice:
@@ -77,54 +77,57 @@ class Parallel(Passes, Protocol):
         ...
 
 
-class Alone:
-    """A site that this rank shares with nobody, or needs nobody else for."""
+class Alone(Exchange):
+    """A site whose keys are all on this rank.
 
+    Args:
+        rows: which rows of a stream of that whole length this rank's queries are; all of them where None.
+    """
+
+    def __init__(self, rows: Callable[[str, int], Rows] | None = None) -> None:
+        self._rows = rows
+
+    @override
     def layout(self, site: SiteLayout) -> SiteLayout:
-        """See `Exchange.layout`."""
         return site
 
-    def scatter(self, streams: Mapping[str, QKV], _: Mapping[str, int]) -> dict[str, QKV]:
-        """See `Exchange.scatter`."""
+    @override
+    def scatter(self, streams: Mapping[str, QKV], lengths: Mapping[str, int]) -> dict[str, QKV]:
         return dict(streams)
 
-    def attend(self, queries: Mapping[str, Tensor], _: Mapping[str, int], over: Over) -> dict[str, Tensor]:
-        """See `Exchange.attend`."""
-        out, _lse = over(torch.cat(list(queries.values()), dim=2))
-        sizes = [q.shape[2] for q in queries.values()]
-        return dict(zip(queries, torch.split(out, sizes, dim=2), strict=True))
+    @override
+    def attend(self, queries: Mapping[str, Tensor], lengths: Mapping[str, int], over: Over) -> dict[str, Tensor]:
+        sizes = {name: q.shape[2] for name, q in queries.items()}
+        if self._rows is None:
+            rows = {name: Grid(1, size).rows() for name, size in sizes.items()}
+        else:
+            rows = {name: self._rows(name, lengths[name]) for name in queries}
+        out, _lse = over(QueryBlock(torch.cat(list(queries.values()), dim=2), rows))
+        return dict(zip(queries, torch.split(out, list(sizes.values()), dim=2), strict=True))
 
-    def own(self, _: str, page: Tensor) -> Tensor:
-        """See `Exchange.own`."""
+    @override
+    def own(self, stream: str, page: Tensor) -> Tensor:
         return page
 
-    def whole(self, _: str, page: Tensor, _length: int) -> Tensor:
-        """See `Exchange.whole`."""
+    @override
+    def whole(self, stream: str, page: Tensor, length: int) -> Tensor:
         return page
 
 
-class OneRank:
-    """A gang of one."""
+class Unshared(Sharing):
+    """One rank has all tokens and keys."""
 
-    def at(self, _: SiteLayout) -> Exchange:
-        """See `Parallel.at`."""
+    @override
+    def at(self, site: SiteLayout) -> Exchange:
         return Alone()
 
-    def columns(self, _: str, size: int) -> slice:
-        """See `Parallel.columns`."""
+    @override
+    def columns(self, stream: str, size: int) -> slice:
         return slice(0, size)
 
-    def gather(self, _: str, x: Tensor, _size: int) -> Tensor:
-        """See `Parallel.gather`."""
+    @override
+    def gather(self, stream: str, x: Tensor, size: int) -> Tensor:
         return x
 
-    def branches(self, branches: Iterable[str]) -> list[str]:
-        """See `Passes.branches`."""
-        return list(branches)
 
-    def all_branches(self, own: Mapping[str, Velocities], _: Iterable[str]) -> dict[str, Velocities]:
-        """See `Passes.all_branches`."""
-        return dict(own)
-
-
-ONE_RANK = OneRank()
+UNSHARED = Unshared()

@@ -1,24 +1,29 @@
 """One pass over one chunk against the KV store: the transaction.
 
-The pass writes its own keys and values to a page that nobody sees; `commit` makes it visible, for all streams at
-once. Without a commit nothing has happened. Where ranks share the store, all of them run the pass, each with its rows.
+The pass writes its own keys and values to a page that no pass sees; `commit` makes it visible, for all streams at once.
+Without a commit the store stays as it was. If ranks share the store, all of them run the pass, each with its rows.
 
-Shapes: b batch, h heads, l tokens of one stream, f latent frames, s tokens of each, a axes, d head width.
+Shapes: b batch, h heads, l tokens of one stream, f latent frames, s tokens of each, t token slots, k key rows of a
+site, a axes, d head width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Self
 
 import torch
 from einops import rearrange
 from torch import Tensor
+from typing_extensions import override
 
-from longtake.pipeline.attention.context import QKV, Site
-from longtake.pipeline.attention.exchange import Exchange, Parallel
+from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.exchange import Exchange, Over, Sharing
 from longtake.pipeline.attention.kernels import Partial, attend, merge
-from longtake.pipeline.attention.kv_plan import PageTable, SiteLayout, join_runs
+from longtake.pipeline.attention.kv_plan import PageTable, Run, SiteLayout, join_runs
+from longtake.pipeline.attention.mask import SiteRows, Visibility
+from longtake.pipeline.attention.masked import KeySegment, attend_masked
 from longtake.pipeline.attention.rope import Ropes, Rotation, rope_of
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import CapacityError
@@ -29,8 +34,8 @@ class SiteBuffer:
     """Keys and values [b h t d] of one site, t token slots.
 
     Args:
-        sink: the sink's keys at their own place in time, [b h t d] by stream.
-        sink_shift_s: by how much the sink's keys in `keys` are moved now; `None` where they must be moved first.
+        sink: the sink's keys at their own positions, [b h t d] by stream.
+        sink_shift_s: by how much the sink's keys in `keys` are shifted now; None if that must be done first.
     """
 
     keys: Tensor
@@ -56,12 +61,12 @@ class StoreShared:
     """What all passes of a store share, by kind of site.
 
     Args:
-        layouts: the room on this rank.
+        layouts: the space on this rank.
         exchanges: how ranks share a site.
     """
 
     ropes: Ropes
-    parallel: Parallel
+    sharing: Sharing
     layouts: Mapping[str, SiteLayout]
     exchanges: Mapping[str, Exchange]
     _rotations: dict[tuple[str, str], tuple[Tensor, Rotation]] = field(default_factory=dict)
@@ -71,32 +76,38 @@ class StoreShared:
         known, rotation = self._rotations.get((layout.kind, name), (None, None))
         if rotation is None or known is None or not torch.equal(known, positions):
             grid = layout.stream(name).grid(len(positions))
-            columns = self.parallel.columns(name, grid.size)
+            columns = self.sharing.columns(name, grid.size)
             own = rearrange(positions, "(f s) a -> f s a", f=grid.frames)[:, columns]
             rotation = rope_of(self.ropes, layout.kind).rotation(rearrange(own, "f s a -> (f s) a"))
             self._rotations[layout.kind, name] = (positions, rotation)
         return rotation
 
     def shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
-        """The rotation by so many seconds, for tokens at the origin or keys that lie rotated, with all heads."""
+        """The rotation by a time shift, for tokens at the origin or keys that are rotated already, with all heads."""
         rope = rope_of(self.ropes, layout.kind)
         return rope.rotation(rope.origin(1), shift_s)
 
 
-class StoreContext:
-    """The attention context of one pass, seeing the committed pages and itself. Built by `KVStore.open`."""
+class StoreContext(AttentionContext):
+    """The attention context of one pass, which sees the committed pages and its own tokens. Built by `KVStore.open`."""
 
     def __init__(
-        self, room: StoreShared, branch: Branch, chunk: ChunkSpan, write: bool, seen: Mapping[str, Tensor] | None = None
+        self,
+        shared: StoreShared,
+        branch: Branch,
+        chunk: ChunkSpan,
+        write: bool,
+        seen: Mapping[str, Tensor] | None = None,
+        visibility: Visibility | None = None,
     ) -> None:
-        self._room, self._branch, self._chunk = room, branch, chunk
+        self._shared, self._branch, self._chunk, self._visibility = shared, branch, chunk, visibility
         self._plan, self._open, self._write = branch.table.plan, True, write
         self._page = branch.table.page_for(chunk)
         self._is_sink = branch.table.is_sink(chunk)
         self._sink_shift_s = branch.table.sink_shift_s(chunk)
         self._shifts: dict[tuple[str, Fraction], Rotation] = {}
         self._lengths: dict[str, int] = {}
-        self._runs: dict[str, list[tuple[int, int]]] = {}
+        self._runs: dict[str, list[Run]] = {}
         self._seen = seen or {}
         self._masks: dict[str, Tensor | None] = {}
         self._written: set[Site] = set()
@@ -107,13 +118,13 @@ class StoreContext:
     def __exit__(self, *_: object) -> None:
         self._open = False
 
+    @override
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `longtake.pipeline.attention.context.AttentionContext.attend`."""
         assert self._open, "the pass is over"
-        layout, exchange = self._room.layouts[site.kind], self._room.exchanges[site.kind]
+        layout, exchange = self._shared.layouts[site.kind], self._shared.exchanges[site.kind]
         buffer = self._branch.buffers[site]
-        lengths = {n: len(positions[n]) if n in positions else qkv.k.shape[2] for n, qkv in streams.items()}
-        self._check_room(layout, lengths)
+        lengths = {name: self._length(layout, name, qkv, positions) for name, qkv in streams.items()}
+        self._check_fits(layout, lengths)
         self._move_sink(layout, buffer)
         rotated = {n: self._rotated(layout, n, qkv, positions) for n, qkv in streams.items()} if positions else streams
         queries = {}
@@ -122,12 +133,8 @@ class StoreContext:
             if qkv.q is not None:
                 queries[name] = qkv.q
         self._written.add(site)
-        runs, mask = self._visible_runs(layout, lengths), self._mask(layout, lengths)
-
-        def over(q: Tensor) -> Partial:
-            return merge([attend(q, *buffer.run(a, b), None if mask is None else mask[:, a:b]) for a, b in runs])
-
-        return exchange.attend(queries, lengths, over)
+        # From here on peers may send their queries, which are attended over the keys on this rank like its own.
+        return exchange.attend(queries, lengths, self._over(site, buffer, queries, lengths))
 
     def commit(self) -> None:
         """Make this pass's keys and values visible, for every stream at once."""
@@ -138,8 +145,74 @@ class StoreContext:
         self._branch.table.commit(self._chunk, self._lengths)
         self._open = False
 
-    def _check_room(self, layout: SiteLayout, lengths: Mapping[str, int]) -> None:
-        """Refuse what does not fit, on all ranks or on none, and before anything travels."""
+    def _over(self, site: Site, buffer: SiteBuffer, queries: Mapping[str, Tensor], lengths: Mapping[str, int]) -> Over:
+        """Attention over the keys of this site on this rank. All queries see the same runs of slots, unless the site is
+        masked."""
+        layout = self._shared.layouts[site.kind]
+        seen = self._seen_slots(layout, lengths)
+
+        def over_runs(q: Tensor, runs: Sequence[Run], seen: Tensor | None = seen) -> Partial:
+            return merge([attend(q, *buffer.run(a, b), None if seen is None else seen[:, a:b]) for a, b in runs])
+
+        if self._visibility is not None:
+            rows, segments = self._numbered(layout, queries, lengths)
+            mask = self._visibility(site, rows)
+            if mask is not None:
+                if mask.keys is not None:
+                    seen = self._narrowed(layout, seen, mask.keys, segments)
+                over_seen = partial(over_runs, seen=seen)
+                return lambda query: attend_masked(query, mask, rows, segments, over_seen)
+        runs = self._visible_runs(layout, lengths)
+        return lambda query: over_runs(query.tensor, runs)
+
+    def _numbered(
+        self, layout: SiteLayout, queries: Mapping[str, Tensor], lengths: Mapping[str, int]
+    ) -> tuple[SiteRows, list[KeySegment]]:
+        """The numbers of the site's rows, and where its keys lie on this rank; see `SiteRows`."""
+        of_queries: dict[str, range] = {}
+        of_keys: dict[tuple[str, int], range] = {}
+        segments, next_query, next_key = [], 0, 0
+        for stream in layout.streams:
+            if stream.name in queries:
+                of_queries[stream.name] = range(next_query, next_query + lengths[stream.name])
+                next_query += lengths[stream.name]
+            if not stream.page_tokens:
+                continue
+            committed = self._branch.table.pages if stream.kept else []
+            pages = [(page.chunk, page.number, page.lengths[stream.name]) for page in committed]
+            pages.append((self._chunk.index, self._page if stream.kept else 0, lengths.get(stream.name, 0)))
+            for chunk, page, length in pages:
+                numbers = range(next_key, next_key + length)
+                of_keys[stream.name, chunk] = numbers
+                rows, slot = stream.grid(length).rows(stream.share), layout.slot(self._plan, stream.name, page)
+                segments.append(KeySegment(numbers, rows, slot))
+                next_key += length
+        return SiteRows(of_queries, of_keys), segments
+
+    def _narrowed(
+        self, layout: SiteLayout, seen: Tensor | None, keys: Tensor, segments: Sequence[KeySegment]
+    ) -> Tensor:
+        """Which token slots count as keys on this rank, bool [b t], given which keys of the site do, [b k]."""
+        slots = keys.new_ones(len(keys), layout.num_slots(self._plan))
+        for segment in segments:
+            numbers = [segment.numbers.start + row for row in segment.rows.numbers()]
+            slots[:, segment.slot : segment.slot + len(numbers)] = keys[:, numbers]
+        return slots if seen is None else slots & seen
+
+    def _length(self, layout: SiteLayout, name: str, qkv: QKV, positions: Mapping[str, Tensor]) -> int:
+        """The length of a whole stream."""
+        if name in positions:
+            return len(positions[name])
+        if qkv.q is None or qkv.k.shape[2]:
+            return qkv.k.shape[2]
+        # A query-only stream without positions, such as video over the prompt: some columns of every frame are here.
+        size = layout.stream(name).frame_tokens
+        columns = self._shared.sharing.columns(name, size)
+        width = columns.stop - columns.start
+        return qkv.q.shape[2] // width * size if width else self._lengths.get(name, 0)
+
+    def _check_fits(self, layout: SiteLayout, lengths: Mapping[str, int]) -> None:
+        """Refuse what does not fit a page, on all ranks or on none, before anything travels."""
         for stream in layout.streams:
             length = lengths.get(stream.name, 0)
             if not stream.fits(length):
@@ -162,7 +235,7 @@ class StoreContext:
             sink_start = page * stream.page_tokens
             buffer.sink[name][:, :, sink_start : sink_start + length] = qkv.k
 
-    def _visible_runs(self, layout: SiteLayout, lengths: Mapping[str, int]) -> list[tuple[int, int]]:
+    def _visible_runs(self, layout: SiteLayout, lengths: Mapping[str, int]) -> list[Run]:
         """Token slots of every committed page and of this pass; computed at the first layer, the same at all."""
         if layout.kind not in self._runs:
             table, own = self._branch.table, []
@@ -172,7 +245,7 @@ class StoreContext:
             self._runs[layout.kind] = join_runs([*table.runs(layout, table.pages), *own]) or [(0, 0)]
         return self._runs[layout.kind]
 
-    def _mask(self, layout: SiteLayout, lengths: Mapping[str, int]) -> Tensor | None:
+    def _seen_slots(self, layout: SiteLayout, lengths: Mapping[str, int]) -> Tensor | None:
         """Which token slots count as keys on this rank, bool [b t]; None where all do. Computed once a pass."""
         if layout.kind not in self._masks:
             mask = None
@@ -187,10 +260,10 @@ class StoreContext:
         return self._masks[layout.kind]
 
     def _move_sink(self, layout: SiteLayout, buffer: SiteBuffer) -> None:
-        """Turn the sink's keys to the place they have for this chunk: once per chunk and site, not per pass."""
+        """Rotate the sink's keys to their positions for this chunk: once per chunk and site, not per pass."""
         if buffer.sink_shift_s == self._sink_shift_s:
             return
-        rotate = self._shift(layout, self._sink_shift_s).of(layout.heads)
+        rotate = self._shift(layout, self._sink_shift_s).for_heads(layout.heads)
         for page in self._branch.table.sinks:
             for name, keys in buffer.sink.items():
                 stream = layout.stream(name)
@@ -201,18 +274,18 @@ class StoreContext:
         buffer.sink_shift_s = self._sink_shift_s
 
     def _rotated(self, layout: SiteLayout, name: str, qkv: QKV, positions: Mapping[str, Tensor]) -> QKV:
-        """This rank's rows of a stream, rotated to where they are; text lies where the chunk begins, see
+        """This rank's rows of a stream, rotated to their positions; text lies where the chunk begins, see
         docs/decisions."""
         if name not in positions:
             rotate = self._shift(layout, self._chunk.start_s)
         else:
-            rotate = self._room.rotation(layout, name, positions[name])
+            rotate = self._shared.rotation(layout, name, positions[name])
         has_keys = layout.stream(name).page_tokens > 0
         return QKV(None if qkv.q is None else rotate(qkv.q), rotate(qkv.k) if has_keys else qkv.k, qkv.v)
 
     def _shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
-        """See `StoreShared.shift`; computed once a pass, the same at all layers."""
+        """The rotation by a time shift; computed once a pass, the same at all layers."""
         key = (layout.kind, shift_s)
         if key not in self._shifts:
-            self._shifts[key] = self._room.shift(layout, shift_s)
+            self._shifts[key] = self._shared.shift(layout, shift_s)
         return self._shifts[key]

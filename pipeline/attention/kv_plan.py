@@ -1,15 +1,15 @@
-"""Which chunks are kept and where, on plain ints: the policy of the KV store, without a tensor in sight.
+"""Which chunks are kept and where: the policy of the KV store, on plain ints, without tensors.
 
 A branch of the store has one row of pages per stream. With `sink=1` and `window=3`:
 
     page      0      | 1     2     3     4
     holds     sink   | window, as a ring, and the chunk that is being rendered
-    chunk 7   0      | 5     6     7     4        7 is in flight and sees 0 4 5 6; its page held 3, which has left
+    chunk 7   0      | 5     6     7     4        7 is in flight and sees 0 4 5 6; its page held 3, now outside
 
 The ring has one page more than the window, so that nothing visible is overwritten before a commit.
 
-At *canonical points* the store is emptied and filled again from finished latents, by the ordinary clean pass. So what
-it holds depends on the latents since the last such point's window alone, and a resumed run can stand where it stood.
+At *canonical points* the store is emptied and filled again from finished latents, by the ordinary clean pass. So its
+content depends only on the latents since the last such point's window, and a resumed run can rebuild it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,18 @@ from longtake.pipeline.attention.shares import ALL, Grid, Share
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import SpecError
 
+Run = tuple[int, int]
+"""A half-open range of rows or token slots."""
+
 
 @dataclass(frozen=True)
 class KVPlan:
     """How much context a chunk sees, in whole chunks, and how often the store is rebuilt.
 
     Args:
-        window: chunks before the current one that stay visible; 0 where chunks see only themselves.
+        window: chunks before the current one that stay visible; 0 if chunks see only themselves.
         sink: first chunks of a section that stay visible until the next cut (Xiao et al., arXiv 2309.17453).
-        refresh_chunks: distance between canonical points inside a scene; eight windows where not given.
+        refresh_chunks: distance between canonical points inside a scene; eight windows if None.
     """
 
     window: int
@@ -54,7 +57,7 @@ class KVPlan:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether no chunk is seen by later ones, so that all layers and branches take turns in the same room."""
+        """Whether no chunk is seen by later ones, so that all layers and branches can use the same buffers in turn."""
         return not (self.window or self.sink)
 
     def visible(self, section: int, chunk: int) -> list[int]:
@@ -64,16 +67,16 @@ class KVPlan:
         return [*sink, *window]
 
     def is_canonical(self, scene_start: int, chunk: int) -> bool:
-        """Whether the store is emptied and rebuilt before `chunk`: at every scene's start and every refresh."""
+        """Whether the store is emptied and rebuilt before `chunk`: at every scene's start and at every refresh."""
         return self.last_canonical(scene_start, chunk) == chunk
 
     def history(self, section: int, scene_start: int, chunk: int) -> list[int]:
-        """The finished chunks from which a run can stand before `chunk`: the last canonical point's, and all since."""
+        """The finished chunks from which a run can resume at `chunk`: the last canonical point's, and all since."""
         canonical = self.last_canonical(scene_start, chunk)
         return [*self.visible(section, canonical), *range(canonical, chunk)]
 
     def last_canonical(self, scene_start: int, chunk: int) -> int:
-        """The canonical point at or before `chunk`: where a resumed run begins to replay."""
+        """The canonical point at or before `chunk`: where a resumed run starts its replay."""
         return chunk - (chunk - scene_start) % self.refresh_every
 
 
@@ -83,13 +86,13 @@ NOTHING_KEPT = KVPlan(window=0)
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Room for one stream.
+    """Space for one stream.
 
     Args:
-        page_tokens: the most tokens a page holds on this rank; none for a stream that only asks.
+        page_tokens: the most tokens a page holds on this rank; 0 for a query-only stream.
         kept: whether they outlive their pass; text does not.
-        frame_tokens: tokens of each latent frame, which are cut into shares alike in every frame. Where there is only
-            one, the chunk is cut as a whole.
+        frame_tokens: tokens of each latent frame; every frame is cut into the same shares. If it is 1, the chunk is cut
+            as a whole.
         share: the part of each chunk that is kept on this rank.
     """
 
@@ -100,13 +103,13 @@ class StreamLayout:
     share: Share = ALL
 
     def grid(self, length: int) -> Grid:
-        """How a chunk of `length` tokens is cut, as a whole."""
+        """The grid by which a whole chunk of `length` tokens is cut."""
         return Grid(length // self.frame_tokens, self.frame_tokens) if self.frame_tokens > 1 else Grid(1, length)
 
     def shared(self, share: Share) -> "StreamLayout":
-        """Room for one share of every chunk."""
+        """Space for one share of every chunk."""
         frames, size = self.grid(self.page_tokens)
-        return replace(self, page_tokens=frames * share.most(size), share=share)
+        return replace(self, page_tokens=frames * share.largest(size), share=share)
 
     def tokens(self, length: int) -> int:
         """How many of a chunk's `length` tokens are kept here."""
@@ -115,7 +118,7 @@ class StreamLayout:
     def fits(self, length: int) -> bool:
         """Whether every rank's page holds its share of `length` tokens; the same answer on all of them."""
         frames, size = self.grid(length)
-        return self.page_tokens == 0 or frames * self.share.most(size) <= self.page_tokens
+        return self.page_tokens == 0 or frames * self.share.largest(size) <= self.page_tokens
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,11 @@ class SiteLayout:
     heads: Share = ALL
 
     def num_slots(self, plan: KVPlan) -> int:
-        """Token slots of one buffer: all pages of all streams, one behind the other."""
+        """Token slots of one buffer: all pages of all streams, one after another."""
         return sum(_stream_slots(stream, plan) for stream in self.streams)
 
     def slot(self, plan: KVPlan, stream: str, page: int) -> int:
-        """The token slot at which `page` of `stream` begins."""
+        """The first token slot of `page` of `stream`."""
         before = takewhile(lambda layout: layout.name != stream, self.streams)
         return sum(_stream_slots(layout, plan) for layout in before) + page * self.stream(stream).page_tokens
 
@@ -202,12 +205,14 @@ class PageTable:
         return self.plan.sink + self.num_commits % (self.plan.window + 1)
 
     def commit(self, chunk: ChunkSpan, lengths: Mapping[str, int]) -> None:
-        """Make `chunk` visible, and let the oldest window chunk go when the window is full."""
+        """Make `chunk` visible; if the window is full, its oldest chunk leaves."""
         assert all(page.chunk < chunk.index for page in self.pages), f"chunk {chunk.index} is not the next one"
         page = Page(chunk.index, self.page_for(chunk), dict(lengths), chunk.start_s, chunk.stop_s)
         if self.is_sink(chunk):
             self.sinks.append(page)
             return
+        # The page number above is that of the old count; counting moves the ring on to the page that leaves now, which
+        # is written next. The slice keeps the last `window` chunks, and none if the window is 0.
         self.num_commits += 1
         self.window = [*self.window, page][max(0, len(self.window) + 1 - self.plan.window) :]
 
@@ -218,7 +223,7 @@ class PageTable:
         begins = self.window[0].start_s if self.window else chunk.start_s
         return begins - self.sinks[-1].stop_s
 
-    def runs(self, layout: SiteLayout, pages: Sequence[Page]) -> list[tuple[int, int]]:
+    def runs(self, layout: SiteLayout, pages: Sequence[Page]) -> list[Run]:
         """The token slots that `pages` fill at sites of `layout`."""
         starts = [
             (layout.slot(self.plan, s.name, p.number), s.tokens(p.lengths.get(s.name, 0)))
@@ -233,12 +238,12 @@ class PageTable:
         return PageTable(self.plan, self.sinks, self.window, self.num_commits)
 
 
-def join_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half-open runs of token slots, sorted, with neighbours that touch joined and empty ones dropped."""
-    joined: list[tuple[int, int]] = []
+def join_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs, sorted, without empty ones, and with those joined that touch or overlap."""
+    joined: list[Run] = []
     for start, stop in sorted(run for run in runs if run[0] < run[1]):
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], stop)
+        if joined and joined[-1][1] >= start:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
         else:
             joined.append((start, stop))
     return joined

@@ -5,38 +5,39 @@ One page holds one chunk of one stream with its true length. All pages of a site
     [ video: sink | ring ... ][ audio: sink | ring ... ][ text ]
 
 so that a full window and the pass's own tokens are a single contiguous run of keys: no copy, no roll, one kernel
-call. Where pages are missing or short, each run is attended alone and the parts are merged by log-sum-exp.
+call. If pages are missing or short, each run is attended separately and the parts are merged by log-sum-exp.
 
-Where ranks share the store, each has a store of this form with its own heads, or its own rows of each chunk, or both.
+If ranks share the store, each has a store of this form with its own heads, or its own rows of each chunk, or both.
 Tables hold the lengths of whole chunks, so they are the same on every rank.
 
-Window keys lie rotated at their own positions. The sink's keys are kept apart as well, and turned on whenever the
-window moves, to sit just before it (angles add, so this is one rotation for all of them); so chunk 10,000 sees what
-chunk 10 sees.
+Window keys are stored rotated to their own positions. The sink's keys are also stored apart, and rotated again when the
+window moves, so that they end just before it (angles add, so this is one rotation for all of them); so chunk 10,000
+sees what chunk 10 sees.
 
 Shapes: b batch, h heads, t token slots of a buffer, d head width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from longtake.pipeline.attention.context import Site
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.exchange import UNSHARED, Sharing
 from longtake.pipeline.attention.kv_context import Branch, SiteBuffer, StoreContext, StoreShared
 from longtake.pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
+from longtake.pipeline.attention.mask import Visibility
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.clock import ChunkSpan
 
 
 @dataclass(frozen=True)
 class BranchSnapshot:
-    """What one branch has committed, and nothing else: the table, and whole pages of every site, however many ranks
-    had a share of them."""
+    """What one branch has committed, and nothing else: the table, and whole pages of every site, for any number of
+    ranks."""
 
     table: PageTable
     tensors: dict[Site, list[Tensor]]
@@ -52,13 +53,13 @@ class _View:
 
 
 class KVStore:
-    """Keys and values of one take, per branch, constant in bytes whatever the film's length.
+    """Keys and values of one take, per branch, constant in bytes for any length of film.
 
     Args:
         sites: the model's attention sites.
         plan: window, sink and refresh.
         rope: the model's positions to rotations, for all sites or by kind of site.
-        branches: names of the guidance passes that this rank runs, each with pages of its own.
+        branches: names of the guidance passes that this rank runs, each with its own pages.
         dtype: of keys and values.
         batch: takes rendered in step.
         parallel: the ranks that share the store.
@@ -74,25 +75,28 @@ class KVStore:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         batch: int = 1,
-        parallel: Parallel = ONE_RANK,
+        parallel: Sharing = UNSHARED,
     ) -> None:
         self.plan, self.dtype, self.device = plan, dtype, device
         self._exchanges = {site.kind: parallel.at(site) for site in sites}
         self.layouts = {site.kind: self._exchanges[site.kind].layout(site) for site in sites}
-        self._room = StoreShared(rope, parallel, self.layouts, self._exchanges)
+        self._shared = StoreShared(rope, parallel, self.layouts, self._exchanges)
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
-        build: Callable[[SiteLayout], SiteBuffer] = partial(
-            _allocate, plan=plan, batch=batch, dtype=dtype, device=device
-        )
-        if plan.keeps_nothing:
-            build = cache(build)  # what a site writes is read before the next one's turn
-        for branch in self._branches.values():
-            for layout in self.layouts.values():
+        allocate = partial(_allocate, plan=plan, batch=batch, dtype=dtype, device=device)
+        for layout in self.layouts.values():
+            # If nothing is kept, a pass reads only what it has just written at the same site, so one buffer serves all.
+            common = allocate(layout) if plan.keeps_nothing else None
+            for branch in self._branches.values():
                 for layer in range(layout.num_layers):
-                    branch.buffers[Site(layer, layout.kind)] = build(layout)
+                    branch.buffers[Site(layer, layout.kind)] = common or allocate(layout)
 
     def open(
-        self, chunk: ChunkSpan, branch: str, write: bool = False, seen: Mapping[str, Tensor] | None = None
+        self,
+        chunk: ChunkSpan,
+        branch: str,
+        write: bool = False,
+        seen: Mapping[str, Tensor] | None = None,
+        visibility: Visibility | None = None,
     ) -> StoreContext:
         """The attention context of one pass over `chunk`; without a commit nothing that is committed changes.
 
@@ -101,9 +105,10 @@ class KVStore:
             branch: whose pages it sees.
             write: whether the pass may commit (the clean pass).
             seen: which tokens of a whole stream that is not kept, such as padded text, count as keys: bool [b l] by
-                stream; all, where not given. Kept streams have their true lengths instead.
+                stream; all of a stream that is left out. Kept streams have their true lengths instead.
+            visibility: which of these keys each query sees; all if None.
         """
-        return StoreContext(self._room, self._branches[branch], chunk, write, seen)
+        return StoreContext(self._shared, self._branches[branch], chunk, write, seen, visibility)
 
     def reset(self, num_commits: int = 0) -> None:
         """Empty every branch, as at a cut and before a replay.
@@ -136,7 +141,7 @@ class KVStore:
 
     def snapshot(self) -> dict[str, BranchSnapshot]:
         """A copy of everything that is committed: bit for bit the same before and after an aborted chunk, and for any
-        number of ranks whose keys are the same bits. Every rank must ask, and gets the whole."""
+        number of ranks whose keys are the same bits. Every rank must call it, and gets the whole."""
         return {
             name: BranchSnapshot(
                 branch.table.copy(),
@@ -152,8 +157,8 @@ class KVStore:
         }
 
     def restore(self, snapshot: Mapping[str, BranchSnapshot]) -> None:
-        """Put a snapshot back, taken by any number of ranks; what follows is bit for bit what followed for a gang of
-        this size. Of branches that other ranks run, nothing is kept."""
+        """Put a snapshot back, taken by any number of ranks; a gang of this size then computes the same bits as before.
+        Branches that other ranks run are left out."""
         self.reset()
         for name, branch in self._branches.items():
             saved = snapshot[name]

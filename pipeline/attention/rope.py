@@ -39,8 +39,8 @@ class Rotation:
         first, second = x.to(dtype).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
-    def of(self, heads: Share) -> "Rotation":
-        """The rotation for some of the heads."""
+    def for_heads(self, heads: Share) -> "Rotation":
+        """The rotation of some of the heads."""
         if len(self.cos) == 1:
             return self
         own = heads.of(len(self.cos))

@@ -59,8 +59,19 @@ class AVDiTConfig:
         return self.num_heads * self.head_dim
 
 
+@dataclass(frozen=True)
+class AVTokens(Tokens):
+    """One stream inside the blocks, with the prompt that they read.
+
+    Args:
+        text: prompt tokens [b t e], the same for both streams.
+    """
+
+    text: Tensor
+
+
 class AVDiT(nn.Module):
-    """Predicts the velocity of video and audio latents together; answers to `protocols.Denoiser`."""
+    """Predicts the velocity of video and audio latents together; a `protocols.BlockDenoiser`."""
 
     def __init__(self, config: AVDiTConfig) -> None:
         super().__init__()
@@ -86,16 +97,11 @@ class AVDiT(nn.Module):
             }
         )
 
-    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """Velocities shaped like the latents of `streams`, for the prompt tokens `text` [b t e]."""
-        tokens = self.embed(streams, text)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, text, context, Site(layer, "joint"))
-        return self.head(tokens, streams)
-
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents to tokens: a patch of one video latent frame, or one audio latent, becomes one token."""
-        tokens = {name: self.embeds[name](*self._flatten(name, stream), text) for name, stream in streams.items()}
+        tokens: dict[str, Tokens] = {
+            name: self.embeds[name](*self._flatten(name, stream), text) for name, stream in streams.items()
+        }
         if "video" in tokens:
             *_, h, w = streams["video"].latents.shape
             waves = place_waves(h // self.config.patch, w // self.config.patch).to(tokens["video"].x)
@@ -153,12 +159,12 @@ class StreamEmbed(nn.Module):
         self.text = nn.Linear(config.text_tokens * config.text_width, width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, rows: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> Tokens:
+    def forward(self, rows: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> AVTokens:
         """Tokens of rows [b f s c] at noise levels [b f] and positions [f s 3], steered by text [b t e]."""
         noise_level = rearrange(self.sigma(sinusoids(sigma).to(rows.dtype)), "b f d -> b f 1 d")
         condition = noise_level + self.text(rearrange(text, "b t e -> b 1 1 (t e)"))
         modulation = rearrange(self.modulation(functional.silu(condition)), "b f 1 (six d) -> b f 1 six d", six=6)
-        return Tokens(self.rows(rows), condition, modulation, positions)
+        return AVTokens(self.rows(rows), condition, modulation, positions, text)
 
 
 class Block(nn.Module):
@@ -170,15 +176,15 @@ class Block(nn.Module):
         self.audio = StreamBlock(config.audio_width, config)
         self.text = TextKeys(config)
 
-    def forward(
-        self, tokens: Mapping[str, Tokens], text: Tensor, context: AttentionContext, site: Site
-    ) -> dict[str, Tokens]:
+    def forward(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
         """Both streams after this layer."""
+        first = next(iter(tokens.values()))
+        assert isinstance(first, AVTokens)
         own = {"video": self.video, "audio": self.audio}
         modulations = {name: own[name].modulation(stream) for name, stream in tokens.items()}
         qkv = {name: own[name].qkv(stream, modulations[name]) for name, stream in tokens.items()}
         positions = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
-        attended = context.attend(site, {**qkv, "text": self.text(text)}, positions)
+        attended = context.attend(Site(layer, "joint"), {**qkv, "text": self.text(first.text)}, positions)
         return {name: own[name].update(stream, modulations[name], attended[name]) for name, stream in tokens.items()}
 
 

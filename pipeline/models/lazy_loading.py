@@ -8,7 +8,6 @@ from functools import cached_property
 
 from torch import Tensor
 
-from longtake.pipeline.attention.context import AttentionContext
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.models.protocols import (
     Block,
@@ -53,10 +52,6 @@ class LazyDenoiser:
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         """See `BlockDenoiser.head`."""
         return self.loaded.head(tokens, streams)
-
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """See `Denoiser.__call__`."""
-        return self.loaded(streams, text, context)
 
 
 class LazyDecoder:

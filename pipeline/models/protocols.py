@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from longtake.pipeline.attention.context import AttentionContext, Site
+from longtake.pipeline.attention.context import AttentionContext, Pass
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.clock import MediaClock
@@ -39,30 +39,31 @@ class Stream:
 
 
 class Denoiser(Protocol):
-    """A flow-matching model: predicts the velocity (noise minus clean) of every stream at its noise level."""
+    """What a rollout calls: predicts the velocity (noise minus clean) of every stream at its noise level."""
 
-    @property
-    def rope(self) -> Ropes:
-        """Its positions to rotations."""
-        ...
+    def __call__(
+        self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext, run: Pass
+    ) -> dict[str, Tensor]:
+        """Velocities shaped like the streams' latents.
 
-    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """The attention sites, with room for chunks of that size."""
-        ...
-
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """Velocities shaped like the streams' latents, for prompt tokens `text` [b l d]."""
+        Args:
+            streams: what is denoised.
+            text: prompt tokens [b l d].
+            context: attention over what this pass sees.
+            run: which pass this is: what a step cache or a captured graph is keyed by.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One stream inside the blocks. A latent frame's tokens share their condition, so a stream is split among ranks
-    by slicing `s` of `x`, alike in every latent frame.
+    """One stream inside the blocks. The tokens of a latent frame share their condition, so ranks split a stream by
+    slicing `s` of `x`, in the same way in every latent frame. A family whose blocks read more, such as the prompt,
+    extends this class.
 
     Args:
         x: [b f s d].
-        condition: noise level and text, [b f 1 d].
+        condition: noise level, and what else the family adds to it, [b f 1 d].
         modulation: shift, scale and gate, twice, [b f 1 6 d]; each block adds its own.
         positions: float64 [f s a]: seconds, row, column.
     """
@@ -73,12 +74,22 @@ class Tokens:
     positions: Tensor
 
 
-Block = Callable[[Mapping[str, Tokens], Tensor, AttentionContext, Site], dict[str, Tokens]]
-"""One layer: tokens, text, where to attend, and the site at which it does -> tokens."""
+Block = Callable[[Mapping[str, Tokens], AttentionContext, int], dict[str, Tokens]]
+"""One layer: tokens, the context in which it attends, its number -> tokens."""
 
 
-class BlockDenoiser(Denoiser, Protocol):
-    """A denoiser in three parts: latents to tokens, blocks that treat every token alike but for attention, and back."""
+class BlockDenoiser(Protocol):
+    """A flow-matching model in three parts: latents to tokens, blocks in which tokens meet only by attention, and
+    tokens to velocities. `models.blocks` runs them on one rank, `parallel.sharded_denoiser` on several."""
+
+    @property
+    def rope(self) -> Ropes:
+        """Its positions to rotations."""
+        ...
+
+    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        """The attention sites, with space for chunks of that size."""
+        ...
 
     @property
     def blocks(self) -> Iterable[Block]:

@@ -1,10 +1,10 @@
-"""Context parallelism over `torch.distributed`: which ranks share what, and how tensors get from one to another.
+"""Context parallelism over `torch.distributed`: which ranks share what, and how tensors travel between them.
 
     parallel = context_parallel(Degrees(ulysses=2, ring=2))          # on every rank, after init_process_group
     stage = DenoiseStage(model, plan, finished, parallel)            # or KVStore(..., parallel=parallel)
 
-Every rank of a gang makes the same calls in the same order; whatever decides about a call is known to all of them
-alike. Beside `actors/`, nothing else in longtake talks to ranks.
+Every rank of a gang makes the same calls in the same order, so each call depends only on what all ranks know. Apart
+from this module, only `actors/gang.py` and `actors/train_workers.py` use `torch.distributed`.
 
 Shapes: b batch, f latent frames, s tokens of each, d token width.
 """
@@ -12,40 +12,44 @@ Shapes: b batch, f latent frames, s tokens of each, d token width.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
-from longtake.pipeline.attention.exchange import Alone, Exchange, Velocities
+from longtake.pipeline.attention.exchange import Alone, Exchange
 from longtake.pipeline.attention.kv_plan import SiteLayout
-from longtake.pipeline.attention.shares import Share
+from longtake.pipeline.attention.shares import Rows, Share
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.branches import Velocities
 from longtake.pipeline.parallel.degrees import Degrees, Place
+from longtake.pipeline.parallel.gang import Parallel
 from longtake.pipeline.parallel.group import Group, exchange
 from longtake.pipeline.parallel.ring import Ring
 from longtake.pipeline.parallel.ulysses import Ulysses
 
 SHARDED = ("video",)
-"""Streams that are cut. Sound and text are short: every rank has them whole, and their keys count once."""
+"""Streams that are cut. Sound and text are short, so every rank has them whole, and their keys count once."""
 
 
-class Peers:
-    """A `Group` over a process group, point to point: gloo and NCCL both run several messages at once.
+class Peers(Group):
+    """A group over a process group of torch, point to point: gloo and NCCL both run several messages at once.
 
     Args:
         ranks: global ranks, in order; this process is one of them.
-        process_group: that they talk over; the default one where not given.
+        process_group: of these ranks; torch's default one if None.
     """
 
     def __init__(self, ranks: Sequence[int], process_group: dist.ProcessGroup | None = None) -> None:
         self.index, self.size, self.sent_bytes = ranks.index(dist.get_rank()), len(ranks), 0
         self._ranks, self._process_group = ranks, process_group
 
+    @override
     def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
-        """See `Group.start`."""
         sent = {rank: tensor.contiguous() for rank, tensor in outgoing.items() if tensor.numel()}
         self.sent_bytes += sum(tensor.numel() * tensor.element_size() for tensor in sent.values())
         ops = [self._op(dist.isend, rank, tensor) for rank, tensor in sent.items()]
@@ -55,7 +59,7 @@ class Peers:
         def wait() -> None:
             for work in works:
                 work.wait()
-            sent.clear()  # what is being sent must live until now
+            sent.clear()  # until here, the tensors that are being sent must stay alive
 
         return wait
 
@@ -63,13 +67,13 @@ class Peers:
         return dist.P2POp(act, tensor, self._ranks[rank], self._process_group)
 
 
-class ContextParallel:
-    """A gang seen from one of its ranks; see `exchange.Parallel`.
+class ContextParallel(Parallel):
+    """A gang of several ranks, seen from one of them.
 
     Args:
         degrees: of the mesh.
         place: of this rank.
-        group: makes the group of the ranks that stand at the given places.
+        group: makes the group of the ranks at the given places.
         sharded: streams that are cut.
     """
 
@@ -87,24 +91,31 @@ class ContextParallel:
         places = [Place(place.cfg, ring, index) for ring in range(degrees.ring) for index in range(degrees.ulysses)]
         self.tokens = group(places)
 
+    @override
     def at(self, site: SiteLayout) -> Exchange:
-        """See `Parallel.at`: where no sharded stream brings keys, all keys are here, and nothing travels."""
+        # Where no sharded stream has keys, all keys are on every rank, and nothing travels.
         if not any(stream.page_tokens for stream in site.streams if stream.name in self._sharded):
-            return Alone()
+            return Alone(partial(self._own_rows, site))
         inner = Ring(site, self.ring, self._sharded) if self.ring.size > 1 else Alone()
         if self.ulysses.size == 1:
             return inner
         return Ulysses(site, self.ulysses, Share(self.ring.index, self.ring.size), inner, self._sharded)
 
+    def _own_rows(self, site: SiteLayout, stream: str, length: int) -> Rows:
+        """The rows of a whole stream that this rank runs through the blocks."""
+        grid = site.stream(stream).grid(length)
+        columns = self.columns(stream, grid.size)
+        return Rows(grid, range(columns.start, columns.stop))
+
+    @override
     def columns(self, stream: str, size: int) -> slice:
-        """See `Parallel.columns`."""
         if stream not in self._sharded:
             return slice(0, size)
         columns = self.degrees.columns(self.place, size)
         return slice(columns.start, columns.stop)
 
+    @override
     def gather(self, stream: str, x: Tensor, size: int) -> Tensor:
-        """See `Parallel.gather`."""
         if stream not in self._sharded:
             return x
         b, f, _, d = x.shape
@@ -112,8 +123,8 @@ class ContextParallel:
         shapes = [(b, f, len(self.degrees.columns(place, size)), d) for place in places]
         return torch.cat(exchange(self.tokens, [x] * self.tokens.size, shapes), dim=2)
 
+    @override
     def branches(self, branches: Iterable[str]) -> list[str]:
-        """See `Passes.branches`."""
         names = list(branches)
         if len(names) < self.cfg.size:
             raise SpecError(
@@ -122,8 +133,9 @@ class ContextParallel:
             )
         return names[self.cfg.index :: self.cfg.size]
 
+    @override
     def all_branches(self, own: Mapping[str, Velocities], branches: Iterable[str]) -> dict[str, Velocities]:
-        """See `Passes.all_branches`."""
+        # Ranks take branches in turn, so they may have one more or fewer; all send their velocities flat.
         velocity = next(iter(own.values()))
         sizes = [v.numel() for v in velocity.values()]
         sent = torch.cat([v.flatten() for branch in own.values() for v in branch.values()])
@@ -140,13 +152,13 @@ class ContextParallel:
 
 @contextmanager
 def joined(rank: int, num_ranks: int, meeting: Path, timeout_s: float = 60) -> Iterator[None]:
-    """This process as one rank of `num_ranks` on one machine, over gloo, until the block is left.
+    """Make this process one rank of `num_ranks` on one machine, over gloo, inside the block.
 
     Args:
         rank: of this process.
         num_ranks: all processes.
-        meeting: a file that does not exist yet, the same for all.
-        timeout_s: how long a rank waits for another one before it gives up.
+        meeting: a file that does not exist yet, the same for all ranks.
+        timeout_s: how long a rank waits for another one before it fails.
     """
     where, timeout = f"file://{meeting}", timedelta(seconds=timeout_s)
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=num_ranks, timeout=timeout)
@@ -162,7 +174,7 @@ def context_parallel(
     process_group: dist.ProcessGroup | None = None,
     sharded: Collection[str] = SHARDED,
 ) -> ContextParallel:
-    """The gang of `ranks` (global, in order; all of the default group where not given), seen from this one of them.
+    """The gang of `ranks` (global, in order; all of the default group if None), seen from this process.
 
     Raises:
         SpecError: the degrees ask for another number of ranks.

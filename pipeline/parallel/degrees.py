@@ -1,10 +1,10 @@
-"""How ranks share attention, on plain ints: degrees and places.
+"""How ranks share attention, on plain ints: degrees and places on the mesh.
 
 A gang's ranks form a mesh of three axes. Tokens are cut twice, first along `ring`, then along `ulysses`:
 
     cfg      guided and unguided passes on different ranks; only velocities travel, once a step
-    ring     every rank keeps its rows of each chunk; queries travel, and come back as partial results
-    ulysses  every rank keeps its heads of each chunk; the new chunk's tokens travel, and come back attended
+    ring     every rank keeps its rows of each chunk; queries travel, and partial results come back
+    ulysses  every rank keeps its heads of each chunk; the new chunk's tokens travel, and outputs come back
 
     8 ranks as cfg 2, ring 2, ulysses 2:   cfg 0  ring 0  ulysses 0 1  = ranks 0 1
                                                   ring 1  ulysses 0 1  = ranks 2 3
@@ -20,7 +20,7 @@ from longtake.pipeline.errors import SpecError
 
 
 class Place(NamedTuple):
-    """Where a rank stands on the mesh."""
+    """A rank's place on the mesh."""
 
     cfg: int
     ring: int
@@ -47,12 +47,12 @@ class Degrees:
         return prod((self.ulysses, self.ring, self.cfg))
 
     def place(self, rank: int) -> Place:
-        """Where `rank`, counted inside the gang, stands; neighbours differ along `ulysses` first."""
+        """The place of `rank`, counted inside the gang; neighbours differ along `ulysses` first."""
         rest, ulysses = divmod(rank, self.ulysses)
         return Place(*divmod(rest, self.ring), ulysses)
 
     def rank(self, place: Place) -> int:
-        """The rank that stands at `place`."""
+        """The rank at `place`."""
         return (place.cfg * self.ring + place.ring) * self.ulysses + place.ulysses
 
     def columns(self, place: Place, size: int) -> range:
@@ -63,10 +63,10 @@ class Degrees:
 
 
 def propose(ranks: int, num_heads: int, num_passes: int) -> Degrees:
-    """Degrees for `ranks`: guidance passes apart first, since little travels between them; then whole heads, as far
-    as they can be shared evenly; then rows."""
+    """Degrees for `ranks`: first along `cfg`, since little travels there; then along `ulysses`, as far as heads can be
+    shared evenly; the rest along `ring`."""
     cfg = 2 if num_passes == 2 and ranks % 2 == 0 else 1
     rest = ranks // cfg
     divisors = [degree for degree in range(1, rest + 1) if rest % degree == 0 and degree <= num_heads]
-    ulysses = max(divisors, key=lambda degree: (num_heads / (degree * Share(0, degree).most(num_heads)), degree))
+    ulysses = max(divisors, key=lambda degree: (num_heads / (degree * Share(0, degree).largest(num_heads)), degree))
     return Degrees(ulysses, rest // ulysses, cfg)

@@ -27,12 +27,12 @@ class Group(Protocol):
     sent_bytes: int
 
     def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
-        """Begin to send a tensor to each rank of `outgoing` and to fill the tensors of `incoming`.
+        """Start to send a tensor to each rank of `outgoing` and to fill the tensors of `incoming`.
 
         Between two ranks, tensors arrive in the order in which they were sent. Empty tensors do not travel.
 
         Returns:
-            What waits until all of it has happened.
+            A function that waits until all of it is done.
         """
         ...
 
@@ -54,7 +54,7 @@ def cut_columns(x: Tensor, grid: Grid, share: Share) -> Tensor:
 
 
 def join_columns(parts: Sequence[Tensor], frames: int) -> Tensor:
-    """Shares [b h (f s) d], in order, side by side in every frame."""
+    """Shares [b h (f s) d], in the order of ranks, joined inside every frame."""
     if frames == 1:
         return torch.cat(list(parts), dim=2)
     joined = torch.cat([rearrange(part, "b h (f s) d -> b h f s d", f=frames) for part in parts], dim=3)

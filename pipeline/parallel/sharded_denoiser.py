@@ -8,37 +8,34 @@ from dataclasses import replace
 
 from einops import rearrange
 from torch import Tensor
+from typing_extensions import override
 
-from longtake.pipeline.attention.context import AttentionContext, Site
-from longtake.pipeline.attention.exchange import Parallel
-from longtake.pipeline.attention.kv_plan import SiteLayout
-from longtake.pipeline.attention.rope import Ropes
-from longtake.pipeline.models.protocols import BlockDenoiser, Stream, Tokens
+from longtake.pipeline.attention.context import AttentionContext, Pass
+from longtake.pipeline.attention.exchange import Sharing
+from longtake.pipeline.models.blocks import run_blocks
+from longtake.pipeline.models.protocols import BlockDenoiser, Denoiser, Stream, Tokens
 
 
-class ShardedDenoiser:
-    """Answers as `denoiser` does, on every rank of a gang alike. Its passes need a context of a store that the same
-    ranks share.
+class ShardedDenoiser(Denoiser):
+    """Computes what `denoiser` computes, the same on every rank of a gang. Its passes need a context of a store that
+    the same ranks share.
 
     Args:
         denoiser: whose weights every rank has.
         parallel: the gang.
     """
 
-    def __init__(self, denoiser: BlockDenoiser, parallel: Parallel) -> None:
-        self.rope: Ropes = denoiser.rope
+    def __init__(self, denoiser: BlockDenoiser, parallel: Sharing) -> None:
         self._denoiser, self._parallel = denoiser, parallel
 
-    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """See `Denoiser.sites`: whole, the store takes its share."""
-        return self._denoiser.sites(latent_height, latent_width, chunk_latents, chunk_audio)
-
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """See `Denoiser`."""
+    @override
+    def __call__(
+        self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext, run: Pass
+    ) -> dict[str, Tensor]:
+        del run  # no step is skipped or cached yet
         whole = self._denoiser.embed(streams, text)
-        tokens = {name: self._own(name, stream) for name, stream in whole.items()}
-        for layer, block in enumerate(self._denoiser.blocks):
-            tokens = block(tokens, text, context, Site(layer, "joint"))
+        own = {name: self._own(name, stream) for name, stream in whole.items()}
+        tokens = run_blocks(self._denoiser.blocks, own, context)
         out = {name: replace(stream, x=self._gather(name, stream.x, tokens[name].x)) for name, stream in whole.items()}
         return self._denoiser.head(out, streams)
 

@@ -1,12 +1,12 @@
-"""The segment rollout: long films from weights that were trained on whole clips, without a cache.
+"""The continuation rollout: long films from weights that were trained on whole clips, without a cache.
 
-    for every chunk:   show it with the last clean latents before it, in one bidirectional pass
-                       denoise both streams together, while the overlap stays what it is
+    for every chunk:   one bidirectional pass holds it and the last clean latents before it, the overlap
+                       denoise both streams together; the overlap stays as it is
                        keep the chunk's own latents
 
-Latents are handed across, never pixels: nothing is encoded again, so nothing fades. A section's first chunk has no
-overlap, unless the film goes on from another one. The overlap is given latents like any others (see `values.Given`), as
-in LongCat-Video's continuation and LTX-2's, for both streams.
+Latents are passed on, never pixels: nothing is encoded again, so errors of the codecs do not add up. A section's first
+chunk has no overlap, unless the film continues another one. The overlap consists of given latents like any others (see
+`values.Given`), for both streams, as in the continuations of LongCat-Video and LTX-2.
 
 Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l audio latents.
 """
@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from longtake.pipeline.attention.exchange import ONE_RANK, Passes
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock
+from longtake.pipeline.models.branches import EVERY_BRANCH, Branches
 from longtake.pipeline.models.protocols import Denoiser
 from longtake.pipeline.rollouts import Continuation, holding, widened
-from longtake.pipeline.sampling.rollout import Prompts, RolloutEngine, Sampling, Scope, latent_dtype
+from longtake.pipeline.sampling.engine import Prompts, RolloutEngine, Sampling, Scope, latent_dtype
 from longtake.pipeline.values import Conditioning, Given, GivenLatents, LatentChunk
 
 
@@ -29,9 +29,9 @@ class ContinuationEngine(RolloutEngine):
     """Renders chunks in order, each with the overlap before it; nothing is committed to the store.
 
     Args:
-        segment: the overlap, and how it is shown.
+        segment: the length of the overlap, and whether it enters a pass clean.
         denoiser, store, clock, sampling, latent_shapes, passes: see `RolloutEngine`; the store's pages hold the longest
-            chunk together with its overlap.
+            chunk with its overlap.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class ContinuationEngine(RolloutEngine):
         clock: MediaClock,
         sampling: Sampling,
         latent_shapes: Mapping[str, Sequence[int]],
-        passes: Passes = ONE_RANK,
+        passes: Branches = EVERY_BRANCH,
     ) -> None:
         super().__init__(denoiser, store, clock, sampling, latent_shapes, passes)
         self._segment = segment
 
     @torch.inference_mode()
     def denoise(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
-        """The clean latents of `chunk`, whose predecessors were rendered or resumed before; those given as they are."""
+        """The clean latents of `chunk`, whose predecessors were rendered or resumed; given latents stay as they are."""
         scope = self._scope(chunk, given)
         values = self._from_noise(scope, prompts)
         own = {name: values[name][0, first:] for name, first in _own(scope.span, chunk).items()}
@@ -58,7 +58,7 @@ class ContinuationEngine(RolloutEngine):
         return latents
 
     def resume(self, finished: Iterable[LatentChunk], _chunk: ChunkSpan, _prompts: Prompts) -> None:
-        """Stand where an undisturbed run stands before the next chunk.
+        """Restore the state of an undisturbed run before the next chunk.
 
         Args:
             finished: the chunks that hold the overlap, in order.
@@ -67,14 +67,14 @@ class ContinuationEngine(RolloutEngine):
 
     @torch.inference_mode()
     def dry_pass(self, latents: LatentChunk, conditioning: Conditioning) -> None:
-        """One pass as the next chunk's will be, in all branches, given finished `latents`: to be timed."""
+        """One pass of the cost of the next chunk's, in all branches, over finished `latents`: to be timed."""
         scope = self._scope(latents.span, conditioning.given)
         values = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
-        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, conditioning.prompts)
+        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, conditioning.prompts, 0)
         self._remember(latents)
 
     def _scope(self, chunk: ChunkSpan, given: Given | None) -> Scope:
-        """The passes over `chunk`: the overlap before it is given, and whatever is given of itself."""
+        """The passes over `chunk`: the overlap before it is given, and so are the latents of `given`."""
         spans = [span.span for span in self._before(chunk)]
         span = widened(self.clock, spans, chunk, self._segment.overlap)
         own, times_s = _own(span, chunk), {}
@@ -84,7 +84,7 @@ class ContinuationEngine(RolloutEngine):
         return Scope(span, times_s, self._given(chunk, given, own), self._segment.clean)
 
     def _given(self, chunk: ChunkSpan, given: Given | None, own: Mapping[str, int]) -> dict[str, GivenLatents]:
-        """What is given of a widened chunk whose own latents begin at the places `own`."""
+        """The given latents of a widened chunk whose own latents begin at the places `own`."""
         found = {}
         for name, first in own.items():
             before = [getattr(latents, name) for latents in self._before(chunk)]
@@ -102,7 +102,7 @@ class ContinuationEngine(RolloutEngine):
         return [self._finished[index] for index in sorted(self._finished) if chunk.section <= index < chunk.index]
 
     def _remember(self, latents: LatentChunk) -> None:
-        """Keep the chunks that hold the next one's overlap."""
+        """Keep the chunks that hold the next chunk's overlap."""
         chunk = latents.span
         spans = [*(kept.span for kept in self._before(chunk)), chunk]
         self._finished[chunk.index] = latents
@@ -111,7 +111,7 @@ class ContinuationEngine(RolloutEngine):
 
 
 def _own(span: ChunkSpan, chunk: ChunkSpan) -> dict[str, int]:
-    """Where in the latents of a widened span the chunk's own begin."""
+    """The place in a widened span at which the chunk's own latents begin, by stream."""
     return {name: _latents(chunk, name).start - _latents(span, name).start for name in ("video", "audio")}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, Site
-from longtake.pipeline.attention.exchange import Velocities
+from longtake.pipeline.models.branches import Velocities
 from longtake.pipeline.models.protocols import Stream
 
 CROSS_KINDS = ("a2v", "v2a")

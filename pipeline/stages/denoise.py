@@ -3,17 +3,18 @@
 from collections.abc import Callable
 
 from longtake.pipeline.adapters.unipc import UniPC
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.models.protocols import FilmModel
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.rollouts import Causal, Continuation
+from longtake.pipeline.sampling.causal import CausalEngine
 from longtake.pipeline.sampling.continuation import ContinuationEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.solver import Euler, Renoise, Solver
 from longtake.pipeline.values import Conditioning, LatentChunk
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from longtake.pipeline.attention.context import ChunkLengths
 from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
 from longtake.pipeline.models.av_dit import StreamBlock
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.sampling.schedule import shift_sigma, staggered
@@ -213,7 +214,7 @@ class FlowMatching(nn.Module):
         out: Latents = {}
         for group in [[name] for name in streams] if apart else [list(streams)]:
             context = TeacherForcedContext(chunks, plan, denoiser.rope, num_clean=len(text))
-            out.update(denoiser({name: streams[name] for name in group}, texts, context))
+            out.update(predict(denoiser, {name: streams[name] for name in group}, texts, context))
         return {name: velocity[len(text) :] for name, velocity in out.items()}, targets
 
     def _loss(self, name: str, velocity: Tensor, target: Tensor, level: Tensor, batch: Batch) -> Tensor:

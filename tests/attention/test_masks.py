@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from longtake.pipeline.attention.context import QKV, Site
-from longtake.pipeline.attention.exchange import ONE_RANK
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK
 from longtake.pipeline.testing.thread_ranks import run_threads
 from tests.parallel.rank_acts import AUDIO, FRAMES, HEAD_DIM, HEADS, SIZE, TEXT, site_store, span
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.embedded import TINY
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser, LazyTextEncoder
 from longtake.pipeline.models.protocols import Stream
@@ -39,7 +40,7 @@ def test_a_lazy_denoiser_has_sites_and_rope_without_weights_and_computes_the_sam
     velocities = []
     for denoiser in (model.denoiser, lazy, lazy):
         with store.open(chunk, "guided") as context:
-            velocities.append(denoiser(streams, text, context)["video"])
+            velocities.append(predict(denoiser, streams, text, context)["video"])
     assert torch.equal(velocities[0], velocities[1])
     assert list(lazy.blocks) == list(model.denoiser.blocks)
     assert loads == [model.denoiser]

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from longtake.jobs.bench.parity import compare_all
 from longtake.jobs.bench.parity_cases import SIGMA, Case, film, relative
-from longtake.pipeline.attention.context import QKV, Site
-from longtake.pipeline.attention.exchange import ONE_RANK, Parallel
+from longtake.pipeline.attention.context import QKV, Pass, Site
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, StreamLayout
 from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.attention.mask import Visibility
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.attention.shares import Grid
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import CapacityError
 from longtake.pipeline.parallel.context_parallel import ContextParallel, context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.parallel.traffic import SiteTraffic
 
@@ -73,7 +74,7 @@ def aborted(parallel: ContextParallel) -> bool:
     for sigma, write in ((SIGMA, False), (0.0, True)):
         with store.open(chunk, "guided", write=write) as context:
             ShardedDenoiser(whole.denoiser, parallel)(
-                whole.streams(chunk, sigma), whole.prompt(chunk, "guided"), context
+                whole.streams(chunk, sigma), whole.prompt(chunk, "guided"), context, Pass(0, "guided")
             )
     after = store.snapshot()
     return all(
@@ -106,12 +107,14 @@ KINDS = {
     "v2a": {"video": "k", "audio": "q"},
     "video_text": {"video": "q", "text": "k"},
 }
-"""Sites of all kinds: which streams ask there, and which bring keys."""
+"""Sites of all kinds: which streams have queries there, and which have keys."""
 
 FRAMES, SIZE, AUDIO, TEXT, HEADS, HEAD_DIM = 3, 5, 7, 4, 5, 8
+ROPE = Rope.of_axes([(1.0, 0.1), (0.5, 0.3)])
+CHUNK_FRAMES = (3, 2, 3, 1, 3, 3)
 
 
-def site_store(parallel: Parallel) -> KVStore:
+def site_store(parallel: Parallel, rope: Rope = ROPE) -> KVStore:
     """A store with one site of each kind."""
     room = {"video": FRAMES * SIZE, "audio": AUDIO, "text": TEXT}
     layouts = []
@@ -126,7 +129,6 @@ def site_store(parallel: Parallel) -> KVStore:
             for name, role in streams.items()
         )
         layouts.append(SiteLayout(kind, 1, HEADS, HEAD_DIM, tuple(pages)))
-    rope = Rope.of_axes([(1.0, 0.1), (0.5, 0.3)])
     return KVStore(layouts, KVPlan(2, 1), rope, dtype=torch.float64, parallel=parallel)
 
 
@@ -136,7 +138,7 @@ def span(index: int) -> ChunkSpan:
 
 
 def attend_everywhere(context: Any, parallel: Parallel, frames: int, seed: int) -> dict[str, Tensor]:
-    """Random tokens at every site, each rank with its own; the answers, whole."""
+    """Random tokens at every site, each rank with its own; the whole outputs."""
     generator = torch.Generator().manual_seed(seed)
     tokens = {"video": frames * SIZE, "audio": AUDIO, "text": TEXT}
     found = {}
@@ -161,18 +163,19 @@ def attend_everywhere(context: Any, parallel: Parallel, frames: int, seed: int) 
     return found
 
 
-def sites(parallel: ContextParallel) -> dict[str, float]:
+def sites(parallel: ContextParallel, visibility: Visibility | None = None) -> dict[str, float]:
     """Sites of all kinds, over chunks that fill the sink and the window and then move on: the largest differences."""
     shared, alone = site_store(parallel), site_store(ONE_RANK)
     worst: dict[str, float] = {}
-    for index, frames in enumerate((3, 2, 3, 1, 3, 3)):
+    for index, frames in enumerate(CHUNK_FRAMES):
         with (
-            shared.open(span(index), "guided", write=True) as ours,
-            alone.open(span(index), "guided", write=True) as one,
+            shared.open(span(index), "guided", write=True, visibility=visibility) as ours,
+            alone.open(span(index), "guided", write=True, visibility=visibility) as one,
         ):
             got = attend_everywhere(ours, parallel, frames, seed=index)
             for key, expected in attend_everywhere(one, ONE_RANK, frames, seed=index).items():
-                worst[key] = max(worst.get(key, 0.0), relative(got[key], expected))
+                same = torch.equal(got[key], expected)  # also where all is masked, and zero
+                worst[key] = max(worst.get(key, 0.0), 0.0 if same else relative(got[key], expected))
             ours.commit()
             one.commit()
     return worst
@@ -184,7 +187,9 @@ def traffic(parallel: ContextParallel) -> tuple[int, int]:
     store, chunk = whole.store(parallel), whole.chunks[0]
     before = parallel.ulysses.sent_bytes + parallel.ring.sent_bytes
     with store.open(chunk, "guided") as context:
-        ShardedDenoiser(whole.denoiser, parallel)(whole.streams(chunk, SIGMA), whole.prompt(chunk, "guided"), context)
+        ShardedDenoiser(whole.denoiser, parallel)(
+            whole.streams(chunk, SIGMA), whole.prompt(chunk, "guided"), context, Pass(0, "guided")
+        )
     streams = {"video": Grid(3, 9), "audio": Grid(1, len(chunk.audio_latents))}
     site = SiteTraffic(5, 8, streams, streams, item_bytes=4, sharded=("video",))
     layers = 2

@@ -106,7 +106,7 @@ def test_the_ranks_columns_tile_every_frame_in_their_order(degrees, total):
 def test_a_share_is_never_larger_than_foreseen():
     for total in range(20):
         for count in range(1, 6):
-            assert max(len(Share(index, count).of(total)) for index in range(count)) == Share(0, count).most(total)
+            assert max(len(Share(index, count).of(total)) for index in range(count)) == Share(0, count).largest(total)
 
 
 def test_ranks_stand_on_the_mesh_with_ulysses_innermost():

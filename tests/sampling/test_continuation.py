@@ -13,16 +13,18 @@ from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, store_bytes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import kv_bytes, plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Continuation, holding, widened
 from longtake.pipeline.sampling.continuation import ContinuationEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.guidance import ClassifierFree
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import Sampling
 from longtake.pipeline.sampling.schedule import noise_levels
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.spec import parse_storyboard
@@ -43,9 +45,9 @@ class Spy:
     def __init__(self, denoiser):
         self.denoiser, self.shown = denoiser, []
 
-    def __call__(self, streams, text, context):
+    def __call__(self, streams, text, context, run):
         self.shown.append(streams)
-        return self.denoiser(streams, text, context)
+        return self.denoiser(streams, text, context, run)
 
 
 def segment_store(model, clock, chunks, overlap):
@@ -56,7 +58,9 @@ def segment_store(model, clock, chunks, overlap):
 def rollout_of(model, chunks, clock, segment, steps=2, denoiser=None):
     store = segment_store(model, clock, chunks, segment.overlap)
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), Euler(), ClassifierFree(2.0), KeyedNoise(5))
-    return ContinuationEngine(segment, denoiser or model.denoiser, store, clock, sampling, SHAPES)
+    return ContinuationEngine(
+        segment, denoiser or ShardedDenoiser(model.denoiser, ONE_RANK), store, clock, sampling, SHAPES
+    )
 
 
 def film_of(model, fps=Fraction(16)):
@@ -103,7 +107,7 @@ def test_a_chunk_equals_one_uncached_forward_over_overlap_and_chunk(overlap, fps
             context = ChunkCausalContext(
                 [ChunkLengths(lengths, span.start_s, span.stop_s)], KVPlan(1), model.denoiser.rope
             )
-            velocity[branch] = model.denoiser(streams, prompt.tokens.unsqueeze(0), context)
+            velocity[branch] = predict(model.denoiser, streams, prompt.tokens.unsqueeze(0), context)
         got = rollout.denoise(chunk, scene)
         for name in SHAPES:
             guided, unguided = velocity["guided"][name], velocity["unguided"][name]
@@ -139,7 +143,7 @@ def test_the_overlap_of_a_special_first_latent_has_its_true_times():
 def test_the_overlap_is_shown_clean_with_a_level_of_zero():
     model = tiny_model()
     clock, chunks = film_of(model)
-    spy = Spy(model.denoiser)
+    spy = Spy(ShardedDenoiser(model.denoiser, ONE_RANK))
     rollout = rollout_of(model, chunks, clock, Continuation(3), denoiser=spy)
     first = rollout.denoise(chunks[0], prompts(model, TEXTS[0]))
     spy.shown.clear()
@@ -155,7 +159,7 @@ def test_the_overlap_is_shown_clean_with_a_level_of_zero():
 def test_weights_with_one_level_for_all_see_the_overlap_at_the_level_of_the_step_from_keyed_noise():
     model = tiny_model()
     clock, chunks = film_of(model)
-    spy = Spy(model.denoiser)
+    spy = Spy(ShardedDenoiser(model.denoiser, ONE_RANK))
     rollout = rollout_of(model, chunks, clock, Continuation(3, clean=False), denoiser=spy)
     first = rollout.denoise(chunks[0], prompts(model, TEXTS[0]))
     spy.shown.clear()

@@ -9,14 +9,17 @@ from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.errors import ShapeError
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.gang import ONE_RANK
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.rollouts import Continuation
+from longtake.pipeline.sampling.causal import CausalEngine
 from longtake.pipeline.sampling.continuation import ContinuationEngine
+from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.guidance import ClassifierFree
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.rollout import CausalEngine, Sampling
 from longtake.pipeline.sampling.schedule import noise_levels
 from longtake.pipeline.sampling.solver import Euler, Renoise
 from longtake.pipeline.testing.thread_ranks import run_threads
@@ -37,7 +40,7 @@ def given_of(chunk, places, dtype=torch.float64):
 def rollout_of(kind, model, chunks, clock, denoiser=None, solver=None, steps=2):
     store = tiny_store(model, KVPlan(2, 1), chunks) if kind == "causal" else segment_store(model, clock, chunks, 3)
     sampling = Sampling(noise_levels(steps, 2.5, audio_lag=0.5), solver or Euler(), ClassifierFree(2.0), KeyedNoise(5))
-    parts = (denoiser or model.denoiser, store, clock, sampling, SHAPES)
+    parts = (denoiser or ShardedDenoiser(model.denoiser, ONE_RANK), store, clock, sampling, SHAPES)
     return CausalEngine(*parts) if kind == "causal" else ContinuationEngine(Continuation(3), *parts)
 
 
@@ -61,7 +64,7 @@ PLACES = {
 @pytest.mark.parametrize("solver", [Euler(), Renoise()], ids=["euler", "renoise"])
 def test_given_latents_are_shown_clean_in_every_pass_and_come_out_bit_for_bit(film, kind, places, solver):
     model, clock, chunks = film
-    spy, scene = Spy(model.denoiser), prompts(model, TEXT)
+    spy, scene = Spy(ShardedDenoiser(model.denoiser, ONE_RANK)), prompts(model, TEXT)
     rollout = rollout_of(kind, model, chunks, clock, spy, solver)
     rollout.denoise(chunks[0], scene)
     spy.shown.clear()
@@ -120,8 +123,8 @@ def test_a_step_with_given_latents_equals_one_forward_with_their_level_at_zero()
         streams[name] = Stream(x, sigma, torch.tensor(times, dtype=torch.float64))
     lengths = ChunkLengths({"video": 4 * (LATENT_SIZE // 2) ** 2, "audio": 20}, chunk.start_s, chunk.stop_s)
     velocity = {
-        branch: model.denoiser(
-            streams, prompt.tokens[None], ChunkCausalContext([lengths], KVPlan(1), model.denoiser.rope)
+        branch: predict(
+            model.denoiser, streams, prompt.tokens[None], ChunkCausalContext([lengths], KVPlan(1), model.denoiser.rope)
         )
         for branch, prompt in scene.items()
     }

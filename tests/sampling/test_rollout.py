@@ -7,10 +7,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
+from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths, Pass
 from longtake.pipeline.attention.kv_plan import KVPlan, store_bytes
 from longtake.pipeline.clock import ChunkSpan, MediaClock
 from longtake.pipeline.errors import CapacityError
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.values import LatentChunk
@@ -50,7 +51,7 @@ def uncached_velocity(
     ]
     streams = stream(clock, parts, [0.0] * (len(parts) - 1) + [SIGMA])
     context = ChunkCausalContext(lengths, plan, model.denoiser.rope)
-    velocity = model.denoiser(streams, text.unsqueeze(0), context)
+    velocity = predict(model.denoiser, streams, text.unsqueeze(0), context)
     last = parts[-1].span
     return {
         "video": velocity["video"][:, -len(last.latents) :],
@@ -78,7 +79,7 @@ def test_cached_attention_equals_the_uncached_forward(window, sink, refresh, fps
         noisy = random_latents(chunk, seed=2)
         for branch, prompt in scene.items():
             with store.open(chunk, branch) as context:
-                cached = model.denoiser(stream(clock, [noisy], [SIGMA]), prompt.tokens.unsqueeze(0), context)
+                cached = predict(model.denoiser, stream(clock, [noisy], [SIGMA]), prompt.tokens.unsqueeze(0), context)
             parts = [*(finished[index] for index in history), noisy]
             plain = uncached_velocity(model, clock, plan, parts, prompt.tokens)
             worst = max(worst, *(float((cached[name] - plain[name]).abs().max()) for name in cached))
@@ -124,7 +125,9 @@ def test_chunk_10000_equals_chunk_10_for_the_same_window(sink):
         assert store.chunks("guided") == [moved[index].index for index in plan.visible(0, 10)]
         with store.open(moved[10], "guided") as context:
             noisy = replace(random_latents(chunks[10], seed=2), span=moved[10])
-            return model.denoiser(stream(clock, [noisy], [SIGMA]), scene["guided"].tokens.unsqueeze(0), context)
+            return predict(
+                model.denoiser, stream(clock, [noisy], [SIGMA]), scene["guided"].tokens.unsqueeze(0), context
+            )
 
     early, late = velocity(0), velocity(9990)
     for name in early:
@@ -165,7 +168,7 @@ def test_an_aborted_chunk_leaves_the_store_bit_identical(film):
     noisy = stream(clock, [random_latents(chunks[6], torch.float32)], [SIGMA])
     for write in (False, True):
         with store.open(chunks[6], "guided", write=write) as context:
-            model.denoiser(noisy, scene["guided"].tokens[None], context)
+            predict(model.denoiser, noisy, scene["guided"].tokens[None], context)
     assert same_snapshots(before, store.snapshot())
     undisturbed = tiny_rollout(model, tiny_store(model, store.plan, chunks), clock)
     expected = render(undisturbed, chunks[:7], model)[-1]
@@ -185,6 +188,19 @@ def test_a_clean_pass_that_breaks_in_its_second_branch_commits_neither(film, mon
     with pytest.raises(ZeroDivisionError):
         rollout.clean_pass(replace(whole[-1], span=chunks[6]), scene)
     assert same_snapshots(before, store.snapshot())
+
+
+def test_the_denoiser_knows_the_step_and_branch_of_every_pass_and_which_passes_are_clean(film, monkeypatch):
+    model, _, chunks, _, rollout = film
+    runs, denoiser = [], rollout.denoiser
+
+    def recorded(streams, text, context, run):
+        runs.append(run)
+        return denoiser(streams, text, context, run)
+
+    monkeypatch.setattr(rollout, "denoiser", recorded)
+    rollout.denoise(chunks[0], prompts(model, TEXTS[0]))
+    assert runs == [Pass(step, branch) for step in (0, 1, None) for branch in ("guided", "unguided")]
 
 
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(film):
@@ -263,6 +279,9 @@ def test_a_chunk_that_does_not_fit_its_page_is_refused(film):
     small = tiny_store(model, store.plan, chunks, chunk_latents=2)
     latents = random_latents(chunks[0], torch.float32)
     with pytest.raises(CapacityError, match="chunk 0 has 16 video tokens, a page holds 8"):
-        model.denoiser(
-            stream(clock, [latents], [0.0]), prompts(model, "")["guided"].tokens[None], small.open(chunks[0], "guided")
+        predict(
+            model.denoiser,
+            stream(clock, [latents], [0.0]),
+            prompts(model, "")["guided"].tokens[None],
+            small.open(chunks[0], "guided"),
         )

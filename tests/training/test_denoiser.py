@@ -6,6 +6,7 @@ import torch
 
 from longtake.pipeline.attention.context import ChunkCausalContext
 from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.training.context import TeacherForcedContext
@@ -38,7 +39,7 @@ def test_each_noisy_chunk_sees_itself_and_the_clean_chunks_before_it(plan):
             name: Stream(z, torch.full(z.shape[:2], 0.3, dtype=torch.float64), seen.times_s(name))
             for name, z in latents.items()
         }
-        return model.denoiser(streams, text.expand(rows, -1, -1), context)
+        return predict(model.denoiser, streams, text.expand(rows, -1, -1), context)
 
     both = {name: torch.cat((clean[name], noisy[name])) for name in shapes}
     forced = velocities(both, TeacherForcedContext(chunks, plan, model.denoiser.rope, num_clean=1))

@@ -74,15 +74,8 @@ class LTX2Denoiser(nn.Module):
         self.rope = ropes(transformer.config)
         self.blocks = [LTX2Block(block) for block in transformer.transformer_blocks]
 
-    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """The velocities of both streams, for prompt tokens `text` [b t (video audio)]."""
-        tokens: Mapping[str, Tokens] = self.embed(streams, text)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, text, context, Site(layer, "joint"))
-        return self.head(tokens, streams)
-
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """Latents to tokens."""
+        """Latents, and prompt tokens `text` [b t (video audio)], to tokens."""
         video, audio, config = streams["video"], streams["audio"], self.ltx.config
         prompts = torch.split(text, text_widths(config), dim=-1)
         patches = rearrange(
@@ -278,9 +271,7 @@ class LTX2Block:
         block.audio_to_video_attn.set_processor(ContextProcessor())
         block.video_to_audio_attn.set_processor(ContextProcessor())
 
-    def __call__(
-        self, tokens: Mapping[str, Tokens], _: Tensor, context: AttentionContext, site: Site
-    ) -> dict[str, Tokens]:
+    def __call__(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
         """Both streams after this layer."""
         video, audio = tokens["video"], tokens["audio"]
         assert isinstance(video, LTX2Tokens)
@@ -289,7 +280,7 @@ class LTX2Block:
         seconds = {name: positions[:, :1] for name, positions in film.items()}
 
         def here(kind: str, asks: str, answers: str, positions: Mapping[str, Tensor]) -> AttendArgs:
-            return AttendArgs(context, Site(site.layer, kind), asks, answers, positions)
+            return AttendArgs(context, Site(layer, kind), asks, answers, positions)
 
         picture, sound = self._block(
             *(rearrange(stream.x, "b f s d -> b (f s) d") for stream in (video, audio)),

@@ -19,7 +19,6 @@ from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, ropes, sites
 from longtake.pipeline.adapters.ltx2.folder import LTX2Folder
 from longtake.pipeline.adapters.ltx2.text import LTX2Text
 from longtake.pipeline.adapters.pretrained import read_encoder, read_tokenizer
-from longtake.pipeline.attention.context import AttentionContext
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
@@ -185,10 +184,6 @@ class LazyDenoiser:
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         """See `BlockDenoiser.head`."""
         return self._network.head(tokens, streams)
-
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """See `Denoiser`."""
-        return self._network.forward(streams, text, context)
 
     @property
     def is_read(self) -> bool:

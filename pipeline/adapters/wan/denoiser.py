@@ -69,15 +69,9 @@ class WanDenoiser(nn.Module):
         projected: Tensor = self.wan.condition_embedder.text_embedder(text)
         return projected
 
-    def forward(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """The velocity of the video latents, for projected prompt tokens `text` [b t d]."""
-        tokens: Mapping[str, Tokens] = self.embed(streams, text)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, text, context, Site(layer, "video_self"))
-        return self.head(tokens, streams)
-
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """Latents to tokens. Raises `SpecError` without the image that the weights continue."""
+        """Latents, and projected prompt tokens `text` [b t d], to tokens. Raises `SpecError` without the image that the
+        weights continue."""
         video, embedder, weight = streams["video"], self.wan.condition_embedder, self.wan.patch_embedding.weight
         latents = torch.cat([video.latents, *self._beside(streams)], dim=2).to(weight.device, weight.dtype)
         patches = self.wan.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
@@ -177,13 +171,13 @@ def sites(config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, 
     """
     _, p, q = config["patch_size"]
     frame_tokens = (size[0] // p) * (size[1] // q)
-    asking = StreamLayout("video", 0, kept=False)
+    querying = StreamLayout("video", 0, kept=False, frame_tokens=frame_tokens)
     streams = {
         "video_self": (StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens),),
-        "video_text": (asking, StreamLayout("text", text_tokens, kept=False)),
+        "video_text": (querying, StreamLayout("text", text_tokens, kept=False)),
     }
     if config.get("image_dim") is not None:
-        streams["video_image"] = (asking, StreamLayout("image", IMAGE_TOKENS, kept=False))
+        streams["video_image"] = (querying, StreamLayout("image", IMAGE_TOKENS, kept=False))
     heads = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
     return [SiteLayout(kind, *heads, layouts) for kind, layouts in streams.items()]
 
@@ -209,9 +203,7 @@ class WanBlock:
         block.attn1.set_processor(ContextProcessor())
         block.attn2.set_processor(ContextProcessor())
 
-    def __call__(
-        self, tokens: Mapping[str, Tokens], _: Tensor, context: AttentionContext, site: Site
-    ) -> dict[str, Tokens]:
+    def __call__(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
         """The stream after this layer, attending over the film, then over the prompt. Latent frames go through
         diffusers' block as a batch, so that a frame's modulation is not repeated for each of its tokens."""
         video = tokens["video"]
@@ -220,9 +212,9 @@ class WanBlock:
         modulation = rearrange(video.modulation, "b f s m d -> (b f) s m d")
         x: Tensor = self._block(
             rearrange(video.x, "b f s d -> (b f) s d"),
-            AttendArgs(context, site.layer, frames, {}, video.text, video.image),
+            AttendArgs(context, layer, frames, {}, video.text, video.image),
             modulation[:, 0] if modulation.shape[1] == 1 else modulation,
-            AttendArgs(context, site.layer, frames, film),
+            AttendArgs(context, layer, frames, film),
         )
         return {"video": replace(video, x=rearrange(x, "(b f) s d -> b f s d", f=frames))}
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from longtake.pipeline.adapters.wan.denoiser import TIMESTEPS, WanDenoiser, WanTokens, rope, sites
-from longtake.pipeline.attention.context import AttentionContext, Site
+from longtake.pipeline.attention.context import AttentionContext
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.models.protocols import Stream, Tokens
 
@@ -55,15 +55,9 @@ class WanExperts:
         del chunk_audio
         return sites(self._sizes.config, (latent_height, latent_width), chunk_latents, self._sizes.text_tokens)
 
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """See `protocols.Denoiser`; `text` [b t (e d)] holds the prompt as each expert reads it, side by side."""
-        tokens: Mapping[str, Tokens] = self.embed(streams, text)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, text, context, Site(layer, "video_self"))
-        return self.head(tokens, streams)
-
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """See `WanDenoiser.embed`."""
+        """The tokens of the expert for this noise level; `text` [b t (e d)] holds the prompt as each expert reads it,
+        one after the other."""
         index = self._choose(streams["video"].sigma)
         own = text.chunk(len(self._experts), dim=-1)[index]
         video = _video(self.expert(index).embed(streams, own))
@@ -87,11 +81,9 @@ class _Layer:
     experts: WanExperts
     index: int
 
-    def __call__(
-        self, tokens: Mapping[str, Tokens], text: Tensor, context: AttentionContext, site: Site
-    ) -> dict[str, Tokens]:
-        """See `protocols.Block`."""
-        return self.experts.expert(_video(tokens).expert).blocks[self.index](tokens, text, context, site)
+    def __call__(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
+        """The layer of the expert that made the tokens."""
+        return self.experts.expert(_video(tokens).expert).blocks[self.index](tokens, context, layer)
 
 
 def _video(tokens: Mapping[str, Tokens]) -> WanTokens:

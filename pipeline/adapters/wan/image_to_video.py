@@ -15,7 +15,6 @@ from torch import Tensor
 
 from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.adapters.wan.image import WanImage
-from longtake.pipeline.attention.context import AttentionContext, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import Stream, Tokens
@@ -41,13 +40,6 @@ class WanContinued:
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """See `WanExperts.sites`."""
         return self._experts.sites(latent_height, latent_width, chunk_latents, chunk_audio)
-
-    def __call__(self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext) -> dict[str, Tensor]:
-        """See `WanExperts.__call__`."""
-        tokens: Mapping[str, Tokens] = self.embed(streams, text)
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, text, context, Site(layer, "video_self"))
-        return self.head(tokens, streams)
 
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """See `WanExperts.embed`; streams that hold what is continued already are taken as they are.

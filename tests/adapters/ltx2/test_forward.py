@@ -12,6 +12,7 @@ from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import plan_chunks, plan_scenes
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.testing.ltx2 import FORMS, tiny_transformer
@@ -59,7 +60,7 @@ def test_a_chunk_with_cached_past_equals_the_last_chunk_of_a_chunk_causal_pass(s
     store = KVStore(denoiser.sites(*SIZE, 2, most), plan, denoiser.rope)
     for chunk, streams_of, sigma in zip(chunks, given, sigmas, strict=True):
         with store.open(chunk, "guided", write=sigma == 0) as context:
-            velocity = denoiser(streams_of, text, context)
+            velocity = predict(denoiser, streams_of, text, context)
             if sigma == 0:
                 context.commit()
     lengths = [
@@ -74,6 +75,6 @@ def test_a_chunk_with_cached_past_equals_the_last_chunk_of_a_chunk_causal_pass(s
         name: Stream(*(torch.cat([getattr(of[name], key) for of in given], dim=dim) for key, dim in PARTS))
         for name in ("video", "audio")
     }
-    whole = denoiser(joined, text, ChunkCausalContext(lengths, plan, denoiser.rope))
+    whole = predict(denoiser, joined, text, ChunkCausalContext(lengths, plan, denoiser.rope))
     for name, x in velocity.items():
         assert float((whole[name][:, -x.shape[1] :] - x).abs().max()) <= 1e-5

@@ -11,6 +11,7 @@ from longtake.jobs.bench.tiny_wan import tiny_wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.parallel.degrees import Degrees
 
 HEADS, SIZE, TEXT_TOKENS, WINDOW = 3, (2, 3), 5, 2
@@ -61,7 +62,7 @@ def test_cached_wan_equals_diffusers_under_a_chunk_causal_mask(num_chunks):
         streams = of.streams(chunk, sigma)
         latents.append(streams["video"].latents)
         with store.open(chunk, "guided", write=sigma == 0) as context:
-            velocity = denoiser(streams, denoiser.project(text), context)["video"]
+            velocity = predict(denoiser, streams, denoiser.project(text), context)["video"]
             if sigma == 0:
                 context.commit()
     expected = of_diffusers(num_chunks, latents, [0.0] * (num_chunks - 1) + [SIGMA], text)

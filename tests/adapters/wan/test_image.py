@@ -8,6 +8,7 @@ from PIL import Image
 
 from longtake.pipeline.adapters.wan.model import open_folder
 from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.testing.diffusers_folder import save
@@ -84,7 +85,7 @@ def euler(model, x, levels, extra=None, given=None, boundary=0.0, low_scale=SCAL
             x, sigmas = torch.cat([given[None, None], x[:, 1:]], dim=1), sigmas.index_fill(1, torch.tensor(0), 0.0)
         streams["video"] = Stream(x, sigmas, times)
         with store.open(chunk, "guided") as context:
-            guided, unguided = (model.denoiser(streams, text, context)["video"] for text in texts)
+            guided, unguided = (predict(model.denoiser, streams, text, context)["video"] for text in texts)
         x = x + (lower - sigma) * (unguided + (low_scale if sigma < boundary else SCALE) * (guided - unguided))
     return x
 

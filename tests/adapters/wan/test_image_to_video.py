@@ -13,6 +13,7 @@ from longtake.pipeline.adapters.wan.model import open_folder
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.media.picture import write_png
+from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.rollouts import Continuation
@@ -44,7 +45,7 @@ def model(request, tmp_path_factory):
 def a_pass(model, streams) -> torch.Tensor:
     store = KVStore(model.denoiser.sites(*SHAPE[1:], LATENTS, 0), model.kv_plan, model.denoiser.rope)
     with torch.inference_mode(), store.open(CHUNK, "guided") as context:
-        return model.denoiser(streams, model.text.embed("a red circle").unsqueeze(0), context)["video"]
+        return predict(model.denoiser, streams, model.text.embed("a red circle").unsqueeze(0), context)["video"]
 
 
 def given_first(count: int) -> dict[str, Stream]:
