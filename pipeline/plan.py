@@ -16,7 +16,7 @@ from longtake.pipeline.clock import (
     plan_scenes,
 )
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, check_against, with_defaults
+from longtake.pipeline.models.limits import ModelDefaults, check_against, with_defaults
 from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.traffic import GangTraffic, gang_traffic
@@ -30,11 +30,8 @@ from longtake.pipeline.sampling.guidance import (
     PerStream,
     StreamScales,
 )
-from longtake.pipeline.sampling.schedule import Levels, noise_levels, stretched
+from longtake.pipeline.sampling.schedule import Levels, sigmas
 from longtake.pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
-
-LOWEST_TRAINED = 1 / 1000
-"""The lowest noise level, other than 0, that models of a thousand timesteps were trained with."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         chunks=chunks,
         before=before,
         guidance=guidance(storyboard.sampling, model.defaults),
-        sigmas=sigmas(storyboard.sampling, lag, model.defaults.dynamic, video_tokens=whole),
+        sigmas=sigmas(storyboard.sampling, lag, model.defaults.dynamic, whole, storyboard.model),
         latent_shapes=shapes,
         rollout=model.rollout,
         kv_plan=model.rollout.kv_plan(model.kv_plan),
@@ -276,29 +273,3 @@ def guidance(sampling: SamplingSpec, defaults: ModelDefaults) -> Guidance:
         for name, prompt in (("video", wanted.video), ("audio", wanted.audio))
     }
     return PerStream(scales, wanted.stg_blocks)
-
-
-def sigmas(
-    sampling: SamplingSpec, audio_lag: float, dynamic: DynamicShift | None = None, video_tokens: int = 0
-) -> Levels:
-    """The noise levels of a storyboard's schedule, down to 0. Levels that it lists hold for both streams.
-
-    Args:
-        audio_lag: how far the sound's levels lag behind the picture's.
-        dynamic: the model's dynamic schedule.
-        video_tokens: of a pass over a whole chunk. They decide the shift of the dynamic schedule for all chunks.
-    """
-    lowest = LOWEST_TRAINED if sampling.solver == "unipc" else 0.0
-    match sampling.schedule:
-        case "linear":
-            return noise_levels(sampling.steps, audio_lag=audio_lag, lowest=lowest)
-        case "shifted":
-            return noise_levels(sampling.steps, sampling.shift, audio_lag, lowest)
-        case "dynamic":
-            assert dynamic is not None, "refused by `with_defaults`"
-            levels = noise_levels(sampling.steps, dynamic.shift(video_tokens), audio_lag, lowest)
-            if dynamic.terminal is None:
-                return levels
-            return {name: stretched(stream, dynamic.terminal) for name, stream in levels.items()}
-        case levels:
-            return dict.fromkeys(("video", "audio"), (*levels, 0.0))

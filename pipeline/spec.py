@@ -27,9 +27,16 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.registry import SCHEDULES, SOLVERS, alternatives
 from longtake.pipeline.yaml_spec import Words, dotted, message_of, number, parse_yaml_spec, read_text, whole, words
 
-STORYBOARD_TEMPLATE = resources.files("longtake.pipeline").joinpath("storyboard_template.yaml").read_text("utf-8")
+STORYBOARD_TEMPLATE = (
+    resources.files("longtake.pipeline")
+    .joinpath("storyboard_template.yaml")
+    .read_text("utf-8")
+    .replace("{schedules}", ", ".join(SCHEDULES))
+    .replace("{solvers}", ", ".join(SOLVERS))
+)
 """The commented storyboard that `longtake init` writes, with each key and its default."""
 
 MAX_FILM_S = 100 * 3600
@@ -88,10 +95,10 @@ def _duration(value: object) -> str:
 
 
 def _schedule(value: object, info: ValidationInfo) -> object:
-    if value in ("shifted", "linear", "dynamic"):
+    if isinstance(value, str) and value in SCHEDULES:
         return value
     if not isinstance(value, list | tuple) or not all(type(sigma) in (int, float) for sigma in value):
-        raise SpecError("use shifted, linear, dynamic, or a list of sigmas such as [1.0, 0.6, 0.3]")
+        raise SpecError(f"use {', '.join(SCHEDULES)}, or a list of sigmas such as [1.0, 0.6, 0.3]")
     falls = all(noisier > cleaner for noisier, cleaner in pairwise((*value, 0)))
     if not value or value[0] != 1 or not falls:
         raise SpecError("sigmas start at 1, fall at every step and stay above 0, such as [1.0, 0.6, 0.3]")
@@ -99,6 +106,12 @@ def _schedule(value: object, info: ValidationInfo) -> object:
     if steps is not None and len(value) != steps:
         raise SpecError(f"it holds {len(value)} sigmas for {steps} steps; set sampling.steps to {len(value)}")
     return tuple(float(sigma) for sigma in value)
+
+
+def _solver(value: object) -> object:
+    if not isinstance(value, str) or value not in SOLVERS:
+        raise SpecError(f"use {alternatives(SOLVERS)}")
+    return value
 
 
 def _film_path(value: object) -> str:
@@ -240,11 +253,9 @@ class SamplingSpec(_Spec):
     steps: Annotated[int, whole(1, 1000)] = 12
     guidance: Annotated[float | GuidanceSpec, BeforeValidator(_guidance)] = 2.5
     guidance_2: Annotated[float, number(0, 100)] | None = None
-    schedule: Annotated[Literal["shifted", "linear", "dynamic"] | tuple[float, ...], BeforeValidator(_schedule)] = (
-        "shifted"
-    )
+    schedule: Annotated[str | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
     shift: Annotated[float, number(0.01, 100)] = 2.5
-    solver: Literal["euler", "renoise", "unipc"] = "euler"
+    solver: Annotated[str, BeforeValidator(_solver)] = "euler"
 
 
 class OutputSpec(_Spec):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longtake.pipeline import acts, film
+from longtake.pipeline import acts, film, registry
 from longtake.pipeline.adapters import open as opening
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
@@ -59,7 +59,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "aurora_model.py").write_text(example())
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    monkeypatch.setattr(opening, "FAMILIES", {"AuroraPipeline": "aurora_model"})
+    monkeypatch.setattr(registry, "FAMILIES", {"AuroraPipeline": "aurora_model:open_folder"})
     return save(EmbeddedModel.untrained(TINY), tmp_path / "aurora")
 
 

@@ -1,11 +1,11 @@
 """Open a model by name: embedded, a file, a folder, a repository or a URL."""
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+from longtake.pipeline import registry
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.protocols import FilmModel
@@ -17,15 +17,6 @@ from longtake.pipeline.weights.load import EMBEDDED, load_model
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 from longtake.pipeline.weights.quantize import check_quantize, quantize
 from longtake.pipeline.weights.tensors import check_parts
-
-FAMILIES: Mapping[str, str] = {
-    "WanPipeline": "longtake.pipeline.adapters.wan.model",
-    "WanImageToVideoPipeline": "longtake.pipeline.adapters.wan.model",
-    "LTX2Pipeline": "longtake.pipeline.adapters.ltx2.model",
-    "LTX2ImageToVideoPipeline": "longtake.pipeline.adapters.ltx2.model",
-    "LTX2ConditionPipeline": "longtake.pipeline.adapters.ltx2.model",
-}
-"""`_class_name` of a model index -> the module whose `open_folder(folder, load)` opens it; imported when used."""
 
 
 def open_model(name: str, load: LoadOptions = AS_STORED) -> FilmModel:
@@ -93,13 +84,14 @@ def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
     """
     index = read_index(folder)
     kind = str(index["_class_name"])
-    if kind not in FAMILIES:
-        raise WeightsError(f"{folder} is a {kind}, which is not supported; use one of {', '.join(FAMILIES)}")
-    module = FAMILIES[kind]
+    families = registry.FAMILIES
+    if kind not in families:
+        raise WeightsError(f"{folder} is a {kind}, which is not supported; use one of {', '.join(families)}")
+    module = registry.module_of(families[kind])
     if find_spec(module) is None:
         raise WeightsError(f"{folder} is a {kind}; this version of longtake lacks {module}, install a newer one")
     check_parts(folder, parts_of(index))
-    opener = cast(Callable[[Path, LoadOptions], FilmModel], import_module(module).open_folder)
+    opener = cast(Callable[[Path, LoadOptions], FilmModel], registry.resolve(families[kind]))
     return opener(folder, load)
 
 

@@ -1,6 +1,6 @@
 """UniPC (Zhao et al., arXiv 2302.04867) by diffusers' scheduler: the solver that Wan is published with.
 
-The solver keeps the velocities of earlier steps, so every stream of every chunk has its own scheduler.
+It uses the velocities of earlier steps, so every stream of every chunk has its own scheduler.
 
 Shapes: b batch, f latent frames.
 """
@@ -11,38 +11,42 @@ from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import override
+
+from longtake.pipeline.sampling.solver import Solver, Steps
 
 
-class UniPC:
-    """A second-order multistep solver."""
+class UniPC(Solver):
+    """A second-order multistep solver. Its schedules lead to the lowest noise level above 0 that models of a thousand
+    timesteps were trained with."""
 
+    lowest_level = 1 / 1000
+
+    @override
     def begin(self, levels: Sequence[float]) -> "UniPCSteps":
-        """Start the steps of one stream of one chunk over `levels`."""
         return UniPCSteps(levels)
 
 
-class UniPCSteps:
+class UniPCSteps(Steps):
     """The steps of one stream of one chunk.
 
     Args:
-        levels: noise levels from noise down to 0; between equal levels, as of a stream that waits for another one, a
-            step changes nothing.
+        levels: from noise down to 0; where two are equal, as for a stream that waits for another one, a step does
+            nothing.
     """
 
     def __init__(self, levels: Sequence[float]) -> None:
         moving = np.array([level for level, following in pairwise(levels) if level != following])
-        diffusers = import_module(
-            "diffusers"
-        )  # imported here, since it takes two seconds and other solvers do not need it
+        diffusers = import_module("diffusers")  # here, because it takes two seconds
         self._scheduler = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
         self._scheduler.set_timesteps(sigmas=moving)
         self._scheduler.set_begin_index(0)
         self._timesteps = iter(self._scheduler.timesteps)
 
+    @override
     def step(
         self, x: Tensor, velocity: Tensor, sigma: float, next_sigma: float, fresh_noise: Callable[[], Tensor]
     ) -> Tensor:
-        """Step `x` [b f ...] with `velocity` [b f ...] from `sigma` to `next_sigma`; UniPC draws no noise."""
         del fresh_noise
         if sigma == next_sigma:
             return x

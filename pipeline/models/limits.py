@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import exp
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -54,9 +53,9 @@ class ModelDefaults:
     steps: int = SamplingSpec().steps
     guidance: float | GuidanceSpec = SamplingSpec().guidance
     guidance_2: float | None = None
-    schedule: Literal["shifted", "linear", "dynamic"] | tuple[float, ...] = SamplingSpec().schedule
+    schedule: str | tuple[float, ...] = SamplingSpec().schedule
     shift: float = SamplingSpec().shift
-    solver: Literal["euler", "renoise", "unipc"] = SamplingSpec().solver
+    solver: str = SamplingSpec().solver
     width: int = VideoSpec().width
     height: int = VideoSpec().height
     fps: Fraction = VideoSpec().fps
@@ -77,8 +76,6 @@ def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard
         kept = {key: getattr(section, key) for key in type(section).model_fields}
         left_out = {field.name for field in fields(defaults)} & (kept.keys() - section.model_fields_set)
         resolved[name] = kept | {key: getattr(defaults, key) for key in left_out}
-    if resolved["sampling"]["schedule"] == "dynamic" and defaults.dynamic is None:
-        raise SpecError(f"sampling.schedule is 'dynamic'; {storyboard.model} has none, use shifted or linear")
     try:
         return Storyboard.model_validate(resolved)
     except ValidationError as error:

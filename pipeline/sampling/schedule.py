@@ -1,14 +1,105 @@
-"""Noise levels from 1 (noise) down to 0 (clean)."""
+"""Noise levels from 1 (noise) down to 0 (clean), and the schedules that choose them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
+from typing_extensions import override
+
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.limits import DynamicShift
+from longtake.pipeline.registry import SCHEDULES, resolve
+from longtake.pipeline.sampling.solver import solver_named
+from longtake.pipeline.spec import SamplingSpec
 
 Real = TypeVar("Real", float, np.ndarray)
 
 Levels = Mapping[str, Sequence[float]]
 """The noise levels of each stream, step by step, as many for all."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a schedule may depend on.
+
+    Args:
+        steps, shift: of the storyboard's sampling.
+        audio_lag: how far the sound's denoising lags the picture's; see `staggered`.
+        lowest: the lowest level above 0, before it is shifted; see `Solver.lowest_level`.
+        dynamic: how the model's shift grows with the size of a pass; None where it does not.
+        video_tokens: of a pass over a whole chunk; the same for every chunk.
+        model: its name, for errors.
+    """
+
+    steps: int
+    shift: float
+    audio_lag: float
+    lowest: float
+    dynamic: DynamicShift | None
+    video_tokens: int
+    model: str
+
+
+class Schedule(Protocol):
+    """Chooses the noise levels of a film. `registry.SCHEDULES` names them."""
+
+    def sigmas(self, film: Sampled) -> Levels:
+        """The levels of each stream, from 1 to 0. Raises `SpecError` if the model does not support this schedule."""
+        ...
+
+
+class Linear(Schedule):
+    """Even steps."""
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        return noise_levels(film.steps, audio_lag=film.audio_lag, lowest=film.lowest)
+
+
+class Shifted(Schedule):
+    """Even steps, shifted towards noise by the storyboard's `shift`."""
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        return noise_levels(film.steps, film.shift, film.audio_lag, film.lowest)
+
+
+class Dynamic(Schedule):
+    """Even steps, shifted the more, the more tokens a pass has, for models that were trained so."""
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        if film.dynamic is None:
+            raise SpecError(f"sampling.schedule is 'dynamic'; {film.model} has none, use shifted or linear")
+        levels = noise_levels(film.steps, film.dynamic.shift(film.video_tokens), film.audio_lag, film.lowest)
+        if film.dynamic.terminal is None:
+            return levels
+        return {name: stretched(stream, film.dynamic.terminal) for name, stream in levels.items()}
+
+
+@dataclass(frozen=True)
+class Listed(Schedule):
+    """The levels that a storyboard lists, the same for both streams; 0 follows."""
+
+    levels: tuple[float, ...]
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        return dict.fromkeys(("video", "audio"), (*self.levels, 0.0))
+
+
+def sigmas(
+    sampling: SamplingSpec,
+    audio_lag: float,
+    dynamic: DynamicShift | None = None,
+    video_tokens: int = 0,
+    model: str = "the model",
+) -> Levels:
+    """The noise levels of a film; see `Sampled`. Raises `SpecError` if the model does not support the schedule."""
+    wanted, lowest = sampling.schedule, solver_named(sampling.solver).lowest_level
+    schedule = cast(Schedule, resolve(SCHEDULES[wanted])()) if isinstance(wanted, str) else Listed(wanted)
+    return schedule.sigmas(Sampled(sampling.steps, sampling.shift, audio_lag, lowest, dynamic, video_tokens, model))
 
 
 def shift_sigma(sigma: Real, shift: float) -> Real:

@@ -4,21 +4,30 @@ Latents at a noise level are x(sigma) = (1 - sigma) clean + sigma noise; the vel
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from torch import Tensor
+from typing_extensions import override
+
+from longtake.pipeline.registry import SOLVERS, resolve
 
 
 class Solver(Protocol):
-    """A way of going from noise to clean."""
+    """A way from noise to clean. `registry.SOLVERS` names them.
+
+    Attributes:
+        lowest_level: the lowest noise level above 0 that a schedule should lead to; 0 where the schedule may choose.
+    """
+
+    lowest_level: float
 
     def begin(self, levels: Sequence[float]) -> "Steps":
-        """What takes one stream of one chunk along `levels`, from its first step on."""
+        """The steps of one stream of one chunk along `levels`."""
         ...
 
 
 class Steps(Protocol):
-    """Moves latents from `sigma` to `next_sigma`, step by step; what it remembers of the steps before is its own."""
+    """Moves latents from `sigma` to `next_sigma`, step by step; it may remember earlier steps."""
 
     def step(
         self, x: Tensor, velocity: Tensor, sigma: float, next_sigma: float, fresh_noise: Callable[[], Tensor]
@@ -27,30 +36,37 @@ class Steps(Protocol):
         ...
 
 
-class Euler:
-    """Follows the velocity in a straight line (flow matching's ordinary differential equation, first order)."""
+class _Memoryless(Solver, Steps):
+    """A solver whose steps do not depend on earlier ones, so it serves as its own `Steps`."""
 
-    def begin(self, _: Sequence[float]) -> Self:
-        """See `Solver.begin`; it remembers nothing."""
+    lowest_level = 0.0
+
+    @override
+    def begin(self, levels: Sequence[float]) -> Self:
         return self
 
+
+class Euler(_Memoryless):
+    """Follows the velocity in a straight line (flow matching's ordinary differential equation, first order)."""
+
+    @override
     def step(
         self, x: Tensor, velocity: Tensor, sigma: float, next_sigma: float, fresh_noise: Callable[[], Tensor]
     ) -> Tensor:
-        """See `Steps.step`."""
         return x + (next_sigma - sigma) * velocity
 
 
-class Renoise:
+class Renoise(_Memoryless):
     """Predicts clean latents and adds fresh noise: for few-step distilled models (CausVid, Self-Forcing)."""
 
-    def begin(self, _: Sequence[float]) -> Self:
-        """See `Solver.begin`; it remembers nothing."""
-        return self
-
+    @override
     def step(
         self, x: Tensor, velocity: Tensor, sigma: float, next_sigma: float, fresh_noise: Callable[[], Tensor]
     ) -> Tensor:
-        """See `Steps.step`."""
         clean = x - sigma * velocity
         return clean if next_sigma == 0 else (1 - next_sigma) * clean + next_sigma * fresh_noise()
+
+
+def solver_named(name: str) -> Solver:
+    """The solver that `sampling.solver` names."""
+    return cast(Solver, resolve(SOLVERS[name])())

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from longtake.pipeline.adapters.unipc import UniPC
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
@@ -15,10 +14,8 @@ from longtake.pipeline.sampling.causal import CausalEngine
 from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.solver import Euler, Renoise, Solver
+from longtake.pipeline.sampling.solver import solver_named
 from longtake.pipeline.values import Conditioning, LatentChunk
-
-SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
 
 FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
 """Returns the latents of a chunk that was finished before the stage started; None if they are missing."""
@@ -48,7 +45,9 @@ class DenoiseStage:
             parallel=parallel,
         )
         storyboard = plan.storyboard.sampling
-        sampling = Sampling(plan.sigmas, SOLVERS[storyboard.solver](), plan.guidance, KeyedNoise(plan.storyboard.seed))
+        sampling = Sampling(
+            plan.sigmas, solver_named(storyboard.solver), plan.guidance, KeyedNoise(plan.storyboard.seed)
+        )
         denoiser = ShardedDenoiser(model.denoiser, parallel)
         self.engine = _engine(plan, denoiser, store, sampling, parallel)
         self._plan, self._finished = plan, finished

@@ -8,8 +8,9 @@ import fsspec
 import pytest
 import torch
 
+from longtake.pipeline import registry
 from longtake.pipeline.adapters import open as opening
-from longtake.pipeline.adapters.open import FAMILIES, open_model, terms
+from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.weights.load import save_model
@@ -30,7 +31,7 @@ def family(monkeypatch):
     module.__spec__ = sys.__spec__
     module.open_folder = lambda folder, load: (folder, load)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": module.__name__})
+    monkeypatch.setattr(registry, "FAMILIES", {"NobodysPipeline": f"{module.__name__}:open_folder"})
 
 
 @pytest.mark.parametrize("name", ["tiny", "{tmp}/model.safetensors", "file://{tmp}/model.safetensors"])
@@ -116,7 +117,9 @@ def test_a_folder_with_a_missing_or_damaged_part_is_refused_before_it_is_opened(
 
 
 def test_a_family_missing_from_this_version_is_reported(tmp_path, load, monkeypatch):
-    monkeypatch.setattr(opening, "FAMILIES", {"NobodysPipeline": "longtake.pipeline.adapters.nobodys_model"})
+    monkeypatch.setattr(
+        registry, "FAMILIES", {"NobodysPipeline": "longtake.pipeline.adapters.nobodys_model:open_folder"}
+    )
     with pytest.raises(WeightsError, match=r"lacks longtake\.pipeline\.adapters\.nobodys_model"):
         open_model(str(save_folder(tmp_path / "model")), load)
 
@@ -124,7 +127,7 @@ def test_a_family_missing_from_this_version_is_reported(tmp_path, load, monkeypa
 def test_every_family_is_a_pipeline_that_diffusers_has():
     import diffusers
 
-    assert all(hasattr(diffusers, kind) for kind in FAMILIES)
+    assert all(hasattr(diffusers, kind) for kind in registry.FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from longtake.pipeline.adapters.unipc import UniPC
 from longtake.pipeline.models.limits import DynamicShift
-from longtake.pipeline.plan import sigmas
-from longtake.pipeline.sampling.schedule import noise_levels, stretched
+from longtake.pipeline.sampling.schedule import noise_levels, sigmas, stretched
 from longtake.pipeline.sampling.solver import Euler
 from longtake.pipeline.spec import SamplingSpec
 

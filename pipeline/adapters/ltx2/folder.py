@@ -17,12 +17,13 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.registry import FAMILIES, same_target
 from longtake.pipeline.weights.folder import read_index
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.settings import CausalMark, read_configuration, read_mark
 from longtake.pipeline.weights.tensors import fill, on_meta
 
-PIPELINES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
+PIPELINES = same_target(FAMILIES, "longtake.pipeline.adapters.ltx2.model:open_folder")
 NETWORKS: Mapping[str, Any] = {
     "transformer": LTX2VideoTransformer3DModel,
     "vae": AutoencoderKLLTX2Video,

@@ -9,10 +9,11 @@ import diffusers
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.registry import FAMILIES, same_target
 from longtake.pipeline.weights.folder import MARK, parts_of, read_index
 from longtake.pipeline.weights.settings import CausalMark, read_configuration, read_mark, read_settings
 
-PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+PIPELINES = same_target(FAMILIES, "longtake.pipeline.adapters.wan.model:open_folder")
 
 
 @dataclass(frozen=True)
