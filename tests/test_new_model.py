@@ -1,4 +1,4 @@
-"""The worked example of docs/new-model.md runs as it is written, and each act loads what it needs and no more."""
+"""The worked example of docs/new-model.md runs as written, and each stage loads only the parts that it needs."""
 
 import importlib
 import json
@@ -36,7 +36,7 @@ def example() -> str:
 
 
 def save(model: EmbeddedModel, folder: Path) -> Path:
-    """A model in diffusers' format, in float64, so that what is loaded as float32 is a copy and no part of a file."""
+    """A model in diffusers' format, in float64, so that what is loaded as float32 is a copy and not mapped."""
     config = model.config
     parts = {
         "text_encoder": (model.text, {}),

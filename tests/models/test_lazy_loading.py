@@ -6,7 +6,7 @@ import torch
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.models.blocks import predict
 from longtake.pipeline.models.embedded import TINY
-from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser, LazyTextEncoder
+from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.protocols import Stream
 from tests.tiny import SHAPES, tiny_chunks, tiny_model
 
@@ -27,7 +27,8 @@ def loading(loads, part):
 
 
 def test_a_lazy_denoiser_has_sites_and_rope_without_weights_and_computes_the_same(model, loads):
-    lazy = LazyDenoiser(tiny_model(seed=1).denoiser.to("meta"), loading(loads, model.denoiser))
+    shape = tiny_model(seed=1).denoiser.to("meta")
+    lazy = LazyDenoiser(shape.rope, shape.sites, loading(loads, model.denoiser))
     sites = model.denoiser.sites(4, 4, 4, 50)
     assert lazy.sites(4, 4, 4, 50) == sites
     store = KVStore(sites, model.kv_plan, lazy.rope, dtype=torch.float64)
@@ -69,10 +70,11 @@ def test_a_decoder_states_its_context_without_weights(model, loads):
     assert loads == [whole]
 
 
-def test_a_text_encoder_checks_prompts_without_weights(model, loads):
-    lazy = LazyTextEncoder(model.text.check, loading(loads, model.text))
-    lazy.check("a red circle rests")
-    assert loads == []
-    assert torch.equal(lazy.embed("a red circle rests"), model.text.embed("a red circle rests"))
-    lazy.embed("")
-    assert loads == [model.text]
+def test_a_codec_that_encodes_is_loaded_once_for_both(model, loads):
+    whole = model.video_codec
+    lazy = LazyDecoder(whole.left_context, whole.lookahead, loading(loads, whole))
+    frames = torch.rand(1, 16, 3, 32, 32, dtype=torch.float64)
+    latents = lazy.encode(frames)
+    assert torch.equal(latents, whole.encode(frames))
+    assert torch.equal(lazy.decode(latents, None, True)[0], whole.decode(latents, None, True)[0])
+    assert loads == [whole]

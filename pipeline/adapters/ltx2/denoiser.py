@@ -1,10 +1,10 @@
 """LTX-2 (Lightricks, arXiv 2601.03233) as a denoiser: diffusers' blocks, our attention, picture and sound together.
 
 The blocks are diffusers' own, with an attention processor that hands queries, keys and values to the context of the
-pass. Each stream attends to itself, reads its prompt, and then both look at each other, from what they were before.
+pass. Each stream attends to itself and to its prompt; then both attend to each other, as they were before.
 Positions are seconds (and pixels) in float64; diffusers' frequencies span all heads, so every head has its own.
 
-Both forms are read: 2.0, and 2.3 with gated attention and a prompt that is modulated by the noise level.
+Both forms are supported: 2.0, and 2.3 with gated attention and a prompt that is modulated by the noise level.
 
 Shapes: b batch, f latent frames, c channels, h w latent height and width, p q patch, s tokens of a latent frame, l
 tokens of a stream, d their width, m modulations, t text tokens, n heads, k head width, a axes.
@@ -32,12 +32,12 @@ CROSS = 5
 
 @dataclass(frozen=True)
 class LTX2Tokens(Tokens):
-    """One stream inside the blocks; its modulations are those of the blocks, then `CROSS`. Where all latents of the
+    """One stream inside the blocks; its modulations are those of the blocks, then `CROSS`. If all latents of the
     stream share a noise level, condition and modulation have one latent frame.
 
     Args:
         text: its prompt [b t d].
-        text_modulation: shift and scale of the prompt [b 1 (2 d)]; None where it is read as it is.
+        text_modulation: shift and scale of the prompt [b 1 (2 d)]; None if it is read as it is.
     """
 
     text: Tensor
@@ -57,7 +57,7 @@ class _Half:
 
 
 class LTX2Denoiser(nn.Module):
-    """An `LTX2VideoTransformer3DModel` that answers to `protocols.BlockDenoiser`.
+    """An `LTX2VideoTransformer3DModel` as a `protocols.BlockDenoiser`.
 
     Args:
         transformer: its attention processors are replaced.
@@ -230,33 +230,34 @@ def sites(
     frame_tokens = (size[0] // patch) * (size[1] // patch)
     video = StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens)
     audio, text = StreamLayout("audio", chunk_audio), StreamLayout("text", text_tokens, kept=False)
-    asking = {name: StreamLayout(name, 0, kept=False) for name in ("video", "audio")}
-    asking["video"] = replace(asking["video"], frame_tokens=frame_tokens)
+    querying = {name: StreamLayout(name, 0, kept=False) for name in ("video", "audio")}
+    querying["video"] = replace(querying["video"], frame_tokens=frame_tokens)
     picture = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
     sound = (config["num_layers"], config["audio_num_attention_heads"], config["audio_attention_head_dim"])
     return [
         SiteLayout("video_self", *picture, (video,)),
         SiteLayout("audio_self", *sound, (audio,)),
-        SiteLayout("video_text", *picture, (asking["video"], text)),
-        SiteLayout("audio_text", *sound, (asking["audio"], text)),
-        SiteLayout("a2v", *sound, (asking["video"], audio)),
-        SiteLayout("v2a", *sound, (video, asking["audio"])),
+        SiteLayout("video_text", *picture, (querying["video"], text)),
+        SiteLayout("audio_text", *sound, (querying["audio"], text)),
+        SiteLayout("a2v", *sound, (querying["video"], audio)),
+        SiteLayout("v2a", *sound, (video, querying["audio"])),
     ]
 
 
 @dataclass(frozen=True)
 class AttendArgs:
-    """Where a block attends, handed through diffusers' block to a processor.
+    """Where a block attends. It travels through diffusers' block to a `ContextProcessor` in place of a rotary embedding
+    or of a prompt's mask, because the block hands only those to its processors, and passes them on untouched.
 
     Args:
-        asks, answers: the streams whose queries, and whose keys, meet there.
+        queries, keys: the stream that has queries at the site, and the one that has keys.
         positions: of both; none over the prompt.
     """
 
     context: AttentionContext
     site: Site
-    asks: str
-    answers: str
+    queries: str
+    keys: str
     positions: Mapping[str, Tensor]
 
 
@@ -279,8 +280,8 @@ class LTX2Block:
         film = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
         seconds = {name: positions[:, :1] for name, positions in film.items()}
 
-        def here(kind: str, asks: str, answers: str, positions: Mapping[str, Tensor]) -> AttendArgs:
-            return AttendArgs(context, Site(layer, kind), asks, answers, positions)
+        def attend(kind: str, queries: str, keys: str, positions: Mapping[str, Tensor]) -> AttendArgs:
+            return AttendArgs(context, Site(layer, kind), queries, keys, positions)
 
         picture, sound = self._block(
             *(rearrange(stream.x, "b f s d -> b (f s) d") for stream in (video, audio)),
@@ -289,12 +290,12 @@ class LTX2Block:
             *(_modulated(stream, -CROSS, -1) for stream in (video, audio)),
             *(_modulated(stream, -1, None) for stream in (video, audio)),
             *(video.text_modulation, audio.text_modulation),
-            video_rotary_emb=here("video_self", "video", "video", {"video": film["video"]}),
-            audio_rotary_emb=here("audio_self", "audio", "audio", {"audio": film["audio"]}),
-            ca_video_rotary_emb=here("a2v", "video", "audio", seconds),
-            ca_audio_rotary_emb=here("v2a", "audio", "video", seconds),
-            encoder_attention_mask=here("video_text", "video", "text", {}),
-            audio_encoder_attention_mask=here("audio_text", "audio", "text", {}),
+            video_rotary_emb=attend("video_self", "video", "video", {"video": film["video"]}),
+            audio_rotary_emb=attend("audio_self", "audio", "audio", {"audio": film["audio"]}),
+            ca_video_rotary_emb=attend("a2v", "video", "audio", seconds),
+            ca_audio_rotary_emb=attend("v2a", "audio", "video", seconds),
+            encoder_attention_mask=attend("video_text", "video", "text", {}),
+            audio_encoder_attention_mask=attend("audio_text", "audio", "text", {}),
         )
         return {
             "video": replace(video, x=picture.view_as(video.x)),
@@ -324,24 +325,23 @@ class ContextProcessor:
         perturbation_mask: None = None,
         all_perturbed: None = None,
     ) -> Tensor:
-        """Attended tokens [b l d]; diffusers passes what to attend over as rotary embedding, or as the prompt's mask.
-        Zeros where the site gives no answer."""
+        """Attended tokens [b l d]; zeros if the context gives no output for the site."""
         del perturbation_mask, all_perturbed
-        here = film or prompt
-        assert here is not None
+        args = film or prompt
+        assert isinstance(args, AttendArgs), "diffusers hands them on as its rotary embedding, or as the prompt's mask"
         heads, pairs = attention.heads, film is not None and attention.rope_type == "interleaved"
         keyed = x if others is None else others
         q = _by_head(attention.norm_q(attention.to_q(x)), heads, pairs)
         k = _by_head(attention.norm_k(attention.to_k(keyed)), heads, pairs)
         v = _by_head(attention.to_v(keyed), heads, False)
-        if here.asks == here.answers:
-            streams = {here.asks: QKV(q, k, v)}
+        if args.queries == args.keys:
+            streams = {args.queries: QKV(q, k, v)}
         else:
-            streams = {here.answers: QKV(None, k, v), here.asks: QKV(q, q[:, :, :0], q[:, :, :0])}
-        answer = here.context.attend(here.site, streams, here.positions).get(here.asks)
-        if answer is None:
+            streams = {args.keys: QKV(None, k, v), args.queries: QKV(q, q[:, :, :0], q[:, :, :0])}
+        attended = args.context.attend(args.site, streams, args.positions).get(args.queries)
+        if attended is None:
             return torch.zeros_like(x)
-        rows = rearrange(answer, "b n l k -> b l n k")
+        rows = rearrange(attended, "b n l k -> b l n k")
         if attention.to_gate_logits is not None:
             rows = rows * (2 * torch.sigmoid(attention.to_gate_logits(x))).unsqueeze(-1)
         out: Tensor = attention.to_out[0](rearrange(rows, "b l n k -> b l (n k)"))

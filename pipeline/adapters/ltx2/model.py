@@ -3,7 +3,6 @@
 Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from torch import Tensor
 
 from longtake.pipeline.adapters.ltx2.codecs import FRAMES, LTX2SoundCodec, LTX2VideoCodec
 from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, ropes, sites
@@ -21,13 +19,14 @@ from longtake.pipeline.adapters.ltx2.text import LTX2Text
 from longtake.pipeline.adapters.pretrained import read_encoder, read_tokenizer
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
-from longtake.pipeline.models.protocols import Block, FilmModel, Stream, Tokens
+from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
 from longtake.pipeline.spec import GuidanceSpec
 from longtake.pipeline.weights.folder import folder_fingerprint, model_name
 from longtake.pipeline.weights.options import LoadOptions
-from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype
+from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype, without_weights
 
 LARGEST_SIDE = 2048
 CLIP_LATENTS, OVERLAP = 16, 3
@@ -64,20 +63,13 @@ class LTX2Model:
         self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else CLIP_LATENTS - OVERLAP
         self.text = LTX2Text(self._tokenizer, self._text_encoder, self._connectors)
-        self.denoiser = LazyDenoiser(folder, load, self.text.max_tokens)
-
-    @cached_property
-    def video_codec(self) -> LTX2VideoCodec:
-        """The video autoencoder, loaded on first use."""
-        return LTX2VideoCodec(self._folder.filled("vae", self._as_stored))
-
-    @cached_property
-    def sound_codec(self) -> LTX2SoundCodec:
-        """The sound autoencoder and the vocoder, loaded on first use."""
-        # The vocoder is not built on `meta`, since it computes a filter that no file holds.
-        vocoder = self._folder.networks["vocoder"].from_config(self._folder.vocoder).to(self.device)
-        fill(vocoder, self._folder.path / "vocoder", self._as_stored)
-        return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
+        self.denoiser = LazyDenoiser(ropes(folder.transformer), self._sites, self._denoiser)
+        vae, sound = (
+            LTX2VideoCodec(folder.on_meta("vae")),
+            LTX2SoundCodec(folder.on_meta("audio_vae"), folder.on_meta("vocoder")),
+        )
+        self.video_codec = LazyDecoder(vae.left_context, vae.lookahead, self._video_codec)
+        self.sound_codec = LazyDecoder(sound.left_context, sound.lookahead, self._sound_codec)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -148,6 +140,22 @@ class LTX2Model:
     def _as_stored(self) -> LoadOptions:
         return replace(self._load, dtype=None)
 
+    def _video_codec(self) -> LTX2VideoCodec:
+        return LTX2VideoCodec(self._folder.filled("vae", self._as_stored))
+
+    def _sound_codec(self) -> LTX2SoundCodec:
+        # The vocoder is not built on `meta`, because it computes a filter that is not stored.
+        built = self._folder.networks["vocoder"].from_config(self._folder.vocoder).to(self.device)
+        vocoder = fill(without_weights(built), self._folder.path / "vocoder", self._as_stored)
+        return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
+
+    def _denoiser(self) -> LTX2Denoiser:
+        return LTX2Denoiser(self._folder.filled("transformer", self._load), self.text.max_tokens)
+
+    def _sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        size = (latent_height, latent_width)
+        return sites(self._folder.transformer, size, chunk_latents, chunk_audio, self.text.max_tokens)
+
     def _tokenizer(self) -> Any:
         return read_tokenizer(self._folder.path / "tokenizer")
 
@@ -158,38 +166,3 @@ class LTX2Model:
     def _connectors(self) -> LTX2TextConnectors:
         connectors: LTX2TextConnectors = self._folder.filled("connectors", self._load)
         return connectors
-
-
-class LazyDenoiser:
-    """The denoiser of a folder, whose weights are read by the first pass; see `protocols.BlockDenoiser`."""
-
-    def __init__(self, folder: LTX2Folder, load: LoadOptions, text_tokens: int) -> None:
-        self._folder, self._load, self._text_tokens = folder, load, text_tokens
-        self.rope = ropes(folder.transformer)
-
-    def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """The attention sites of a pass over latents of this size."""
-        size = (latent_height, latent_width)
-        return sites(self._folder.transformer, size, chunk_latents, chunk_audio, self._text_tokens)
-
-    @property
-    def blocks(self) -> Iterable[Block]:
-        """See `BlockDenoiser.blocks`."""
-        return self._network.blocks
-
-    def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """See `BlockDenoiser.embed`."""
-        return self._network.embed(streams, text)
-
-    def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """See `BlockDenoiser.head`."""
-        return self._network.head(tokens, streams)
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the weights are in memory."""
-        return "_network" in vars(self)
-
-    @cached_property
-    def _network(self) -> LTX2Denoiser:
-        return LTX2Denoiser(self._folder.filled("transformer", self._load), self._text_tokens)

@@ -50,7 +50,7 @@ class WanTokens(Tokens):
 
 
 class WanDenoiser(nn.Module):
-    """A `WanTransformer3DModel` that answers to `protocols.BlockDenoiser`; sound has no channels, and stays so.
+    """A `WanTransformer3DModel` as a `protocols.BlockDenoiser`; sound has no channels and passes through.
 
     Args:
         transformer: its attention processors are replaced.
@@ -184,8 +184,9 @@ def sites(config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, 
 
 @dataclass(frozen=True)
 class AttendArgs:
-    """Where a block attends, handed through diffusers' block to the processors: over the film, or, where there is
-    text, over that and the image."""
+    """Where a block attends: over the film, or, if there is text, over that and the image. It travels through
+    diffusers' block to a `ContextProcessor` in place of the rotary embedding or of the prompt, because the block hands
+    only those to its processors, and passes them on untouched."""
 
     context: AttentionContext
     layer: int
@@ -225,29 +226,29 @@ class ContextProcessor:
     def __call__(
         self, attention: Any, x: Tensor, prompt: AttendArgs | None, _mask: None, film: AttendArgs | None, **_: Any
     ) -> Tensor:
-        """Attended tokens [(b f) s d]; diffusers passes what to attend over as prompt or as rotary embedding."""
-        here = film or prompt
-        assert here is not None
-        q = self._heads(attention, attention.norm_q(attention.to_q(x)), here.frames)
-        if here.text is None:
-            k = self._heads(attention, attention.norm_k(attention.to_k(x)), here.frames)
-            v = rearrange(attention.to_v(x), "(b f) s (n k) -> b n (f s) k", f=here.frames, n=attention.heads)
-            site = Site(here.layer, "video_self")
-            attended = here.context.attend(site, {"video": QKV(q, k, v)}, here.positions)["video"]
+        """Attended tokens [(b f) s d]."""
+        args = film or prompt
+        assert isinstance(args, AttendArgs), "diffusers hands them on as its rotary embedding, or as the prompt"
+        q = self._heads(attention, attention.norm_q(attention.to_q(x)), args.frames)
+        if args.text is None:
+            k = self._heads(attention, attention.norm_k(attention.to_k(x)), args.frames)
+            v = rearrange(attention.to_v(x), "(b f) s (n k) -> b n (f s) k", f=args.frames, n=attention.heads)
+            site = Site(args.layer, "video_self")
+            attended = args.context.attend(site, {"video": QKV(q, k, v)}, args.positions)["video"]
         else:
-            k, v = attention.norm_k(attention.to_k(here.text)), attention.to_v(here.text)
-            attended = self._read(attention, here, "text", q, k, v)
-        if here.image is not None:
-            k, v = attention.norm_added_k(attention.add_k_proj(here.image)), attention.add_v_proj(here.image)
-            attended = attended + self._read(attention, here, "image", q, k, v)
-        out: Tensor = attention.to_out[0](rearrange(attended, "b n (f s) k -> (b f) s (n k)", f=here.frames))
+            k, v = attention.norm_k(attention.to_k(args.text)), attention.to_v(args.text)
+            attended = self._read(attention, args, "text", q, k, v)
+        if args.image is not None:
+            k, v = attention.norm_added_k(attention.add_k_proj(args.image)), attention.add_v_proj(args.image)
+            attended = attended + self._read(attention, args, "image", q, k, v)
+        out: Tensor = attention.to_out[0](rearrange(attended, "b n (f s) k -> (b f) s (n k)", f=args.frames))
         return out
 
-    def _read(self, attention: Any, here: AttendArgs, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _read(self, attention: Any, args: AttendArgs, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention [b n l k] over the prompt or the image alone, whose keys and values are [b t d]."""
         k, v = self._heads(attention, k, 1), rearrange(v, "b t (n k) -> b n t k", n=attention.heads)
         streams = {"video": QKV(q, q[:, :, :0], q[:, :, :0]), name: QKV(None, k, v)}
-        return here.context.attend(Site(here.layer, f"video_{name}"), streams, {})["video"]
+        return args.context.attend(Site(args.layer, f"video_{name}"), streams, {})["video"]
 
     def _heads(self, attention: Any, x: Tensor, frames: int) -> Tensor:
         """Tokens [(b f) s d] by head; Wan rotates channel 2i together with 2i + 1, and Rope channel i with i + k/2."""

@@ -1,48 +1,60 @@
-"""Wan's image-to-video weights on the road: whatever latents a pass begins with clean are what it continues.
+"""Wan's image-to-video weights in a film: a pass continues the clean latents that it begins with.
 
-The road shows given latents clean, with a noise level of 0: a scene's image, or the overlap before a chunk. These
-weights know one noise level for all latents, and read what is given beside them. So given latents are decoded, the
-frames become the streams that `WanImage` makes, and the latents themselves are noised to the level of the others.
+Given latents enter a pass clean, with a noise level of 0: a scene's image, or the overlap before a chunk. These weights
+know one noise level for all latents, and read given frames in further streams. So given latents are decoded, `WanImage`
+makes the streams from the frames, and the latents themselves are noised to the level of the others.
 
 Shapes: b batch (1), f latent frames, k given ones, c channels, h w height and width of a latent.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.adapters.wan.image import WanImage
 from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.models.protocols import Block, BlockDenoiser, Stream, Tokens
 from longtake.pipeline.sampling.noise import KeyedNoise
 
 NOISE = KeyedNoise(0)
 """That given latents are noised with: the same in every step, on every rank and in every film."""
 
 
-class WanContinued:
-    """Answers to `protocols.BlockDenoiser`, for passes that begin with given latents.
+class WanContinued(BlockDenoiser):
+    """A denoiser for passes that begin with given latents.
 
     Args:
         experts: with weights that continue an image.
-        image: makes what they read of it, when it is first needed.
+        image: makes the further streams; called at the first pass.
     """
 
     def __init__(self, experts: WanExperts, image: Callable[[], WanImage]) -> None:
-        self.rope, self.blocks = experts.rope, experts.blocks
         self._experts, self._image = experts, image
         self._made: tuple[Tensor, int, dict[str, Stream]] | None = None
 
+    @property
+    @override
+    def rope(self) -> Ropes:
+        return self._experts.rope
+
+    @property
+    @override
+    def blocks(self) -> Iterable[Block]:
+        return self._experts.blocks
+
+    @override
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """See `WanExperts.sites`."""
         return self._experts.sites(latent_height, latent_width, chunk_latents, chunk_audio)
 
+    @override
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        """See `WanExperts.embed`; streams that hold what is continued already are taken as they are.
+        """Latents to tokens; streams that come with `condition` are used as they are.
 
         Raises:
             SpecError: the pass does not begin with what is given of it, or something else is given, too.
@@ -59,12 +71,12 @@ class WanContinued:
         beside = self._beside(given[0], video.latents.shape[1])
         return self._experts.embed({**streams, **beside, "video": shown}, text)
 
+    @override
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """See `WanExperts.head`."""
         return self._experts.head(tokens, streams)
 
     def _beside(self, given: Tensor, num_latents: int) -> dict[str, Stream]:
-        """The streams that tell of given latents [k c h w]; made once for all steps and branches of a chunk."""
+        """The further streams for given latents [k c h w]; made once for all steps and branches of a chunk."""
         if self._made is None or self._made[1] != num_latents or not torch.equal(self._made[0], given):
             found = self._image().after(given, num_latents)
             self._made = (given.clone(), num_latents, {name: _clean(values) for name, values in found.items()})

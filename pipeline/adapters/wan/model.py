@@ -16,16 +16,17 @@ from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from longtake.pipeline.adapters.pretrained import read_encoder, read_image_processor, read_tokenizer
-from longtake.pipeline.adapters.wan.denoiser import LATENT_FRAMES, WanDenoiser
-from longtake.pipeline.adapters.wan.experts import WanExperts, WanSizes
+from longtake.pipeline.adapters.wan.denoiser import LATENT_FRAMES, WanDenoiser, rope, sites
+from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.adapters.wan.folder import WanFolder
 from longtake.pipeline.adapters.wan.image import WanImage
 from longtake.pipeline.adapters.wan.image_to_video import WanContinued
 from longtake.pipeline.adapters.wan.text import WanText
 from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
-from longtake.pipeline.attention.kv_plan import KVPlan
+from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
@@ -76,16 +77,13 @@ class WanModel:
         self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
         self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
-        sizes = WanSizes(folder.transformer, float(self._fps / LATENT_FRAMES))
-        experts = WanExperts([partial(self._expert, name) for name in folder.experts], sizes, folder.boundary or 0)
+        turns = rope(folder.transformer, float(self._fps / LATENT_FRAMES))
+        each = [LazyDenoiser(turns, self._sites, partial(self._expert, name)) for name in folder.experts]
+        experts = WanExperts(each, folder.transformer["num_layers"], folder.boundary or 0)
         self.denoiser = WanContinued(experts, self._continued_image) if folder.continues_image else experts
+        vae = WanVideoCodec(self._vae())  # on `meta`
+        self.video_codec = LazyDecoder(vae.left_context, vae.lookahead, self._video_codec)
         self.sound_codec = Silence(HOP)
-
-    @cached_property
-    def video_codec(self) -> WanVideoCodec:
-        """The video autoencoder, loaded on first use."""
-        vae = fill(self._vae(), self._folder.path / "vae", replace(self._load, dtype=None))
-        return WanVideoCodec(vae)
 
     @cached_property
     def image(self) -> WanImage | None:
@@ -173,6 +171,13 @@ class WanModel:
         except (OSError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsError(f"{path / 'config.json'} is no valid UMT5 ({error}); fetch the model again") from error
 
+    def _video_codec(self) -> WanVideoCodec:
+        return WanVideoCodec(fill(self._vae(), self._folder.path / "vae", replace(self._load, dtype=None)))
+
+    def _sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
+        del chunk_audio
+        return sites(self._folder.transformer, (latent_height, latent_width), chunk_latents, self.text.max_tokens)
+
     def _expert(self, name: str) -> WanDenoiser:
         wan = self._transformer(name)
         fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules)
@@ -190,7 +195,7 @@ class WanModel:
         return encoder
 
     def _continued_image(self) -> WanImage:
-        return WanImage(self.video_codec, self._clip if self._folder.transformer.get("image_dim") else None)
+        return WanImage(self.video_codec.loaded, self._clip if self._folder.transformer.get("image_dim") else None)
 
     def _clip(self) -> tuple[Any, Any]:
         encoder = read_encoder("CLIPVisionModel", self._folder.path / "image_encoder", replace(self._load, dtype=None))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from longtake.jobs.bench.ltx2_parity import CLOCK, MIXED, SHAPES, SIZE, TEXT_TOKENS, UNIFORM, pass_difference, prompt
+from longtake.pipeline.adapters.ltx2 import denoiser as ltx2
 from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser
 from longtake.pipeline.attention.context import ChunkCausalContext, ChunkLengths
 from longtake.pipeline.attention.kv_plan import KVPlan
@@ -17,6 +18,7 @@ from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.testing.ltx2 import FORMS, tiny_transformer
 from longtake.pipeline.testing.thread_ranks import run_threads
+from tests.adapters.handed_on import record
 
 GANGS = [Degrees(ulysses=2), Degrees(ulysses=3), Degrees(ring=2), Degrees(ring=3), Degrees(2, 2)]
 PARTS = (("latents", 1), ("sigma", 1), ("times_s", 0))
@@ -38,6 +40,14 @@ def of_chunk(chunk, sigma):
 @pytest.mark.parametrize("form", FORMS)
 def test_both_velocities_equal_those_of_diffusers(form, rope_type, levels, cross_timestep):
     assert pass_difference(form, rope_type, levels, cross_timestep) <= 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_diffusers_hands_on_what_travels_through_its_blocks_and_does_nothing_else_with_it(form, monkeypatch):
+    made, received = record(monkeypatch, ltx2)
+    pass_difference(form, "split", UNIFORM, True)
+    assert sorted(map(id, made)) == sorted(map(id, received))
+    assert len(made) == 2 * 6, "each of two blocks has six sites"
 
 
 @pytest.mark.parametrize("degrees", GANGS, ids=str)

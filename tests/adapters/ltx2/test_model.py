@@ -91,9 +91,9 @@ def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
     model = open_folder(folders["2.3"], load)
     plan = plan_film(STORYBOARD, model)
     assert plan.branches == ("guided", "unguided", "stg", "modality")
-    assert model.sound_codec.stride == 320
+    assert model.sound_codec.loaded.stride == 320
     assert model.dtype == torch.float32
-    assert not model.denoiser.is_read
+    assert not model.denoiser.is_loaded
     assert not {"_encoder", "_connectors"} & vars(model.text).keys()
 
 

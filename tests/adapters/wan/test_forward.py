@@ -16,13 +16,17 @@ from longtake.jobs.bench.wan_parity import (
     streams_of,
 )
 from longtake.jobs.bench.wan_parity import their_pass as theirs
+from longtake.pipeline.adapters.wan import denoiser as wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
-from longtake.pipeline.adapters.wan.experts import WanExperts, WanSizes
+from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.blocks import predict
+from longtake.pipeline.models.lazy_loading import LazyDenoiser
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.testing.wan import TEXT_WIDTH, one_chunk, tiny_transformer
+from tests.adapters.handed_on import record
 
 BOUNDARY = 0.875
 
@@ -30,6 +34,14 @@ BOUNDARY = 0.875
 @pytest.mark.parametrize("case", PASSES.values(), ids=PASSES.keys())
 def test_a_pass_equals_diffusers_forward(case):
     assert pass_difference(case) <= 1e-5
+
+
+@pytest.mark.parametrize("case", PASSES.values(), ids=PASSES.keys())
+def test_diffusers_hands_on_what_travels_through_its_blocks_and_does_nothing_else_with_it(case, monkeypatch):
+    made, received = record(monkeypatch, wan)
+    pass_difference(case)
+    assert sorted(map(id, made)) == sorted(map(id, received))
+    assert len(made) == 2 * 2, "each of two blocks attends to the film, and to prompt and image"
 
 
 def test_a_noise_level_per_latent_equals_a_timestep_per_token():
@@ -52,7 +64,8 @@ def test_the_noise_level_chooses_the_expert_and_the_other_is_never_loaded(sigma,
 
         return now
 
-    experts = WanExperts([load(0), load(1)], WanSizes(transformers[0].config, 4.0), BOUNDARY)
+    whole = WanDenoiser(transformers[0])
+    experts = WanExperts([LazyDenoiser(whole.rope, whole.sites, load(index)) for index in (0, 1)], 2, BOUNDARY)
     assert (our_pass(experts, streams, both) - expected).abs().max() <= 1e-5
     assert loaded == [expert]
 
@@ -86,6 +99,6 @@ def test_weights_in_bfloat16_keep_latents_in_float32():
     text = randn(1, TEXT, 24, seed=3)
     store = KVStore(rough.sites(*SIZE, LATENTS, 0), KVPlan(1), rough.rope, dtype=torch.bfloat16)
     with store.open(CHUNK, "guided") as context:
-        got = rough(streams, text, context)["video"]
+        got = predict(rough, streams, text, context)["video"]
     assert got.dtype == torch.float32
     assert (got - our_pass(exact, streams, text)).abs().max() <= 0.1

@@ -65,7 +65,7 @@ def test_given_latents_become_mask_frames_and_clip_tokens_and_are_noised_themsel
     streams = given_first(count)
     x = streams["video"].latents
     with torch.inference_mode():
-        frames, _ = model.video_codec.decode(x[:, :count], None)
+        frames, _ = model.video_codec.decode(x[:, :count], None, True)
         extra = model.image.condition(frames[0], LATENTS)
     noised = (1 - SIGMA) * x[:, :count] + SIGMA * NOISE.draw("given", range(count), SHAPE)
     spelled_out = {
