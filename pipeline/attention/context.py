@@ -1,4 +1,4 @@
-"""What an attention layer calls. It never learns about caches, ranks or sparsity: the builder decided those.
+"""What an attention layer calls. A layer does not know about caches, ranks, masks or sparsity: the builder chose those.
 
 Shapes: b batch, h heads, l tokens of one stream, d head width, a axes of position.
 """
@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from longtake.pipeline.attention.kernels import attend_all
 from longtake.pipeline.attention.kv_plan import KVPlan
@@ -37,7 +38,7 @@ class Pass(NamedTuple):
 
 
 class QKV(NamedTuple):
-    """Queries, keys and values of one stream, each [b h l d], before rotation; `q` is None where it only is read."""
+    """Queries, keys and values of one stream, each [b h l d], before rotation; `q` is None for a key-only stream."""
 
     q: Tensor | None
     k: Tensor
@@ -45,16 +46,16 @@ class QKV(NamedTuple):
 
 
 class AttentionContext(Protocol):
-    """Attention of one forward pass over whatever its tokens may see."""
+    """Attention of one forward pass over everything that its tokens may see."""
 
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Attend from every stream's queries over the visible keys of all streams of the site.
 
         Args:
-            site: where in the model this happens.
+            site: of the model.
             streams: the pass's own queries, keys and values.
-            positions: float64 [l, a] of each whole stream, also where the pass has some of its rows. A stream without
-                positions (text) lies where the attending chunk begins, whatever the time, and is not kept.
+            positions: float64 [l, a] of each whole stream, even if the pass has only some of its rows. A stream without
+                positions (text) lies where the attending chunk begins, at any time, and is not kept.
 
         Returns:
             The output [b h l d] of every stream that has queries.
@@ -71,12 +72,12 @@ class ChunkLengths:
     stop_s: Fraction
 
 
-class ChunkCausalContext:
-    """Chunk-causal attention over a whole sequence at once, without a cache: for training, and as the plain truth
-    that the KV store is tested against.
+class ChunkCausalContext(AttentionContext):
+    """Chunk-causal attention over a whole sequence at once, without a cache: for training, and as the reference in
+    tests of the KV store.
 
     Args:
-        chunks: what the sequence is made of; each sees itself, the sink and the window before it.
+        chunks: of the sequence; each sees itself, the sink and the window before it.
         plan: the visibility rule, counted from the sequence's first chunk.
         rope: positions to rotations.
     """
@@ -85,9 +86,9 @@ class ChunkCausalContext:
         self._chunks, self._plan, self._ropes = chunks, plan, rope
         self._rotations: dict[tuple[str, str], Rotation] = {}
 
+    @override
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `AttentionContext.attend`."""
-        if not positions:  # nobody has a place in time, so all chunks see the same
+        if not positions:  # no stream has a place in time, so all chunks see the same keys
             every = [
                 torch.cat(parts, dim=2) for parts in zip(*((qkv.k, qkv.v) for qkv in streams.values()), strict=True)
             ]
@@ -99,8 +100,8 @@ class ChunkCausalContext:
             for name, qkv in streams.items()
             if name in positions
         }
-        asking = {name: stream.q for name, stream in cut.items() if stream.q is not None}
-        out: dict[str, list[Tensor]] = {name: [] for name in asking}
+        querying = {name: stream.q for name, stream in cut.items() if stream.q is not None}
+        out: dict[str, list[Tensor]] = {name: [] for name in querying}
         for index, chunk in enumerate(self._chunks):
             begin = [rope.rotation(rope.origin(text.k.shape[2]), chunk.start_s) for text in texts]
             keys = [rotate(text.k) for rotate, text in zip(begin, texts, strict=True)]
@@ -109,15 +110,15 @@ class ChunkCausalContext:
                 seen_keys, seen_values = self._visible(index, stream, positions[name], rope)
                 keys += seen_keys
                 values += seen_values
-            q = torch.cat([queries[index] for queries in asking.values()], dim=2)
+            q = torch.cat([queries[index] for queries in querying.values()], dim=2)
             result = attend_all(q, torch.cat(keys, dim=2), torch.cat(values, dim=2))
-            sizes = [chunk.tokens[name] for name in asking]
-            for name, piece in zip(asking, torch.split(result, sizes, dim=2), strict=True):
+            sizes = [chunk.tokens[name] for name in querying]
+            for name, piece in zip(querying, torch.split(result, sizes, dim=2), strict=True):
                 out[name].append(piece)
         return {name: torch.cat(pieces, dim=2) for name, pieces in out.items()}
 
     def _rotation(self, kind: str, name: str, positions: Tensor) -> Rotation:
-        """The rotation of a whole stream at sites of that kind, computed at the first layer."""
+        """The rotation of a whole stream at sites of that kind; computed at the first layer."""
         if (kind, name) not in self._rotations:
             self._rotations[kind, name] = rope_of(self._ropes, kind).rotation(positions)
         return self._rotations[kind, name]
@@ -125,7 +126,7 @@ class ChunkCausalContext:
     def _cut(self, name: str, qkv: QKV, rotate: Rotation) -> "_Cut":
         sizes = [chunk.tokens[name] for chunk in self._chunks]
         q = None if qkv.q is None else torch.split(rotate(qkv.q), sizes, dim=2)
-        if not qkv.k.shape[2]:  # it only asks
+        if not qkv.k.shape[2]:  # a query-only stream
             nothing = [qkv.k] * len(sizes)
             return _Cut(q, nothing, nothing, nothing, nothing, nothing)
         k, v = (torch.split(x, sizes, dim=2) for x in (rotate(qkv.k), qkv.v))
@@ -133,7 +134,7 @@ class ChunkCausalContext:
         return _Cut(q, k, v, *([self._past(x) for x in pieces] for pieces in (k, v, sink_keys)))
 
     def _visible(self, index: int, stream: "_Cut", positions: Tensor, rope: Rope) -> tuple[list[Tensor], list[Tensor]]:
-        """One stream's keys and values that chunk `index` sees, the sink moved to just before the window."""
+        """One stream's keys and values that chunk `index` sees, the sink shifted to end where the window begins."""
         visible = self._plan.visible(0, index)
         sinks = [chunk for chunk in visible if chunk < self._plan.sink]
         window = [*visible[len(sinks) :], index]
@@ -152,7 +153,7 @@ class ChunkCausalContext:
 class _Cut(NamedTuple):
     """One stream cut into chunks, rotated: its own queries, keys and values, and what later chunks see of them.
 
-    The sink's keys are raw. Each is cut once, since a slice for every use costs training a full-sized gradient.
+    The sink's keys are not rotated. Each is cut once, because in training every slice costs a full-sized gradient.
     """
 
     q: Sequence[Tensor] | None

@@ -1,4 +1,4 @@
-"""PyTorch's fused attention for GPUs, with its log-sum-exp; `kernels.kernel_for` takes the first that proves itself.
+"""PyTorch's fused attention for GPUs, with its log-sum-exp; `kernels.kernel_for` takes the first one proved correct.
 
 Shapes: b batch, h heads, q queries, k keys, d head width.
 """
@@ -36,7 +36,7 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Pa
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
-    """FlexAttention (Dong et al., arXiv 2412.05496), compiled; the one that takes masks."""
+    """FlexAttention (Dong et al., arXiv 2412.05496), compiled; the only one that takes masks."""
 
     def score(value: Tensor, b: Tensor, _h: Tensor, _q: Tensor, key: Tensor) -> Tensor:
         return value if seen is None else torch.where(seen[b, key], value, -torch.inf)

@@ -1,10 +1,12 @@
 """Attention kernels that return the true log-sum-exp, and the merge of partial results.
 
-The LSE lets attention over separate runs of keys be combined exactly: each run is attended alone, and
-`merge` weighs the parts. A kernel with a wrong LSE spoils every merge without a sound, so none is taken at its word:
-`prove` compares it with attention spelled out. PyTorch's CPU flash kernel has two traps, measured on 2.11: it dies with
-SIGFPE on zero keys, zero queries or zero heads, so empty calls never reach it; and where a mask hides all keys it
+The LSE lets attention over separate runs of keys be combined exactly: each run is attended separately, and `merge`
+weighs the parts. A wrong LSE silently corrupts every merge, so each kernel is verified before use: `prove` compares it
+with the reference, attention by matrix products. PyTorch's CPU flash kernel has two traps, measured on 2.11: it dies
+with SIGFPE on zero keys, zero queries or zero heads, so empty calls never reach it; and if a mask hides all keys, it
 returns an LSE of 0.
+
+Kernels take a mask of keys only. Spans and blocks (`mask.py`) become runs of keys before a kernel is called.
 
 Shapes: b batch, h heads, q queries, k keys, d head width.
 """
@@ -23,11 +25,11 @@ Partial = tuple[Tensor, Tensor]
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
 """(q [b h q d], k [b h k d], v [b h k d], seen) -> Partial, scaled by d**-0.5. `seen` is bool [b k]: which keys count;
-None where all do. Never called without queries or keys."""
+None if all do. Never called without queries or keys."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
-    """Attention of every query over every key that is seen, by the kernel that suits the device; see `Kernel`."""
+    """Attention of every query over every key that is seen, by the kernel for the device; see `Kernel`."""
     if q.numel() == 0 or k.numel() == 0:
         return torch.zeros_like(q), q.new_full(q.shape[:3], -torch.inf, dtype=lse_dtype(q))
     if q.requires_grad or k.requires_grad or v.requires_grad:
@@ -36,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Parti
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over all the keys there are, so that no log-sum-exp is needed: 2.5 times faster in training."""
+    """Attention over all keys at once, so that no log-sum-exp is needed: 2.5 times faster in training."""
     if not (q.requires_grad or k.requires_grad or v.requires_grad):
         return attend(q, k, v)[0]
     weights: Tensor = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
@@ -44,7 +46,7 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
-    """Attention spelled out, for any device and for gradients; on a CPU 1.6 times faster in training than flash."""
+    """Attention by matrix products, for any device, with gradients; on a CPU 1.6 times faster to train than flash."""
     scores = (q @ k.transpose(-1, -2)).to(lse_dtype(q)) * q.shape[-1] ** -0.5
     if seen is not None:
         scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
@@ -81,10 +83,10 @@ def kernel_for(device: str, dtype: torch.dtype, head_dim: int, masked: bool = Fa
 
 
 def prove(kernel: Kernel, device: str, dtype: torch.dtype, head_dim: int, masked: bool = False) -> None:
-    """Raise `KernelError` unless `kernel` runs, and gives the output and LSE of attention spelled out in float64.
+    """Raise `KernelError` unless `kernel` runs, and gives the output and LSE of the reference in float64.
 
     Args:
-        masked: whether it must leave out keys that are not seen, too.
+        masked: whether it must also leave out keys that are not seen.
     """
     name = getattr(kernel, "__name__", repr(kernel))
     generator = torch.Generator().manual_seed(0)

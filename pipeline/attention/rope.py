@@ -24,7 +24,7 @@ def geometric(fastest: float, slowest: float, count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of one stream's angles, float64, each [h l d/2]; h is 1 where all heads are turned alike."""
+    """Cosines and sines of one stream's angles, float64, each [h l d/2]; h is 1 if all heads have the same."""
 
     cos: Tensor
     sin: Tensor
@@ -33,7 +33,7 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate `x` [b h l d]: channel i together with channel i + d/2; bfloat16 is rotated in float32."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        if (x.device, dtype) not in self._as:  # once, since every layer asks for the same
+        if (x.device, dtype) not in self._as:  # once: every layer needs the same
             self._as[x.device, dtype] = (self.cos.to(x.device, dtype), self.sin.to(x.device, dtype))
         cos, sin = self._as[x.device, dtype]
         first, second = x.to(dtype).chunk(2, dim=-1)
@@ -48,12 +48,12 @@ class Rotation:
 
 
 class Rope:
-    """Turns positions into rotations. Every pair of channels turns along one axis.
+    """Makes rotations from positions. Every pair of channels is rotated along one axis.
 
     Args:
         frequencies: angular frequency of every pair of channels in radians per unit (seconds on axis 0), float64
-            [h d/2]; h is 1 where all heads are turned alike.
-        axes: along which axis each of them turns, [h d/2].
+            [h d/2]; h is 1 if all heads have the same.
+        axes: the axis of each frequency, [h d/2].
         num_axes: of a position.
     """
 
@@ -64,13 +64,13 @@ class Rope:
 
     @classmethod
     def of_axes(cls, frequencies: Sequence[Sequence[float]]) -> "Rope":
-        """All heads alike, the head width shared out to the axes: per axis, the frequencies of its channels."""
+        """The same for all heads, the head width divided among the axes: per axis, the frequencies of its channels."""
         flat = [frequency for axis in frequencies for frequency in axis]
         axes = [number for number, axis in enumerate(frequencies) for _ in axis]
         return cls(torch.tensor([flat], dtype=torch.float64), torch.tensor([axes]), len(frequencies))
 
     def origin(self, num_tokens: int) -> Tensor:
-        """Positions [l a] of tokens that have none of their own."""
+        """Positions [l a] of tokens without their own."""
         return torch.zeros(num_tokens, self._num_axes, dtype=torch.float64)
 
     def rotation(self, positions: Tensor, shift_s: Fraction = Fraction(0)) -> Rotation:
@@ -83,7 +83,7 @@ class Rope:
 
 
 Ropes = Rope | Mapping[str, Rope]
-"""One for all sites, or one for each kind of site."""
+"""One rope for all sites, or one for each kind of site."""
 
 
 def rope_of(ropes: Ropes, kind: str) -> Rope:

@@ -1,8 +1,8 @@
 """A joint audio-video diffusion transformer: two streams with weights of their own, one attention over both.
 
 Each block takes both streams, makes queries, keys and values with the stream's own weights, attends once over
-everything that is visible (both streams and the text), and returns to the streams. What "visible" means, and
-whether keys come from a cache, is the context's business. Sources: joint attention as in MM-DiT (Esser et al.,
+everything that is visible (both streams and the text), and returns to the streams. The context decides what is
+visible, and whether keys come from a cache. Sources: joint attention as in MM-DiT (Esser et al.,
 arXiv 2403.03206), a shared adaLN table as in PixArt-alpha (Chen et al., arXiv 2310.00426) with each layer's low-rank
 part as in Cosmos (arXiv 2501.03575), a noise level per latent frame as in Diffusion Forcing (Chen et al.,
 arXiv 2407.01392). Both streams are placed in time by seconds; patches also carry their place in the picture, so that
@@ -34,7 +34,7 @@ PLACE_FREQUENCIES = 4
 
 @dataclass(frozen=True)
 class AVDiTConfig:
-    """Sizes of an `AVDiT`; the head width is shared out to time, height and width as 2 : 1 : 1."""
+    """Sizes of an `AVDiT`; the head width is divided among time, height and width as 2 : 1 : 1."""
 
     video_channels: int = 12
     audio_channels: int = 48
@@ -121,7 +121,7 @@ class AVDiT(nn.Module):
         return out
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """One joint site per layer, with room for chunks of that many latents."""
+        """One joint site per layer, with space for chunks of that many latents."""
         config = self.config
         frame_tokens = (latent_height // config.patch) * (latent_width // config.patch)
         streams = (
@@ -242,7 +242,7 @@ class HeadNorm(nn.RMSNorm):
 
 
 class TextKeys(nn.Module):
-    """The prompt as further keys and values of the joint attention; nothing is asked from it."""
+    """The prompt as further keys and values of the joint attention, without queries."""
 
     def __init__(self, config: AVDiTConfig) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ def sinusoids(sigma: Tensor) -> Tensor:
 
 def place_waves(rows: int, columns: int) -> Tensor:
     """Cosines and sines of each patch's place [s 4*PLACE_FREQUENCIES], the picture's height and width being half a
-    period of the slowest and each next one twice as fast."""
+    period of the slowest wave, and each further wave twice as fast."""
     axes = []
     for count in (rows, columns):
         half_turns = torch.outer((torch.arange(count) + 0.5) / count, torch.pi * 2.0 ** torch.arange(PLACE_FREQUENCIES))
@@ -292,6 +292,6 @@ def place_waves(rows: int, columns: int) -> Tensor:
 
 
 def _zeroed(linear: nn.Linear) -> nn.Linear:
-    """The layer, silent until it is trained."""
+    """The layer, with zero weights, so that its output is 0 until it is trained."""
     nn.init.zeros_(linear.weight)
     return linear

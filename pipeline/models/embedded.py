@@ -1,4 +1,4 @@
-"""An embedded model family: text encoder, denoiser and both codecs, with what they ask of a storyboard."""
+"""The built-in model family: text encoder, denoiser and both codecs, with their limits for a storyboard."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -30,15 +30,15 @@ SHAPES_VOCABULARY = (
 
 @dataclass(frozen=True)
 class EmbeddedModelConfig:
-    """What an `EmbeddedModel` is made of; kept beside its weights.
+    """The sizes of an `EmbeddedModel`; stored with its weights.
 
     Args:
         name: the family's name.
-        trained: whether the weights were trained, or are random and only show that the road works.
+        trained: whether the weights were trained, or are random and only show that the pipeline works.
         chunk_latents: video latents in one chunk.
         window: chunks of context, and `sink` chunks at a section's start that stay.
-        audio_lag: how far the sound's denoising lags the picture's: at 0 they go together, at 1 the sound begins when
-            the picture is done. See `sampling.schedule.staggered`.
+        audio_lag: how far the sound's denoising lags the picture's: at 0 they are denoised together, at 1 the sound
+            starts when the picture is done. See `sampling.schedule.staggered`.
     """
 
     name: str
@@ -70,7 +70,7 @@ TINY = EmbeddedModelConfig(
 
 
 class EmbeddedModel(nn.Module):
-    """The four networks that one film needs, sized by `config`; answers to `protocols.EmbeddedModel`."""
+    """The four networks that one film needs, sized by `config`; a `protocols.FilmModel`."""
 
     rollout, defaults = Causal(), ModelDefaults()
 
@@ -87,7 +87,7 @@ class EmbeddedModel(nn.Module):
 
     @classmethod
     def untrained(cls, config: EmbeddedModelConfig, seed: int = 0) -> "EmbeddedModel":
-        """Random weights that depend on `seed` alone, whichever thread asks."""
+        """Random weights that depend only on `seed`, in any thread."""
         with seeded(seed):
             return cls(config).eval()
 
@@ -112,7 +112,7 @@ class EmbeddedModel(nn.Module):
 
     @property
     def credit(self) -> str:
-        """What a film says about who rendered it."""
+        """The text in a film that names the model."""
         return f"rendered by {self.name}{'' if self.trained else ', untrained weights'}"
 
     @property

@@ -1,4 +1,4 @@
-"""What the road asks of a model: a denoiser over named streams, codecs that decode in chunks, a text encoder.
+"""What the pipeline needs of a model: a denoiser over named streams, codecs that decode in chunks, a text encoder.
 
 Shapes: b batch, f latent frames, s tokens of each, c channels, h height, w width, l audio latents or text tokens,
 d width, a axes of position, n samples.
@@ -20,7 +20,7 @@ from longtake.pipeline.models.limits import ModelDefaults, ModelLimits
 from longtake.pipeline.rollouts import Rollout
 
 DecoderState = Any
-"""What a decoder carries from one chunk to the next; `None` at a section's start. Only its decoder looks inside."""
+"""A decoder's state between chunks; `None` at a section's start. Only the decoder itself reads it."""
 
 
 @dataclass(frozen=True)
@@ -122,27 +122,27 @@ class StreamDecoder(Protocol):
 
     Attributes:
         left_context: latents before new ones that reach into what becomes final with them.
-        lookahead: latents after the last one that its output waits for.
+        lookahead: latents that must follow one before its output is final.
     """
 
     left_context: int
     lookahead: int
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
-        """What has become final with these latents, and the state for the next; `final` flushes what waits."""
+        """The output that is final with these latents, and the state for the next; `final` flushes the rest."""
         ...
 
 
 class VideoEncoder(Protocol):
-    """What a video codec also is where a model can be given pictures."""
+    """A video codec of a model that accepts images."""
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents [b f c h w] of frames in -1..1 [b n 3 h w] that open a section: as many as f latents there hold."""
+        """Latents [b f c h w] of the frames in -1..1 [b n 3 h w] that open a section."""
         ...
 
 
 class SoundEncoder(Protocol):
-    """What a sound codec also is where a model can be given sound.
+    """A sound codec of a model that accepts sound.
 
     Attributes:
         channels: that it encodes.
@@ -156,11 +156,11 @@ class SoundEncoder(Protocol):
 
 
 class FilmModel(Protocol):
-    """What one film needs of a model family: how its prompts are read, its latents denoised and decoded.
+    """What one film needs of a model family.
 
     Attributes:
         name: of the family.
-        trained: whether the weights were trained, or are random and only show that the road works.
+        trained: whether the weights were trained, or are random and only show that the pipeline works.
         chunk_latents: video latents in one chunk.
         audio_lag: how far the sound's denoising lags the picture's; see `sampling.schedule.staggered`.
         rollout: how its chunks follow each other.
@@ -168,8 +168,8 @@ class FilmModel(Protocol):
         text, denoiser, video_codec, sound_codec: the networks.
         dtype, device: of the denoiser's weights.
         limits: what a storyboard must keep to.
-        defaults: what a storyboard means where it says nothing.
-        credit: what a film says about who rendered it.
+        defaults: the values of a storyboard's keys that are left out.
+        credit: the text in a film that names the model.
     """
 
     @property
@@ -212,5 +212,5 @@ class FilmModel(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """What tells these weights from any others: the same on every machine."""
+        """A checksum of the weights, the same on every machine."""
         ...

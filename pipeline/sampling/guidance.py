@@ -1,7 +1,7 @@
-"""Guidance: passes beside the one that is guided by the prompt, and how velocities are pushed away from theirs.
+"""Guidance: passes in addition to the one with the prompt, and how velocities are pushed away from theirs.
 
-Each pass is a branch with a name. Some read another prompt ("unguided" reads the empty one), some read the scene's with
-an attention that is perturbed: `Perturbed` wraps the context of a pass, so no model knows of it.
+Each pass is a branch with a name. Some read another prompt ("unguided" reads the empty one), others read the scene's
+prompt with a perturbed attention: `Perturbed` wraps the context of a pass, so models do not know about it.
 
 Shapes: b batch, h heads, l tokens, d head width.
 """
@@ -12,18 +12,19 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, Site
 from longtake.pipeline.models.branches import Velocities
 from longtake.pipeline.models.protocols import Stream
 
 CROSS_KINDS = ("a2v", "v2a")
-"""Sites at which the streams look at each other."""
+"""Sites of cross-modal attention."""
 SELF_KINDS = ("video_self", "audio_self")
 
 
 class Guidance(Protocol):
-    """How the velocities of several passes become one."""
+    """How the velocities of several passes are combined."""
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ class Guidance(Protocol):
         ...
 
     def context(self, branch: str, context: AttentionContext) -> AttentionContext:
-        """What the passes of `branch` attend through, where the store gave `context`."""
+        """The context of the passes of `branch`, made from the store's `context`."""
         ...
 
     def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
@@ -40,27 +41,26 @@ class Guidance(Protocol):
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
-    """Away from what the empty prompt gives, in all streams alike (Ho and Salimans, arXiv 2207.12598); at a scale of 1
-    there is nothing to do.
+class ClassifierFree(Guidance):
+    """Away from the prediction for the empty prompt, with one scale for all streams (Ho, Salimans, arXiv 2207.12598).
 
     Args:
-        scale: 1 is the guided pass itself.
+        scale: at 1 only the guided pass is run.
     """
 
     scale: float
 
     @property
+    @override
     def branches(self) -> tuple[str, ...]:
-        """See `Guidance.branches`."""
         return ("guided",) if self.scale == 1 else ("guided", "unguided")
 
-    def context(self, _: str, context: AttentionContext) -> AttentionContext:
-        """See `Guidance.context`."""
+    @override
+    def context(self, branch: str, context: AttentionContext) -> AttentionContext:
         return context
 
-    def combine(self, velocities: Mapping[str, Velocities], _: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """See `Guidance.combine`."""
+    @override
+    def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         guided, unguided = velocities["guided"], velocities.get("unguided")
         if unguided is None:
             return dict(guided)
@@ -69,7 +69,7 @@ class ClassifierFree:
 
 @dataclass(frozen=True)
 class ByNoiseLevel(ClassifierFree):
-    """Another scale below a noise level, for models with an expert for each side of it (Wan 2.2 A14B).
+    """A second scale below a noise level, for models with an expert for each side of it (Wan 2.2 A14B).
 
     Args:
         low: the scale below the boundary.
@@ -80,12 +80,12 @@ class ByNoiseLevel(ClassifierFree):
     boundary: float
 
     @property
+    @override
     def branches(self) -> tuple[str, ...]:
-        """See `Guidance.branches`."""
         return ("guided",) if self.scale == self.low == 1 else ("guided", "unguided")
 
+    @override
     def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """See `Guidance.combine`."""
         noisiest = max(float(stream.sigma.max()) for stream in streams.values())
         here = ClassifierFree(self.scale if noisiest >= self.boundary else self.low)
         return here.combine(velocities, streams)
@@ -93,14 +93,14 @@ class ByNoiseLevel(ClassifierFree):
 
 @dataclass(frozen=True)
 class StreamScales:
-    """How strongly one stream is guided.
+    """The guidance scales of one stream.
 
     Args:
-        prompt: away from the empty prompt; 1 is off.
-        modality: away from what the stream does unseen and unheard by the other one; 1 is off.
-        stg: away from a pass whose self-attention is broken in some layers; 0 is off.
-        rescale: how far the spread of the guided clean latents is drawn back to that of the unguided ones (Lin et al.,
-            arXiv 2305.08891, section 3.4); 0 is off.
+        prompt: away from the prediction for the empty prompt; 1 is off.
+        modality: away from the prediction without cross-modal attention; 1 is off.
+        stg: away from the prediction with perturbed self-attention in some layers; 0 is off.
+        rescale: how far the standard deviation of the guided clean latents is moved back to that of the pass with the
+            prompt alone (Lin et al., arXiv 2305.08891, section 3.4); 0 is off.
     """
 
     prompt: float = 1.0
@@ -110,12 +110,12 @@ class StreamScales:
 
 
 @dataclass(frozen=True)
-class PerStream:
-    """Guidance of each stream by itself, of up to three kinds, as LTX-2's pipelines have it.
+class PerStream(Guidance):
+    """Guidance with separate scales for each stream, of up to three kinds, as in LTX-2's pipelines.
 
     Args:
         scales: by stream.
-        stg_layers: those whose self-attention gives back its values (Hyung et al., Spatiotemporal Skip Guidance, arXiv
+        stg_layers: those whose self-attention returns its values (Hyung et al., Spatiotemporal Skip Guidance, arXiv
             2411.18664).
     """
 
@@ -123,24 +123,24 @@ class PerStream:
     stg_layers: Collection[int] = field(default=())
 
     @property
+    @override
     def branches(self) -> tuple[str, ...]:
-        """See `Guidance.branches`."""
         wanted = {
             "unguided": any(scales.prompt != 1 for scales in self.scales.values()),
             "stg": any(scales.stg for scales in self.scales.values()),
             "modality": any(scales.modality != 1 for scales in self.scales.values()),
         }
-        return ("guided", *(name for name, storyboard in wanted.items() if storyboard))
+        return ("guided", *(name for name, is_on in wanted.items() if is_on))
 
+    @override
     def context(self, branch: str, context: AttentionContext) -> AttentionContext:
-        """See `Guidance.context`."""
         if branch == "modality":
             return Perturbed(context, CROSS_KINDS, None, values=False)
         return Perturbed(context, SELF_KINDS, self.stg_layers, values=True) if branch == "stg" else context
 
+    @override
     def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """See `Guidance.combine`. Clean latents are latents less noise level times velocity, so all but the rescaling
-        is the same sum of velocities."""
+        # Clean latents are latents less noise level times velocity, so all but the rescaling is a sum of velocities.
         guided, found = velocities["guided"], {}
         for name, own in guided.items():
             scales = self.scales[name]
@@ -152,8 +152,8 @@ class PerStream:
 
 
 def _rescaled(pushed: Tensor, own: Tensor, stream: Stream, rescale: float) -> Tensor:
-    """A velocity whose clean latents spread as those of `own`, by the share `rescale`; where a latent is clean there is
-    nothing to say."""
+    """`pushed`, with the standard deviation of its clean latents moved to that of `own` by the share `rescale`; latents
+    that are clean already keep their velocity."""
     x, sigma = stream.latents, stream.sigma.view(*stream.sigma.shape, *[1] * (stream.latents.dim() - 2))
     clean, clean_own = x - sigma * pushed, x - sigma * own
     sides = list(range(1, x.dim()))
@@ -162,15 +162,15 @@ def _rescaled(pushed: Tensor, own: Tensor, stream: Stream, rescale: float) -> Te
     return torch.where(sigma > 0, (x - drawn) / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), pushed).to(own.dtype)
 
 
-class Perturbed:
-    """A context in which some sites are broken: they give back their own values, or no answer. They attend all the
-    same, so that the ranks of a gang and the pages of a store stay in step.
+class Perturbed(AttentionContext):
+    """A context in which some sites are perturbed: they return their own values, or no output. They attend anyway, so
+    that the ranks of a gang and the pages of a store stay in step.
 
     Args:
-        context: that answers at all other sites.
-        kinds: of the broken sites.
-        layers: of the broken sites; all, where None.
-        values: whether they give back their values; otherwise nothing.
+        context: of all other sites.
+        kinds: of the perturbed sites.
+        layers: of the perturbed sites; all if None.
+        values: whether they return their values; otherwise nothing.
     """
 
     def __init__(
@@ -178,9 +178,9 @@ class Perturbed:
     ) -> None:
         self._context, self._kinds, self._layers, self._values = context, kinds, layers, values
 
+    @override
     def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `AttentionContext.attend`; a stream without an answer is missing."""
-        answers = self._context.attend(site, streams, positions)
+        attended = self._context.attend(site, streams, positions)
         if site.kind not in self._kinds or (self._layers is not None and site.layer not in self._layers):
-            return answers
-        return {name: streams[name].v for name in answers} if self._values else {}
+            return attended
+        return {name: streams[name].v for name in attended} if self._values else {}

@@ -1,4 +1,4 @@
-"""Noise that depends on what it is for, and on nothing else: not on ranks, chunk borders, or where a run resumed."""
+"""Noise that depends only on what it is for: not on ranks, chunk borders, or the chunk at which a run resumed."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -11,8 +11,8 @@ from torch import Tensor
 class KeyedNoise:
     """Standard normal noise keyed by (seed, stream, absolute latent index, draw), drawn on the CPU.
 
-    The key selects a Philox stream of its own (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3), 128 bits
-    wide, so that hours of latents do not meet by chance as they would in the 32 bits of `torch.manual_seed`.
+    The key selects its own Philox stream (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3). It has 128 bits,
+    so that the keys of hours of latents do not collide, as they would in the 32 bits of `torch.manual_seed`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -25,7 +25,7 @@ class KeyedNoise:
             stream: "video" or "audio".
             latents: their absolute numbers in the film.
             shape: of one latent.
-            draw: counts how often a sampler that adds noise again has drawn for the same latent.
+            draw: how often a sampler that adds fresh noise has drawn for the same latent before.
         """
         rows = [self._latent(stream, latent, shape, draw) for latent in latents]
         return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, *shape)

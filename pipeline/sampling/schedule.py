@@ -16,7 +16,7 @@ from longtake.pipeline.spec import SamplingSpec
 Real = TypeVar("Real", float, np.ndarray)
 
 Levels = Mapping[str, Sequence[float]]
-"""The noise levels of each stream, step by step, as many for all."""
+"""The noise levels of each stream, step by step; all streams have the same number."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def sigmas(
 
 
 def shift_sigma(sigma: Real, shift: float) -> Real:
-    """A level bent towards noise: sigma' = shift * sigma / (1 + (shift - 1) * sigma).
+    """A level shifted towards noise: sigma' = shift * sigma / (1 + (shift - 1) * sigma).
 
     Source: Esser et al., arXiv 2403.03206, section 5.3.2; `shift=1` changes nothing.
     """
@@ -111,9 +111,9 @@ def shift_sigma(sigma: Real, shift: float) -> Real:
 
 
 def staggered(progress: Real, lag: float) -> tuple[Real, Real]:
-    """How far the leading and the lagging stream are, each 0..1, when both together are at `progress` 0..1.
+    """The progress of the leading and of the lagging stream, each 0..1, when the whole is at `progress` 0..1.
 
-    With lag 0 they go together; with lag 1 the second begins when the first is done.
+    With lag 0 they are equal; with lag 1 the second starts when the first is done.
     """
     reach = progress * (1 + lag)
     leading, lagging = np.clip(reach, 0, 1), np.clip(reach - lag, 0, 1)
@@ -121,11 +121,10 @@ def staggered(progress: Real, lag: float) -> tuple[Real, Real]:
 
 
 def noise_levels(steps: int, shift: float = 1.0, audio_lag: float = 0.0, lowest: float = 0.0) -> Levels:
-    """`steps + 1` levels of each stream, both reaching 0 at the end: even steps, bent by `shift_sigma`.
+    """`steps + 1` levels of each stream, both reaching 0 at the end: even steps, shifted by `shift_sigma`.
 
     Args:
-        lowest: the level, before it is bent, that the even steps lead to; the step after it is to 0. UniPC's schedule
-            leads to the lowest level that was trained, 1/1000.
+        lowest: the level, before the shift, that the even steps lead to; one more step leads from there to 0.
     """
     done = np.arange(steps + 1) / steps
     return {

@@ -96,7 +96,7 @@ class LTX2Denoiser(nn.Module):
         return {"video": video.to(latents), "audio": rearrange(rows, "b f 1 c -> b f c").to(streams["audio"].latents)}
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """See `sites`."""
+        """The module's function `sites`, for this network."""
         return sites(self.ltx.config, (latent_height, latent_width), chunk_latents, chunk_audio, self._text_tokens)
 
     def _tokens(self, name: str, patches: Tensor, own: Stream, other: Stream, prompt: Tensor) -> LTX2Tokens:
@@ -187,7 +187,7 @@ def text_widths(config: Mapping[str, Any]) -> list[int]:
 def ropes(config: Mapping[str, Any]) -> dict[str, Rope]:
     """The rotations by kind of site: seconds and pixels for the picture, seconds for the sound and the exchange.
 
-    diffusers turns tokens by how far they are from the middle of a clip; only differences count, so ours turn from 0.
+    diffusers rotates tokens by their distance from the middle of a clip; only differences count, so ours start at 0.
     """
     video_s, audio_s = config["pos_embed_max_pos"], config["audio_pos_embed_max_pos"]
     space = (config["base_height"], config["base_width"])

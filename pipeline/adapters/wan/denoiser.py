@@ -4,8 +4,8 @@ The blocks are diffusers' own, with an attention processor that hands queries, k
 pass. A latent frame has its own noise level, as in Wan 2.2 5B and in the causal checkpoints that were distilled from
 2.1 (Self-Forcing, LongLive). Positions are computed, not looked up, so no film is too long.
 
-Weights that continue an image read two more streams: `condition`, channels beside those of every latent, and `image`,
-what CLIP sees in it, where they were trained with that (2.1). `wan_image.py` makes both.
+Weights that continue an image read two more streams: `condition`, further channels of every latent, and `image`, CLIP's
+tokens of it, if they were trained with that (2.1). `image.py` makes both.
 
 Shapes: b batch, f latent frames, c channels, h w latent height and width, p q patch, s tokens of a latent frame,
 l tokens of a pass, d their width, m modulations, t text tokens, i image tokens, n heads, k head width.
@@ -36,11 +36,11 @@ IMAGE_TOKENS = 257
 
 @dataclass(frozen=True)
 class WanTokens(Tokens):
-    """The video inside the blocks, with what they read besides it.
+    """The video inside the blocks, with what they read in addition.
 
     Args:
         text: prompt tokens [b t d].
-        image: tokens of the image that is continued [b i d]; None where the blocks read none.
+        image: tokens of the image that is continued [b i d]; None if the blocks read none.
         expert: which transformer of several runs this pass.
     """
 
@@ -73,7 +73,7 @@ class WanDenoiser(nn.Module):
         """Latents, and projected prompt tokens `text` [b t d], to tokens. Raises `SpecError` without the image that the
         weights continue."""
         video, embedder, weight = streams["video"], self.wan.condition_embedder, self.wan.patch_embedding.weight
-        latents = torch.cat([video.latents, *self._beside(streams)], dim=2).to(weight.device, weight.dtype)
+        latents = torch.cat([video.latents, *self._further_channels(streams)], dim=2).to(weight.device, weight.dtype)
         patches = self.wan.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
         _, _, f, h, w = patches.shape
         timesteps = rearrange(TIMESTEPS * video.sigma, "b f -> (b f)").to(weight.device)
@@ -103,12 +103,12 @@ class WanDenoiser(nn.Module):
         return {"video": velocity} | {name: streams[name].latents for name in streams.keys() & {"audio"}}
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
-        """See `sites`."""
+        """The module's function `sites`, for this network."""
         del chunk_audio
         return sites(self.wan.config, (latent_height, latent_width), chunk_latents, self._text_tokens)
 
-    def _beside(self, streams: Mapping[str, Stream]) -> list[Tensor]:
-        """Channels [b f c h w] beside those of the video."""
+    def _further_channels(self, streams: Mapping[str, Stream]) -> list[Tensor]:
+        """Channels [b f c h w] in addition to those of the video."""
         wanted = self.wan.config.in_channels - streams["video"].latents.shape[2]
         found = [streams["condition"].latents.to(streams["video"].latents)] if "condition" in streams else []
         if wanted != sum(x.shape[2] for x in found):
