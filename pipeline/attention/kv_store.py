@@ -18,7 +18,6 @@ Shapes: b batch, h heads, t token slots of a buffer, d head width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,12 +131,6 @@ class KVStore:
         buffers = [buffer for branch in self._branches.values() for buffer in branch.buffers.values()]
         tensors = {id(t): t for buffer in buffers for t in (buffer.keys, buffer.values, *buffer.sink.values())}
         return sum(tensor.nbytes for tensor in tensors.values())
-
-    def fork(self) -> "KVStore":
-        """An independent store with the same content, shared with the same ranks."""
-        fork = copy(self)
-        fork._branches = deepcopy(self._branches)
-        return fork
 
     def snapshot(self) -> dict[str, BranchSnapshot]:
         """A copy of everything that is committed: bit for bit the same before and after an aborted chunk, and for any

@@ -40,11 +40,6 @@ class LazyDenoiser(BlockDenoiser, Generic[DenoiserT]):
     def __init__(self, rope: Ropes, sites: Sites, load: Callable[[], DenoiserT]) -> None:
         self._rope, self._sites, self._load = rope, sites, load
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the weights are in memory."""
-        return "loaded" in vars(self)
-
     @cached_property
     def loaded(self) -> DenoiserT:
         """The denoiser with its weights."""

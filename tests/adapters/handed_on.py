@@ -4,7 +4,7 @@ from functools import wraps
 
 
 def record(monkeypatch, module):
-    """What `module` makes to be handed on, and what its processors receive, in two lists that fill during a pass."""
+    """The `AttendArgs` that `module` makes, and those that its processors receive: two lists that a pass fills."""
     made, received = [], []
 
     class Recorded(module.AttendArgs):

@@ -27,7 +27,7 @@ def test_the_kernel_returns_the_true_output_and_lse(dtype):
     torch.testing.assert_close(lse.double(), scores.logsumexp(-1), rtol=0, atol=tolerance)
 
 
-def test_flash_and_spelled_out_attention_agree():
+def test_flash_and_matmul_attention_agree():
     q, k, v = draw(1, 2, 5, 8), draw(1, 2, 600, 8), draw(1, 2, 601, 8)[:, :, 1:]
     for fast, plain in zip(attend(q, k, v), matmul_attention(q, k, v), strict=True):
         torch.testing.assert_close(fast, plain, rtol=0, atol=1e-13)
@@ -96,7 +96,7 @@ HERE += [(gpu_kernels.flex, torch.float32), (gpu_kernels.flex, torch.bfloat16)] 
 @pytest.mark.parametrize(("kernel", "dtype"), HERE, ids=lambda value: getattr(value, "__name__", str(value)))
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_kernels_that_run_here_prove_themselves(kernel, dtype, masked):
+def test_kernels_that_run_here_are_proved_correct(kernel, dtype, masked):
     prove(kernel, "cpu", dtype, 16, masked)
 
 
@@ -130,7 +130,7 @@ def test_gpu_kernels_give_an_lse_for_each_query(kernel):
         kernel(q, k, k, torch.ones(2, 150, dtype=torch.bool, device="meta"))
 
 
-def test_without_a_gpu_kernel_that_proves_itself_attention_is_spelled_out(monkeypatch):
+def test_without_a_correct_gpu_kernel_matmul_attention_is_used(monkeypatch):
     monkeypatch.setattr(kernels, "GPU_KERNELS", (no_lse, elsewhere))
     monkeypatch.setattr(kernels, "prove", lambda kernel, _, *rest: prove(kernel, "cpu", *rest))
     kernels.kernel_for.cache_clear()

@@ -1,4 +1,4 @@
-"""Padding that is not seen counts as if it were not there, whoever keeps it."""
+"""Padding that is not seen counts as if it were absent, on any rank that keeps it."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def draw(name: str, tokens: int, seed: int) -> torch.Tensor:
 
 
 def attend(parallel, text, seen):
-    """Each site's answers over two chunks, with the given text tokens [3 1 h l d]."""
+    """Each site's outputs over two chunks, with the given text tokens [3 1 h l d]."""
     store, found = site_store(parallel), {}
     for chunk in (0, 1):
         with store.open(span(chunk), "guided", seen=seen) as context:
@@ -39,7 +39,7 @@ def attend(parallel, text, seen):
     return found
 
 
-def test_tokens_that_are_not_seen_count_as_if_they_were_not_there():
+def test_tokens_that_are_not_seen_count_as_if_they_were_absent():
     text = draw("text", TEXT, 7)
     masked = attend(ONE_RANK, text, {"text": SEEN})
     short = attend(ONE_RANK, text[:, :, :, SEEN[0]], None)
@@ -62,13 +62,13 @@ def test_ranks_that_share_masked_text_see_what_one_rank_sees(degrees):
             torch.testing.assert_close(got, whole, rtol=0, atol=1e-12)
 
 
-def test_a_prompt_of_which_nothing_is_seen_is_answered_with_zeros():
+def test_a_prompt_of_which_no_token_is_seen_gives_zeros():
     nothing = {"text": torch.zeros_like(SEEN)}
     for (_, kind, _), out in attend(ONE_RANK, draw("text", TEXT, 7), nothing).items():
         assert bool(out.abs().max() == 0) == (kind == "video_text")
 
 
-def test_a_mask_of_a_kept_stream_is_a_mistake_of_the_caller():
+def test_masking_a_kept_stream_is_an_error_of_the_caller():
     store = site_store(ONE_RANK)
     qkv = QKV(*draw("audio", AUDIO, 0))
     mask, places = torch.ones(1, AUDIO, dtype=torch.bool), torch.zeros(AUDIO, 2, dtype=torch.float64)

@@ -65,7 +65,7 @@ FORMS = [spans, blocks, keys, all_forms, some_sites]
 
 
 def dense(mask: Mask, queries: int, keys: int) -> torch.Tensor:
-    """Which query sees which key, spelled out [q k]."""
+    """Which query sees which key, as a dense mask [q k]."""
     seen = torch.ones(queries, keys, dtype=torch.bool)
     if mask.spans is not None:
         seen[:] = False
@@ -92,7 +92,7 @@ class Recording:
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @torch.inference_mode()
 def test_masked_attention_is_attention_under_the_dense_mask(form):
-    store = site_store(ONE_RANK, Rope.of_axes([(0.0, 0.0), (0.0, 0.0)]))  # which turns nothing
+    store = site_store(ONE_RANK, Rope.of_axes([(0.0, 0.0), (0.0, 0.0)]))  # which rotates nothing
     masks, past = {}, []
 
     def visibility(site, rows):
@@ -116,8 +116,8 @@ def test_masked_attention_is_attention_under_the_dense_mask(form):
             ]
             assert list(rows.keys) == pairs, "streams as in the layout, the oldest chunk first"
             k, v = (torch.cat([getattr(past[c][kind][n], part) for n, c in pairs], dim=2) for part in ("k", "v"))
-            asking = {n: past[index][kind][n].q for n, role in roles.items() if "q" in role}
-            q = torch.cat(list(asking.values()), dim=2)
+            querying = {n: past[index][kind][n].q for n, role in roles.items() if "q" in role}
+            q = torch.cat(list(querying.values()), dim=2)
             seen = (
                 torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
                 if mask is None
@@ -126,7 +126,7 @@ def test_masked_attention_is_attention_under_the_dense_mask(form):
             scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~seen, -torch.inf)
             expected = scores.softmax(-1).nan_to_num(0.0) @ v  # a query that sees nothing gets zeros
             for (name, part), out in zip(
-                asking.items(), torch.split(expected, [x.shape[2] for x in asking.values()], 2), strict=True
+                querying.items(), torch.split(expected, [x.shape[2] for x in querying.values()], 2), strict=True
             ):
                 assert part.shape == out.shape
                 torch.testing.assert_close(got[f"{kind} {name}"], out.transpose(1, 2).flatten(2), rtol=0, atol=1e-12)
@@ -142,11 +142,11 @@ def test_ranks_that_share_a_masked_site_see_what_one_rank_sees(degrees, form):
 
 @torch.inference_mode()
 def test_a_visibility_that_masks_nothing_changes_no_bit():
-    plain, asked = site_store(ONE_RANK), site_store(ONE_RANK)
+    plain, masked = site_store(ONE_RANK), site_store(ONE_RANK)
     for index, frames in enumerate(CHUNK_FRAMES):
         with (
             plain.open(span(index), "guided", write=True) as one,
-            asked.open(span(index), "guided", write=True, visibility=lambda _site, _rows: None) as other,
+            masked.open(span(index), "guided", write=True, visibility=lambda _site, _rows: None) as other,
         ):
             expected = attend_everywhere(one, ONE_RANK, frames, seed=index)
             got = attend_everywhere(other, ONE_RANK, frames, seed=index)

@@ -1,4 +1,4 @@
-"""What the ranks of `test_parallel` do, each in a process of its own."""
+"""What each rank of `test_context_parallel.py` does."""
 
 from fractions import Fraction
 from typing import Any
@@ -43,7 +43,7 @@ GLOO_CASES = [Case(HYBRID, 3), Case(U3, 4), Case(R4, 5, (1, 1)), Case(CFG_RING, 
 
 @torch.inference_mode()
 def act(rank: int) -> dict[Any, Any]:
-    """What is worth processes of their own, in the same order on every rank."""
+    """The checks that run in real processes, in the same order on every rank."""
     done: dict[Any, Any] = dict(compare_all(GLOO_CASES, 0, rank))
     hybrid = context_parallel(HYBRID)
     done.update(moved=moved(hybrid), traffic=traffic(hybrid))
@@ -51,7 +51,7 @@ def act(rank: int) -> dict[Any, Any]:
 
 
 def moved(parallel: ContextParallel) -> float:
-    """A store goes from one rank to several in the middle of a film, and back: the largest difference that makes."""
+    """A store moves from one rank to several in the middle of a film, and back: the largest difference."""
     whole = film(Case(ONE, 5))
     expected, got = list(whole.velocities()), []
     snapshot = None
@@ -89,7 +89,7 @@ def aborted(parallel: ContextParallel) -> bool:
 
 
 def refused(parallel: ContextParallel) -> str:
-    """What every rank says of a chunk that fits the pages of some ranks only."""
+    """The error of every rank for a chunk that fits only the pages of some ranks."""
     store = site_store(parallel)
     with store.open(span(0), "guided") as context:
         try:
@@ -116,13 +116,13 @@ CHUNK_FRAMES = (3, 2, 3, 1, 3, 3)
 
 def site_store(parallel: Parallel, rope: Rope = ROPE) -> KVStore:
     """A store with one site of each kind."""
-    room = {"video": FRAMES * SIZE, "audio": AUDIO, "text": TEXT}
+    tokens = {"video": FRAMES * SIZE, "audio": AUDIO, "text": TEXT}
     layouts = []
     for kind, streams in KINDS.items():
         pages = (
             StreamLayout(
                 name,
-                room[name] if "k" in role else 0,
+                tokens[name] if "k" in role else 0,
                 kept=name != "text" and "k" in role,
                 frame_tokens=SIZE if name == "video" else 1,
             )
@@ -182,7 +182,7 @@ def sites(parallel: ContextParallel, visibility: Visibility | None = None) -> di
 
 
 def traffic(parallel: ContextParallel) -> tuple[int, int]:
-    """Bytes that this rank sent for the attention of one pass, and that all ranks were foreseen to send."""
+    """Bytes that this rank sent for the attention of one pass, and the prediction for all ranks."""
     whole = film(Case(ONE, 5, dtype=torch.float32))
     store, chunk = whole.store(parallel), whole.chunks[0]
     before = parallel.ulysses.sent_bytes + parallel.ring.sent_bytes
@@ -197,7 +197,7 @@ def traffic(parallel: ContextParallel) -> tuple[int, int]:
 
 
 class LocalAttention(torch.nn.Module):
-    """PyTorch's own attention over [b l h d], as DeepSpeed asks for it."""
+    """PyTorch's own attention over [b l h d], with the signature that DeepSpeed expects."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
         out = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
@@ -205,7 +205,7 @@ class LocalAttention(torch.nn.Module):
 
 
 def second_opinion(parallel: ContextParallel) -> float:
-    """How far our Ulysses is from DeepSpeed's, where its restrictions allow: even heads and tokens, nothing cached."""
+    """The difference of our Ulysses from DeepSpeed's, within its restrictions: even heads and tokens, no cache."""
     import deepspeed.comm
     import deepspeed.ops
     from deepspeed.sequence.layer import DistributedAttention

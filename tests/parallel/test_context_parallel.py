@@ -1,6 +1,6 @@
-"""What several ranks share is what one rank has: the same attention, store and bits, in every shape.
+"""Several ranks together compute what one rank computes: the same attention, store and bits, in every shape.
 
-Most ranks here are threads, which make the same exchanges; four real processes then talk over gloo, started once.
+Most ranks here are threads, which make the same exchanges; four real processes use gloo, and are started once.
 """
 
 from functools import partial
@@ -30,14 +30,14 @@ def gloo():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_film_that_ranks_share_is_the_film_of_one_rank_and_the_same_bits_on_all(case):
+def test_a_film_that_ranks_share_equals_that_of_one_rank_and_has_the_same_bits_on_all(case):
     outcomes = run_threads(partial(compare, case, 0), case.degrees, case.sharded)
     assert outcomes[0].difference <= LIMITS[case.dtype]
     assert len({outcome.digest for outcome in outcomes}) == 1
 
 
 @pytest.mark.parametrize("case", GLOO_CASES, ids=str)
-def test_processes_that_share_a_film_over_gloo_do_as_threads_do(gloo, case):
+def test_processes_over_gloo_render_what_threads_render(gloo, case):
     assert gloo[0][case].difference <= LIMITS[case.dtype]
     assert len({rank[case].digest for rank in gloo if case in rank}) == 1
 
@@ -46,11 +46,11 @@ def test_a_store_is_restored_at_another_gang_size_over_gloo(gloo):
     assert max(rank["moved"] for rank in gloo) <= 1e-12
 
 
-def test_what_travels_over_gloo_is_what_was_foreseen(gloo):
+def test_the_bytes_sent_over_gloo_are_those_predicted(gloo):
     assert sum(rank["traffic"][0] for rank in gloo) == gloo[0]["traffic"][1] > 0
 
 
-def test_deepspeed_ulysses_agrees_where_it_can_run(gloo):
+def test_deepspeeds_ulysses_agrees_where_it_can_run(gloo):
     assert max(rank["second opinion"] for rank in gloo) <= 1e-12
 
 
@@ -65,7 +65,7 @@ def test_an_aborted_chunk_leaves_the_shared_store_bit_identical(degrees):
 
 
 @GANGS
-def test_a_chunk_that_does_not_fit_is_refused_by_all_ranks_alike(degrees):
+def test_all_ranks_refuse_a_chunk_that_does_not_fit(degrees):
     messages = set(run_threads(rank_acts.refused, degrees))
     assert len(messages) == 1
     assert "chunk 0 has 20 video tokens" in messages.pop()
@@ -79,7 +79,7 @@ def test_sites_of_all_kinds_are_exact(degrees):
 
 
 @GANGS
-def test_what_travels_is_what_was_foreseen(degrees):
+def test_the_bytes_sent_are_those_predicted(degrees):
     pairs = run_threads(rank_acts.traffic, degrees)
     assert sum(sent for sent, _ in pairs) == pairs[0][1] > 0
 
@@ -103,13 +103,13 @@ def test_the_ranks_columns_tile_every_frame_in_their_order(degrees, total):
     assert max(map(len, columns)) - min(map(len, columns)) <= 1
 
 
-def test_a_share_is_never_larger_than_foreseen():
+def test_the_largest_share_is_predicted():
     for total in range(20):
         for count in range(1, 6):
             assert max(len(Share(index, count).of(total)) for index in range(count)) == Share(0, count).largest(total)
 
 
-def test_ranks_stand_on_the_mesh_with_ulysses_innermost():
+def test_ulysses_is_the_innermost_axis_of_the_mesh():
     degrees = Degrees(ulysses=2, ring=2, cfg=2)
     assert degrees.place(3) == Place(cfg=0, ring=1, ulysses=1)
     assert [degrees.rank(degrees.place(rank)) for rank in range(8)] == list(range(8))

@@ -40,7 +40,7 @@ NTSC = Fraction(24000, 1001)
 
 
 class Spy:
-    """A denoiser that remembers what it was shown."""
+    """A denoiser that records its inputs."""
 
     def __init__(self, denoiser):
         self.denoiser, self.shown = denoiser, []
@@ -140,7 +140,7 @@ def test_the_overlap_of_a_special_first_latent_has_its_true_times():
 
 
 @torch.inference_mode()
-def test_the_overlap_is_shown_clean_with_a_level_of_zero():
+def test_the_overlap_enters_a_pass_clean_with_a_level_of_zero():
     model = tiny_model()
     clock, chunks = film_of(model)
     spy = Spy(ShardedDenoiser(model.denoiser, ONE_RANK))
@@ -214,7 +214,7 @@ def test_continue_goes_on_from_the_overlap_under_the_new_prompt_and_a_cut_starts
         assert same(alone, whole[first.index]) is not goes_on
 
 
-# ------------------------------------------------------------------ the whole road
+# ------------------------------------------------------------------ the whole pipeline
 
 STORYBOARD = """
 model: tiny
@@ -274,7 +274,7 @@ def test_a_film_of_segments_killed_anywhere_goes_on_bit_for_bit(tmp_path):
         assert store.get("film.mp4") == undisturbed.store.get("film.mp4")
 
 
-def test_damaged_latents_are_made_anew_where_an_overlap_needs_them(tmp_path):
+def test_damaged_latents_are_rendered_again_if_an_overlap_needs_them(tmp_path):
     model, store = segmented(), Store(str(tmp_path))
     with pytest.raises(KilledError):
         film.render(take_of(model, store), Recorder(fatal=("denoise.chunk", 1)))
@@ -299,14 +299,14 @@ def test_a_dry_run_tells_passes_tokens_and_memory_of_segments():
     plan = plan_film(parse_storyboard(STORYBOARD), model)
     console = Console(record=True, width=160)
     print_plan(plan, model, Degrees(), console)
-    told = console.export_text()
+    printed = console.export_text()
     longest = max(plan.chunks, key=plan.tokens)
     assert plan.tokens(longest) == 7 * 16 + 35 + 16
-    assert f"{plan.tokens(longest)} a pass, 3 video latents of overlap among them" in told
-    assert "4 a chunk: 2 steps, for guided and unguided" in told
+    assert f"{plan.tokens(longest)} a pass, 3 video latents of overlap among them" in printed
+    assert "4 a chunk: 2 steps, for guided and unguided" in printed
     stage = DenoiseStage(model, plan, lambda _: None)
     assert stage.engine.store.bytes == kv_bytes(plan, model)
-    assert f"{kv_bytes(plan, model) / 2**20:.1f} MiB" in told
+    assert f"{kv_bytes(plan, model) / 2**20:.1f} MiB" in printed
 
 
 def test_an_overlap_below_nothing_is_refused():

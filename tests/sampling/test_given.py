@@ -1,4 +1,4 @@
-"""Latents that are given stay what they are, are shown clean in every pass, and the rest is rendered around them."""
+"""Given latents stay as they are and enter every pass clean; the others are rendered around them."""
 
 from fractions import Fraction
 
@@ -62,7 +62,7 @@ PLACES = {
 @pytest.mark.parametrize("kind", ["causal", "segment"])
 @pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("solver", [Euler(), Renoise()], ids=["euler", "renoise"])
-def test_given_latents_are_shown_clean_in_every_pass_and_come_out_bit_for_bit(film, kind, places, solver):
+def test_given_latents_enter_every_pass_clean_and_come_out_bit_for_bit(film, kind, places, solver):
     model, clock, chunks = film
     spy, scene = Spy(ShardedDenoiser(model.denoiser, ONE_RANK)), prompts(model, TEXT)
     rollout = rollout_of(kind, model, chunks, clock, spy, solver)

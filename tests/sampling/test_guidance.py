@@ -79,7 +79,7 @@ def test_a_storyboard_has_as_many_passes_as_it_guides_by(form, branches):
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "message"),
     [
         ("{video: 500}", "video is 500; use a number from 0 to 100"),
         ("{picture: 3}", "picture .* is not a known key; known here: video, audio"),
@@ -87,13 +87,13 @@ def test_a_storyboard_has_as_many_passes_as_it_guides_by(form, branches):
         ("{stg: 1}", r"\{'stg': 1\}; stg is 1 and stg_blocks names no block"),
     ],
 )
-def test_guidance_that_means_nothing_is_refused(form, told):
-    with pytest.raises(SpecError, match=rf"sampling.guidance is .*{told}"):
+def test_guidance_that_means_nothing_is_refused(form, message):
+    with pytest.raises(SpecError, match=rf"sampling.guidance is .*{message}"):
         parse_storyboard(STORYBOARD % form, ())
 
 
 class Answering:
-    """A context that answers every query with ones."""
+    """A context that returns ones for every query."""
 
     calls: ClassVar[list[Site]] = []
 
@@ -103,7 +103,7 @@ class Answering:
 
 
 @pytest.mark.parametrize(
-    ("branch", "site", "answer"),
+    ("branch", "site", "output"),
     [
         ("guided", Site(1, "a2v"), 1.0),
         ("modality", Site(1, "a2v"), None),
@@ -113,11 +113,11 @@ class Answering:
         ("stg", Site(1, "a2v"), 1.0),
     ],
 )
-def test_a_perturbed_pass_is_broken_where_it_should_be_and_attends_everywhere(branch, site, answer):
+def test_a_perturbed_pass_is_broken_where_it_should_be_and_attends_everywhere(branch, site, output):
     of, inner = PerStream({}, stg_layers=[1]), Answering()
     q = torch.zeros(1, 2, 3, 4)
     context = of.context(branch, inner)
     found = context.attend(site, {"video": QKV(q, q, q + 5)}, {}).get("video")
     assert inner.calls[-1] == site
     assert isinstance(context, Perturbed) is (branch != "guided")
-    assert (None if found is None else float(found.mean())) == answer
+    assert (None if found is None else float(found.mean())) == output

@@ -46,7 +46,7 @@ def test_both_velocities_equal_those_of_diffusers(form, rope_type, levels, cross
 def test_diffusers_hands_on_what_travels_through_its_blocks_and_does_nothing_else_with_it(form, monkeypatch):
     made, received = record(monkeypatch, ltx2)
     pass_difference(form, "split", UNIFORM, True)
-    assert sorted(map(id, made)) == sorted(map(id, received))
+    assert set(map(id, made)) == set(map(id, received)), "the exchanges receive each other's, too"
     assert len(made) == 2 * 6, "each of two blocks has six sites"
 
 
