@@ -1,7 +1,7 @@
 """Ring: every rank keeps its tokens of each chunk, and queries go round (Liu et al., Ring Attention, arXiv 2310.01889).
 
 With a window of cached chunks there are many more keys than queries, so the queries travel: each rank attends with its
-peers' queries over its own keys, and sends back output and log-sum-exp, which the asking rank merges ("pass-Q" in Yang
+peers' queries over its own keys, and sends back output and log-sum-exp, which its peer merges ("pass-Q" in Yang
 et al., Context Parallelism for Scalable Million-Token Inference, arXiv 2411.01783). While a rank attends with one
 peer's queries, the next peer's arrive. Parts are merged in the order of ranks, never of arrival, so that queries which
 all ranks have in common get the same bits everywhere.

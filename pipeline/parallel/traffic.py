@@ -1,4 +1,4 @@
-"""What ranks send to each other, counted before anything runs."""
+"""The bytes that ranks send to each other, predicted before anything runs."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from longtake.pipeline.parallel.degrees import Degrees
 
 @dataclass(frozen=True)
 class SiteTraffic:
-    """What travels between ranks for one attention site in one pass.
+    """The traffic between ranks for one attention site in one pass.
 
     Args:
-        num_heads: and `head_dim`: of the site.
-        asking: the tokens of each stream that has queries.
+        num_heads, head_dim: of the site.
+        queries: the tokens of each stream that has queries.
         keys: the tokens of each stream that has keys.
         item_bytes: of queries, keys, values and outputs; a log-sum-exp has at least four.
         sharded: streams that are cut; of the others each rank has all.
@@ -26,26 +26,26 @@ class SiteTraffic:
 
     num_heads: int
     head_dim: int
-    asking: Mapping[str, Grid]
+    queries: Mapping[str, Grid]
     keys: Mapping[str, Grid]
     item_bytes: int
     sharded: Collection[str]
     batch: int = 1
 
     def sent_bytes(self, degrees: Degrees) -> int:
-        """Bytes that all ranks of one guidance pass send together; what a rank keeps for itself is not sent."""
+        """Bytes that all ranks of one guidance branch send together; what a rank keeps for itself is not sent."""
         if not any(grid.tokens for name, grid in self.keys.items() if name in self.sharded):
             return 0
-        asked = sum(grid.tokens for name, grid in self.asking.items() if name in self.sharded)
-        common = sum(grid.tokens for name, grid in self.asking.items() if name not in self.sharded)
+        traveling = sum(grid.tokens for name, grid in self.queries.items() if name in self.sharded)
+        common = sum(grid.tokens for name, grid in self.queries.items() if name not in self.sharded)
         token_bytes, lse_bytes = self.head_dim * self.item_bytes, max(self.item_bytes, 4)
         heads, ulysses, ring = self.num_heads, degrees.ulysses, degrees.ring
-        # Ulysses: a token's head is sent wherever the rank of its row is not the rank of its head, out and back.
-        out = self._crossings(degrees, self.asking) + 2 * self._crossings(degrees, self.keys)
-        back = self._crossings(degrees, self.asking) + ring * (ulysses - 1) * common * heads
-        # Ring: every query visits every other rank; every answer to it, and to the common queries, comes back.
-        visits = (ring - 1) * asked * heads
-        answers = (ring - 1) * (asked + ring * common) * heads
+        # Ulysses: a head of a token is sent if the ranks of its row and of its head differ, out and back.
+        out = self._crossings(degrees, self.queries) + 2 * self._crossings(degrees, self.keys)
+        back = self._crossings(degrees, self.queries) + ring * (ulysses - 1) * common * heads
+        # Ring: every query visits every other rank; its output, and that of the common queries, comes back.
+        visits = (ring - 1) * traveling * heads
+        answers = (ring - 1) * (traveling + ring * common) * heads
         return self.batch * ((out + back + visits) * token_bytes + answers * (token_bytes + lse_bytes))
 
     def _crossings(self, degrees: Degrees, streams: Mapping[str, Grid]) -> int:
