@@ -38,6 +38,7 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
         for name, value in OWN_CLUSTER.items():
             os.environ.setdefault(name, value)
         ray.init(
+            "local",  # never one that happens to run on this machine
             num_cpus=max(ceil(num_cpus), os.cpu_count() or 1),
             include_dashboard=False,
             configure_logging=True,

@@ -30,7 +30,7 @@ def command(
     dtype: Dtype = None,
 ) -> None:
     """Convert a published checkpoint to safetensors; from pickles only tensors are read, no code is executed."""
-    from longtake.jobs.weights import load_options
+    from longtake.actors.load_options import load_options
     from longtake.pipeline.adapters.convert import ConvertOptions, convert
     from longtake.pipeline.adapters.flashvsr.projector import Variant
     from longtake.pipeline.adapters.open import place_of

@@ -9,15 +9,15 @@ from rich.console import Console
 from typing_extensions import override
 
 from longtake.actors.cluster import joined
+from longtake.actors.load_options import load_options
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import Resources, Timeouts
+from longtake.actors.rendering import GangSpec, check_ours
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.scheduler import BatchSession, Rendered
-from longtake.jobs.take import GangSpec, tell_what_is_kept
-from longtake.jobs.weights import load_options
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.devices import settle
@@ -90,7 +90,7 @@ def _opened(spec: TakeSpec, ranks: int, load: LoadOptions) -> tuple[Take, Degree
     plan = plan_film(spec.storyboard, model)
     degrees = GangSpec(spec.ranks or ranks).degrees(plan)
     take = open_take(plan, model, Store(spec.output), numerics(model, degrees, load))
-    tell_what_is_kept(take, Console(quiet=True))
+    check_ours(take)
     _print_terms(spec.storyboard.model, load)
     return take, degrees
 

@@ -70,14 +70,12 @@ def command(
     """
     from json import dumps as quoted
 
+    from longtake.actors.load_options import load_options
+    from longtake.actors.rendering import GangSpec, RenderOptions
     from longtake.jobs.render.run import render_command
-    from longtake.jobs.take import GangSpec, RenderOptions
-    from longtake.jobs.weights import load_options
 
     model_override = () if model is None else (f"model={quoted(model)}",)
     options = RenderOptions(
-        overrides=(*model_override, *(overrides or ())),
-        dry_run=dry_run,
         fresh=fresh,
         in_process=in_process,
         threads=threads,
@@ -87,4 +85,4 @@ def command(
         gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
         load=load_options(dtype=dtype, quantize=quantize, device=device),
     )
-    render_command(storyboard, output, options)
+    render_command(storyboard, output, (*model_override, *(overrides or ())), options, dry_run=dry_run)

@@ -66,7 +66,7 @@ def command(
 
     Sound, subtitles, chapters and metadata are preserved. Run the same command again to resume.
     """
-    from longtake.jobs.upscale.options import UpscaleOptions
+    from longtake.actors.upscale_options import UpscaleOptions
     from longtake.jobs.upscale.run import upscale_command
 
     options = UpscaleOptions(
@@ -79,13 +79,11 @@ def command(
         end=end,
         scene_threshold=scene_threshold,
         segment_frames=segment_frames,
-        preview=preview,
         fresh=fresh,
         in_process=in_process,
         address=address,
-        dry_run=dry_run,
         model=model,
         threads=threads,
         segment_deadline_s=segment_deadline_s,
     )
-    upscale_command(footage, output, options)
+    upscale_command(footage, output, options, preview=preview, dry_run=dry_run)

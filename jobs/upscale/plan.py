@@ -1,44 +1,16 @@
-"""Before the first frame: checks, warnings about what the output will lack, and the plan of `--dry-run`."""
+"""The plan that `--dry-run` prints."""
 
-from pathlib import Path
 from time import perf_counter
 
 import torch
 from rich.console import Console
 
-from longtake.jobs.upscale.options import UpscaleOptions
-from longtake.pipeline.errors import SpecError
-from longtake.pipeline.footage.codecs import FootageEncoding
-from longtake.pipeline.footage.mux import check_output
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
-from longtake.pipeline.upscaling.output import Output
-from longtake.pipeline.upscaling.preflight import check_disk, check_size, gib, picture_bytes, worker_bytes
+from longtake.pipeline.upscaling.preflight import gib, picture_bytes, worker_bytes
 from longtake.pipeline.upscaling.work import Upscaling
 
 _TIMED_CHUNKS = 2
-
-
-def check_and_warn(footage: Footage, frames: range, options: UpscaleOptions, output: Output, console: Console) -> None:
-    """Print what the output will lack.
-
-    Raises:
-        SpecError: the output is the footage, was not written by longtake, or is too large for the codec.
-        MediaError: the container cannot hold the codec.
-        CapacityError: the disk has too little space.
-    """
-    if output.is_at(footage.url):
-        raise SpecError(f"-o is {output.url}, the footage itself; use another path")
-    if not options.preview:
-        output.check_ours()
-    encoding = FootageEncoding(options.codec, options.quality, options.threads)
-    check_size(footage, options.scale, encoding)
-    warnings = check_output(footage, encoding, Path(output.url))
-    crowded = check_disk(
-        picture_bytes(footage, frames, options.scale, encoding), output.kept_bytes(), output.free_bytes()
-    )
-    for warning in (*warnings, *([crowded] if crowded else [])):
-        console.print(warning, style="yellow", highlight=False, markup=False)
 
 
 def print_plan(work: Upscaling, model: StreamingUpscaler, console: Console) -> None:

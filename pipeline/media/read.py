@@ -163,7 +163,7 @@ def stream_frames(url: str, block: int = 32, longest_side: int | None = None) ->
         tick_s = _picture(container, url).time_base or Fraction(0)
         for frame in container.decode(video=0):
             times.append((frame.pts or 0) * tick_s)
-            frames.append(_to_rgb(frame, longest_side))
+            frames.append(to_rgb(frame, longest_side))
             if len(frames) == block:
                 yield FrameBlock(tuple(times), np.stack(frames))
                 num_blocks += 1
@@ -237,7 +237,8 @@ def _picture(container: InputContainer, url: str) -> VideoStream:
     return container.streams.video[0]
 
 
-def _to_rgb(frame: VideoFrame, longest_side: int | None = None) -> NDArray[np.uint8]:
+def to_rgb(frame: VideoFrame, longest_side: int | None = None) -> NDArray[np.uint8]:
+    """A decoded frame as uint8 [h w 3], RGB, full range; reduced if a side is longer than `longest_side` pixels."""
     # Footage without tags: HD is BT.709, anything smaller BT.601.
     untagged = 1 if frame.height >= _HD_HEIGHT else 5
     matrix = untagged if frame.colorspace == _UNSPECIFIED else frame.colorspace

@@ -9,7 +9,7 @@ from longtake.actors.gang import is_lost_peer
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.take import GangSpec
+from longtake.actors.rendering import GangSpec
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store

@@ -10,7 +10,7 @@ from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
-from longtake.jobs.take import GangSpec
+from longtake.actors.rendering import GangSpec
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store

@@ -9,11 +9,13 @@ from time import perf_counter
 import pytest
 from rich.console import Console
 
+from longtake.actors.rendering import RenderOptions, open_render
 from longtake.jobs.models.table import print_models
-from longtake.jobs.take import RenderOptions, prepare
+from longtake.jobs.take import print_before
 from longtake.pipeline.journal.event_log import EventLog
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.spec import load_storyboard
 from longtake.pipeline.weights.load import save_model
 
 LONGTAKE = [sys.executable, "-m", "longtake.jobs"]
@@ -98,7 +100,7 @@ def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"precious")
     answer = longtake("render", storyboard, "-o", tmp_path, "--in-process")
     assert answer.returncode == 2
-    assert "nothing is overwritten" in answer.stderr
+    assert "nothing was overwritten" in answer.stderr
     assert (tmp_path / "film.mp4").read_bytes() == b"precious"
 
 
@@ -154,7 +156,9 @@ def test_the_terms_of_a_model_are_printed_before_it_renders(storyboard, tmp_path
     monkeypatch.setattr("longtake.pipeline.weights.licence.LICENCES", {file: "cc-by-nc-4.0"})
     for model, told in {"tiny": 0, file: 1}.items():
         console = Console(file=StringIO(), width=200)
-        prepare(str(storyboard), str(tmp_path / "out"), RenderOptions((f"model={model}",), in_process=True), console)
+        options = RenderOptions(in_process=True)
+        take = open_render(load_storyboard(str(storyboard), (f"model={model}",)), str(tmp_path / "out"), options)
+        print_before(take, options, console)
         assert console.file.getvalue().count("cc-by-nc-4.0, forbids commercial use") == told
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import MediaError
-from longtake.pipeline.media.read import _to_rgb
+from longtake.pipeline.media.read import to_rgb
 from longtake.pipeline.media.write import GopEncoder, _to_yuv
 from longtake.pipeline.testing.media import fake_frames, fake_spans
 
@@ -41,7 +41,7 @@ def decode(video_format, packets):
     decoder = av.CodecContext.create(video_format.codec, "r")
     decoder.extradata = video_format.extradata
     frames = [frame for packet in packets for frame in decoder.decode(av.Packet(packet.data))] + decoder.decode(None)
-    return torch.stack([torch.from_numpy(_to_rgb(frame)) for frame in frames])
+    return torch.stack([torch.from_numpy(to_rgb(frame)) for frame in frames])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -6,15 +6,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import ray
 import torch
-from rich.console import Console
 
 from longtake.actors.cluster import joined
 from longtake.actors.pool_config import Timeouts
 from longtake.actors.upscale_actor import WorkerConfig, free_bytes, numerics_there
 from longtake.actors.upscale_film import WorkerSetup
+from longtake.actors.upscale_options import UpscaleOptions
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
-from longtake.jobs.upscale.options import UpscaleOptions
-from longtake.pipeline.adapters.upscalers import upscaler_notes
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.upscaling.preflight import check_memory, check_model, worker_bytes
@@ -23,8 +21,8 @@ from longtake.pipeline.upscaling.work import numerics
 CPU, GPU = "cpu", "cuda"
 
 
-def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
-    """The model in this process, on its GPU if it has one; prints a warning if its weights are untrained.
+def load_here(options: UpscaleOptions) -> StreamingUpscaler:
+    """The model in this process, on its GPU if it has one.
 
     Raises:
         SpecError: the model does not support the options.
@@ -32,8 +30,6 @@ def load_here(options: UpscaleOptions, console: Console) -> StreamingUpscaler:
     """
     model = WorkerConfig(options.model, _device_here(), options.threads).load()
     check_model(model, options.spec)
-    for note in upscaler_notes(options.model, model):
-        console.print(f"{note}.", style="yellow", highlight=False, markup=False)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The options of `longtake upscale`, and the spec that follows from them."""
+"""How footage is upscaled, and the spec that follows from it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """The flags of `longtake upscale`, which its help explains."""
+    """How footage is upscaled; see the help of `longtake upscale`."""
 
     scale: int = 2
     workers: int | None = None
@@ -19,11 +19,9 @@ class UpscaleOptions:
     end: str | None = None
     scene_threshold: float = UpscaleSpec.scene_threshold
     segment_frames: int = UpscaleSpec.segment_frames
-    preview: bool = False
     fresh: bool = False
     in_process: bool = False
     address: str | None = None
-    dry_run: bool = False
     model: str = "upscaler"
     threads: int = 1
     segment_deadline_s: float = 900.0

@@ -1,0 +1,208 @@
+"""Open a take and render it, in this process or on Ray: what the render command, the Python API and a server share.
+
+Nothing here prints, reads arguments or sets signal handlers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from longtake.actors.cluster import joined
+from longtake.actors.pool_config import Timeouts
+from longtake.actors.session import RenderSession, SessionOptions
+from longtake.pipeline import film
+from longtake.pipeline.adapters.open import open_model, terms
+from longtake.pipeline.adapters.upscalers import upscaler_notes
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.cancel import CancelWatch
+from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.store import Store
+from longtake.pipeline.models.devices import check_device, settle
+from longtake.pipeline.observe import Observer, Observers
+from longtake.pipeline.parallel.degrees import Degrees, propose
+from longtake.pipeline.plan import FilmPlan, plan_film
+from longtake.pipeline.provenance import numerics
+from longtake.pipeline.spec import Storyboard
+from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take, open_take
+from longtake.pipeline.weights.options import CPU, LoadOptions
+
+
+@dataclass(frozen=True)
+class GangSpec:
+    """The ranks of a gang, how they share a chunk, and the number of gangs. None: chosen for the plan.
+
+    Args:
+        ranks: that denoise each chunk together.
+        ulysses: ranks that share the heads.
+        ring: ranks that share the rows.
+        cfg: ranks that share the guidance passes.
+        gangs: that denoise independent scenes at once.
+    """
+
+    ranks: int | None = None
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg: int | None = None
+    gangs: int | None = None
+
+    def count(self, plan: FilmPlan) -> int:
+        """The number of gangs for `plan`. Raises `SpecError` for several if its scenes are rendered in sequence."""
+        sections = len({chunk.section for chunk in plan.chunks})
+        if not plan.storyboard.parallel_scenes:
+            if (self.gangs or 1) > 1:
+                raise SpecError(
+                    f"--gangs is {self.gangs}, but the storyboard renders its scenes in sequence;"
+                    " add parallel_scenes: true to it, or leave --gangs out"
+                )
+            return 1
+        return min(self.gangs or 2, sections)
+
+    def degrees(self, plan: FilmPlan) -> Degrees:
+        """The degrees for `plan`. Raises `SpecError` if they contradict each other or the plan."""
+        if self.ulysses is None and self.ring is None and self.cfg is None:
+            return propose(self.ranks or 1, plan.sites[0].num_heads, len(plan.branches))
+        degrees = Degrees(ulysses=self.ulysses or 1, ring=self.ring or 1, cfg=self.cfg or 1)
+        if self.ranks not in (None, degrees.ranks):
+            raise SpecError(
+                f"--ranks is {self.ranks}; ulysses {degrees.ulysses} x ring {degrees.ring} x cfg {degrees.cfg} are"
+                f" {degrees.ranks}; leave --ranks out, or change the degrees"
+            )
+        if degrees.cfg > len(plan.branches):
+            raise SpecError("--cfg-parallel is 2, but a guidance of 1 has one pass only; leave it out")
+        return degrees
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How a take is rendered.
+
+    Args:
+        fresh: if the output holds a take already, use the first of `output-2`, `output-3`, ... that holds none.
+        in_process: render in this process, without Ray.
+        threads: compute threads of each process; part of the bits.
+        address: of a Ray cluster to join; None: see `cluster.joined`.
+        budget_mib: memory of all chunks in flight.
+        chunk_deadline_s: an actor that works on one chunk for longer is replaced.
+        load: precision and device of the model.
+    """
+
+    fresh: bool = False
+    in_process: bool = False
+    threads: int = 1
+    address: str | None = None
+    budget_mib: int = 256
+    chunk_deadline_s: float = 900.0
+    gang: GangSpec = field(default_factory=GangSpec)
+    load: LoadOptions = field(default_factory=LoadOptions)
+
+    def session_options(self, plan: FilmPlan) -> SessionOptions:
+        """The options of a session on Ray for `plan`."""
+        return SessionOptions(
+            threads=self.threads,
+            degrees=self.gang.degrees(plan),
+            gangs=self.gang.count(plan),
+            load=self.load,
+            timeouts=Timeouts.of(self.chunk_deadline_s),
+            budget_bytes=self.budget_mib * 2**20,
+        )
+
+
+def open_render(storyboard: Storyboard, output: str, options: RenderOptions) -> Take:
+    """The take to render. Everything is checked and nothing is written.
+
+    Args:
+        output: the output root: a path or fsspec URL.
+
+    Raises:
+        SpecError: storyboard, options and model do not fit each other, or the output cannot be used.
+        WeightsError: the model cannot be opened.
+    """
+    if options.in_process:
+        check_device(options.load.device.type)
+    elif output.startswith("memory:"):
+        raise SpecError(f"-o is {output}; memory belongs to one process: use a folder, or add --in-process")
+    settle(options.threads, options.load.device.type)
+    model = open_model(storyboard.model, options.load if options.in_process else replace(options.load, device=CPU))
+    store = fresh_place(output) if options.fresh else Store(output)
+    plan = plan_film(storyboard, model)
+    degrees = options.gang.degrees(plan)
+    if options.in_process and degrees.ranks > 1:
+        raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
+    take = open_take(plan, model, store, numerics(model, degrees, options.load))
+    check_ours(take)
+    return take
+
+
+def render(take: Take, options: RenderOptions, observer: Observer, tick: Callable[[], None] = lambda: None) -> Film:
+    """Render an opened take, or resume it, with the options that it was opened with.
+
+    Args:
+        observer: receives the events that also go to `events.jsonl`, in the calling thread.
+        tick: called a few times a second on Ray, and at each event in this process. An error that it raises ends the
+            render and is raised here; finished chunks are kept.
+
+    Raises:
+        JournalError: another process is rendering into the same place.
+        CapacityError, StartError: the actors cannot be started.
+        PoisonError: a chunk failed too often in a row.
+        Cancelled: `longtake cancel` asked for it.
+    """
+    if options.in_process:
+        with EventLog(take.store) as log:
+            observers = Observers(log, observer, CancelWatch(take.store), _Ticking(tick))
+            threads = torch.get_num_threads()
+            observers.event("road.start", road="in-process", torch=str(torch.__version__), threads=threads)
+            return film.render(take, observers)
+    session_options = options.session_options(take.plan)
+    num_cpus = session_options.pool_config(take.plan.storyboard.acts).resources.num_cpus
+    with joined(options.address, num_cpus), RenderSession(session_options) as session:
+        return session.render(take, observer, tick)
+
+
+def notes(take: Take, options: RenderOptions) -> Iterator[str]:
+    """What the user should know before the take is rendered: inputs, licences, weights that were not trained."""
+    yield from take.notes
+    model = take.plan.storyboard.model
+    if notice := terms(model, options.load):
+        yield notice
+    if take.upscaler is not None:
+        yield from upscaler_notes(take.upscaler.name, take.upscaler.model)
+    if not take.model.trained:
+        yield f"{take.model.name} has no trained weights yet: expect moving noise, not shapes"
+
+
+def fresh_place(output: str) -> Store:
+    """The output root if it holds no take, or the first of `output-2`, `output-3` ... that holds none."""
+    number, place = 1, Store(output)
+    while has_take(place):
+        number += 1
+        place = Store(f"{output.rstrip('/')}-{number}")
+    return place
+
+
+def has_take(store: Store) -> bool:
+    """Whether an output root holds a take."""
+    return store.exists("journal/take.json")
+
+
+def check_ours(take: Take) -> None:
+    """Raise `SpecError` if the place of the take's film holds a file that longtake did not write."""
+    film_name = take.plan.storyboard.output.film
+    if not has_take(take.store) and take.store.exists(film_name):
+        url = take.store.url_of(film_name)
+        raise SpecError(f"{url} was not written by longtake; use another -o (nothing was overwritten)")
+
+
+class _Ticking(Observer):
+    """An observer that calls `tick` at every event."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+
+    @override
+    def event(self, name: str, **fields: Any) -> None:
+        self._tick()

@@ -1,0 +1,121 @@
+"""Render a storyboard from Python."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import yaml
+
+from longtake.actors.load_options import load_options
+from longtake.actors.rendering import GangSpec, open_render
+from longtake.actors.rendering import RenderOptions as Options
+from longtake.actors.rendering import render as render_take
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.observe import SILENT, Observer
+from longtake.pipeline.spec import Storyboard, load_storyboard, located, parse_storyboard
+from longtake.pipeline.stages.publish import Film
+from longtake.pipeline.take import Take
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | Storyboard
+"""A storyboard: a path or fsspec URL, its content as a mapping, or a parsed one."""
+
+
+class RenderOptions(TypedDict, total=False):
+    """Options of `render` and `stream`; they mean the same as the flags of `longtake render`.
+
+    Attributes:
+        overrides: values to override, such as `["seed=8", "sampling.steps=4"]`.
+        model: overrides the storyboard's model: a name, file, folder, Hugging Face repository or URL.
+        in_process: render in this process, without Ray.
+        address: of a Ray cluster to join.
+        fresh: if the output holds a take already, render into a new folder next to it.
+        threads: compute threads of each process; changes the bits.
+        device: "cpu" or "cuda".
+        dtype: "float32", "bfloat16" or "float16"; changes the bits.
+        quantize: "int8" or "float8"; changes the bits.
+        ranks, ulysses, ring, cfg: the ranks of a gang, and how they share a chunk; changes the bits.
+        gangs: gangs that render independent scenes in parallel.
+        budget_mib: memory limit for the chunks in flight.
+        chunk_deadline_s: an actor that works on one chunk for longer is replaced.
+    """
+
+    overrides: Sequence[str]
+    model: str
+    in_process: bool
+    address: str
+    fresh: bool
+    threads: int
+    device: str
+    dtype: str
+    quantize: str
+    ranks: int
+    ulysses: int
+    ring: int
+    cfg: int
+    gangs: int
+    budget_mib: int
+    chunk_deadline_s: float
+
+
+_GANG = ("ranks", "ulysses", "ring", "cfg", "gangs")
+_LOAD = ("device", "dtype", "quantize")
+_RUN = ("fresh", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
+
+
+def render(
+    storyboard: Source,
+    output: str | os.PathLike[str],
+    *,
+    observer: Observer = SILENT,
+    **options: Unpack[RenderOptions],
+) -> Film:
+    """Render a film, or resume it: finished chunks whose inputs have not changed are reused, bit for bit.
+
+    Args:
+        storyboard: a path or fsspec URL, its content as a mapping, or a parsed one. Files in a mapping are relative to
+            the working directory.
+        output: the folder for film, live playlist and journal: a path or fsspec URL.
+        observer: its `event(name, **fields)` receives every event, such as `denoise.chunk` with `chunk`, `scene` and
+            `seconds`. An error that it raises ends the render and is raised here.
+        options: see `RenderOptions`.
+
+    Returns:
+        The film: `url`, `playlist_url`, `num_frames`, `num_samples`, `duration_s`.
+
+    Raises:
+        SpecError: the storyboard or an option is wrong; nothing was written.
+        WeightsError: the model cannot be opened.
+        JournalError: another process is rendering into the same place.
+        LongtakeError: any other failure; finished chunks are kept.
+    """
+    take, resolved = prepare(storyboard, output, options)
+    return render_take(take, resolved, observer)
+
+
+def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderOptions) -> tuple[Take, Options]:
+    """The opened take, and the options in the form that the render takes them."""
+    unknown = sorted(options.keys() - RenderOptions.__annotations__.keys())
+    if unknown:
+        known = ", ".join(RenderOptions.__annotations__)
+        raise SpecError(f"there is no option {unknown[0]!r}; use {known}")
+    overrides = tuple(options.get("overrides", ()))
+    if "model" in options:
+        overrides = (f"model={yaml.safe_dump(options['model']).splitlines()[0]}", *overrides)
+    values: Mapping[str, Any] = options
+    gang = GangSpec(**{name: values[name] for name in _GANG if name in values})
+    load = load_options(**{name: values[name] for name in _LOAD if name in values})
+    resolved = Options(gang=gang, load=load, **{name: values[name] for name in _RUN if name in values})
+    return open_render(read_storyboard(storyboard, overrides), os.fspath(output), resolved), resolved
+
+
+def read_storyboard(storyboard: Source, overrides: Sequence[str] = ()) -> Storyboard:
+    """The storyboard, checked. Raises `SpecError` with a line for each mistake."""
+    if isinstance(storyboard, Storyboard):
+        if overrides:
+            raise SpecError("a parsed storyboard cannot be overridden; pass its path or its content as a mapping")
+        return storyboard
+    if isinstance(storyboard, Mapping):
+        text = yaml.safe_dump(dict(storyboard), sort_keys=False)
+        return located(parse_storyboard(text, overrides), str(Path.cwd() / "storyboard"))
+    return load_storyboard(os.fspath(storyboard), overrides)
