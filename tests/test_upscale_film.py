@@ -29,15 +29,6 @@ MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=
 WISH = UpscaleSpec(segment_frames=12, codec="ffv1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One compute thread for the module's fixtures, too: their outputs are compared with those of the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return open_footage(write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4"))

@@ -7,11 +7,13 @@ from time import monotonic
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import override
 
 from longtake.pipeline.errors import Cancelled
 from longtake.pipeline.journal.owner import OwnerCard
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import owner_of
+from longtake.pipeline.observe import Observer
 
 NAME = "journal/cancel.json"
 LOOK_S = 1.0
@@ -42,7 +44,7 @@ def cancelled(store: Store) -> bool:
     return owner is not None and owner.token == request.token
 
 
-class CancelWatch:
+class CancelWatch(Observer):
     """Looks for a request at most once a second. Also an observer, which looks at every event.
 
     Raises:
@@ -60,6 +62,6 @@ class CancelWatch:
         if cancelled(self._store):
             raise Cancelled("stopped by longtake cancel; finished work is kept, run the same command to resume")
 
+    @override
     def event(self, name: str, **fields: Any) -> None:
-        """See `longtake.pipeline.observe.Observer.event`."""
         self.look()

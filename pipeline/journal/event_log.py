@@ -52,7 +52,7 @@ class EventLog:
         self._folder.cleanup()
 
     def event(self, name: str, **fields: Any) -> None:
-        """See `longtake.pipeline.observe.Observer.event`; `time` is when it happened, now where it is not given."""
+        """Write an event. `time` is when it happened; by default now."""
         line = {"time": now(), "event": name, **fields}
         self._file.write(json.dumps(line) + "\n")
         if monotonic() >= self._put_next:

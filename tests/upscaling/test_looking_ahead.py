@@ -25,15 +25,6 @@ from tests.upscale_clip import CUT, FRAMES, packets_of, write_clip
 WISH = UpscaleSpec(scale=4, segment_frames=16, codec="ffv1", continuity=Handoff())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One compute thread for the module's fixtures, too: their outputs are compared with those of the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return open_footage(write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4"))
