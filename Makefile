@@ -37,6 +37,8 @@ test: setup
 check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	@rm -rf $(TREE) && mkdir -p $(TREE)/longtake
+	@for file in longtake/*.py longtake/py.typed pipeline actors jobs; do ln -sfn ../../../$$file $(TREE)/longtake/; done
 	$(VENV)/bin/mypy
 	cd $(TREE) && ../bin/lint-imports --no-logo --config ../../pyproject.toml
 
@@ -64,8 +66,6 @@ $(READY): requirements.lock requirements-deepspeed.lock pyproject.toml setup.py
 	@$(PIP) --requirement requirements.lock
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation --requirement requirements-deepspeed.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@mkdir -p $(TREE)/longtake
-	@for file in longtake/* pipeline actors jobs; do ln -sfn ../../../$$file $(TREE)/longtake/; done
 	@touch $@
 
 clean:
