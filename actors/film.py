@@ -43,10 +43,11 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
 def drive(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
     """One pass through the pipeline, from the first chunk that the publisher's film lacks."""
     plan, journal = take.plan, take.journal
-    denoise = SectionPrefetcher(pool.gangs, pool.embed, plan.chunks, lambda index: journal.holds("latents", index))
-    decode = pool.decode
-    upscale = pool.upscale
-    encode = pool.encode
+    embed = pool.stage("embed")
+    denoise = SectionPrefetcher(pool.gangs, embed, plan.chunks, lambda index: journal.holds("latents", index))
+    decode = pool.stage("decode")
+    upscale = pool.stage("upscale")
+    encode = pool.stage("encode")
     publish = pool.publish
 
     with pacer.ticking(denoise.look):

@@ -22,6 +22,7 @@ from longtake.actors.pool_config import PoolConfig
 from longtake.actors.stage_actor import CONTROL_GROUP, PublisherActor, StageActor, TakeConfig
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError
 from longtake.pipeline.observe import Observer
+from longtake.pipeline.registry import STAGES
 from longtake.pipeline.stages.publish import Film
 
 _DRAINING_CHECK_S = 5.0
@@ -55,35 +56,14 @@ class ActorPool:
         self._groups.clear()
         ray.kill(self.event_log)
 
-    @property
-    def embed(self) -> ActorGroup:
-        """Chunk -> its conditioning."""
-        return self._groups["embed"]
-
-    @property
-    def denoise(self) -> ActorGroup:
-        """Chunk, conditioning -> latents; the first gang."""
-        return self._groups["denoise"]
+    def stage(self, name: str) -> ActorGroup:
+        """The actors of a stage; of the first gang for `denoise`. A stage without actors returns what it is given."""
+        return self._groups[name] if name in self.config.acts else PassThrough(name)
 
     @property
     def gangs(self) -> list[ActorGroup]:
         """All gangs that denoise."""
         return [self._groups[name] for name in self.config.gangs]
-
-    @property
-    def decode(self) -> ActorGroup:
-        """Latents -> frames, sound."""
-        return self._groups["decode"]
-
-    @property
-    def upscale(self) -> ActorGroup:
-        """Frames -> larger frames; the same frames where the pool has no actor for that."""
-        return self._groups["upscale"] if "upscale" in self.config.acts else PassThrough("upscale")
-
-    @property
-    def encode(self) -> ActorGroup:
-        """Frames, sound -> segment."""
-        return self._groups["encode"]
 
     @property
     def publish(self) -> PublisherGroup:
@@ -226,7 +206,7 @@ class ActorPool:
         )
         if name == "publish":
             return PublisherGroup(name, [handle])
-        return ActorGroup(name, [handle], num_returns=2 if name == "decode" else 1)
+        return ActorGroup(name, [handle], num_returns=STAGES[name].num_returns)
 
     def _open(self, groups: Iterable[ActorGroup]) -> None:
         assert self._take is not None, "stages are built for a take"

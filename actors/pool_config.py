@@ -6,16 +6,12 @@ from typing import Self
 
 from longtake.actors.gang import EXCHANGE_S
 from longtake.actors.policy import START_S, RetryPolicy
-from longtake.actors.stage_actor import GPU_SHARES
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.spec import ACT_NAMES
+from longtake.pipeline.registry import STAGES
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
-USUAL_ACTS = tuple(act for act in ACT_NAMES if act != "upscale")
-"""The stages of a film that is not upscaled."""
-
-_SHARES = {"embed": 0.1, "decode": 0.4, "upscale": 0.5, "encode": 0.3, "publish": 0.2}
-"""Shares of a core, for all stages but `denoise`."""
+USUAL_ACTS = tuple(name for name, stage in STAGES.items() if stage.asked_by is None)
+"""The stages that every film has."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,10 @@ class Resources:
         cls, threads: int, ranks: int = 1, gangs: int = 1, acts: Sequence[str] = USUAL_ACTS, device: str = "cpu"
     ) -> Self:
         """`threads` cores for each rank; the other stages of a usual film share one core."""
-        gpus = {act: share for act, share in GPU_SHARES.items() if act in acts} if device == "cuda" else {}
-        return cls({act: _SHARES.get(act, threads) for act in acts}, gpus, ranks, gangs)
+        stages = {act: STAGES[act] for act in acts}
+        gpus = {act: stage.gpus for act, stage in stages.items() if stage.gpus} if device == "cuda" else {}
+        cpus = {act: threads if stage.cpus is None else stage.cpus for act, stage in stages.items()}
+        return cls(cpus, gpus, ranks, gangs)
 
     @property
     def num_cpus(self) -> float:

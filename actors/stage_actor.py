@@ -15,7 +15,7 @@ from longtake.actors.event_log_actor import RemoteObserver
 from longtake.actors.handles import Handle
 from longtake.actors.heartbeat import Heartbeat
 from longtake.actors.node_cache import on_this_node
-from longtake.pipeline.acts import BUILDERS, Act
+from longtake.pipeline.acts import Act
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
@@ -27,13 +27,11 @@ from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import check_same, numerics
+from longtake.pipeline.registry import STAGES, resolve
 from longtake.pipeline.spec import Storyboard
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
-
-GPU_SHARES = {"denoise": 0.7, "decode": 0.2, "upscale": 0.1}
-"""Shares of a GPU, for the stages that compute on one: a rank, a decoder and an upscaler may share a GPU."""
 
 CONTROL = "control"
 CONTROL_GROUP = {CONTROL: 2}
@@ -61,7 +59,7 @@ class TakeConfig:
 
     def load_for(self, act: str) -> LoadOptions:
         """How an actor of the stage `act` loads the model."""
-        return self.load if act in GPU_SHARES else replace(self.load, device=CPU)
+        return self.load if STAGES[act].gpus else replace(self.load, device=CPU)
 
     def open(self, model: FilmModel) -> Take:
         """The take in this process. Raises `JournalError` where this process would compute other bits."""
@@ -141,7 +139,7 @@ class StageActor:
             return config.open(self._model[1])
 
     def _build(self, _: TakeConfig, take: Take) -> Act[Any]:
-        act: Act[Any] = BUILDERS[self._name](take, self._observer)
+        act: Act[Any] = resolve(STAGES[self._name].builder)(take, self._observer)
         return act
 
     def _run_chunk(self, *arguments: Any) -> Any:

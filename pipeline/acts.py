@@ -3,7 +3,7 @@
 The same builders serve one process (`pipeline/film.py`) and Ray actors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -89,14 +89,3 @@ def publish(take: Take, observer: Observer) -> Act[PublishStage]:
     scratch = Path(take.store.url_of("journal/scratch")) if take.store.is_local else None
     stage = PublishStage(take.store, PublishOptions.of(take.plan, take.model.credit, scratch))
     return Act("publish", stage, observer)
-
-
-BUILDERS: Mapping[str, Callable[[Take, Observer], Any]] = {
-    "embed": embed,
-    "denoise": denoise,
-    "decode": decode,
-    "upscale": upscale,
-    "encode": encode,
-    "publish": publish,
-}
-"""The builder of each act, in the order of the pipeline."""

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -27,7 +28,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.registry import SCHEDULES, SOLVERS, alternatives
+from longtake.pipeline.registry import SCHEDULES, SOLVERS, STAGES, alternatives
 from longtake.pipeline.yaml_spec import Words, dotted, message_of, number, parse_yaml_spec, read_text, whole, words
 
 STORYBOARD_TEMPLATE = (
@@ -40,9 +41,6 @@ STORYBOARD_TEMPLATE = (
 """The commented storyboard that `longtake init` writes, with each key and its default."""
 
 MAX_FILM_S = 100 * 3600
-
-ACT_NAMES = ("embed", "denoise", "decode", "upscale", "encode", "publish")
-"""The acts of the pipeline, in order. Only films that ask for it are upscaled."""
 
 # ------------------------------------------------------------------ single values
 
@@ -317,7 +315,10 @@ class Storyboard(_Spec):
     @property
     def acts(self) -> tuple[str, ...]:
         """The acts that each chunk passes, in order."""
-        return tuple(act for act in ACT_NAMES if act != "upscale" or self.output.upscale)
+        return tuple(name for name, stage in STAGES.items() if self._asks_for(stage.asked_by))
+
+    def _asks_for(self, key: str | None) -> bool:
+        return key is None or bool(attrgetter(key)(self))
 
     def durations_s(self) -> tuple[Fraction, ...]:
         """The exact length of each scene, for `plan_scenes`."""

@@ -24,7 +24,7 @@ from longtake.pipeline.models.devices import settle
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
-from longtake.pipeline.spec import ACT_NAMES
+from longtake.pipeline.registry import STAGES
 from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
@@ -33,7 +33,7 @@ from longtake.pipeline.weights.options import CPU, LoadOptions
 def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
     """Opens sessions on the cluster that `options` name, or on a new one that is large enough for all gangs."""
     settle(options.threads, options.device)
-    acts = tuple(act for act in ACT_NAMES if any(act in take.storyboard.acts for take in todo))
+    acts = tuple(act for act in STAGES if any(act in take.storyboard.acts for take in todo))
     ranks = max(take.ranks or options.ranks for take in todo)
     largest = Resources.of(options.threads, ranks, acts=acts, device=options.device)
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):

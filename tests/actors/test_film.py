@@ -139,7 +139,7 @@ def test_a_chunk_that_keeps_failing_ends_the_take_and_keeps_finished_chunks(pool
     take = take_at(tmp_path)
     chunk = f"{take.journal._keys.latents[3].key}"
     with (
-        patched_in(pool.denoise, "keep_latents", chunk),
+        patched_in(pool.stage("denoise"), "keep_latents", chunk),
         pytest.raises(
             PoisonError, match=r"chunk 3 failed 3 times in a row, the last time with OSError: the disk is full"
         ),
@@ -226,7 +226,7 @@ def test_a_stage_that_can_never_be_built_again_ends_the_take_with_its_error(alon
     take, hands = take_at(tmp_path), tmp_path / "journal" / "hands.lock"
 
     def strike():
-        ray.kill(pool.embed.actors[0])
+        ray.kill(pool.stage("embed").actors[0])
         hands.rename(tmp_path / "aside")
         hands.mkdir()
 

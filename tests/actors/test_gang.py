@@ -88,7 +88,7 @@ def test_a_gang_that_loses_a_rank_is_replaced_and_no_bit_differs(pool, tmp_path)
         follow(chunk, landed)
         if chunk.index == 1:
             pacer.follow = follow
-            ray.kill(pool.denoise.actors[1])
+            ray.kill(pool.stage("denoise").actors[1])
 
     render(whole, pool, ChunkPacer(2**28, whole.plan.chunk_bytes))
     pacer.follow = follow_until_a_rank_dies

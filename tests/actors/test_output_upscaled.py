@@ -37,7 +37,7 @@ class KillsTheUpscaler(ChunkPacer):
         super()._tick()
         if self._kills and self.next_chunk > 2:
             self._kills = 0
-            ray.kill(self._pool.upscale.actors[0])
+            ray.kill(self._pool.stage("upscale").actors[0])
 
 
 @pytest.mark.usefixtures("ray_cluster")

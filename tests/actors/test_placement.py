@@ -8,7 +8,8 @@ from longtake.actors.pool_config import PoolConfig
 from longtake.actors.stage_actor import StageActor, TakeConfig
 from longtake.pipeline.errors import CapacityError
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.spec import ACT_NAMES, parse_storyboard
+from longtake.pipeline.registry import STAGES
+from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.weights.options import LoadOptions
 
 
@@ -39,12 +40,12 @@ def test_a_gang_is_kept_as_close_as_the_cluster_allows(nodes, expected):
 
 
 def test_on_gpus_every_rank_decoder_and_upscaler_is_declared_to_ray():
-    config = PoolConfig.of(degrees=Degrees(ulysses=2), gangs=2, acts=ACT_NAMES, load=CUDA)
-    assert {act: config.resources.bundle(act).get("GPU", 0) for act in ACT_NAMES} == {
+    config = PoolConfig.of(degrees=Degrees(ulysses=2), gangs=2, acts=tuple(STAGES), load=CUDA)
+    assert {act: config.resources.bundle(act).get("GPU", 0) for act in STAGES} == {
         "embed": 0, "denoise": 0.7, "decode": 0.2, "upscale": 0.1, "encode": 0, "publish": 0,
     }  # fmt: skip
     assert config.resources.num_gpus == pytest.approx(4 * 0.7 + 0.3)
-    assert PoolConfig.of(acts=ACT_NAMES).resources.num_gpus == 0
+    assert PoolConfig.of(acts=tuple(STAGES)).resources.num_gpus == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
