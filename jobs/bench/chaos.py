@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 from longtake.actors.cluster import OWN_CLUSTER
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.resume import same_takes
+from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.parallel.degrees import Degrees
@@ -37,7 +38,6 @@ scenes:
   - {{prompt: a blue square rests, duration: 8s}}
   - {{prompt: a green triangle glides, duration: 6.5s, transition: cut}}
 """
-DEGREES = Degrees(ulysses=2)
 NODE_CPUS = 4
 DEADLINE_S = 8
 FILM_S = 600.0
@@ -49,21 +49,25 @@ SMOKE_FAULTS = ("publish",)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """One undisturbed film, then one film for each seed, with all faults in an order and at moments of that seed."""
+    """One undisturbed film, then one film for each seed, with all faults in an order and at moments of that seed.
+
+    A smoke run has one rank, so that its undisturbed film can be rendered in this process.
+    """
     torch.set_num_threads(1)
+    degrees = Degrees(ulysses=options.pick(full=2, quick=2, smoke=1))
     seeds = options.pick(full=3, quick=1, smoke=1)
     faults = options.pick(full=FAULTS, quick=QUICK_FAULTS, smoke=SMOKE_FAULTS)
     num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=1)
     with (
         TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        LocalCluster(Path(folder), num_chunks, num_nodes) as cluster,
+        LocalCluster(Path(folder), num_chunks, num_nodes, degrees) as cluster,
     ):
-        undisturbed = cluster.render("undisturbed", {})
+        undisturbed = cluster.undisturbed()
         renders = [
             cluster.render(f"seed-{seed}", _moments(Random(1000 * options.seed + seed), faults, num_chunks))
             for seed in range(seeds)
         ]
-        identical = [same_takes(undisturbed.take, render.take) for render in renders]
+        identical = [same_takes(undisturbed, render.take) for render in renders]
     struck = [fault for render in renders for fault in render.struck]
     return {
         "faults": len(struck),
@@ -100,8 +104,8 @@ class Render:
 class LocalCluster:
     """A Ray cluster on this machine, whose head computes nothing. Each film has a driver process of its own."""
 
-    def __init__(self, root: Path, num_chunks: int, num_nodes: int) -> None:
-        self._root, self._num_nodes = root, num_nodes
+    def __init__(self, root: Path, num_chunks: int, num_nodes: int, degrees: Degrees) -> None:
+        self._root, self._num_nodes, self._degrees = root, num_nodes, degrees
         self._storyboard = STORYBOARD.format(first=num_chunks - 15)
         (root / "film.yaml").write_text(self._storyboard)
 
@@ -121,6 +125,14 @@ class LocalCluster:
     def _add_node(self) -> None:
         node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
         self._nodes[node.node_id] = node
+
+    def undisturbed(self) -> Take:
+        """Render the film without faults: by a driver of its own if ranks share it, or else in this process."""
+        if self._degrees.ranks > 1:
+            return self.render("undisturbed", {}).take
+        take = self._take(self._root / "undisturbed")
+        film.render(take)
+        return take
 
     def render(self, name: str, moments: Mapping[int, str]) -> Render:
         """Render into the folder `name`.
@@ -179,7 +191,7 @@ class LocalCluster:
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "longtake.jobs.render", str(self._root / "film.yaml"), "-o", str(out)]
-        command += ["--address", self._cluster.address, "--ulysses", str(DEGREES.ulysses), "--budget-mib", "1"]
+        command += ["--address", self._cluster.address, "--ulysses", str(self._degrees.ulysses), "--budget-mib", "1"]
         out.mkdir(exist_ok=True)
         with (out / "driver.log").open("ab") as log:
             return subprocess.Popen([*command, "--chunk-deadline", str(DEADLINE_S)], stdout=log, stderr=log)
@@ -187,7 +199,7 @@ class LocalCluster:
     def _take(self, out: Path) -> Take:
         storyboard = parse_storyboard(self._storyboard)
         model = open_model(storyboard.model)
-        return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model, DEGREES))
+        return open_take(plan_film(storyboard, model), model, Store(str(out)), numerics(model, self._degrees))
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:

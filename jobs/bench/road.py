@@ -42,11 +42,11 @@ EVEN_STAGES = (
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """In one cluster, with one thread for each stage."""
     torch.set_num_threads(1)
-    with joined(None):
+    with joined(None), ActorPool(PoolConfig.of()) as pool:
         return {
-            **_engine_tax(options, num_chunks=options.pick(full=12, quick=4, smoke=1)),
+            **_engine_tax(options, pool, num_chunks=options.pick(full=12, quick=4, smoke=1)),
             "overlap_sleep": overlap(num_chunks=options.pick(full=40, quick=40, smoke=2)),
-            "core_use": _core_use(options, num_chunks=options.pick(full=60, quick=20, smoke=2)),
+            "core_use": _core_use(options, pool, num_chunks=options.pick(full=60, quick=20, smoke=2)),
         }
 
 
@@ -57,11 +57,10 @@ def _take(template: str, options: BenchOptions, num_chunks: int, folder: Path) -
     return open_take(plan_film(storyboard, model), model, Store(str(folder)), numerics(model))
 
 
-def _on_ray(take: Take, budget_bytes: int) -> float:
+def _on_ray(take: Take, pool: ActorPool, budget_bytes: int) -> float:
     """Render on Ray. Returns the seconds until the film started."""
     called = time()
-    with ActorPool(PoolConfig.of()) as pool:
-        render(take, pool, ChunkPacer(budget_bytes, take.plan.chunk_bytes))
+    render(take, pool, ChunkPacer(budget_bytes, take.plan.chunk_bytes))
     started = next(event for event in _events(take) if event["event"] == "film.start")
     return _time(started) - called
 
@@ -74,12 +73,12 @@ def _alone_s(options: BenchOptions, num_chunks: int, folder: Path) -> float:
     return _wall_s(_events(take))
 
 
-def _engine_tax(options: BenchOptions, num_chunks: int) -> dict[str, float]:
+def _engine_tax(options: BenchOptions, pool: ActorPool, num_chunks: int) -> dict[str, float]:
     """A render on Ray between two renders in this process, since a machine's speed changes within a minute."""
     with TemporaryDirectory() as folder:
         before_s = _alone_s(options, num_chunks, Path(folder) / "before")
         together = _take(LONG_CHUNKS, options, num_chunks, Path(folder) / "ray")
-        start_s = _on_ray(together, budget_bytes=1)
+        start_s = _on_ray(together, pool, budget_bytes=1)
         alone_s = (before_s + _alone_s(options, num_chunks, Path(folder) / "after")) / 2
         events = _events(together)
         first = {e["event"]: e for e in reversed(events) if e.get("chunk") == 0}
@@ -93,15 +92,18 @@ def _engine_tax(options: BenchOptions, num_chunks: int) -> dict[str, float]:
         }
 
 
-def _core_use(options: BenchOptions, num_chunks: int) -> float:
-    """CPU seconds of the film in one process, over the seconds of two cores while actors render it."""
+def _core_use(options: BenchOptions, pool: ActorPool, num_chunks: int) -> float:
+    """CPU seconds of the film in one process, over the seconds of two cores while actors render it.
+
+    Both this process and the actors have rendered a film before.
+    """
     with TemporaryDirectory() as folder:
         alone = _take(EVEN_STAGES, options, num_chunks, Path(folder) / "alone")
         before = times()
         film.render(alone)
         cpu_s = times().user + times().system - before.user - before.system
         together = _take(EVEN_STAGES, options, num_chunks, Path(folder) / "ray")
-        _on_ray(together, budget_bytes=2**28)
+        _on_ray(together, pool, budget_bytes=2**28)
         return cpu_s / (2 * _wall_s(_events(together)))
 
 
