@@ -57,12 +57,12 @@ class PassCase:
     """One kind of denoiser.
 
     Args:
-        beside: condition channels that are concatenated to each latent.
+        condition_channels: condition channels that are concatenated to each latent.
         image: whether it attends to the image tokens of CLIP.
     """
 
     form: Form
-    beside: int = 0
+    condition_channels: int = 0
     image: bool = False
 
 
@@ -89,8 +89,8 @@ def streams_of(case: PassCase, sigma: Tensor) -> dict[str, Stream]:
         "video": stream(randn(1, LATENTS, LATENT_CHANNELS[case.form], *SIZE), sigma),
         "audio": Stream(torch.zeros(1, 9, 0), torch.zeros(1, 9), torch.zeros(9)),
     }
-    if case.beside:
-        found["condition"] = stream(randn(1, LATENTS, case.beside, *SIZE, seed=1), torch.zeros(1))
+    if case.condition_channels:
+        found["condition"] = stream(randn(1, LATENTS, case.condition_channels, *SIZE, seed=1), torch.zeros(1))
     if case.image:
         found["image"] = Stream(randn(1, IMAGE, IMAGE_WIDTH, seed=2), torch.zeros(1, IMAGE), torch.zeros(IMAGE))
     return found
@@ -123,7 +123,10 @@ def pass_difference(case: PassCase, sigma: Tensor | None = None) -> float:
         sigma: a noise level for each latent [1 f], as TI2V-5B takes it; None is one level for all.
     """
     text, level = randn(1, TEXT, TEXT_WIDTH, seed=3), torch.tensor([[0.6]]) if sigma is None else sigma
-    streams, transformer = streams_of(case, level), tiny_transformer(case.form, extra=case.beside, image=case.image)
+    streams, transformer = (
+        streams_of(case, level),
+        tiny_transformer(case.form, extra=case.condition_channels, image=case.image),
+    )
     tokens = SIZE[0] * SIZE[1] // 4
     timestep = 1000 * (level[0] if sigma is None else level.repeat_interleave(tokens, dim=1))
     expected = their_pass(transformer, streams, timestep, text)

@@ -77,7 +77,7 @@ class AacEncoder:
             return _samples(self._encoder.encode(None))
 
     def close(self) -> None:
-        """Let go of the encoder; `track` is void from here on."""
+        """Release the encoder; `track` must not be used afterwards."""
         self._nowhere.close()
 
     def _check(self, sound: SoundChunk) -> None:

@@ -174,6 +174,6 @@ class FilmFile:
             self._container.close()
 
     def abort(self) -> None:
-        """Let go of everything without finishing; the file is worthless. Harmless after `close`."""
+        """Release everything without finishing the file, which is then unusable. Does nothing after `close`."""
         self._file.close()  # first: PyAV writes no index to a file that is closed
         self._container.close()

@@ -26,7 +26,7 @@ DenoiserT = TypeVar("DenoiserT", bound=BlockDenoiser)
 DecoderT = TypeVar("DecoderT", bound=StreamDecoder)
 
 Sites = Callable[[int, int, int, int], list[SiteLayout]]
-"""See `BlockDenoiser.sites`."""
+"""The attention sites for a latent size and the latents of a chunk, as `BlockDenoiser.sites` returns them."""
 
 
 class LazyDenoiser(BlockDenoiser, Generic[DenoiserT]):
@@ -89,5 +89,5 @@ class LazyDecoder(StreamDecoder, Generic[DecoderT]):
         return self.loaded.decode(latents, state, final)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """See `VideoEncoder.encode`; only for codecs that are one."""
+        """Latents of frames, as `VideoEncoder.encode` returns them; only for codecs that encode."""
         return cast(VideoEncoder, self.loaded).encode(frames)

@@ -112,7 +112,7 @@ class WanDenoiser(nn.Module):
         wanted = self.wan.config.in_channels - streams["video"].latents.shape[2]
         found = [streams["condition"].latents.to(streams["video"].latents)] if "condition" in streams else []
         if wanted != sum(x.shape[2] for x in found):
-            raise _no_image(f"{wanted} channels beside each latent", "condition", found)
+            raise _no_image(f"{wanted} condition channels for each latent", "condition", found)
         return found
 
     def _image(self, streams: Mapping[str, Stream]) -> Tensor | None:

@@ -68,14 +68,14 @@ class WanContinued(BlockDenoiser):
         noise = NOISE.draw("given", range(count), given.shape[2:]).unsqueeze(0).to(given)
         noised = ((1 - level) * given + level * noise).to(given)
         shown = replace(video, latents=torch.cat([noised, rest], dim=1), sigma=level.expand(video.sigma.shape))
-        beside = self._beside(given[0], video.latents.shape[1])
-        return self._experts.embed({**streams, **beside, "video": shown}, text)
+        condition = self._condition(given[0], video.latents.shape[1])
+        return self._experts.embed({**streams, **condition, "video": shown}, text)
 
     @override
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         return self._experts.head(tokens, streams)
 
-    def _beside(self, given: Tensor, num_latents: int) -> dict[str, Stream]:
+    def _condition(self, given: Tensor, num_latents: int) -> dict[str, Stream]:
         """The further streams for given latents [k c h w]; made once for all steps and branches of a chunk."""
         if self._made is None or self._made[1] != num_latents or not torch.equal(self._made[0], given):
             found = self._image().after(given, num_latents)

@@ -72,7 +72,11 @@ def test_the_noise_level_chooses_the_expert_and_the_other_is_never_loaded(sigma,
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [((0, False), "8 channels beside each latent"), ((8, False), "what CLIP sees"), ((3, True), r"\[1, 5, 3, 4, 6\]")],
+    [
+        ((0, False), "8 condition channels for each latent"),
+        ((8, False), "what CLIP sees"),
+        ((3, True), r"\[1, 5, 3, 4, 6\]"),
+    ],
 )
 def test_weights_that_continue_an_image_report_missing_streams(given, message):
     streams = streams_of(PassCase("2.1", *given), torch.tensor([[0.6]]))
