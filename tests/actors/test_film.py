@@ -105,7 +105,7 @@ def test_actors_render_the_same_bits_as_one_process(alone, pool, tmp_path):
 @pytest.mark.parametrize("act", ["embed", "denoise", "decode", "encode", "publish"])
 def test_an_actor_that_dies_is_replaced_and_no_bit_differs(act, alone, pool, tmp_path):
     take = take_at(tmp_path)
-    render(take, pool, Watched(take, 2, lambda: ray.kill(getattr(pool, act).actors[0])))
+    render(take, pool, Watched(take, 2, lambda: ray.kill(pool.stage(act).actors[0])))
     assert journal_bytes(take) == journal_bytes(alone)
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")
     replaced = [event["act"] for event in events(take) if event["event"] == "actor.replaced"]
@@ -119,7 +119,7 @@ def test_an_actor_that_hangs_is_replaced(act, alone, pool, tmp_path):
     take = take_at(tmp_path)
 
     def hang():
-        group = getattr(pool, act)
+        group = pool.stage(act)
         os.kill(ray.get(group.actors[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGSTOP)
 
     render(take, pool, Watched(take, 2, hang, budget_bytes=1))
