@@ -9,6 +9,8 @@ from typing import Any
 # Before torch and numpy read it. Tests run in several processes at once, and models this small gain nothing from a
 # second thread, which spins while it waits. The commands and clusters that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray starts a worker per CPU with every driver, but actors with an environment of their own, as ours, cannot use them.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import pytest
 import torch

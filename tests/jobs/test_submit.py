@@ -42,6 +42,7 @@ class LocalCluster:
         self.env = {
             **inherited,
             "PATH": f"{BIN}:{os.environ['PATH']}",  # `python` is the one that has the dependencies, as in an image
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             **(env or {}),
