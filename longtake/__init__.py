@@ -22,44 +22,32 @@ if TYPE_CHECKING:
     from longtake.models import open_model as open_model
     from longtake.pipeline.errors import (
         ActorLost as ActorLost,
-    )
-    from longtake.pipeline.errors import (
         Cancelled as Cancelled,
-    )
-    from longtake.pipeline.errors import (
         CapacityError as CapacityError,
-    )
-    from longtake.pipeline.errors import (
         JournalError as JournalError,
-    )
-    from longtake.pipeline.errors import (
+        KernelError as KernelError,
         LongtakeError as LongtakeError,
-    )
-    from longtake.pipeline.errors import (
         MediaError as MediaError,
-    )
-    from longtake.pipeline.errors import (
         PoisonError as PoisonError,
-    )
-    from longtake.pipeline.errors import (
+        ShapeError as ShapeError,
         SpecError as SpecError,
-    )
-    from longtake.pipeline.errors import (
+        StartError as StartError,
         WeightsError as WeightsError,
     )
     from longtake.pipeline.inspect.report import Inspection as Inspection
     from longtake.pipeline.observe import Observer as Observer
     from longtake.pipeline.spec import Storyboard as Storyboard
     from longtake.pipeline.stages.publish import Film as Film
-    from longtake.rendering import RenderOptions as RenderOptions
-    from longtake.rendering import render as render
-    from longtake.streaming import Chunk as Chunk
-    from longtake.streaming import stream as stream
+    from longtake.rendering import RenderOptions as RenderOptions, render as render
+    from longtake.streaming import Chunk as Chunk, stream as stream
     from longtake.upscaling import upscale as upscale
 
-_ERRORS = ("ActorLost", "Cancelled", "CapacityError", "JournalError", "LongtakeError", "MediaError", "PoisonError")
+_ERRORS = (
+    *("ActorLost", "Cancelled", "CapacityError", "JournalError", "KernelError", "LongtakeError", "MediaError"),
+    *("PoisonError", "ShapeError", "SpecError", "StartError", "WeightsError"),
+)
 _HOMES = {
-    **dict.fromkeys((*_ERRORS, "SpecError", "WeightsError"), "pipeline.errors"),
+    **dict.fromkeys(_ERRORS, "pipeline.errors"),
     "Chunk": "streaming",
     "Film": "pipeline.stages.publish",
     "Inspection": "pipeline.inspect.report",

@@ -8,9 +8,7 @@ from typing import Any, TypedDict, Unpack
 import yaml
 
 from longtake.actors.load_options import load_options
-from longtake.actors.rendering import GangSpec, open_render
-from longtake.actors.rendering import RenderOptions as Options
-from longtake.actors.rendering import render as render_take
+from longtake.actors.rendering import GangSpec, RenderOptions as Options, open_render, render as render_take
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.spec import Storyboard, load_storyboard, located, parse_storyboard

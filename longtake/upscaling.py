@@ -5,8 +5,7 @@ from typing import Any, TypedDict, Unpack
 
 from longtake.actors.upscale_options import UpscaleOptions as Options
 from longtake.actors.upscale_workers import load_here
-from longtake.actors.upscaling import check
-from longtake.actors.upscaling import upscale as upscale_footage
+from longtake.actors.upscaling import check, upscale as upscale_footage
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.output import Output, Written

@@ -3,8 +3,7 @@ from itertools import pairwise
 from math import floor
 
 import pytest
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 
 from longtake.pipeline.clock import ChunkSpan, MediaClock, SceneSpan, plan_before, plan_chunks, plan_scenes
 from longtake.pipeline.errors import SpecError

@@ -28,9 +28,7 @@ from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import load_storyboard
 from longtake.pipeline.take import Take, open_take
-from longtake.pipeline.testing import diffusers_folder as fake
-from longtake.pipeline.testing import ltx2 as ltx2_fake
-from longtake.pipeline.testing import wan as wan_fake
+from longtake.pipeline.testing import diffusers_folder as fake, ltx2 as ltx2_fake, wan as wan_fake
 
 SAMPLE_S = 0.25
 """Time between two samples of the ranks' memory."""

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 
-from longtake.jobs.bench import ltx2_parity as ltx2
-from longtake.jobs.bench import wan_parity as wan
+from longtake.jobs.bench import ltx2_parity as ltx2, wan_parity as wan
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.ranks import run_ranks
 from longtake.pipeline.parallel.context_parallel import context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.testing.ltx2 import FORMS as LTX2_FORMS
-from longtake.pipeline.testing.ltx2 import Form
+from longtake.pipeline.testing.ltx2 import FORMS as LTX2_FORMS, Form
 from longtake.pipeline.testing.wan import FORMS, Kind
 
 LTX2_KINDS = tuple(product(LTX2_FORMS, ("split", "interleaved")))

@@ -28,8 +28,7 @@ from typing_extensions import override
 from longtake.actors.cluster import joined
 from longtake.actors.policy import RetryPolicy
 from longtake.actors.upscale_actor import WorkerConfig
-from longtake.actors.upscale_film import WorkerSetup
-from longtake.actors.upscale_film import upscale as on_ray
+from longtake.actors.upscale_film import WorkerSetup, upscale as on_ray
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.upscale_quality import CLIPS, compare, quality_figures

@@ -2,8 +2,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from longtake.pipeline.attention.kv_plan import NOTHING_KEPT, KVPlan, PageTable, SiteLayout, StreamLayout, join_runs
 from longtake.pipeline.clock import ChunkSpan

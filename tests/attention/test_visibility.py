@@ -5,8 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from longtake.pipeline.attention.mask import BlockPattern, Mask, Span
 from longtake.pipeline.attention.rope import Rope

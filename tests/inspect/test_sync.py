@@ -3,8 +3,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from longtake.pipeline.inspect.sync import lag_s, match, merged
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.jobs.doctor import clashes, examine, local_ray, machine, software
-from longtake.jobs.doctor import output as output_root
+from longtake.jobs.doctor import clashes, examine, local_ray, machine, output as output_root, software
 from longtake.pipeline.errors import MediaError
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.media.aac import AacEncoder

@@ -5,8 +5,7 @@ import av
 import pytest
 import torch
 from av.video.frame import PictureType, VideoFrame
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import MediaError

@@ -2,8 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig, windowed_mdct
 from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig

@@ -3,8 +3,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.footage.values import Colour, Footage

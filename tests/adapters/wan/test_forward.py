@@ -14,8 +14,8 @@ from longtake.jobs.bench.wan_parity import (
     pass_difference,
     randn,
     streams_of,
+    their_pass as theirs,
 )
-from longtake.jobs.bench.wan_parity import their_pass as theirs
 from longtake.pipeline.adapters.wan import denoiser as wan
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.adapters.wan.experts import WanExperts

@@ -10,8 +10,7 @@ from threading import Barrier, Event
 from time import sleep
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from longtake.jobs.batch.busy_time import BusyTime, covered
 from longtake.jobs.batch.ledger import Totals
