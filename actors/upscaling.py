@@ -23,8 +23,13 @@ from longtake.pipeline.upscaling.plan import frames_to_upscale
 from longtake.pipeline.upscaling.preflight import check_disk, check_memory, check_size, picture_bytes, worker_bytes
 
 
-def check(footage: Footage, frames: range, output: Output, options: UpscaleOptions) -> Iterator[str]:
+def check(
+    footage: Footage, frames: range, output: Output, options: UpscaleOptions, *, preview: bool = False
+) -> Iterator[str]:
     """Check everything that can be checked before the first frame; yields what the output will lack.
+
+    Args:
+        preview: the output itself is not written.
 
     Raises:
         SpecError: the output is the footage, was not written by longtake, or is too large for the codec.
@@ -33,6 +38,8 @@ def check(footage: Footage, frames: range, output: Output, options: UpscaleOptio
     """
     if output.is_at(footage.url):
         raise SpecError(f"-o is {output.url}, the footage itself; use another path")
+    if not preview:
+        output.check_ours()
     if output.journal.url.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output.url}; memory belongs to one process: use a file, or add --in-process")
     encoding = FootageEncoding(options.codec, options.quality, options.threads)

@@ -70,7 +70,6 @@ def upscale(
     values: dict[str, Any] = {**options}
     resolved = Options(**values)
     footage, target = open_footage(os.fspath(source)), Output(os.fspath(output))
-    target.check_ours()
     for warning in check(footage, frames_to_upscale(footage, resolved.spec), target, resolved):
         observer.event("upscale.warning", message=warning)
     return upscale_footage(footage, target, resolved, load_here(resolved), observer).written

@@ -33,10 +33,8 @@ def upscale_command(url: str, output_url: str, options: UpscaleOptions, *, previ
     interrupt_once()
     console, footage, output = Console(), open_footage(url), Output(output_url)
     frames = frames_to_upscale(footage, options.spec)
-    if not preview:
-        output.check_ours()
     shown = stretch(footage, frames) if preview else frames
-    for warning in check(footage, shown, output, options):
+    for warning in check(footage, shown, output, options, preview=preview):
         console.print(warning, style="yellow", highlight=False, markup=False)
     model = load_here(options)
     for note in upscaler_notes(options.model, model):
