@@ -1,10 +1,12 @@
 """Every script in examples/ runs from start to end, as a user would run it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 ON_RAY = {"batch", "render"}
@@ -21,9 +23,10 @@ def test_each_example_has_its_expected_output():
     assert {example.stem for example in EXAMPLES} == SAYS.keys()
 
 
-def run(name, folder):
+def run(name, folder, **environment):
     example = next(example for example in EXAMPLES if example.stem == name)
-    return subprocess.run([sys.executable, str(example)], cwd=folder, capture_output=True, text=True, check=False)
+    command, env = [sys.executable, str(example)], {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", sorted(SAYS.keys() - ON_RAY))
@@ -33,9 +36,9 @@ def test_an_example_runs(name, tmp_path):
     assert SAYS[name] in ended.stdout
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", sorted(ON_RAY))
 def test_an_example_on_ray_runs(name, tmp_path):
-    ended = run(name, tmp_path)
+    ended = run(name, tmp_path, RAY_ADDRESS=ray.get_runtime_context().gcs_address)
     assert ended.returncode == 0, ended.stderr
     assert SAYS[name] in ended.stdout
