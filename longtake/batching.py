@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from threading import Event
 from typing import Any
 
@@ -12,6 +13,7 @@ from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.report import Report
 from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.session import ray_sessions
+from longtake.options import check_known
 from longtake.pipeline.journal.store import Store
 
 
@@ -35,6 +37,7 @@ def batch(
         SpecError: the manifest has mistakes; nothing was started.
         JournalError: another batch runs in the same place.
     """
+    check_known(options, (field.name for field in fields(BatchOptions)))
     root = os.fspath(output)
     if isinstance(manifest, Mapping):
         store = Store(root)

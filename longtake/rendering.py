@@ -9,6 +9,7 @@ import yaml
 
 from longtake.actors.load_options import load_options
 from longtake.actors.rendering import GangSpec, RenderOptions as Options, open_render, render as render_take
+from longtake.options import check_known
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.spec import Storyboard, load_storyboard, located, parse_storyboard
@@ -93,10 +94,7 @@ def render(
 
 def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderOptions) -> tuple[Take, Options]:
     """The opened take, and the options in the form that the render takes them."""
-    unknown = sorted(options.keys() - RenderOptions.__annotations__.keys())
-    if unknown:
-        known = ", ".join(RenderOptions.__annotations__)
-        raise SpecError(f"there is no option {unknown[0]!r}; use {known}")
+    check_known(options, RenderOptions.__annotations__)
     overrides = tuple(options.get("overrides", ()))
     if "model" in options:
         overrides = (f"model={yaml.safe_dump(options['model']).splitlines()[0]}", *overrides)
@@ -114,6 +112,11 @@ def read_storyboard(storyboard: Source, overrides: Sequence[str] = ()) -> Storyb
             raise SpecError("a parsed storyboard cannot be overridden; pass its path or its content as a mapping")
         return storyboard
     if isinstance(storyboard, Mapping):
-        text = yaml.safe_dump(dict(storyboard), sort_keys=False)
+        try:
+            text = yaml.safe_dump(dict(storyboard), sort_keys=False)
+        except yaml.YAMLError as error:
+            raise SpecError(f"the storyboard holds a value that YAML cannot hold: {error}") from None
         return located(parse_storyboard(text, overrides), str(Path.cwd() / "storyboard"))
+    if not isinstance(storyboard, str | os.PathLike):
+        raise SpecError(f"the storyboard is {storyboard!r}; pass a path, a URL, a mapping or a Storyboard")
     return load_storyboard(os.fspath(storyboard), overrides)

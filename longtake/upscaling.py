@@ -6,6 +6,7 @@ from typing import Any, TypedDict, Unpack
 from longtake.actors.upscale_options import UpscaleOptions as Options
 from longtake.actors.upscale_workers import load_here
 from longtake.actors.upscaling import check, upscale as upscale_footage
+from longtake.options import check_known
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.upscaling.output import Output, Written
@@ -67,6 +68,7 @@ def upscale(
         MediaError: the footage cannot be decoded, or the output cannot be written.
         LongtakeError: any other failure; finished segments are kept.
     """
+    check_known(options, UpscaleOptions.__annotations__)
     values: dict[str, Any] = {**options}
     resolved = Options(**values)
     footage, target = open_footage(os.fspath(source)), Output(os.fspath(output))

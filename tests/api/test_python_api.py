@@ -83,6 +83,12 @@ def test_mistakes_are_errors_of_longtake_and_name_the_fix(tmp_path):
         longtake.render({"scenes": [{"prompt": "a", "duration": "4"}]}, tmp_path / "out", in_process=True)
     with pytest.raises(longtake.SpecError, match="no option 'rank'; use overrides, model"):
         longtake.render(STORYBOARD, tmp_path / "out", rank=2)
+    with pytest.raises(longtake.SpecError, match="no option 'scal'; use scale, workers"):
+        longtake.upscale("in.mp4", tmp_path / "out.mp4", scal=2)
+    with pytest.raises(longtake.SpecError, match="no option 'gang'; use gangs"):
+        longtake.batch({"takes": []}, tmp_path / "out", gang=1)
+    with pytest.raises(longtake.SpecError, match="pass a path, a URL, a mapping or a Storyboard"):
+        longtake.render(42, tmp_path / "out", in_process=True)
     with pytest.raises(longtake.SpecError, match="steps is 0"):
         next(longtake.stream(STORYBOARD, tmp_path / "out", overrides=["sampling.steps=0"], in_process=True))
     with pytest.raises(longtake.WeightsError, match="use sounding-shapes"):
