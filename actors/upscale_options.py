@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.deinterlace import AUTO, MODES
+from longtake.pipeline.media.times import DAMAGED, STOP
 from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
 
 
@@ -25,8 +27,14 @@ class UpscaleOptions:
     model: str = "upscaler"
     threads: int = 1
     segment_deadline_s: float = 900.0
+    damaged: str = STOP
+    deinterlace: str = AUTO
 
     def __post_init__(self) -> None:
+        if self.deinterlace not in MODES:
+            raise SpecError(f"--deinterlace is {self.deinterlace!r}; use {' or '.join(MODES)}")
+        if self.damaged not in DAMAGED:
+            raise SpecError(f"--damaged is {self.damaged!r}; use {', '.join(DAMAGED[:-1])} or {DAMAGED[-1]}")
         if self.in_process and (self.workers or 1) > 1:
             raise SpecError(f"--in-process is one worker, not {self.workers}; leave out --in-process or --workers")
 

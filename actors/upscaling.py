@@ -11,7 +11,7 @@ from longtake.actors.upscale_workers import open_workers
 from longtake.pipeline import upscale_film as alone
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.footage.codecs import FootageEncoding
-from longtake.pipeline.footage.mux import check_output
+from longtake.pipeline.footage.mux import check_output, rehearse
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.event_log import EventLog
@@ -33,7 +33,7 @@ def check(
 
     Raises:
         SpecError: the output is the footage, was not written by longtake, or is too large for the codec.
-        MediaError: the container cannot hold the codec.
+        MediaError: the encoder or the container refuses the film.
         CapacityError: the disk has too little space.
     """
     if output.is_at(footage.url):
@@ -45,6 +45,7 @@ def check(
     encoding = FootageEncoding(options.codec, options.quality, options.threads)
     check_size(footage, options.scale, encoding)
     yield from check_output(footage, encoding, Path(output.url))
+    rehearse(footage, encoding, options.scale, Path(output.url))
     num_bytes = picture_bytes(footage, frames, options.scale, encoding)
     if crowded := check_disk(num_bytes, output.kept_bytes(), output.free_bytes()):
         yield crowded

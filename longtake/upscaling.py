@@ -20,11 +20,13 @@ class UpscaleOptions(TypedDict, total=False):
         scale: 2 or 4.
         workers: processes that share the work (default: one for each GPU or core).
         model: the upscaler: a name, or the path or URL of its weights.
-        codec: "h264", "hevc", "av1" or "ffv1".
+        codec: "h264", "hevc", "av1", "prores" or "ffv1".
         quality: the codec's constant quantizer; lower is better and larger.
         continuity: "exact", "handoff" or "warmup=N".
         start, end: such as "90s" or "48f".
         in_process, address, fresh, threads: as in `render`.
+        damaged: for frames that do not decode: "stop", "skip" or "hold".
+        deinterlace: "auto" or "off".
         scene_threshold, segment_frames, segment_deadline_s: see `longtake upscale --help`.
     """
 
@@ -43,6 +45,8 @@ class UpscaleOptions(TypedDict, total=False):
     scene_threshold: float
     segment_frames: int
     segment_deadline_s: float
+    damaged: str
+    deinterlace: str
 
 
 def upscale(
@@ -71,7 +75,7 @@ def upscale(
     check_known(options, UpscaleOptions.__annotations__)
     values: dict[str, Any] = {**options}
     resolved = Options(**values)
-    footage, target = open_footage(os.fspath(source)), Output(os.fspath(output))
+    footage, target = open_footage(os.fspath(source), resolved.damaged, resolved.deinterlace), Output(os.fspath(output))
     for warning in check(footage, frames_to_upscale(footage, resolved.spec), target, resolved):
         observer.event("upscale.warning", message=warning)
     return upscale_footage(footage, target, resolved, load_here(resolved), observer).written

@@ -18,7 +18,7 @@ from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.pipeline.errors import SpecError
 
 BENCHES = (
-    *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "leaks", "open-weights", "parity"),
+    *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "fuzz-footage", "leaks", "open-weights", "parity"),
     *("parity-models", "resume", "road", "scaling", "upscale"),
 )
 

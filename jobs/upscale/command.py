@@ -18,7 +18,7 @@ def command(
         int | None,
         typer.Option(min=1, help="Processes that share the work (default: one for each GPU, or each CPU core)."),
     ] = None,
-    codec: Annotated[str, typer.Option(help="Video codec: h264, hevc, av1, or ffv1 (lossless).")] = "h264",
+    codec: Annotated[str, typer.Option(help="Video codec: h264, hevc, av1, prores, or ffv1 (lossless).")] = "h264",
     quality: Annotated[
         int | None,
         typer.Option(min=0, help="Constant quantizer: lower = better quality, bigger file (default: by codec)."),
@@ -40,6 +40,10 @@ def command(
     segment_frames: Annotated[
         int, typer.Option(min=1, help="Frames of a segment, the unit of work, storage and resume.")
     ] = 128,
+    damaged: Annotated[
+        str, typer.Option(help="For frames that do not decode: stop, skip them, or hold the frame before.")
+    ] = "stop",
+    deinterlace: Annotated[str, typer.Option(help="Deinterlace interlaced footage: auto or off.")] = "auto",
     preview: Annotated[
         bool,
         typer.Option("--preview", help="Upscale two seconds from the middle only, next to a bicubic enlargement."),
@@ -85,5 +89,7 @@ def command(
         model=model,
         threads=threads,
         segment_deadline_s=segment_deadline_s,
+        damaged=damaged,
+        deinterlace=deinterlace,
     )
     upscale_command(footage, output, options, preview=preview, dry_run=dry_run)

@@ -31,7 +31,7 @@ from longtake.pipeline.upscaling.work import numerics, open_upscaling
 def upscale_command(url: str, output_url: str, options: UpscaleOptions, *, preview: bool, dry_run: bool) -> None:
     """Upscale footage, on Ray or in this process; resumes from the segments that are finished."""
     interrupt_once()
-    console, footage, output = Console(), open_footage(url), Output(output_url)
+    console, footage, output = Console(), open_footage(url, options.damaged, options.deinterlace), Output(output_url)
     frames = frames_to_upscale(footage, options.spec)
     shown = stretch(footage, frames) if preview else frames
     for warning in check(footage, shown, output, options, preview=preview):

@@ -8,13 +8,14 @@ a stage that needs earlier latents reads them like those of any other chunk.
 from collections.abc import Callable
 from hashlib import sha256
 
-import fsspec
 from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.files import read_or_refuse
 from longtake.pipeline.conditioning.inputs import INPUTS
-from longtake.pipeline.errors import SpecError
+from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.media.read import reading
+from longtake.pipeline.media.source import bytes_of
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.spec import Storyboard
@@ -64,7 +65,11 @@ class ConditioningEncoder:
 
 
 def digests(storyboard: Storyboard) -> dict[str, str]:
-    """The SHA-256 of each conditioning file, by key. Raises one `SpecError` that names all unreadable files."""
+    """The SHA-256 of each conditioning file, by key. Raises one `SpecError` that names all unreadable files.
+
+    A file that an earlier version read otherwise has a mark, so that a render that began then makes again what depends
+    on it.
+    """
     found, mistakes = {}, []
     for file in storyboard.conditioning_files():
         try:
@@ -78,7 +83,10 @@ def digests(storyboard: Storyboard) -> dict[str, str]:
 
 def _digest(url: str) -> str:
     digest = sha256()
-    with fsspec.open(url, "rb") as stream:
+    with bytes_of(url) as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
-    return digest.hexdigest()
+    try:
+        return digest.hexdigest() + reading(url)
+    except MediaError:  # the input that needs it refuses it by its key
+        return digest.hexdigest()

@@ -1,14 +1,17 @@
 """Readers of conditioning files: images, sound and the end of a film, in a model's size, rate and channels.
 
 A picture of another aspect ratio is scaled until it covers the film's, then cropped evenly on both sides. It is never
-stretched, and no bars are added. Sound is mixed down to the model's number of channels.
+stretched, and no bars are added. Sound is mixed down to the model's number of
+channels.
 
 Shapes: f frames, h height, w width, c channels, n samples.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import TypeVar
 
 import numpy as np
@@ -20,10 +23,16 @@ from torch.nn import functional
 from torchaudio.functional import resample
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.media.read import count_film, stream_frames, stream_sound
+from longtake.pipeline.media.read import FrameBlock, count_film, read_still, stream_frames
+from longtake.pipeline.media.sound import stream_sound
 from longtake.pipeline.spec import ConditioningFile
 
 Value = TypeVar("Value")
+
+_SQUARE = Fraction(1)
+_MARGIN_S = (
+    600  # of sound beyond what is needed that may be held: a resampled song does not depend on the film's length
+)
 
 
 def read_or_refuse(file: ConditioningFile, reader: Callable[[str], Value]) -> Value:
@@ -40,16 +49,22 @@ def read_or_refuse(file: ConditioningFile, reader: Callable[[str], Value]) -> Va
 
 def read_picture(url: str, width: int, height: int) -> Tensor:
     """The picture at `url`, fitted: [1 3 h w] in -1..1. Raises `MediaError` if it holds none."""
-    return fitted(next(stream_frames(url, block=1)).frames, width, height)
+    still = read_still(url)
+    return fitted(still.frames, width, height, still.pixel_aspect)
 
 
-def fitted(frames: NDArray[np.uint8], width: int, height: int) -> Tensor:
-    """Frames [f h w 3] of any size, scaled to cover `width` x `height` and cropped to it: [f 3 h w] in -1..1."""
+def fitted(frames: NDArray[np.uint8], width: int, height: int, pixel_aspect: Fraction = _SQUARE) -> Tensor:
+    """Frames [f h w 3] of any size, scaled to cover `width` x `height` and cropped to it: [f 3 h w] in -1..1.
+
+    Args:
+        pixel_aspect: the width of a pixel by its height.
+    """
     x = rearrange(torch.from_numpy(frames), "f h w c -> f c h w").float() / 127.5 - 1
     rows, columns = x.shape[-2:]
-    if (rows, columns) != (height, width):
-        scale = max(Fraction(height, rows), Fraction(width, columns))
-        size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
+    if (rows, columns, pixel_aspect) != (height, width, _SQUARE):
+        shown = columns * pixel_aspect
+        scale = max(Fraction(height, rows), width / shown)
+        size = (max(height, round(rows * scale)), max(width, round(shown * scale)))
         x = functional.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[:, :, top : top + height, left : left + width].contiguous()
@@ -66,22 +81,18 @@ def read_last_frames(url: str, num_frames: int, fps: Fraction, width: int, heigh
 
     Each frame is the one that the film shows in the middle of the frame's time.
     """
-    stop_s = count_film(url).video.stop_s
+    count = count_film(url)
+    stop_s = count.video.stop_s
     wanted = [stop_s + Fraction(2 * index + 1, 2) / fps for index in range(-num_frames, 0)]
-    kept: list[NDArray[np.uint8]] = []
-    latest: NDArray[np.uint8] | None = None
-    for time_s, frame in _pictures(url):
-        while latest is not None and len(kept) < num_frames and wanted[len(kept)] < time_s:
-            kept.append(latest)
-        latest = frame
+    kept: list[Tensor] = []
+    latest: FrameBlock | None = None
+    for shown in stream_frames(url, block=1, size=count.size):
+        while latest is not None and len(kept) < num_frames and wanted[len(kept)] < shown.times_s[0]:
+            kept.append(fitted(latest.frames, width, height, latest.pixel_aspect))
+        latest = shown
     assert latest is not None, "reading a film without a picture fails"
-    kept += [latest] * (num_frames - len(kept))
-    return torch.cat([fitted(frame[np.newaxis], width, height) for frame in kept])
-
-
-def _pictures(url: str) -> Iterator[tuple[Fraction, NDArray[np.uint8]]]:
-    for block in stream_frames(url):
-        yield from zip(block.times_s, block.frames, strict=True)
+    last = fitted(latest.frames, width, height, latest.pixel_aspect)
+    return torch.cat(kept + [last] * (num_frames - len(kept)))
 
 
 def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Tensor:
@@ -89,7 +100,8 @@ def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Ten
 
     Where the film has no sound, the samples are silent.
     """
-    sound, stop_s = stream_sound(url), count_film(url).video.stop_s
+    count = count_film(url)
+    sound, stop_s = stream_sound(url, channels, count.size), count.video.stop_s
     if sound is None:
         return torch.zeros(channels, num_samples)
     begin_s = stop_s - Fraction(num_samples, rate)
@@ -100,6 +112,8 @@ def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Ten
         if at + block.shape[1] > first:
             blocks.append((at, block))
         at += block.shape[1]
+        if at >= first + ceil(num_samples * Fraction(sound.rate, rate)) + _MARGIN_S * sound.rate:
+            break
     if not blocks:
         return torch.zeros(channels, num_samples)
     pcm = torch.from_numpy(np.concatenate([block for _, block in blocks], axis=1))
@@ -108,14 +122,38 @@ def read_last_sound(url: str, num_samples: int, rate: int, channels: int) -> Ten
     return _lasting(_mixed(resample(pcm, sound.rate, rate), channels), num_samples)
 
 
-def read_sound(url: str, rate: int, channels: int) -> Tensor | None:
-    """The whole sound at `url`: [c n] in -1..1; None if it has none. Raises `MediaError` if it is unreadable."""
-    sound = stream_sound(url)
+@dataclass(frozen=True)
+class GivenSound:
+    """A sound of a file.
+
+    Args:
+        pcm: [c n] in -1..1, from the start of the file.
+        num_samples: how many samples there are in the file, of which `pcm` may hold only the first.
+    """
+
+    pcm: Tensor
+    num_samples: int
+
+
+def read_sound(url: str, rate: int, channels: int, most: int) -> GivenSound | None:
+    """The first `most` samples of the sound at `url`, at `rate`; None if it has none.
+
+    Raises `MediaError` if it is unreadable. Memory does not grow with the rest of the file.
+    """
+    sound = stream_sound(url, channels)
     if sound is None:
         return None
-    pcm = torch.from_numpy(np.concatenate(list(sound.blocks), axis=1))
     late = max(0, round(sound.start_s * sound.rate))
-    return _mixed(resample(functional.pad(pcm, (late, 0)), sound.rate, rate), channels).clamp(-1, 1)
+    kept = ceil(most * Fraction(sound.rate, rate)) + _MARGIN_S * sound.rate
+    has, blocks = late, list[NDArray[np.float32]]()
+    for block in sound.blocks:
+        if has < kept:
+            blocks.append(block)
+        has += block.shape[1]
+    pcm = functional.pad(torch.from_numpy(np.concatenate(blocks, axis=1)), (min(late, kept), 0))
+    num_samples = ceil(has * Fraction(rate, sound.rate))
+    pcm = _mixed(resample(pcm, sound.rate, rate), channels).clamp(-1, 1)
+    return GivenSound(pcm[:, :most], num_samples)
 
 
 def _mixed(pcm: Tensor, channels: int) -> Tensor:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.codecs import ModelCodecs
 from longtake.pipeline.conditioning.files import (
+    GivenSound,
     film_length_s,
     read_last_frames,
     read_last_sound,
@@ -106,9 +107,9 @@ class WholeSound(ConditioningInput):
 
     @override
     def check(self) -> list[str]:
-        if self._pcm is None:
+        if self._given is None:
             raise SpecError(f"{self.file.key} is {self.file.url!r}; it holds no sound, use a file that does")
-        plan, has = self.plan, self._pcm.shape[1]
+        plan, has = self.plan, self._given.num_samples
         if has == plan.num_samples:
             return []
         rate = plan.clock.sample_rate
@@ -126,8 +127,8 @@ class WholeSound(ConditioningInput):
 
     @override
     def sound(self, samples: range) -> Tensor:
-        assert self._pcm is not None, "refused by `check`"
-        pcm = self._pcm[:, samples.start : samples.stop]
+        assert self._given is not None, "refused by `check`"
+        pcm = self._given.pcm[:, samples.start : samples.stop]
         return functional.pad(pcm, (0, len(samples) - pcm.shape[1]))
 
     @torch.inference_mode()
@@ -139,10 +140,11 @@ class WholeSound(ConditioningInput):
         return self.codecs.encode_sound(self.sound(range(start * stride, stop * stride)), stop - start)
 
     @cached_property
-    def _pcm(self) -> Tensor | None:
-        """The sound [c n] at the film's rate; None if the file has none."""
+    def _given(self) -> GivenSound | None:
+        """The sound at the film's rate, as much as the film needs; None if the file has none."""
         rate, channels = self.plan.clock.sample_rate, self.codecs.channels
-        return read_or_refuse(self.file, lambda url: read_sound(url, rate, channels))
+        most = self.plan.chunks[-1].audio_latents.stop * self.plan.clock.audio_stride
+        return read_or_refuse(self.file, lambda url: read_sound(url, rate, channels, most))
 
 
 class FilmBefore(ConditioningInput):

@@ -8,6 +8,7 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import Layout, layout_of, matrix_of
 from longtake.pipeline.footage.values import Colour, Footage
 
+_FFV1_RGB_DEPTH = 10  # FFmpeg's encoder takes 8 bits only in packed pixels
 # At least this often a key frame, so that players can seek inside a long segment.
 _KEY_EVERY = 240
 
@@ -20,12 +21,14 @@ class _Codec:
     quality: tuple[int, int, int]  # best, default, worst
     containers: tuple[str, ...]
     min_size: int
+    most_rate: int | None = None
+    alpha: tuple[str, ...] = ()  # chroma with which transparency is kept
 
 
 _CODECS = {
     "h264": _Codec("libx264", (8, 10), ("420", "422", "444"), (0, 18, 51), (".mp4", ".mov", ".mkv"), 16),
     "hevc": _Codec("libx265", (8, 10, 12), ("420", "422", "444", "rgb"), (0, 20, 51), (".mp4", ".mov", ".mkv"), 32),
-    "av1": _Codec("libsvtav1", (8, 10), ("420",), (1, 28, 63), (".mp4", ".mkv"), 64),
+    "av1": _Codec("libsvtav1", (8, 10), ("420",), (1, 28, 63), (".mp4", ".mkv"), 64, most_rate=240),
     "ffv1": _Codec(
         "ffv1",
         (8, 9, 10, 12, 14, 16),
@@ -33,7 +36,9 @@ _CODECS = {
         (0, 0, 0),
         (".mkv",),
         1,
+        alpha=("420", "422", "444", "rgb"),
     ),
+    "prores": _Codec("prores_ks", (10,), ("422", "444"), (1, 4, 32), (".mov", ".mkv"), 16, alpha=("444",)),
 }
 CODECS = tuple(_CODECS)
 
@@ -43,9 +48,9 @@ class FootageEncoding:
     """How footage is encoded.
 
     Args:
-        codec: "h264", "hevc", "av1" or "ffv1" (lossless).
-        quality: the codec's fixed quantiser: 0..51 for h264 and hevc, 1..63 for av1, smaller is better; None for the
-            codec's default. ffv1 has none.
+        codec: "h264", "hevc", "av1", "ffv1" (lossless) or "prores".
+        quality: the codec's fixed quantiser: 0..51 for h264 and hevc, 1..63 for av1, 1..32 for prores, smaller is
+            better; None for the codec's default. ffv1 has none.
         threads: encoder threads. Their number changes the output bits.
     """
 
@@ -90,14 +95,25 @@ class Target:
     colour: Colour
     losses: tuple[str, ...]
     min_size: int
+    most_rate: int | None
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise `MediaError` for a size that the codec cannot hold."""
+        """Raise `MediaError` for a size or a rate that the codec cannot hold."""
+        if self.most_rate is not None and self.footage.encoded_rate > self.most_rate:
+            raise MediaError(
+                f"the footage has {float(self.footage.encoded_rate):g} frames per second; {self.encoder} holds at most"
+                f" {self.most_rate}: use --codec h264 or --codec hevc"
+            )
         if min(width, height) < self.min_size:
             raise MediaError(f"{width}x{height} is too small for {self.encoder}, which needs {self.min_size}; use ffv1")
         for name, size, step in (("width", width, 2), ("height", height, 2)):
             if self.layout.chroma not in {"444", "gray", "rgb"} and size % step:
-                raise MediaError(f"{name} is {size}; {self.layout.planar} needs even sizes: enlarge by 2 or 4")
+                raise MediaError(f"{name} is {size}; {self.pix_fmt} needs even sizes: enlarge by 2 or 4")
+
+    @property
+    def pix_fmt(self) -> str:
+        """FFmpeg's name of the format that is encoded."""
+        return self.layout.with_alpha if self.layout.alpha else self.layout.planar
 
     def matrix(self, height: int) -> int:
         """The matrix to encode with: the tagged one, else the default for untagged pictures of that height."""
@@ -112,33 +128,42 @@ def target_of(footage: Footage, encoding: FootageEncoding) -> Target:
     """The form of `footage` in a codec: the nearest that the codec can hold, with its losses in words."""
     codec, source = _CODECS[encoding.codec], layout_of(footage.pix_fmt)
     depth = next((depth for depth in codec.depths if depth >= source.depth), codec.depths[-1])
-    chroma = next(name for name in _INSTEAD[source.chroma] if name in codec.chroma)
-    losses = [f"alpha: {encoding.codec} is written without it"] if source.alpha else []
+    alpha = source.alpha and bool(codec.alpha)
+    wanted = "444" if alpha and source.chroma == "gray" else source.chroma
+    chroma = next(name for name in _INSTEAD[wanted] if name in (codec.alpha if alpha else codec.chroma))
+    if encoding.codec == "ffv1" and chroma == "rgb":
+        depth = max(depth, _FFV1_RGB_DEPTH)
+    losses = []
+    if source.alpha and not alpha:
+        keep = " or ".join(f"--codec {name}" for name, one in _CODECS.items() if one.alpha)
+        losses.append(f"alpha: {encoding.codec} is written without it; {keep} keeps it")
     if depth < source.depth:
         losses.append(f"{source.depth} bits: {encoding.codec} holds {depth}")
     if chroma == "420" and source.chroma not in {"420", "410", "gray"}:
         losses.append(f"{source.chroma} chroma: {encoding.codec} holds 4:2:0")
-    if footage.interlaced:
-        losses.append("interlacing: fields are enlarged and written as whole pictures; deinterlace first")
+    if footage.interlaced and not footage.deinterlaced:
+        losses.append(
+            "interlacing: fields are enlarged and written as whole pictures; --deinterlace auto takes them apart"
+        )
     colour = footage.colour
     if source.full_range and colour.range == 0:
         colour = replace(colour, range=2)
     if source.chroma == "rgb" and chroma != "rgb":
         losses.append(f"RGB samples: {encoding.codec} holds them as BT.709 {chroma}")
         colour = replace(colour, matrix=1, range=1)
-    layout = Layout(chroma, depth)
-    return Target(footage, codec.encoder, layout, colour, tuple(losses), codec.min_size)
+    layout = Layout(chroma, depth, alpha=alpha)
+    return Target(footage, codec.encoder, layout, colour, tuple(losses), codec.min_size, codec.most_rate)
 
 
 # Substitutes for a layout that a codec lacks, the nearest first. None loses more chroma than it must.
 _INSTEAD = {
-    "420": ("420",),
-    "422": ("422", "420"),
-    "444": ("444", "420"),
+    "420": ("420", "422", "444"),
+    "422": ("422", "444", "420"),
+    "444": ("444", "422", "420"),
     "440": ("440", "444", "420"),
     "411": ("411", "422", "420"),
-    "410": ("410", "420"),
-    "gray": ("gray", "420"),
+    "410": ("410", "420", "422"),
+    "gray": ("gray", "420", "422"),
     "rgb": ("rgb", "444", "420"),
 }
 
@@ -202,7 +227,15 @@ def _ffv1(_: Footage, __: FootageEncoding) -> dict[str, str]:
     return {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"}
 
 
-_OPTIONS = {"h264": _x264, "hevc": _x265, "av1": _svt, "ffv1": _ffv1}
+def _prores(footage: Footage, encoding: FootageEncoding) -> dict[str, str]:
+    profile = "4444" if target_of(footage, encoding).layout.chroma == "444" else "hq"
+    quantiser = str(_LAMBDA * encoding.quantiser)
+    return {"profile": profile, "alpha_bits": "16", "global_quality": quantiser, "flags": "+qscale"}
+
+
+_LAMBDA = 118  # FFmpeg's unit of a quantiser
+
+_OPTIONS = {"h264": _x264, "hevc": _x265, "av1": _svt, "ffv1": _ffv1, "prores": _prores}
 
 
 def _mastering(footage: Footage, colour_units: int, light_units: int) -> str:

@@ -6,6 +6,7 @@ the left of its pixels stays there when the picture grows, and every matrix of I
 Shapes: h height, w width, and in chroma planes as many as the layout leaves.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.values import Colour
 
 Plane = NDArray[np.float32]
+Codes = NDArray[np.uint8] | NDArray[np.uint16]
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_WHOLE = np.float32(1.5 * 2**23)
+_STEP, _STRIP_SAMPLES = 4, 1 << 17
 _UNSPECIFIED, _IDENTITY = 2, 0
 _FULL = 2
 _HD_HEIGHT = 720
@@ -41,7 +46,7 @@ class Layout:
         chroma: "420", "422", "444", "440", "411", "410", "gray" or "rgb".
         depth: bits of a sample.
         full_range: whether the format itself says so, as `yuvj420p` does.
-        alpha: whether there is a fourth plane, which is not read.
+        alpha: whether there is a plane of transparency, which only `alpha_of` reads.
     """
 
     chroma: str
@@ -52,7 +57,15 @@ class Layout:
     @property
     def planar(self) -> str:
         """FFmpeg's name of the format that holds these samples in planes of their own, without alpha."""
-        stem = {"rgb": "gbrp", "gray": "gray"}.get(self.chroma, f"yuv{self.chroma}p")
+        return self._named({"rgb": "gbrp", "gray": "gray"}.get(self.chroma, f"yuv{self.chroma}p"))
+
+    @property
+    def with_alpha(self) -> str:
+        """FFmpeg's name of that format with a plane of transparency; of grey samples, one with empty chroma."""
+        chroma = "444" if self.chroma == "gray" else self.chroma
+        return self._named("gbrap" if self.chroma == "rgb" else f"yuva{chroma}p")
+
+    def _named(self, stem: str) -> str:
         return stem if self.depth == 8 else f"{stem}{self.depth}le"
 
 
@@ -103,60 +116,102 @@ def to_rgb(frame: VideoFrame, colour: Colour) -> Plane:
     """A decoded picture as float32 [3 h w], 0..1, gamma-coded as it was."""
     layout = layout_of(frame.format.name)
     planes = [_samples(frame, layout, number) for number in range(_num_planes(layout))]
-    if layout.chroma == "rgb":
-        green, blue, red = planes
-        return np.stack([red, green, blue]) / np.float32((1 << layout.depth) - 1)
-    luma = _from_codes(planes[0], _black_white(layout, is_full(colour, layout)))
-    if layout.chroma == "gray":
-        return np.repeat(luma[None].clip(0, 1), 3, axis=0)
-    zero_one = _zero_one(layout, is_full(colour, layout))
-    blueness, redness = (_grow(_from_codes(plane, zero_one), layout, luma.shape) for plane in planes[1:])
-    return _rgb_of(luma, blueness, redness, *_SHARES[matrix_of(colour, frame.height)])
+    rgb = np.empty((3, frame.height, frame.width), dtype=np.float32)
+    full = is_full(colour, layout)
+    luma_of, chroma_of = _decoder(_black_white(layout, full)), _decoder(_zero_one(layout, full))
+    shares = _SHARES[1 if layout.chroma in {"rgb", "gray"} else matrix_of(colour, frame.height)]
+    for rows in _strips(frame.height, frame.width):
+        out = rgb[:, rows.start : rows.stop]
+        if layout.chroma == "rgb":
+            for place, plane in zip((1, 2, 0), planes, strict=True):
+                np.divide(plane[rows.start : rows.stop], np.float32((1 << layout.depth) - 1), out=out[place])
+            continue
+        luma = luma_of(planes[0][rows.start : rows.stop])
+        if layout.chroma == "gray":
+            out[:] = np.clip(luma, _ZERO, _ONE)
+        else:
+            blueness, redness = (_grown(plane, chroma_of, layout, rows, frame.width) for plane in planes[1:])
+            _rgb_into(out, luma, blueness, redness, *shares)
+    return rgb
+
+
+def alpha_of(frame: VideoFrame) -> Plane:
+    """The transparency of a decoded picture whose format has one: float32 [1 h w], 1 where it is opaque."""
+    layout = layout_of(frame.format.name)
+    if not frame.format.is_planar:
+        frame = frame.reformat(format=layout.with_alpha, threads=1)
+    codes = _codes(frame, len(frame.planes) - 1, layout)
+    return (codes.astype(np.float32) / np.float32((1 << layout.depth) - 1))[np.newaxis]
 
 
 def from_rgb(rgb: Plane, colour: Colour, layout: Layout, matrix: int) -> VideoFrame:
-    """A picture to encode from float32 [3 h w], 0..1; its rows and columns whole multiples of the chroma's steps."""
+    """A picture to encode from float32 [3 h w], 0..1; its rows and columns whole multiples of the chroma's steps.
+
+    A layout with alpha takes [4 h w].
+    """
     height, width = rgb.shape[1:]
-    frame = VideoFrame(width, height, layout.planar)
-    if layout.chroma == "rgb":
-        top = np.float32((1 << layout.depth) - 1)
-        codes = [rgb[1] * top, rgb[2] * top, rgb[0] * top]
-    else:
-        full = is_full(colour, layout)
-        luma, *chroma = _ycc_of(rgb, *_SHARES[matrix])
-        zero_one = _zero_one(layout, full)
-        codes = [_to_codes(luma, _black_white(layout, full))]
-        if layout.chroma != "gray":
-            codes += [_to_codes(_shrink(plane, layout), zero_one) for plane in chroma]
-    for number, plane in enumerate(codes):
-        _put(frame, number, plane, layout)
+    frame = VideoFrame(width, height, layout.with_alpha if layout.alpha else layout.planar)
+    full, planes = is_full(colour, layout), [_buffer(frame, number, layout) for number in range(_num_planes(layout))]
+    for rows in _strips(height, width):
+        part = rgb[:3, rows.start : rows.stop]
+        if layout.chroma == "rgb":
+            top = np.float32((1 << layout.depth) - 1)
+            codes = [part[place] * top for place in (1, 2, 0)]
+        else:
+            luma, *chroma = _ycc_of(part, *_SHARES[matrix])
+            codes = [_to_codes(luma, _black_white(layout, full))]
+            if layout.chroma != "gray":
+                codes += [_to_codes(_shrink(plane, layout), _zero_one(layout, full)) for plane in chroma]
+        for plane, values in zip(planes, codes, strict=True):
+            _put(plane[rows.start * len(plane) // height :], values, layout)
+    if layout.alpha:
+        planes.append(_buffer(frame, 3, layout))
+        _put(planes[3], rgb[3] * np.float32((1 << layout.depth) - 1), layout)
+    for number, plane in enumerate(planes):
+        frame.planes[number].update(plane.tobytes())
     return frame
+
+
+def _strips(height: int, width: int) -> Iterator[range]:
+    """Rows that are converted together: few enough for a processor's cache, and whole steps of any chroma."""
+    rows = max(_STEP, _STRIP_SAMPLES // width // _STEP * _STEP)
+    for start in range(0, height, rows):
+        yield range(start, min(start + rows, height))
 
 
 def _num_planes(layout: Layout) -> int:
     return 1 if layout.chroma == "gray" else 3
 
 
-def _samples(frame: VideoFrame, layout: Layout, number: int) -> Plane:
-    """One plane's codes."""
+def _samples(frame: VideoFrame, layout: Layout, number: int) -> Codes:
+    """One plane's codes, as they lie in the frame."""
     if frame.format.name != layout.planar and not (layout.full_range or (layout.alpha and frame.format.is_planar)):
         frame = frame.reformat(format=layout.planar, threads=1)  # the same samples, laid out otherwise
+    return _codes(frame, number, layout)
+
+
+def _codes(frame: VideoFrame, number: int, layout: Layout) -> Codes:
     plane = frame.planes[number]
     rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
-    codes: Plane = rows.view(_kind(layout))[:, : plane.width].astype(np.float32)
-    return codes
+    return rows.view(_kind(layout))[:, : plane.width]
 
 
 def _kind(layout: Layout) -> np.dtype[Any]:
     return np.dtype(np.uint8 if layout.depth == 8 else "<u2")
 
 
-def _put(frame: VideoFrame, number: int, codes: Plane, layout: Layout) -> None:
-    plane = frame.planes[number]
-    kind = _kind(layout)
-    rows = np.zeros((plane.height, plane.line_size // kind.itemsize), dtype=kind)
-    rows[:, : plane.width] = np.rint(codes).clip(0, (1 << layout.depth) - 1)
-    plane.update(rows.tobytes())
+def _buffer(frame: VideoFrame, number: int, layout: Layout) -> Codes:
+    """Room for one plane's codes, with the padding of its rows."""
+    plane, kind = frame.planes[number], _kind(layout)
+    return np.zeros((plane.height, plane.line_size // kind.itemsize), dtype=kind)
+
+
+def _put(rows: Codes, codes: Plane, layout: Layout) -> None:
+    """Round to whole codes, half to even, in place: a float's last bits hold the number once 1.5 * 2**23 is added."""
+    np.clip(codes, _ZERO, np.float32((1 << layout.depth) - 1), out=codes)
+    np.add(codes, _WHOLE, out=codes)
+    whole = codes.view(_kind(layout))[:, :: codes.itemsize // rows.itemsize]
+    rows[: codes.shape[0], : codes.shape[1]] = whole
 
 
 def _black_white(layout: Layout, full: bool) -> tuple[float, float]:
@@ -173,56 +228,93 @@ def _zero_one(layout: Layout, full: bool) -> tuple[float, float]:
     return middle, middle + ((1 << layout.depth) - 1 if full else 224 << (layout.depth - 8))
 
 
-def _from_codes(codes: Plane, ends: tuple[float, float]) -> Plane:
-    low, high = ends
-    return (codes - np.float32(low)) * np.float32(1 / (high - low))
+def _decoder(ends: tuple[float, float]) -> Callable[[Codes], Plane]:
+    """From codes to values that are 0 at the first of `ends` and 1 at the second."""
+    low, scale = np.float32(ends[0]), np.float32(1 / (ends[1] - ends[0]))
+
+    def decode(codes: Codes) -> Plane:
+        values = codes.astype(np.float32)
+        np.subtract(values, low, out=values)
+        return np.multiply(values, scale, out=values)
+
+    return decode
 
 
 def _to_codes(values: Plane, ends: tuple[float, float]) -> Plane:
     low, high = ends
-    return values * np.float32(high - low) + np.float32(low)
+    codes: Plane = values * np.float32(high - low)
+    codes += np.float32(low)
+    return codes
 
 
-def _rgb_of(luma: Plane, cb: Plane, cr: Plane, red_share: float, blue_share: float) -> Plane:
-    rgb = np.empty((3, *luma.shape), dtype=np.float32)
-    rgb[0] = luma + np.float32(2 * (1 - red_share)) * cr
-    rgb[2] = luma + np.float32(2 * (1 - blue_share)) * cb
-    green_share = 1 - red_share - blue_share
-    rgb[1] = (luma - np.float32(red_share) * rgb[0] - np.float32(blue_share) * rgb[2]) * np.float32(1 / green_share)
-    return rgb.clip(0, 1, out=rgb)
+def _rgb_into(rgb: Plane, luma: Plane, cb: Plane, cr: Plane, red_share: float, blue_share: float) -> None:
+    red, green, blue = rgb
+    mixed = np.multiply(cr, np.float32(2 * (1 - red_share)))
+    np.add(luma, mixed, out=red)
+    np.multiply(cb, np.float32(2 * (1 - blue_share)), out=mixed)
+    np.add(luma, mixed, out=blue)
+    np.multiply(red, np.float32(red_share), out=mixed)
+    np.subtract(luma, mixed, out=luma)
+    np.multiply(blue, np.float32(blue_share), out=mixed)
+    np.subtract(luma, mixed, out=luma)
+    np.multiply(luma, np.float32(1 / (1 - red_share - blue_share)), out=green)
+    np.clip(rgb, _ZERO, _ONE, out=rgb)
 
 
 def _ycc_of(rgb: Plane, red_share: float, blue_share: float) -> tuple[Plane, Plane, Plane]:
     red, green, blue = rgb
-    luma = np.float32(red_share) * red + np.float32(1 - red_share - blue_share) * green + np.float32(blue_share) * blue
-    cb = (blue - luma) * np.float32(1 / (2 * (1 - blue_share)))
-    return luma, cb, (red - luma) * np.float32(1 / (2 * (1 - red_share)))
+    luma = np.multiply(red, np.float32(red_share))
+    mixed = np.multiply(green, np.float32(1 - red_share - blue_share))
+    np.add(luma, mixed, out=luma)
+    np.multiply(blue, np.float32(blue_share), out=mixed)
+    np.add(luma, mixed, out=luma)
+    cr = np.subtract(red, luma)
+    np.multiply(cr, np.float32(1 / (2 * (1 - red_share))), out=cr)
+    np.subtract(blue, luma, out=mixed)
+    np.multiply(mixed, np.float32(1 / (2 * (1 - blue_share))), out=mixed)
+    return luma, mixed, cr
 
 
-def _grow(plane: Plane, layout: Layout, shape: tuple[int, ...]) -> Plane:
-    """Chroma at every pixel, linearly between the places where it was taken: at the left, between rows."""
+def _grown(plane: Codes, decode: Callable[[Codes], Plane], layout: Layout, rows: range, width: int) -> Plane:
+    """Chroma at every pixel of `rows`, linearly between the places where it was taken: at the left, between rows."""
     wide, high = _SUBSAMPLING[layout.chroma]
-    plane = _stretched(plane, high, (high - 1) / 2)
-    return _stretched(plane.T, wide, _offset(layout, wide)).T[: shape[0], : shape[1]]
+    first, stop = rows.start // high, -(-rows.stop // high)
+    near = np.arange(first - 1, stop + 1).clip(0, len(plane) - 1)
+    values = decode(plane[near])
+    tall = _between(values, high, (high - 1) / 2)[: len(rows)]
+    if wide == 1:
+        return tall
+    edged = np.empty((tall.shape[0], tall.shape[1] + 2), dtype=np.float32)
+    edged[:, 1:-1], edged[:, 0], edged[:, -1] = tall, tall[:, 0], tall[:, -1]
+    return _between(edged.T, wide, _offset(layout, wide), by_columns=True).T[:, :width]
 
 
 def _offset(layout: Layout, wide: int) -> float:
     return (wide - 1) / 2 if layout.full_range else 0.0  # JPEG's chroma sits in the middle
 
 
-def _stretched(plane: Plane, steps: int, offset: float) -> Plane:
-    """Rows `steps` times as many, where row n of `plane` lies at `steps` n + `offset`."""
+def _between(edged: Plane, steps: int, offset: float, *, by_columns: bool = False) -> Plane:
+    """Rows `steps` times as many, where row n lies at `steps` n + `offset`; `edged` has one row more at either end.
+
+    Args:
+        by_columns: keep the rows of the result as columns in memory.
+    """
+    count = len(edged) - 2
     if steps == 1:
-        return plane
-    grown = np.empty((len(plane) * steps, plane.shape[1]), dtype=np.float32)
-    edges = np.concatenate([plane[:1], plane, plane[-1:]])
+        return edged[1:-1]
+    shape = (count * steps, edged.shape[1])
+    grown = np.empty(shape[::-1], dtype=np.float32).T if by_columns else np.empty(shape, dtype=np.float32)
     for row in range(steps):
-        place = (row - offset) / steps  # of a row of `plane`, between -1 and 1
+        place = (row - offset) / steps  # of a row of `edged` without its edges, between -1 and 1
         before = 1 if place >= 0 else 0
         share = np.float32(place if place >= 0 else 1 + place)
-        grown[row::steps] = (
-            edges[before : before + len(plane)] * (1 - share) + edges[before + 1 :][: len(plane)] * share
-        )
+        one, other = edged[before : before + count], edged[before + 1 : before + 1 + count]
+        if share == 0:
+            grown[row::steps] = one
+        elif share == _HALF:  # the same bits as the sum of the halves, since halving rounds nothing
+            np.multiply(one + other, _HALF, out=grown[row::steps])
+        else:
+            np.add(one * (1 - share), other * share, out=grown[row::steps])
     return grown
 
 
@@ -230,18 +322,25 @@ def _shrink(plane: Plane, layout: Layout) -> Plane:
     """Chroma where it is kept: the mean of the rows, and around the left column of each pair 1-2-1."""
     wide, high = _SUBSAMPLING[layout.chroma]
     if high > 1:
-        plane = _sum([plane[row::high] for row in range(high)]) * np.float32(1 / high)
+        plane = _sum([plane[row::high] for row in range(high)])
+        plane *= np.float32(1 / high)
     if wide == 1:
         return plane
-    weights = [wide - abs(step) for step in range(1 - wide, wide)]
-    padded = np.pad(plane, ((0, 0), (wide - 1, wide - 1)), mode="edge")
-    columns = plane.shape[1]
-    parts = [padded[:, step : step + columns : wide] * np.float32(w) for step, w in enumerate(weights)]
-    return _sum(parts) * np.float32(1 / (wide * wide))
+    taken = [np.ascontiguousarray(plane[:, step::wide]) for step in range(wide)]
+    total = taken[0] * np.float32(wide)
+    before = np.empty_like(total)
+    parts = []
+    for step in range(1, wide):  # the columns before, which the first ones do not have, and those after
+        before[:, 1:], before[:, 0] = taken[step][:, :-1], plane[:, 0]
+        parts.append(before * np.float32(step) if step > 1 else before.copy())
+    after = [taken[step] * np.float32(wide - step) if wide - step > 1 else taken[step] for step in range(1, wide)]
+    total = _sum([*parts, total, *after])
+    total *= np.float32(1 / (wide * wide))
+    return total
 
 
 def _sum(parts: list[Plane]) -> Plane:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
     return total

@@ -12,13 +12,15 @@ from typing import Any
 import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import AttachmentStream, Discard, Disposition, Stream
+from av.stream import AttachmentStream, Disposition, Stream
 
-from longtake.pipeline.footage.source import opened
 from longtake.pipeline.footage.values import Chapter, Footage, OtherStream, kept_tags
+from longtake.pipeline.media.source import codec_name, opened
+from longtake.pipeline.media.timeline import Timeline
 
 _SILENCE = bytes(2)
 _FIRST_PACKETS = 500
+_TRIED_PACKETS = 3
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class Excerpt:
 
     @staticmethod
     def of(footage: Footage, frames: range) -> Excerpt:
-        """The excerpt of pictures `frames`; the whole footage keeps its times, unless they begin below 0."""
+        """The excerpt of pictures `frames`. The whole footage keeps its times but for a common start."""
         first, last = footage.pts[frames.start], footage.pts[frames.stop - 1] + footage.durations[frames.stop - 1]
         if len(frames) == footage.num_frames:
-            return Excerpt(frames, None, None, min(0, first), footage.time_base)
+            start = round(footage.start_s / footage.time_base)
+            return Excerpt(frames, None, None, min(start, first), footage.time_base)
         tick_s = footage.time_base
         return Excerpt(frames, first * tick_s, last * tick_s, first, tick_s)
 
@@ -88,8 +91,7 @@ class Excerpt:
 
 def lost_streams(footage: Footage, container: str) -> list[OtherStream]:
     """Streams that a container of this format cannot hold."""
-    with opened(footage.url) as source:
-        return [other for other in footage.others if not _is_held(source.streams[other.index], other, container)]
+    return [other for other in footage.others if not _is_held(footage, other, container)]
 
 
 def lost_languages(footage: Footage, container: str) -> list[OtherStream]:
@@ -106,11 +108,11 @@ def sound_before_zero_s(footage: Footage) -> Fraction:
     """
     if "matroska" in footage.container or not any(other.kind == "audio" for other in footage.others):
         return Fraction(0)
-    with opened(footage.url) as source:
-        awaited = {stream.index for stream in source.streams.audio}
+    with opened(footage.url, footage.size) as container:
+        awaited = {stream.index for stream in container.streams.audio}
         earliest = Fraction(0)
-        for packet in islice(source.demux(audio=list(range(len(awaited)))), _FIRST_PACKETS):
-            earliest = min(earliest, (packet.pts or 0) * packet.time_base)
+        for packet in islice(Timeline(container).packets(container.streams.audio), _FIRST_PACKETS):
+            earliest = min(earliest, (packet.pts or 0) * packet.time_base - footage.start_s)
             awaited.discard(packet.stream_index)
             if not awaited:
                 break
@@ -131,19 +133,33 @@ def _has_code(language: str) -> bool:
         return back.streams[0].language == language
 
 
-def _is_held(stream: Stream, other: OtherStream, container: str) -> bool:
-    """Tried, not looked up: whether FFmpeg begins a file of that format with that stream."""
+def _is_held(footage: Footage, other: OtherStream, container: str) -> bool:
+    """Tried, not looked up: whether FFmpeg writes a file of that format with that stream and its first packets."""
     if other.is_written_with_picture:
         return True
-    if isinstance(stream, AttachmentStream):
-        return container == "matroska"
-    try:
-        with av.open(BytesIO(), "w", format=container) as trial:
-            trial.add_stream_from_template(stream, opaque=True)
-            trial.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
+    with opened(footage.url, footage.size) as source:
+        stream = source.streams[other.index]
+        if isinstance(stream, AttachmentStream):
+            return container == "matroska"
+        if stream.disposition & Disposition.attached_pic:
+            return container in {"matroska", "mp4"}
+        try:
+            with av.open(BytesIO(), "w", format=container) as trial:
+                copy = trial.add_stream_from_template(stream, opaque=True)
+                trial.start_encoding()
+                for packet in islice(_first_packets(source, stream), _TRIED_PACKETS):
+                    packet.stream = copy
+                    trial.mux_one(packet)
+        except (ValueError, NotImplementedError, av.FFmpegError):
+            return False
     return True
+
+
+def _first_packets(source: InputContainer, stream: Stream) -> Iterator[Packet[Any]]:
+    """The packets of a stream among the first of picture and that stream."""
+    for packet in islice(source.demux([*source.streams.video[:1], stream]), _FIRST_PACKETS):
+        if packet.stream_index == stream.index and packet.size and packet.dts is not None:
+            yield packet
 
 
 class Copier:
@@ -161,11 +177,10 @@ class Copier:
                 continue
             if isinstance(stream, AttachmentStream):
                 self._attach(stream)
+            elif stream.disposition & Disposition.attached_pic and container == "matroska":
+                self._attach_cover(footage, stream)
             else:
                 self._copies[other.index] = self._copy_of(stream)
-        for stream in source.streams:
-            if stream.index not in self._copies:
-                stream.discard = Discard.all
         self._packets = self._wanted(source)
         self._next = next(self._packets, None)
 
@@ -177,7 +192,8 @@ class Copier:
 
     def _copy_of(self, stream: Stream) -> Stream:
         copy: Stream = self._out.add_stream_from_template(stream, opaque=True)
-        copy.disposition = stream.disposition
+        is_cover = stream.disposition & Disposition.attached_pic  # with any other flag, an MP4 shows it as a film
+        copy.disposition = Disposition.attached_pic if is_cover else stream.disposition
         copy.metadata.update(kept_tags(stream.metadata))
         return copy
 
@@ -186,11 +202,22 @@ class Copier:
         copy = self._out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
         copy.metadata.update(stream.metadata)
 
+    def _attach_cover(self, footage: Footage, stream: Stream) -> None:
+        """Matroska has covers as attachments of a certain name, not as streams."""
+        with opened(footage.url, footage.size) as again:
+            cover = next((packet for packet in again.demux(again.streams[stream.index]) if packet.size), None)
+        if cover is None:
+            return
+        suffix = {"mjpeg": "jpg"}.get(codec_name(stream), codec_name(stream))
+        kind = stream.metadata.get("mimetype", f"image/{'jpeg' if suffix == 'jpg' else suffix}")
+        copy = self._out.add_attachment(stream.metadata.get("filename", f"cover.{suffix}"), kind, bytes(cover))
+        copy.metadata.update({name: text for name, text in stream.metadata.items() if name.lower() == "title"})
+
     def _wanted(self, source: InputContainer) -> Iterator[Packet[Any]]:
         if not self._copies:
             return
         streams = [source.streams[index] for index in self._copies]
-        for packet in source.demux(streams):
+        for packet in Timeline(source).packets(streams):
             if packet.pts is None and packet.dts is None:
                 if not packet.size:
                     continue  # PyAV's sign that a stream has ended
@@ -205,7 +232,7 @@ class Copier:
         pts = (packet.dts or 0) if packet.pts is None else packet.pts
         dts = pts if packet.dts is None else packet.dts
         kind = packet.stream.type
-        if self._container != "matroska" and packet.stream.name == "mov_text" and bytes(packet) == _SILENCE:
+        if self._container != "matroska" and codec_name(packet.stream) == "mov_text" and bytes(packet) == _SILENCE:
             return False  # the pause between two lines, which the writer creates again
         if not packet.stream.disposition & Disposition.attached_pic:
             if not self._excerpt.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):

@@ -14,10 +14,9 @@ from statistics import median
 
 import numpy as np
 from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from longtake.pipeline.footage.source import only, opened
+from longtake.pipeline.footage.pictures import check_frame, frames_from
 from longtake.pipeline.footage.values import Footage
 
 WIDTH, HEIGHT = 48, 27
@@ -48,25 +47,20 @@ class _SmallFrame:
 
 
 def small_pictures(footage: Footage, frames: range) -> Iterator[tuple[int, Grey]]:
-    """Small grey pictures of `frames`, each with its number; those that do not decode are left out."""
+    """Small grey pictures of `frames`, each with its number; those that do not decode are left out.
+
+    Raises `MediaError` for a picture of another size than the first, before any of the work is done.
+    """
     if not frames:
         return
-    number_of = {footage.pts[number]: number for number in frames}
     start = max((key for key in footage.keyframes if key <= frames.start), default=0)
-    with opened(footage.url) as container:
-        stream = container.streams[footage.stream_index]
-        assert isinstance(stream, VideoStream), "the footage's own"
-        stream.codec_context.thread_type = "AUTO"  # pictures are the same with any number of threads
-        only(container, stream)
-        if start:
-            container.seek(footage.pts[start], stream=stream)
-        for frame in container.decode(stream):
-            number = None if frame.pts is None else number_of.get(frame.pts)
-            if number is not None:
-                small = frame.reformat(width=WIDTH, height=HEIGHT, format="gray", interpolation=_AREA_SCALER)
-                yield number, small.to_ndarray().astype(np.uint8, copy=False)
-                if number == frames.stop - 1:
-                    return
+    for number, frame in frames_from(footage, start, threads=0):
+        if number in frames:
+            check_frame(footage, number, frame)
+            small = frame.reformat(width=WIDTH, height=HEIGHT, format="gray", interpolation=_AREA_SCALER)
+            yield number, small.to_ndarray().astype(np.uint8, copy=False)
+            if number == frames.stop - 1:
+                return
 
 
 def find_cuts(pictures: Iterable[tuple[int, Grey]], threshold: float) -> Iterator[int]:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import torch
 from av.codec.context import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -103,10 +104,17 @@ class FootageSegmentEncoder:
             self._encoder = self._opened(encoding)
 
     def add(self, pictures: Tensor) -> None:
-        """Encode the next pictures: float32 [f 3 h w], 0..1, RGB as `read_pictures` gives it."""
-        if pictures.ndim != 4 or pictures.shape[1:] != (3, self._height, self._width):
+        """Encode the next pictures: float32 [f 3 h w], 0..1, RGB as `read_pictures` gives it.
+
+        A codec that keeps transparency takes [f 4 h w] too; [f 3 h w] is opaque.
+        """
+        if self._target.layout.alpha and pictures.ndim == 4 and pictures.shape[1] == 3:
+            pictures = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
+        channels = 4 if self._target.layout.alpha else 3
+        if pictures.ndim != 4 or pictures.shape[1:] != (channels, self._height, self._width):
             raise MediaError(
-                f"pictures of shape {list(pictures.shape)} do not fit a segment of [f 3 {self._height} {self._width}]"
+                f"pictures of shape {list(pictures.shape)} do not fit a segment of"
+                f" [f {channels} {self._height} {self._width}]"
             )
         if self._num_added + len(pictures) > len(self._frames):
             raise MediaError(f"segment {self._frames} got {self._num_added + len(pictures)} pictures")
@@ -143,8 +151,8 @@ class FootageSegmentEncoder:
         encoder = av.CodecContext.create(target.encoder, "w")
         if not isinstance(encoder, VideoCodecContext):
             raise MediaError(f"{target.encoder} encodes no pictures")
-        encoder.width, encoder.height, encoder.pix_fmt = self._width, self._height, target.layout.planar
-        encoder.framerate = footage.frame_rate or footage.rate.limit_denominator(1001)
+        encoder.width, encoder.height, encoder.pix_fmt = self._width, self._height, target.pix_fmt
+        encoder.framerate = footage.encoded_rate
         encoder.time_base = 1 / encoder.framerate
         encoder.thread_count = encoding.threads
         encoder.flags |= Flags.global_header

@@ -1,27 +1,31 @@
 """The index of a piece of footage: one pass over its packets, and one decoded picture for what only pictures hold."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice
 from struct import unpack_from
 from typing import Any
 
-import av
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Discard, Disposition, Stream
+from av.stream import Discard, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import check_matrix, layout_of
-from longtake.pipeline.footage.source import bytes_of, only, opened
+from longtake.pipeline.footage.deinterlace import OFF, deinterlacing
 from longtake.pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
-from longtake.pipeline.footage.whole import check_whole
+from longtake.pipeline.media.ffmpeg import side_data
+from longtake.pipeline.media.source import codec_name, opened, picture_stream
+from longtake.pipeline.media.timeline import Timeline
+from longtake.pipeline.media.times import STOP, Times, intact, picture_times
 
-_END_BYTES = 1 << 16
+_NAMED_LOSSES = 100
+_LOOKED_AT = 8  # pictures at the start that tell whether a film is interlaced
 _NOT_CARRIED = {
     SideDataType.DOVI_METADATA: "Dolby Vision's metadata",
     SideDataType.DYNAMIC_HDR_PLUS: "HDR10+'s dynamic metadata",
@@ -32,106 +36,76 @@ _NOT_CARRIED = {
 }
 
 
-@dataclass(frozen=True)
-class _Times:
-    """The pictures of a stream, in display order."""
+def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Footage:
+    """Index the footage at `url`: every picture's time, without decoding more than one if its packets suffice.
 
-    pts: tuple[int, ...]
-    durations: tuple[int, ...]
-    keyframes: tuple[int, ...]
-    digest: str
-
-
-def open_footage(url: str) -> Footage:
-    """Index the footage at `url`: every picture's time, without decoding more than one.
+    Args:
+        damaged: what happens to pictures that do not decode: "stop", "skip" or "hold".
+        deinterlace: whether interlaced footage is deinterlaced: "auto" or "off".
 
     Raises:
-        MediaError: it is no film, is cut off, holds no picture, or pictures without times of their own.
+        MediaError: it is no film, or holds no picture; or it is cut off or damaged, and `damaged` is "stop".
     """
-    with bytes_of(url) as file:
-        check_whole(file, url)
-    with opened(url) as container:
-        stream = picture_stream(container, url)
-        times = _times(container, stream, url)
-    with opened(url) as container:
-        stream = picture_stream(container, url)
-        picture = _first_picture(container, stream, times.pts[0], url)
-        return _footage(url, container, stream, times, picture)
-
-
-def picture_stream(container: InputContainer, url: str) -> VideoStream:
-    """The stream that is the film: the first that is no cover, or the one that is marked as the default."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise MediaError(f"{url} holds no moving picture, only {kinds}; give a film")
-    return min(streams, key=lambda stream: not stream.disposition & Disposition.default)
-
-
-def _times(container: InputContainer, stream: VideoStream, url: str) -> _Times:
-    only(container, stream)
-    content = sha256()
-    packets: list[tuple[int, int, bool]] = []
-    for number, packet in enumerate(container.demux(stream)):
-        if not packet.size:
-            continue
-        content.update(bytes(packet))
-        if packet.is_corrupt:
-            raise MediaError(f"{url} is cut off or damaged at packet {number} of its picture; fetch it again")
-        if packet.pts is None:
-            raise MediaError(f"{url} does not say when picture {number} is shown; write it into a .mkv or .mp4 first")
-        if not packet.is_discard:
-            packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
-    if not packets:
-        raise MediaError(f"{url} holds no picture; it is empty or cut off")
-    if stream.frames > len(packets):
-        raise MediaError(f"{url} promises {stream.frames} pictures and holds {len(packets)}: it is cut off")
-    packets.sort()
-    pts = tuple(start for start, _, _ in packets)
-    for number, (one, other) in enumerate(pairwise(pts)):
-        if one == other:
-            raise MediaError(f"{url} shows pictures {number} and {number + 1} at once, at tick {one}; repair its times")
-    durations = _durations(pts, packets[-1][1])
-    keyframes = tuple(number for number, (_, _, key) in enumerate(packets) if key)
-    content.update(repr((pts, durations, keyframes)).encode())
-    content.update(_ends(url))
-    return _Times(pts, durations, keyframes, content.hexdigest())
-
-
-def _durations(pts: Sequence[int], last: int) -> tuple[int, ...]:
-    """Ticks from each picture to the next; the last lasts as long as it says, or as the one before it."""
-    steps = [after - before for before, after in pairwise(pts)]
-    return (*steps, last or (steps[-1] if steps else 1))
-
-
-def _ends(url: str) -> bytes:
-    with bytes_of(url) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        head = file.read(_END_BYTES)
-        file.seek(max(0, size - _END_BYTES))
-        return b"".join([size.to_bytes(8, "big"), head, file.read(_END_BYTES)])
-
-
-def _first_picture(container: InputContainer, stream: VideoStream, first: int, url: str) -> VideoFrame:
-    only(container, stream)
-    stream.codec_context.thread_count = 1
     try:
-        frame = next(container.decode(stream), None)
-    except av.FFmpegError as error:
-        raise MediaError(f"{url}: its first picture is damaged and does not decode ({error.strerror})") from error
-    if frame is None:
-        raise MediaError(f"{url} holds no picture that decodes; it is damaged, or its codec is unknown here")
-    if frame.pts != first:
-        raise MediaError(f"{url} begins with pictures that need earlier ones to decode; cut it at a key frame")
-    return frame
+        times = picture_times(url, damaged)
+    except FileNotFoundError as error:
+        raise MediaError(f"{url}: {error.strerror or 'No such file'}; name a film that is there") from error
+    with opened(url, times.size) as container:
+        stream = picture_stream(container, url)
+        others = tuple(_other(other) for other in container.streams if other.index != stream.index)
+        declared = _colour(stream.codec_context)
+        pictures = list(islice(_first_pictures(container, stream, times, url, damaged), _LOOKED_AT))
+        if not pictures:
+            raise MediaError(f"{url} holds no picture that decodes; it is damaged, or its codec is unknown here")
+        interlaced = any(picture.interlaced_frame for picture in pictures)
+        footage = _footage(url, container, stream, times, pictures[0])
+        footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced)
+        return deinterlacing(_tagged(footage, declared), deinterlace)
 
 
-def _footage(url: str, container: InputContainer, stream: VideoStream, times: _Times, picture: VideoFrame) -> Footage:
-    colour = Colour(picture.color_primaries, picture.color_trc, picture.colorspace, picture.color_range)
+def _colour(tagged: VideoFrame | VideoCodecContext) -> Colour:
+    return Colour(tagged.color_primaries, tagged.color_trc, tagged.colorspace, tagged.color_range)
+
+
+def _tagged(footage: Footage, declared: Colour) -> Footage:
+    """The footage with the colour tags of its container where its pictures have none."""
+    own, untagged = footage.colour, Colour()
+    colour = Colour(
+        *(
+            getattr(declared if getattr(own, name) == getattr(untagged, name) else own, name)
+            for name in ("primaries", "transfer", "matrix", "range")
+        )
+    )
+    if colour == own:
+        return footage
+    check_matrix(colour, layout_of(footage.pix_fmt))
+    fingerprint = sha256(f"{footage.fingerprint} {colour}".encode()).hexdigest()
+    return replace(footage, colour=colour, fingerprint=fingerprint)
+
+
+def _first_pictures(
+    container: InputContainer, stream: VideoStream, times: Times, url: str, damaged: str
+) -> Iterator[VideoFrame]:
+    """The pictures from the first one on."""
+    stream.codec_context.thread_count = 1
+    first, has_begun = times.pts[times.shows[0] if times.shows else 0], times.in_order
+    for packet in Timeline(container).packets([stream]):
+        for frame in intact(packet, url, tolerant=damaged != STOP or has_begun):
+            has_begun |= frame.pts == first
+            if has_begun:
+                yield frame
+            elif damaged == STOP:
+                raise MediaError(
+                    f"{url} begins with pictures that need earlier ones to decode; cut it at a key frame, or add"
+                    " --damaged skip"
+                )
+
+
+def _footage(url: str, container: InputContainer, stream: VideoStream, times: Times, picture: VideoFrame) -> Footage:
+    colour = _colour(picture)
     layout = layout_of(picture.format.name)
     check_matrix(colour, layout)
-    matrix = _side_data(picture, SideDataType.DISPLAYMATRIX)
+    matrix = side_data(picture, SideDataType.DISPLAYMATRIX)
     return Footage(
         url=url,
         fingerprint=times.digest,
@@ -151,25 +125,35 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: _T
         pts=times.pts,
         durations=times.durations,
         keyframes=times.keyframes,
-        mastering=_mastering(_side_data(picture, SideDataType.MASTERING_DISPLAY_METADATA)),
-        light_level=_light_level(_side_data(picture, SideDataType.CONTENT_LIGHT_LEVEL)),
-        others=tuple(_other(other) for other in container.streams if other.index != stream.index),
+        mastering=_mastering(side_data(picture, SideDataType.MASTERING_DISPLAY_METADATA)),
+        light_level=_light_level(side_data(picture, SideDataType.CONTENT_LIGHT_LEVEL)),
         chapters=tuple(_chapter(chapter) for chapter in container.chapters()),
         metadata=dict(container.metadata),
         stream_metadata=dict(stream.metadata),
         disposition=int(stream.disposition),
         frame_rate=_steady_rate(stream, times),
+        nominal_rate=stream.guessed_rate,
         notes=tuple(
-            f"{name} is not carried over"
-            for kind, name in _NOT_CARRIED.items()
-            if _side_data(picture, kind) is not None
-        ),
+            f"{name} is not carried over" for kind, name in _NOT_CARRIED.items() if side_data(picture, kind) is not None
+        )
+        + _losses(times),
+        start_s=times.start_s,
+        size=times.size,
+        in_order=times.in_order,
+        restarts=times.restarts,
+        lost_s=times.lost_s,
+        shows=times.shows,
     )
 
 
-def _side_data(picture: VideoFrame, kind: SideDataType) -> bytes | None:
-    held: Any = picture.side_data
-    return bytes(held[kind]) if kind in held else None
+def _losses(times: Times) -> tuple[str, ...]:
+    """A line for every picture that does not decode."""
+    fate = "the one before is shown in its place" if times.shows else "it is left out"
+    lines = [f"the picture at {float(lost_s):.3f} s does not decode: {fate}" for lost_s in times.lost_s]
+    if len(lines) > _NAMED_LOSSES:
+        more = len(lines) - _NAMED_LOSSES
+        lines[_NAMED_LOSSES:] = [f"{more} more pictures, up to {float(times.lost_s[-1]):.3f} s, do not decode either"]
+    return tuple(lines)
 
 
 def _mastering(data: bytes | None) -> MasteringDisplay | None:
@@ -199,7 +183,7 @@ def _other(stream: Stream) -> OtherStream:
     return OtherStream(
         index=stream.index,
         kind=stream.type,
-        codec=stream.name or "unknown",
+        codec=codec_name(stream),
         language=stream.language or "",
         title=stream.metadata.get("title", stream.metadata.get("filename", "")),
         time_base=stream.time_base or None,
@@ -208,7 +192,7 @@ def _other(stream: Stream) -> OtherStream:
     )
 
 
-def _steady_rate(stream: VideoStream, times: _Times) -> Fraction | None:
+def _steady_rate(stream: VideoStream, times: Times) -> Fraction | None:
     """The rate that every picture keeps, exactly or, in coarse ticks, to within one; None if there is no such rate."""
     tick_s = stream.time_base or Fraction(1)
     if len(set(times.durations)) == 1:

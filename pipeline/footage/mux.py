@@ -11,25 +11,29 @@ from fractions import Fraction
 from itertools import chain
 from math import lcm
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
+import torch
 from av.packet import Packet
 from av.stream import Disposition
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding, target_of
 from longtake.pipeline.footage.copy import Copier, Excerpt, lost_languages, lost_streams, sound_before_zero_s
-from longtake.pipeline.footage.encode import FootagePacket, FootageSegment
-from longtake.pipeline.footage.source import opened
+from longtake.pipeline.footage.encode import FootagePacket, FootageSegment, FootageSegmentEncoder
+from longtake.pipeline.footage.timecode import timecode_after
 from longtake.pipeline.footage.track import described_track
 from longtake.pipeline.footage.values import Footage, kept_tags
 from longtake.pipeline.media.ffmpeg import reported
+from longtake.pipeline.media.source import opened
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _MAX_TIMESCALE = 2**31 - 1
 _SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska has random identifiers
 _MILLISECOND = Fraction(1, 1000)
+_REHEARSED_S = Fraction(1)
 # Tags with a standard place in an MP4. Others are stored as QuickTime metadata.
 _PLAIN_TAGS = {
     "title", "artist", "album_artist", "album", "comment", "genre", "copyright", "grouping", "lyrics", "description",
@@ -58,6 +62,24 @@ def check_output(footage: Footage, encoding: FootageEncoding, path: Path) -> tup
     if container == "matroska" and not _is_in_milliseconds(footage):
         losses.append(f"times are rounded to milliseconds in {path.suffix}; .mp4 keeps them exactly")
     return tuple(losses)
+
+
+def rehearse(footage: Footage, encoding: FootageEncoding, scale: int, path: Path) -> None:
+    """Write a film of one black picture, with the header and the first packets of everything else, and discard it.
+
+    What an encoder or a muxer refuses is refused before the work, not after it.
+
+    Raises:
+        MediaError: the encoder or the container refuses the film.
+    """
+    encoder = FootageSegmentEncoder(footage, scale, encoding, range(1))
+    encoder.add(torch.zeros(1, 3, footage.height * scale, footage.width * scale))
+    segment = encoder.finish()
+    excerpt = Excerpt.of(footage, range(footage.num_frames))
+    with TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
+        film = _Film(footage, encoding, Path(folder) / f"rehearsal{path.suffix}", excerpt, segment, stack)
+        film.write(segment.packets[0])
+        film.finish(whole=False)
 
 
 def write_footage(
@@ -166,7 +188,7 @@ class _Film:
     ) -> None:
         self._footage, self._excerpt, self._path = footage, excerpt, path
         container = _format(path, encoding)
-        source = stack.enter_context(opened(footage.url))
+        source = stack.enter_context(opened(footage.url, footage.size))
         size = (first.width, first.height)
         target = target_of(footage, encoding)
         template = stack.enter_context(described_track(footage, encoding.codec, size, target.colour))
@@ -178,7 +200,7 @@ class _Film:
             self._stream = self._out.add_stream_from_template(template, opaque=True)
             self._describe(first, encoding, container)
             self._copier = Copier(source, self._out, footage, container, excerpt)
-            self._out.metadata.update(kept_tags(footage.metadata))
+            self._out.metadata.update(self._tags(footage.metadata))
             self._out.set_chapters(excerpt.chapters(footage.chapters))
 
     def write(self, packet: FootagePacket) -> None:
@@ -187,10 +209,10 @@ class _Film:
             self._copier.copy_until(self._excerpt.shifted(packet.pts) * self._footage.time_base)
             self._out.mux_one(self._packet(packet))
 
-    def finish(self) -> None:
-        """Write the rest of the other streams, and the index."""
+    def finish(self, *, whole: bool = True) -> None:
+        """Write the index, and before it the rest of the other streams: all of it if the film is to be `whole`."""
         with reported(f"finishing {self._path}"):
-            self._copier.copy_until(None)
+            self._copier.copy_until(None if whole else _REHEARSED_S)
             self._out.close()
 
     def _describe(self, first: FootageSegment, encoding: FootageEncoding, container: str) -> None:
@@ -198,17 +220,31 @@ class _Film:
         context.extradata = first.extradata
         if encoding.codec == "hevc" and container != "matroska":
             context.codec_tag = "hvc1"  # Apple's players accept no other
+        if encoding.codec == "prores":
+            context.codec_tag = "ap4h" if target_of(footage, encoding).layout.chroma == "444" else "apch"
         context.sample_aspect_ratio = footage.sample_aspect_ratio or Fraction(0)
-        steady = footage.frame_rate
-        if steady is not None or container != "matroska":
-            context.framerate = steady or footage.rate.limit_denominator(1001)
+        has_timecode = "timecode" in footage.stream_metadata or "timecode" in footage.metadata
+        if footage.frame_rate is None and has_timecode and footage.nominal_rate is not None:
+            context.framerate = footage.nominal_rate  # a timecode counts at this rate, however uneven pictures are
+        elif footage.frame_rate is not None or container != "matroska":
+            context.framerate = footage.encoded_rate
         stream.time_base = footage.time_base
         stream.disposition = Disposition(footage.disposition)
-        stream.metadata.update(kept_tags(footage.stream_metadata))
+        stream.metadata.update(self._tags(footage.stream_metadata))
         if footage.display_matrix is not None:
             scale = first.width // footage.width
             matrix = list(footage.display_matrix)
             stream.set_display_matrix([*matrix[:6], matrix[6] * scale, matrix[7] * scale, matrix[8]])
+
+    def _tags(self, tags: dict[str, str]) -> dict[str, str]:
+        """The tags that hold for the new file; a timecode is that of its first picture."""
+        footage, kept = self._footage, kept_tags(tags)
+        kept = {name: text for name, text in kept.items() if name.lower() != "alpha_mode"}  # VP9's, and VP8's
+        rate = footage.frame_rate or footage.nominal_rate or footage.encoded_rate
+        for name in kept.keys() & {"timecode", "TIMECODE"}:
+            past = (footage.pts[self._excerpt.frames.start] - footage.pts[0]) * footage.time_base
+            kept[name] = timecode_after(kept[name], round(past * rate), rate)
+        return kept
 
     def _packet(self, one: FootagePacket) -> Packet[Any]:
         packet: Packet[Any] = Packet(one.data)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import av
 import torch
 from av.container import InputContainer
 from av.packet import Packet
@@ -15,36 +14,73 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from longtake.pipeline.errors import MediaError
-from longtake.pipeline.footage.colour import to_rgb
-from longtake.pipeline.footage.source import only, opened
+from longtake.pipeline.footage.colour import alpha_of, to_rgb
+from longtake.pipeline.footage.deinterlace import REACH, deinterlaced
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.media.source import only, opened
+from longtake.pipeline.media.timeline import Timeline
+from longtake.pipeline.media.times import intact
 
 # A decoder may return pictures slightly out of order. One that is later than this is lost.
 _MOST_AHEAD = 32
 
 
-def read_pictures(footage: Footage, frames: range) -> Iterator[Tensor]:
+def read_pictures(footage: Footage, frames: range, *, alpha: bool = False) -> Iterator[Tensor]:
     """Pictures `frames` of `footage`, one after the other: float32 [3 h w], RGB as it is coded, 0..1.
 
     The full coded size, not rotated, by the source's own matrix and range.
+
+    Args:
+        alpha: transparency comes too, as a fourth channel; only for footage that has it.
 
     Raises:
         MediaError: there are no such pictures, one does not decode or has another size, or the file has changed.
     """
     if frames.step != 1 or not 0 <= frames.start <= frames.stop <= footage.num_frames:
         raise MediaError(f"{footage.url} has pictures 0..{footage.num_frames - 1}; asked for {frames}")
-    next_frame = frames.start
-    for start in _starts(footage, frames.start):
-        for frame in _decoded(footage, start, range(next_frame, frames.stop)):
-            _check(footage, next_frame, frame)
-            yield torch.from_numpy(to_rgb(frame, footage.colour))
-            next_frame += 1
-        if next_frame > frames.start:
+    sources = [footage.shows[number] for number in frames] if footage.shows else list(frames)
+    shown = 0
+    for start in _starts(footage, _needed(footage, sources)[0] if sources else 0):
+        for number, frame in _pictures(footage, start, sources[shown:]):
+            picture: Tensor | None = None
+            while shown < len(sources) and sources[shown] == number:
+                picture = _picture(footage, frame, alpha=alpha) if picture is None else picture
+                yield picture
+                shown += 1
+        if shown:
             break
-    if next_frame < frames.stop:
+    if shown < len(sources):
         raise MediaError(
-            f"{footage.url}: picture {next_frame} of {footage.num_frames} does not decode; the file is damaged there"
+            f"{footage.url}: picture {frames.start + shown} of {footage.num_frames} does not decode; the file is"
+            " damaged there, or has changed: add --damaged skip or --damaged hold"
         )
+
+
+def _picture(footage: Footage, frame: VideoFrame, *, alpha: bool) -> Tensor:
+    rgb = torch.from_numpy(to_rgb(frame, footage.colour))
+    return torch.cat([rgb, torch.from_numpy(alpha_of(frame))]) if alpha else rgb
+
+
+def _needed(footage: Footage, sources: Sequence[int]) -> list[int]:
+    """The pictures to decode for `sources`: those, and the neighbours that a filter looks at."""
+    wanted = sorted(set(sources))
+    if not footage.deinterlaced:
+        return wanted
+    intact = sorted(set(footage.shows)) if footage.shows else range(footage.num_frames)
+    first, last = bisect_left(intact, wanted[0]), bisect_left(intact, wanted[-1])
+    return list(intact[max(0, first - REACH) : last + 1 + REACH])
+
+
+def _pictures(footage: Footage, start: int, sources: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Pictures in order, each with its number, among them `sources`."""
+    pictures = _checked(footage, _decoded(footage, start, _needed(footage, sources)))
+    return deinterlaced(pictures) if footage.deinterlaced else pictures
+
+
+def _checked(footage: Footage, pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[int, VideoFrame]]:
+    for number, frame in pictures:
+        check_frame(footage, number, frame)
+        yield number, frame
 
 
 def _starts(footage: Footage, frame: int) -> Iterator[int]:
@@ -57,25 +93,49 @@ def _starts(footage: Footage, frame: int) -> Iterator[int]:
     yield 0
 
 
-def _decoded(footage: Footage, start: int, frames: range) -> Iterator[VideoFrame]:
+def _decoded(footage: Footage, start: int, frames: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
     """Pictures `frames` in order, decoded from key frame `start` on; ends early where one is lost."""
-    number_of = {footage.pts[number]: number for number in frames}
-    ahead: dict[int, VideoFrame] = {}
+    wanted, ahead = set(frames), dict[int, VideoFrame]()
     due = iter(frames)
     awaited = next(due, None)
-    with opened(footage.url) as container:
+    for number, frame in frames_from(footage, start, threads=1):
+        if number in wanted:
+            ahead[number] = frame
+        while awaited is not None and awaited in ahead:
+            yield awaited, ahead.pop(awaited)
+            awaited = next(due, None)
+        if awaited is None or len(ahead) > _MOST_AHEAD:
+            return
+
+
+def frames_from(footage: Footage, start: int, threads: int) -> Iterator[tuple[int, VideoFrame]]:
+    """The decoded pictures from key frame `start` on, with their numbers, nearly in order.
+
+    Args:
+        threads: of the decoder; 0 for one on each core.
+    """
+    with opened(footage.url, footage.size) as container:
         stream = _stream(container, footage)
-        stream.codec_context.thread_count = 1
-        only(container, stream)
+        stream.codec_context.thread_count = threads
+        if threads != 1:
+            stream.codec_context.thread_type = "AUTO"  # pictures are the same with any number of threads
+        count = 0
         for packet in _packets(container, stream, footage, start):
-            for frame in _frames(packet, footage):
-                if frame.pts in number_of:
-                    ahead[number_of[frame.pts]] = frame
-            while awaited in ahead:
-                yield ahead.pop(awaited)
-                awaited = next(due, None)
-            if awaited is None or len(ahead) > _MOST_AHEAD:
-                return
+            at = _number(footage, packet.pts)
+            where = "" if at is None or footage.in_order else f"picture {at}"
+            for frame in intact(packet, footage.url, tolerant=footage.damaged != "stop", where=where):
+                number = count if footage.in_order else _number(footage, frame.pts)
+                count += 1
+                if number is not None:
+                    yield number, frame
+
+
+def _number(footage: Footage, pts: int | None) -> int | None:
+    """The number of the picture at tick `pts`; None if the film shows none then."""
+    if pts is None:
+        return None
+    number = bisect_left(footage.pts, pts)
+    return number if number < footage.num_frames and footage.pts[number] == pts else None
 
 
 def _stream(container: InputContainer, footage: Footage) -> VideoStream:
@@ -87,28 +147,27 @@ def _stream(container: InputContainer, footage: Footage) -> VideoStream:
 
 def _packets(container: InputContainer, stream: VideoStream, footage: Footage, start: int) -> Iterator[Packet[Any]]:
     """The picture's packets from key frame `start` on."""
-    if start:
+    if start and not footage.restarts:
+        only(container, stream)
         container.seek(footage.pts[start], stream=stream)
+        packets: Iterator[Packet[Any]] = container.demux(stream)
+    else:
+        packets = Timeline(container).packets([stream])
     waiting = start > 0
-    for packet in container.demux(stream):
+    for packet in packets:
         waiting &= packet.pts != footage.pts[start]
         if not waiting:
             yield packet
 
 
-def _frames(packet: Packet[Any], footage: Footage) -> list[VideoFrame]:
-    try:
-        return packet.decode()
-    except av.FFmpegError as error:
-        where = f"picture {footage.pts.index(packet.pts)}" if packet.pts in footage.pts else "the end"
-        raise MediaError(f"{footage.url}: {where} is damaged and does not decode ({error.strerror})") from error
-
-
-def _check(footage: Footage, number: int, frame: VideoFrame) -> None:
+def check_frame(footage: Footage, number: int, frame: VideoFrame) -> None:
+    """Raise `MediaError` for a picture that is not like the first, or is damaged."""
     if (frame.width, frame.height) != (footage.width, footage.height):
         raise MediaError(
             f"{footage.url}: picture {number} has {frame.width}x{frame.height} pixels, the first"
             f" {footage.width}x{footage.height}; cut the film where its size changes"
         )
     if frame.is_corrupt:
-        raise MediaError(f"{footage.url}: picture {number} is damaged; fetch the file again")
+        raise MediaError(
+            f"{footage.url}: picture {number} is damaged; fetch the file again, or add --damaged skip or --damaged hold"
+        )

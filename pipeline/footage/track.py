@@ -16,7 +16,13 @@ from av.video.stream import VideoStream
 from longtake.pipeline.footage.values import Colour, Footage, LightLevel, MasteringDisplay
 from longtake.pipeline.media.ffmpeg import reported
 
-_CODEC_IDS = {"h264": "V_MPEG4/ISO/AVC", "hevc": "V_MPEGH/ISO/HEVC", "av1": "V_AV1", "ffv1": "V_FFV1"}
+_CODEC_IDS = {
+    "h264": "V_MPEG4/ISO/AVC",
+    "hevc": "V_MPEGH/ISO/HEVC",
+    "av1": "V_AV1",
+    "ffv1": "V_FFV1",
+    "prores": "V_PRORES",
+}
 _DISPLAY_IN_PIXELS, _DISPLAY_AS_RATIO = 0, 3
 
 

@@ -107,7 +107,7 @@ class Footage:
         sample_aspect_ratio: a pixel's width by its height; None if unknown.
         rotation: degrees, counter-clockwise, by which players turn the picture.
         display_matrix: the nine numbers behind `rotation`, which may mirror too; None if there is none.
-        interlaced: whether the first picture is woven of two fields.
+        interlaced: whether one of the first pictures is woven of two fields.
         time_base: seconds per tick.
         pts: the time of each picture in ticks, in display order.
         durations: ticks from each picture to the next.
@@ -117,7 +117,16 @@ class Footage:
         metadata, stream_metadata: tags of the container, and of the picture's stream.
         disposition: FFmpeg's flags of the picture's stream, such as that it is the default one.
         frame_rate: the constant rate of all pictures; None if it varies.
+        nominal_rate: the rate that FFmpeg takes most pictures to have; None if it cannot tell.
         notes: what of the file cannot be carried over, in words.
+        start_s: the common start of picture and sound on the file's clock, which a player shows at 0.
+        size: bytes of the file when it was indexed; what is appended later is not read.
+        in_order: whether pictures are identified by their order from the file's start, not by their times.
+        restarts: whether the file's clock restarts, as that of joined transport streams does.
+        damaged: what happens to pictures that do not decode: "stop", "skip" or "hold".
+        lost_s: the times of those pictures.
+        shows: for each picture the number of the one that is decoded for it; empty if that is itself.
+        deinterlaced: whether pictures are read without the combs of their two fields.
     """
 
     url: str
@@ -146,7 +155,16 @@ class Footage:
     stream_metadata: dict[str, str] = field(default_factory=dict)
     disposition: int = 0
     frame_rate: Fraction | None = None
+    nominal_rate: Fraction | None = None
     notes: tuple[str, ...] = ()
+    start_s: Fraction = Fraction(0)
+    size: int | None = None
+    in_order: bool = False
+    restarts: bool = False
+    damaged: str = "stop"
+    lost_s: tuple[Fraction, ...] = ()
+    shows: tuple[int, ...] = ()
+    deinterlaced: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -162,6 +180,11 @@ class Footage:
     def rate(self) -> Fraction:
         """Pictures per second, on average."""
         return self.num_frames / self.seconds
+
+    @property
+    def encoded_rate(self) -> Fraction:
+        """The rate that an encoder is told: the constant one, or the average as a short fraction."""
+        return self.frame_rate or self.rate.limit_denominator(1001)
 
 
 def kept_tags(tags: dict[str, str]) -> dict[str, str]:

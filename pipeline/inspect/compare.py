@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.inspect.windows import sound_windows
-from longtake.pipeline.media.read import FrameBlock, SoundStream, stream_frames, stream_sound
+from longtake.pipeline.media.read import FrameBlock, stream_frames
+from longtake.pipeline.media.sound import SoundStream, stream_sound
 
 _LUMA = torch.tensor([0.2126, 0.7152, 0.0722])
 _WINDOW, _SIGMA = 11, 1.5  # Wang et al., 2004

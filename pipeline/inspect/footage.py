@@ -16,7 +16,8 @@ from longtake.pipeline.inspect.sound import window_onsets
 from longtake.pipeline.inspect.spectrum import Spectrum, SpectrumMeter
 from longtake.pipeline.inspect.subject import Subject
 from longtake.pipeline.inspect.windows import sound_windows
-from longtake.pipeline.media.read import stream_frames, stream_sound
+from longtake.pipeline.media.read import stream_frames
+from longtake.pipeline.media.sound import stream_sound
 
 LONGEST_SIDE = 256
 """Larger pictures are scaled to this size first; seams, drift and motion are still visible at it."""

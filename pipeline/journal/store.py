@@ -24,6 +24,15 @@ _REFUSES_SECOND = {"file", "local", "memory", "s3", "s3a"}
 _CREATE_LOCK = threading.Lock()  # fsspec's memory store tests first and writes afterwards
 
 
+def located(url: str) -> tuple[Any, str]:
+    """The file system of `url` and its path there. Without a scheme it is a local path, even if it holds `::`."""
+    if "://" not in url:
+        files = LocalFileSystem(use_listings_cache=False)
+        return files, str(files._strip_protocol(url))
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    return found
+
+
 class Store:
     """An output root. A reader of any name sees the old bytes or the new ones, never a part of either.
 
@@ -37,7 +46,7 @@ class Store:
     def __init__(self, url: str) -> None:
         # Without listings caches, so that writes of other processes are visible at once.
         self._fs: Any
-        self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._fs, self._root = located(url)
         self._is_local = isinstance(self._fs, LocalFileSystem)
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._shows_unfinished = not _SHOWS_UNFINISHED.isdisjoint(protocols)

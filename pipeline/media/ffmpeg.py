@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import av
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 from longtake.pipeline.errors import MediaError
@@ -23,6 +26,23 @@ EXACT_SCALER = int(
     | Interpolation.FULL_CHR_H_INP
     | Interpolation.BITEXACT
 )
+
+
+def _unnamed(kind: type[SideDataType], value: object) -> SideDataType:
+    member = object.__new__(kind)
+    member._name_ = f"UNNAMED_{value}"
+    member.__dict__["_value_"] = value
+    return member
+
+
+# PyAV 18 knows fewer kinds of side data than its FFmpeg, and fails on the others: EXIF, LCEVC, MV-HEVC.
+setattr(SideDataType, "_missing_", classmethod(_unnamed))  # noqa: B010 (mypy takes no assignment to a method)
+
+
+def side_data(picture: VideoFrame, kind: SideDataType) -> bytes | None:
+    """The bytes of one kind of a picture's side data; None if it has none."""
+    held: Any = picture.side_data
+    return bytes(held[kind]) if kind in held else None
 
 
 @contextmanager

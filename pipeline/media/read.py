@@ -4,27 +4,26 @@ Shapes: f frames, h height, w width, c channels, n samples.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 
-import av
-import fsspec
 import numpy as np
 import torch
+from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
 from longtake.pipeline.errors import MediaError
-from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL, reported
+from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL
+from longtake.pipeline.media.sound import sound_stream, stream_sound
+from longtake.pipeline.media.source import check_decodable, is_animated_webp, opened, picture_stream
+from longtake.pipeline.media.timeline import Timeline, common_start_s, timed_streams
+from longtake.pipeline.media.times import Clock, intact, picture_times, rate_of
+from longtake.pipeline.media.turn import Turn
 
-_BUFFER_BYTES = 1 << 20
 _UNSPECIFIED = 2
 _HD_HEIGHT = 720
 _AREA_SCALER = int(Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
@@ -54,11 +53,11 @@ class StreamCount:
     """One stream, counted without decoding it.
 
     Args:
-        num_packets: packets, of which some may hold only priming.
-        start_s: when its first packet that is not all priming is shown.
-        stop_s: when its last packet ends.
+        num_packets: pictures that are presented; of sound, packets that are not all priming.
+        start_s: when the first is presented, from the film's start.
+        stop_s: when the last one ends.
         header_s: the duration that the container's header claims; None if it claims nothing.
-        monotone: whether every packet starts later than the one before, in decoding order too.
+        monotone: whether each is presented later than the one before, without a repair of the times.
     """
 
     num_packets: int
@@ -75,56 +74,59 @@ class FilmCount:
     Args:
         audio: None for a silent film.
         fps: the steady rate that most frames keep, as FFmpeg guesses it.
+        size: bytes of the file.
     """
 
     video: StreamCount
     audio: StreamCount | None
     metadata: dict[str, str]
     fps: Fraction
+    size: int
 
 
 def count_film(url: str) -> FilmCount:
-    """Count a film's packets and times; MediaError if it cannot be read."""
-    with _opened(url) as container:
-        streams = [_picture(container, url), *container.streams.audio[:1]]
-        tallies = {stream.index: _Tally() for stream in streams}
-        for packet in container.demux(streams):
-            if packet.size and packet.pts is not None and packet.dts is not None:
-                tallies[packet.stream_index].add(packet.pts, packet.dts, packet.duration or 0)
-        counts = [tallies[stream.index].count(stream) for stream in streams]
-        fps = _picture(container, url).guessed_rate or Fraction(1)
-        return FilmCount(counts[0], counts[1] if len(counts) > 1 else None, dict(container.metadata), fps)
-
-
-class _Tally:
-    """One stream's packets in ticks, as they pass by."""
-
-    def __init__(self) -> None:
-        self.num_packets, self.monotone = 0, True
-        self.start: int | None = None
-        self.stop = 0
-        self.latest: tuple[int, int] | None = None
-
-    def add(self, pts: int, dts: int, duration: int) -> None:
-        if self.latest is not None:
-            self.monotone &= pts > self.latest[0] and dts > self.latest[1]
-        if pts + duration > 0:
-            self.start = pts if self.start is None else min(self.start, pts)
-        self.stop = pts + duration if not self.num_packets else max(self.stop, pts + duration)
-        self.num_packets += 1
-        self.latest = (pts, dts)
-
-    def count(self, stream: Stream) -> StreamCount:
-        tick_s = stream.time_base
-        if tick_s is None or self.start is None:
-            raise MediaError(f"the {stream.type} stream holds no packets with timestamps; the file is damaged or empty")
-        return StreamCount(
-            num_packets=self.num_packets,
-            start_s=self.start * tick_s,
-            stop_s=self.stop * tick_s,
-            header_s=None if stream.duration is None else stream.duration * tick_s,
-            monotone=self.monotone,
+    """Count the pictures that a film presents, and its packets of sound; MediaError if it cannot be read."""
+    times = picture_times(url, None)
+    with opened(url, times.size) as container:
+        picture = picture_stream(container, url)
+        tick_s = picture.time_base or Fraction(1)
+        first_s = times.pts[0] * tick_s - times.start_s
+        video = StreamCount(
+            num_packets=len(times.pts),
+            start_s=first_s,
+            stop_s=first_s + (times.pts[-1] - times.pts[0] + times.durations[-1]) * tick_s,
+            header_s=None if picture.duration is None else picture.duration * tick_s,
+            monotone=not (times.in_order or times.restarts),
         )
+        fps = picture.guessed_rate or Fraction(1)
+        sound = sound_stream(container)
+        audio = None if sound is None else _count_sound(container, sound, times.start_s)
+        return FilmCount(video, audio, dict(container.metadata), fps, times.size)
+
+
+def _count_sound(container: InputContainer, stream: AudioStream, common_s: Fraction) -> StreamCount | None:
+    """The count of a stream of sound; None if no packet has a time."""
+    tick_s = stream.time_base or Fraction(1)
+    num_packets, start, stop, monotone = 0, 0, 0, True
+    latest: int | None = None
+    for packet in Timeline(container).packets([stream]):
+        if not packet.size or packet.pts is None:
+            continue
+        end = packet.pts + (packet.duration or 0)
+        monotone &= latest is None or packet.pts > latest
+        if not packet.is_discard:
+            start, stop = (packet.pts, end) if not num_packets else (min(start, packet.pts), max(stop, end))
+            num_packets += 1
+        latest = packet.pts
+    if not num_packets:
+        return None
+    return StreamCount(
+        num_packets=num_packets,
+        start_s=max(start * tick_s - common_s, Fraction(0)),
+        stop_s=stop * tick_s - common_s,
+        header_s=None if stream.duration is None else stream.duration * tick_s,
+        monotone=monotone,
+    )
 
 
 def read_film(url: str) -> DecodedFilm:
@@ -143,114 +145,120 @@ def read_film(url: str) -> DecodedFilm:
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """Some frames that follow each other: uint8 [f h w 3], RGB, full range, and when each is shown, exact."""
+    """Some frames that follow each other.
+
+    Args:
+        times_s: when each is shown, from the film's start, exact.
+        frames: uint8 [f h w 3], RGB, full range, upright.
+        pixel_aspect: the width of a pixel by its height.
+    """
 
     times_s: tuple[Fraction, ...]
     frames: NDArray[np.uint8]
+    pixel_aspect: Fraction = Fraction(1)
 
 
-def stream_frames(url: str, block: int = 32, longest_side: int | None = None) -> Iterator[FrameBlock]:
+def stream_frames(
+    url: str, block: int = 32, longest_side: int | None = None, size: int | None = None
+) -> Iterator[FrameBlock]:
     """Decode a film's pictures a few at a time; MediaError if it cannot be read, or holds none.
+
+    Pictures are upright. One of another size than the first is scaled to it, as players do.
 
     Args:
         block: frames to hand out together; the last block is shorter.
         longest_side: pictures that are larger are reduced to it, by the mean of the area under every pixel.
+        size: bytes of the file to read; None for all of them.
     """
-    times: list[Fraction] = []
-    frames: list[NDArray[np.uint8]] = []
-    num_blocks = 0
-    with _opened(url) as container:
-        tick_s = _picture(container, url).time_base or Fraction(0)
-        for frame in container.decode(video=0):
-            times.append((frame.pts or 0) * tick_s)
-            frames.append(to_rgb(frame, longest_side))
-            if len(frames) == block:
-                yield FrameBlock(tuple(times), np.stack(frames))
-                num_blocks += 1
-                times, frames = [], []
-    if frames:
-        yield FrameBlock(tuple(times), np.stack(frames))
-    elif not num_blocks:
-        raise MediaError(f"{url} holds no picture that decodes; the file is damaged or empty")
+    with opened(url, size) as container:
+        stream = picture_stream(container, url)
+        tick_s, start_s = stream.time_base or Fraction(1), common_start_s(container)
+        clock = Clock(tick_s, rate_of(stream), start_s)
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        times: list[Fraction] = []
+        frames: list[NDArray[np.uint8]] = []
+        shape: tuple[int, ...] | None = None
+        for packet in Timeline(container).packets([stream]):
+            for frame in intact(packet, url, tolerant=False):
+                turned = Turn.of(frame)
+                rgb = turned.upright(to_rgb(frame, longest_side, turned.before(shape)))
+                shape = rgb.shape[:2]
+                times.append(clock.time(frame.pts) * tick_s - start_s)
+                frames.append(rgb)
+                if len(frames) == block:
+                    yield FrameBlock(tuple(times), np.stack(frames), turned.aspect(pixel_aspect))
+                    times, frames = [], []
+        if frames:
+            yield FrameBlock(tuple(times), np.stack(frames), turned.aspect(pixel_aspect))
+        elif shape is None:
+            raise MediaError(f"{url} holds no picture that decodes; the file is damaged or empty")
 
 
-@dataclass(frozen=True)
-class SoundStream:
-    """A film's sound: `blocks` are float32 [c n] one after the other, to be gone through once.
+def read_still(url: str) -> FrameBlock:
+    """The picture at `url`, upright; of a film, its first. Raises `MediaError` if it holds none."""
+    try:
+        return next(stream_frames(url, block=1))
+    except MediaError as error:
+        if is_animated_webp(url):
+            raise MediaError(
+                f"{url} is an animated WebP, which FFmpeg cannot decode; convert it to PNG or MP4"
+            ) from error
+        raise
 
-    The encoder's priming and padding are removed, and the first sample sounds at `start_s`.
+
+def reading(url: str) -> str:
+    """How a film, a sound or a picture is read, if versions before 2026-12 read it otherwise; else empty.
+
+    Those knew no clock but one that begins at 0, no holes in the sound, no surround mix, no turned pictures and no
+    pixels that are not square.
     """
-
-    start_s: Fraction
-    rate: int
-    blocks: Iterator[NDArray[np.float32]]
-
-
-def stream_sound(url: str) -> SoundStream | None:
-    """Decode a film's sound a little at a time; None for a silent film, MediaError if it cannot be read."""
-    blocks = _sound_blocks(url)
-    start_s, rate, first = next(blocks)
-    if rate == 0:
-        return None
-    return SoundStream(start_s, rate, chain((first,), (block for _, _, block in blocks)))
-
-
-def _sound_blocks(url: str) -> Iterator[tuple[Fraction, int, NDArray[np.float32]]]:
-    """Blocks, each with the stream's start and rate; a rate of 0 for a silent film."""
-    with _opened(url) as container:
-        if not container.streams.audio:
-            yield Fraction(0), 0, np.zeros((0, 0), dtype=np.float32)
-            return
-        stream = container.streams.audio[0]
-        to_float = av.AudioResampler(format="fltp")
-        start: int | None = None
-        stop = num_samples = 0
-        tick_s = stream.time_base or Fraction(0)
-        for packet in container.demux(stream):
-            stop = max(stop, (packet.pts or 0) + (packet.duration or 0))
-            for frame in packet.decode():
-                start = (frame.pts or 0) if start is None else start
-                # A decoder returns whole frames: what lies after the last packet's end is the encoder's padding.
-                missing = round((stop - start) * tick_s * stream.rate) - num_samples
-                for planar in to_float.resample(frame):
-                    block = planar.to_ndarray()[:, : max(0, missing)].astype(np.float32, copy=False)
-                    num_samples, missing = num_samples + block.shape[1], missing - block.shape[1]
-                    if block.size:
-                        yield start * tick_s, stream.rate, block
-        if not num_samples:
-            raise MediaError("the sound stream holds nothing that decodes; the file is damaged or empty")
+    with opened(url) as container:
+        sound, pictures = sound_stream(container), container.streams.video
+        is_first = sound is None or sound.index == container.streams.audio[0].index
+        if sound is not None:
+            check_decodable(sound, url)
+        is_fine = sound is None or (sound.time_base or 1) * sound.rate <= 1
+        is_plain = common_start_s(container) == 0 and is_first and is_fine
+        is_plain &= sound is None or sound.layout.nb_channels <= 2
+        stream = picture_stream(container, url) if any(pictures) else None
+        is_plain &= stream is None or (stream.index, stream.sample_aspect_ratio or 1) == (pictures[0].index, 1)
+        due: int | None = None
+        turned = Turn()
+        has_turned = stream is None
+        for packet in Timeline(container).packets(timed_streams(container)):
+            if sound is not None and packet.stream_index == sound.index and packet.pts is not None:
+                is_plain &= due is None or abs(packet.pts - due) * packet.time_base <= Fraction(1, 100)
+                due = packet.pts + (packet.duration or 0)
+            elif stream is not None and packet.stream_index == stream.index:
+                is_plain &= not packet.is_discard
+                if not has_turned and (frames := intact(packet, url, tolerant=True)):
+                    turned, has_turned = Turn.of(frames[0]), True
+        is_plain &= turned == Turn()
+    return "" if is_plain else ", read by its timestamps and as it is shown"
 
 
-@contextmanager
-def _opened(url: str) -> Iterator[InputContainer]:
-    with (
-        fsspec.open(url, "rb") as file,
-        reported(f"reading {url}"),
-        av.open(file, "r", buffer_size=_BUFFER_BYTES) as container,
-    ):
-        yield container
+def to_rgb(
+    frame: VideoFrame, longest_side: int | None = None, shape: tuple[int, ...] | None = None
+) -> NDArray[np.uint8]:
+    """A decoded frame as uint8 [h w 3], RGB, full range.
 
-
-def _picture(container: InputContainer, url: str) -> VideoStream:
-    if not container.streams.video:
-        raise MediaError(f"{url} holds no picture")
-    return container.streams.video[0]
-
-
-def to_rgb(frame: VideoFrame, longest_side: int | None = None) -> NDArray[np.uint8]:
-    """A decoded frame as uint8 [h w 3], RGB, full range; reduced if a side is longer than `longest_side` pixels."""
+    Args:
+        longest_side: reduce it if a side is longer than that many pixels; None keeps its size.
+        shape: height and width to scale to; None for those that follow from `longest_side`.
+    """
     # Footage without tags: HD is BT.709, anything smaller BT.601.
     untagged = 1 if frame.height >= _HD_HEIGHT else 5
     matrix = untagged if frame.colorspace == _UNSPECIFIED else frame.colorspace
-    reduced = longest_side is not None and max(frame.width, frame.height) > longest_side
-    scale = (longest_side or 1) / max(frame.width, frame.height) if reduced else 1.0
+    longest = max(frame.width, frame.height)
+    scale = longest_side / longest if longest_side is not None and longest > longest_side else 1.0
+    height, width = shape or (max(1, round(frame.height * scale)), max(1, round(frame.width * scale)))
     rgb = frame.reformat(
-        width=max(1, round(frame.width * scale)),
-        height=max(1, round(frame.height * scale)),
+        width=width,
+        height=height,
         format="rgb24",
         src_colorspace=matrix,
         dst_color_range=FULL,
-        interpolation=_AREA_SCALER if reduced else EXACT_SCALER,
+        interpolation=_AREA_SCALER if (height, width) < (frame.height, frame.width) else EXACT_SCALER,
         threads=1,
     ).to_ndarray()
     return rgb.astype(np.uint8, copy=False)

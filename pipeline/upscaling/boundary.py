@@ -35,7 +35,7 @@ def boundary_error(work: Upscaling, model: StreamingUpscaler) -> BoundaryError |
     span = next((span for span in work.plan.segments if not span.opens_scene), None)
     if span is None:
         return None
-    span = _shortened(work, span)
+    span, model = _shortened(work, span), work.suited(model)
     exact = span.scene_start + Exact().entry(work.plan.grid, span.frames.start - span.scene_start)
     both = [_pictures(work, model, span, first) for first in (span.warm_up.start, exact)]
     most, total, samples = 0.0, 0.0, 0

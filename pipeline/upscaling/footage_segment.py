@@ -49,7 +49,7 @@ class FootageSegmentMaker:
     """
 
     def __init__(self, work: Upscaling, model: StreamingUpscaler) -> None:
-        self._work, self._model = work, model
+        self._work, self._model = work, work.suited(model)
         self._behind: tuple[FootageSegmentSpan, StreamState] | None = None
 
     def __call__(self, span: FootageSegmentSpan) -> FootageSegmentReport:
@@ -99,7 +99,10 @@ def start(work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, f
 def enlarged(
     work: Upscaling, model: StreamingUpscaler, span: FootageSegmentSpan, position: Position
 ) -> Iterator[Tensor]:
-    """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU. The model continues at `position`."""
+    """The pictures of `span` as they become ready, float32 [f 3 H W] on the CPU. The model continues at `position`.
+
+    With transparency they are [f 4 H W].
+    """
     state, first, number = position
     for ready in _ready(work, model, state, range(first, span.ahead.stop), span.ends_scene):
         own = ready[max(0, span.frames.start - number) : span.frames.stop - number]
@@ -113,7 +116,7 @@ def _ready(
 ) -> Iterator[Tensor]:
     """The pictures that `frames` make ready, and, if they end the scene, all remaining ones."""
     device, size = next(model.parameters()).device, work.plan.grid.chunk_frames
-    pictures = read_pictures(work.footage, frames)
+    pictures = read_pictures(work.footage, frames, alpha=work.has_alpha)
     while read := list(islice(pictures, size)):
         yield model.push(torch.stack(read).to(device), state)
     if is_last:

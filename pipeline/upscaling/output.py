@@ -14,7 +14,6 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import fsspec
 from pydantic import BaseModel, ValidationError
 
 from longtake.pipeline.errors import SpecError
@@ -22,7 +21,7 @@ from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.encode import FootageSegment
 from longtake.pipeline.footage.mux import write_footage
 from longtake.pipeline.footage.values import Footage
-from longtake.pipeline.journal.store import Store, fsync
+from longtake.pipeline.journal.store import Store, fsync, located
 
 SCRATCH = "journal/scratch"
 
@@ -74,7 +73,7 @@ class Output:
 
     def __init__(self, url: str) -> None:
         self._files: Any
-        self._files, self._path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._files, self._path = located(url)
         folder, _, self._name = self._path.rpartition("/")
         if not PurePosixPath(self._name).suffix or self._files.isdir(self._path):
             raise SpecError(f"-o is {url}, which names no file; use a path such as out/film.mp4")
@@ -85,7 +84,7 @@ class Output:
 
     def is_at(self, url: str) -> bool:
         """Whether the output would replace the file at `url`."""
-        files, path = fsspec.core.url_to_fs(url)
+        files, path = located(url)
         return type(files) is type(self._files) and path == self._path
 
     def check_ours(self) -> None:

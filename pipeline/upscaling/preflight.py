@@ -13,10 +13,16 @@ from longtake.pipeline.upscaling.plan import Exact, UpscaleSpec
 PROCESS_BYTES = 600 * 2**20
 """A worker before its first frame: PyTorch, FFmpeg, Ray."""
 
-_WIDEST = {"h264": (16384, 16384), "hevc": (16384, 16384), "av1": (16384, 8704), "ffv1": (65536, 65536)}
-_BITS_PER_PIXEL = {"h264": 0.5, "hevc": 0.35, "av1": 0.35}
-_DEFAULT_QUANTISER = {"h264": 18, "hevc": 20, "av1": 28}
-_HALVES_EVERY = {"h264": 6, "hevc": 6, "av1": 10}
+_WIDEST = {
+    "h264": (16384, 16384),
+    "hevc": (16384, 16384),
+    "av1": (16384, 8704),
+    "ffv1": (65536, 65536),
+    "prores": (16384, 16384),
+}
+_BITS_PER_PIXEL = {"h264": 0.5, "hevc": 0.35, "av1": 0.35, "prores": 4.0}
+_DEFAULT_QUANTISER = {"h264": 18, "hevc": 20, "av1": 28, "prores": 4}
+_HALVES_EVERY = {"h264": 6, "hevc": 6, "av1": 10, "prores": 8}
 _LOSSLESS_SHARE = 0.6
 
 

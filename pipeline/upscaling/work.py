@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.codecs import FootageEncoding, target_of
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.footage_segments import FootageSegmentJournal, FootageSegmentKey, hash_of
 from longtake.pipeline.journal.keys import Parts
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler
 from longtake.pipeline.provenance import gpu_parts, process_parts
+from longtake.pipeline.upscaling.alpha import WithAlpha
 from longtake.pipeline.upscaling.plan import (
     FootageSegmentSpan,
     UpscalePlan,
@@ -51,6 +52,8 @@ class Upscaling:
             "continuity": str(spec.continuity),
             "chunk_frames": self.plan.grid.chunk_frames,
         }
+        if self.has_alpha:
+            parts["alpha"] = True
         return tuple(FootageSegmentKey.of(span.frames.start, {**parts, **span.card()}) for span in self.plan.segments)
 
     @cached_property
@@ -63,6 +66,15 @@ class Upscaling:
         """How segments are encoded."""
         spec = self.plan.spec
         return FootageEncoding(spec.codec, spec.quality, threads=self.numerics["threads"])
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the footage has transparency, and the codec keeps it."""
+        return target_of(self.footage, self.encoding).layout.alpha
+
+    def suited(self, model: StreamingUpscaler) -> StreamingUpscaler:
+        """The model for this work: it enlarges transparency too if that is kept."""
+        return WithAlpha(model) if self.has_alpha else model
 
     @property
     def approximates(self) -> bool:

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 import struct
 from fractions import Fraction
@@ -16,6 +17,9 @@ from longtake.pipeline.footage.colour import from_rgb, layout_of, to_rgb
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.values import Colour, LightLevel, MasteringDisplay
+from longtake.pipeline.media.read import count_film
+from longtake.pipeline.media.sound import stream_sound
+from longtake.pipeline.upscaling.output import Output
 from tests.footage import footage_files
 from tests.footage.footage_files import CLOSED, GRADUAL, HDR, OPEN, PQ, Film, make
 
@@ -259,6 +263,15 @@ def test_a_damaged_picture_is_named_and_never_left_out(tmp_path):
     assert len(list(read_pictures(footage, range(10)))) == 10
     with pytest.raises(MediaError, match=r"b\.mp4: picture 1[67].*(damaged|decode)"):
         everything(footage)
+    for damaged, numbers in (("skip", [*range(16), 18, 19]), ("hold", [*range(16), 15, 15, 18, 19])):
+        on = open_footage(str(tmp_path / "b.mp4"), damaged)
+        assert frame_numbers(everything(on)) == numbers
+        assert on.pts == (footage.pts if damaged == "hold" else footage.pts[:16] + footage.pts[18:])
+        assert [float(lost_s) for lost_s in on.lost_s] == pytest.approx([16 / 30, 17 / 30])
+        assert f"the picture at {16 / 30:.3f} s does not decode" in on.notes[0]
+        assert on.fingerprint != footage.fingerprint
+    whole = open_footage(make(tmp_path / "c.mp4", Film()), "hold")
+    assert whole.fingerprint == open_footage(str(tmp_path / "c.mp4")).fingerprint
 
 
 def test_a_size_that_changes_midway_is_refused_with_the_picture(tmp_path):
@@ -314,6 +327,95 @@ def test_a_film_that_was_replaced_is_noticed(tmp_path):
     make(tmp_path / "a.mp4", Film())
     with pytest.raises(MediaError, match="picture"):
         everything(footage)
+
+
+def without_packets(path, lost):
+    """A transport stream that lost some of its packets on the way."""
+    data = path.read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    path.write_bytes(b"".join(packet for number, packet in enumerate(packets) if number not in lost))
+
+
+def test_packets_lost_on_the_way_are_found_before_any_work(tmp_path):
+    path = tmp_path / "a.ts"
+    make(path, Film(options={"g": "8", "bf": "0", "qp": "8"}, sounds=()))
+    intact = open_footage(str(path))
+    without_packets(path, {40, 41})
+    with pytest.raises(
+        MediaError, match=r"a\.ts is cut off or damaged at packet \d+ .*--damaged skip or --damaged hold"
+    ):
+        open_footage(str(path))
+    skipped, held = open_footage(str(path), "skip"), open_footage(str(path), "hold")
+    assert len(skipped.pts) + len(skipped.lost_s) == len(held.pts) <= intact.num_frames
+    assert len(everything(skipped)) == skipped.num_frames < len(everything(held)) == held.num_frames
+
+
+def test_a_capture_that_begins_inside_a_group_begins_with_its_first_whole_picture(tmp_path):
+    path = tmp_path / "a.ts"
+    make(path, Film(options={"g": "8", "bf": "0"}, sounds=()))
+    kept = []
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number >= 5:
+                packet.stream = stream
+                target.mux_one(packet)
+                kept.append(number)
+    with pytest.raises(MediaError, match="--damaged skip"):
+        open_footage(str(tmp_path / "b.ts"))
+    footage = open_footage(str(tmp_path / "b.ts"), "skip")
+    assert frame_numbers(everything(footage)) == [*range(8, 20)]
+    held = open_footage(str(tmp_path / "b.ts"), "hold")
+    assert frame_numbers(everything(held)) == [8, 8, 8, *range(8, 20)]
+
+
+def test_a_file_that_is_cut_off_can_be_used_as_far_as_it_goes(tmp_path):
+    data = (tmp_path / make(tmp_path / "a.mkv", Film(sounds=(), options={"g": "4", "bf": "0"}))).read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: int(0.6 * len(data))])
+    footage = open_footage(str(tmp_path / "a.mkv"), "skip")
+    assert 4 < footage.num_frames < 20
+    assert frame_numbers(everything(footage)) == [*range(footage.num_frames)]
+
+
+def test_a_pipe_is_refused_at_once_and_a_folder_too(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mkv")
+    for path, message in ((tmp_path / "pipe.mkv", "is a pipe"), (tmp_path, "is a folder")):
+        for reader in (open_footage, count_film, stream_sound):
+            with pytest.raises(MediaError, match=message):
+                reader(str(path))
+
+
+def test_a_name_with_colons_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "take::two.mp4", Film())
+    assert open_footage("take::two.mp4").num_frames == 20
+    output = Output("up::scaled.mp4")
+    assert (output.url, output.journal.url) == (f"{tmp_path}/up::scaled.mp4", f"{tmp_path}/up::scaled.mp4.longtake")
+
+
+def test_a_file_that_grows_is_read_as_far_as_it_was_when_it_was_opened(tmp_path):
+    make(tmp_path / "whole.ts", Film(sounds=("eng",)))
+    data, path = (tmp_path / "whole.ts").read_bytes(), tmp_path / "a.ts"
+    path.write_bytes(data[: len(data) // 2 // 188 * 188])
+    footage = open_footage(str(path), "skip")
+    before = everything(footage)
+    path.write_bytes(data)
+    assert torch.equal(everything(footage), before)
+    assert open_footage(str(path)).num_frames == 20 > footage.num_frames
+
+
+def test_tags_that_only_the_container_has_are_the_films(tmp_path):
+    make(tmp_path / "a.mp4", Film(codec="libx265", options={"x265-params": "log-level=none:pools=none"}, sounds=()))
+    with av.open(str(tmp_path / "a.mp4")) as old, av.open(str(tmp_path / "b.mkv"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux_one(packet)
+    plain, tagged = open_footage(str(tmp_path / "a.mp4")), open_footage(str(tmp_path / "b.mkv"))
+    assert (plain.colour.matrix, tagged.colour) == (2, Colour(9, 16, 9, 1))
 
 
 def real_clips():

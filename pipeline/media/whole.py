@@ -7,8 +7,12 @@ from longtake.pipeline.errors import MediaError
 
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 _TO_THE_END = 1 << 62
-# The first box of an MP4 or QuickTime file is one of these.
+# Writers to a pipe cannot come back to fill in the size.
+_UNKNOWN_RIFF_SIZES = {0, 0xFFFFFFFF}
 _FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}
+# What lies behind the last box of these kinds is no part of the film: a player ignores it.
+_NEEDED_BOXES = {b"moov", b"moof", b"mdat"}
+_HEAD_BYTES = 4096
 
 
 def check_whole(file: Any, url: str) -> None:
@@ -17,20 +21,24 @@ def check_whole(file: Any, url: str) -> None:
     if not size:
         raise MediaError(f"{url} is empty")
     file.seek(0)
-    head = file.read(64)
+    head = file.read(_HEAD_BYTES)
     stop = size
     if head[4:8] in _FIRST_BOXES:
         boxes = dict(_boxes(file, size))
-        stop = max(boxes.values())
-        if stop <= size and not boxes.keys() & {b"moov"}:
+        stop = max((end for kind, end in boxes.items() if kind in _NEEDED_BOXES), default=size)
+        if stop <= size and b"moov" not in boxes:
             raise MediaError(f"{url} has no index (moov): it is cut off, or was never finished; fetch it again")
     elif head.startswith(_EBML):
         stop = _segment_stop(head)
     elif head.startswith(b"RIFF"):
-        stop = 8 + int.from_bytes(head[4:8], "little")
+        length = int.from_bytes(head[4:8], "little")
+        stop = 0 if length in _UNKNOWN_RIFF_SIZES else 8 + length
     file.seek(0)
     if size < stop < _TO_THE_END:
-        raise MediaError(f"{url} is cut off: it promises {stop} bytes and has {size}; fetch it again")
+        raise MediaError(
+            f"{url} is cut off: it promises {stop} bytes and has {size}; fetch it again, or add --damaged skip to use"
+            " what is there"
+        )
 
 
 def _boxes(file: Any, size: int) -> Iterator[tuple[bytes, int]]:
@@ -49,7 +57,7 @@ def _boxes(file: Any, size: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _segment_stop(head: bytes) -> int:
-    """Where a Matroska file's one segment ends (RFC 8794, 4 and 6); far away if it does not say."""
+    """Where a Matroska file's one segment ends (RFC 8794, 4 and 6); 0 or far away if it does not say."""
     length, start = _length(head, 4)
     at = start + length
     if head[at : at + 4] != _SEGMENT:
@@ -60,6 +68,6 @@ def _segment_stop(head: bytes) -> int:
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """A length of variable size and where it ends; all bits set say that it is not known."""
-    width = 9 - data[at].bit_length()
+    width = 9 - (data[at].bit_length() if at < len(data) else 0)
     number = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
     return (_TO_THE_END if number == (1 << 7 * width) - 1 else number), at + width

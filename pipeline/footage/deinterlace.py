@@ -1,0 +1,65 @@
+"""Interlaced pictures made whole, by FFmpeg's `bwdif`: one for every pair of fields, at its own time.
+
+The filter looks at the pictures before and after each, so any range is the same bits with one more at either end.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+
+import av
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.values import Footage
+
+AUTO, OFF = "auto", "off"
+MODES = (AUTO, OFF)
+"""Whether interlaced footage is deinterlaced."""
+
+REACH = 1
+"""Pictures before and after each that the filter looks at."""
+
+
+def deinterlacing(footage: Footage, mode: str) -> Footage:
+    """The footage as it is read with a mode: footage whose pictures are whole stays as it is."""
+    if mode == OFF or not footage.interlaced:
+        return footage
+    fingerprint = sha256(f"{footage.fingerprint} bwdif".encode()).hexdigest()
+    note = "interlaced: shown deinterlaced, one picture for two fields; --deinterlace off keeps them woven"
+    return replace(footage, deinterlaced=True, fingerprint=fingerprint, notes=(*footage.notes, note))
+
+
+def deinterlaced(pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[int, VideoFrame]]:
+    """Pictures in order, each with its number, without combs; those that are not woven of fields stay as they are."""
+    numbers: list[int] = []
+    graph: Graph | None = None
+    for number, frame in pictures:
+        graph = graph or _graph(frame)
+        numbers.append(number)
+        graph.vpush(frame)
+        yield from _pulled(graph, numbers)
+    if graph is not None:
+        graph.vpush(None)
+        yield from _pulled(graph, numbers)
+
+
+def _graph(frame: VideoFrame) -> Graph:
+    graph = Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+    shape = graph.add("format", pix_fmts=frame.format.name)
+    graph.link_nodes(source, bwdif, shape, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pulled(graph: Graph, numbers: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+    while True:
+        try:
+            frame = graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+        except av.FFmpegError as error:
+            raise MediaError(f"deinterlacing: {error}; use --deinterlace off") from error
+        yield numbers.pop(0), frame

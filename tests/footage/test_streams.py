@@ -1,0 +1,171 @@
+"""Transparency, interlaced pictures, and what else a file holds."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.codecs import FootageEncoding
+from longtake.pipeline.footage.colour import alpha_of
+from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.mux import check_output, rehearse, write_footage
+from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.footage.timecode import timecode_after
+from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
+from longtake.pipeline.testing.film_kinds import Recipe
+from longtake.pipeline.upscale_film import upscale
+from longtake.pipeline.upscaling.output import Output
+from longtake.pipeline.upscaling.plan import Handoff, UpscaleSpec
+from tests.footage.footage_files import Film, make
+from tests.footage.test_write import segments
+
+MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=2))
+
+
+def write_transparent(path, codec, pix_fmt, frames=6):
+    """A film that is clear on the left, and less so with each picture on the right."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, pix_fmt
+        for number in range(frames):
+            rgba = np.full((32, 32, 4), 120, np.uint8)
+            rgba[:, :16, 3], rgba[:, 16:, 3] = 0, 255 - 30 * number
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pix_fmt)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("a.mkv", "ffv1", "yuva420p"), ("a.mov", "prores_ks", "yuva444p10le"), ("b.mov", "png", "rgba")],
+)
+@pytest.mark.parametrize("target", ["ffv1", "prores"])
+def test_transparency_is_enlarged_and_kept(tmp_path, name, codec, pix_fmt, target):
+    footage = open_footage(write_transparent(tmp_path / name, codec, pix_fmt))
+    encoding, path = FootageEncoding(target), tmp_path / "big.mkv"
+    assert not [loss for loss in check_output(footage, encoding, path) if "alpha" in loss]
+    spec = UpscaleSpec(segment_frames=3, codec=target, continuity=Handoff(), scene_threshold=0)
+    upscale(footage, spec, MODEL, Output(str(path)))
+    big = open_footage(str(path))
+    assert (big.num_frames, "a" in big.pix_fmt) == (6, True)
+    for number, picture in enumerate(read_pictures(big, range(6), alpha=True)):
+        assert picture.shape == (4, 64, 64)
+        assert picture[3, :, :24].mean() < 0.05
+        assert picture[3, :, 40:].mean() == pytest.approx(1 - 30 * number / 255, abs=0.05)
+
+
+def test_a_codec_without_transparency_says_which_ones_have_it(tmp_path):
+    footage = open_footage(write_transparent(tmp_path / "a.mkv", "ffv1", "yuva420p"))
+    losses = check_output(footage, FootageEncoding("h264"), tmp_path / "b.mp4")
+    assert losses[0] == "alpha: h264 is written without it; --codec ffv1 or --codec prores keeps it"
+
+
+def write_woven(path, frames=12):
+    """A bar that moves from field to field."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"x264-params": "tff=1:bframes=2:keyint=5", "qp": "8"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(frames):
+            rgb = np.full((64, 64, 3), 40, np.uint8)
+            for field in (0, 1):
+                at = 2 * (2 * number + field)
+                rgb[field::2, at : at + 10] = 220
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb).reformat(format="yuv420p")))
+        out.mux(stream.encode(None))
+    return str(path)
+
+
+def combs(picture):
+    rows = picture[1]
+    return (2 * rows[1:-1] - rows[:-2] - rows[2:]).abs().mean().item()
+
+
+def test_interlaced_pictures_are_read_without_combs_from_anywhere(tmp_path):
+    path = write_woven(tmp_path / "a.mp4")
+    woven, whole = open_footage(path), open_footage(path, deinterlace="auto")
+    assert (woven.deinterlaced, whole.deinterlaced, whole.pts) == (False, True, woven.pts)
+    assert whole.fingerprint != woven.fingerprint
+    pictures = list(read_pictures(whole, range(12)))
+    combed = [combs(picture) for picture in read_pictures(woven, range(12))]
+    assert max(combs(picture) for picture in pictures) < min(combed) / 8
+    for start, stop in ((0, 1), (3, 7), (5, 6), (11, 12)):
+        part = list(read_pictures(whole, range(start, stop)))
+        assert all(torch.equal(one, other) for one, other in zip(part, pictures[start:stop], strict=True))
+    assert "--deinterlace off" in whole.notes[-1]
+
+
+def test_whole_pictures_are_not_deinterlaced(tmp_path):
+    path = make(tmp_path / "a.mp4", Film())
+    assert open_footage(path, deinterlace="auto") == open_footage(path)
+
+
+@pytest.mark.parametrize(("start", "frames", "rate", "stop"), [
+    ("00:00:59;29", 1, Fraction(30000, 1001), "00:01:00;02"),
+    ("00:09:59;29", 1, Fraction(30000, 1001), "00:10:00;00"),
+    ("00:00:00;00", 17982, Fraction(30000, 1001), "00:10:00;00"),
+    ("01:00:59;58", 2, Fraction(60000, 1001), "01:01:00;04"),
+    ("23:59:59:24", 1, Fraction(25), "00:00:00:00"),
+    ("no timecode", 1, Fraction(25), "no timecode"),
+])  # fmt: skip
+def test_timecodes_count_frames(start, frames, rate, stop):
+    assert timecode_after(start, frames, rate) == stop
+
+
+def test_a_part_has_the_timecode_of_its_first_picture(tmp_path):
+    make(tmp_path / "a.mov", Film(metadata={"timecode": "01:00:00;00"}))
+    footage = open_footage(str(tmp_path / "a.mov"))
+    write_footage(footage, segments(footage, frames=range(7, 14)), FootageEncoding(), tmp_path / "b.mov", range(7, 14))
+    part = open_footage(str(tmp_path / "b.mov"))
+    assert {**part.metadata, **part.stream_metadata}["timecode"][-2:] == "07"
+
+
+def test_a_data_track_of_a_camera_is_kept_and_named_where_it_cannot_be(tmp_path):
+    path = tmp_path / "a.mp4"
+    data = (tmp_path / make(path, Film(subtitles="mov_text"))).read_bytes()
+    for old, new in ((b"sbtl", b"meta"), (b"tx3g", b"gpmd")):
+        data = data.replace(old, new)
+    path.write_bytes(data)
+    footage = open_footage(str(path))
+    assert [other.kind for other in footage.others] == ["audio", "data"]
+    assert check_output(footage, FootageEncoding(), tmp_path / "b.mp4") == ()
+    losses = check_output(footage, FootageEncoding(), tmp_path / "b.mkv")
+    assert any("data stream 2" in loss and ".mkv cannot hold it" in loss for loss in losses)
+    write_footage(footage, segments(footage), FootageEncoding(), tmp_path / "b.mp4")
+    packets = []
+    for name in ("a.mp4", "b.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            packets.append([bytes(packet) for packet in container.demux(container.streams.data[0]) if packet.size])
+    assert packets[0] == packets[1]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_cover_stays_a_cover(tmp_path, suffix):
+    Recipe(cover="last").write(tmp_path / "a.mp4")
+    footage = open_footage(str(tmp_path / "a.mp4"))
+    write_footage(footage, segments(footage), FootageEncoding(), tmp_path / f"b.{suffix}")
+    with av.open(str(tmp_path / f"b.{suffix}")) as container:
+        covers = [stream for stream in container.streams.video if stream.disposition & 1024]
+        assert (len(container.streams.video), len(covers)) == (2, 1)
+
+
+def test_what_an_encoder_or_a_muxer_refuses_is_refused_before_the_work(tmp_path):
+    fast = open_footage(
+        make(tmp_path / "a.mkv", Film(frames=4, time_base=Fraction(1, 300), pts=[0, 1, 2, 3], sounds=()))
+    )
+    with pytest.raises(MediaError, match="300 frames per second; libsvtav1 holds at most 240"):
+        rehearse(replace(fast, frame_rate=Fraction(300)), FootageEncoding("av1"), 2, tmp_path / "b.mkv")
+    for sound, suffix in (("pcm_s24be", "mov"), ("aac", "mp4"), ("flac", "mkv")):
+        footage = open_footage(str(Recipe(sound=sound).write(tmp_path / f"{sound}.{suffix}")))
+        for target in ("mp4", "mov", "mkv"):
+            rehearse(footage, FootageEncoding(), 2, tmp_path / f"c.{target}")
+            write_footage(footage, segments(footage), FootageEncoding(), tmp_path / f"c.{target}")
+
+
+def test_the_transparency_of_packed_pictures_is_read():
+    frame = av.VideoFrame.from_ndarray(np.full((4, 6, 4), 51, np.uint8), format="rgba")
+    assert alpha_of(frame) == pytest.approx(0.2)
