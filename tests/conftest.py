@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray starts a worker per CPU with every driver, but actors with an environment of their own, as ours, cannot use them.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+# As in a cluster that longtake starts. Ray's default is 15: actors would wait behind the tests of other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 import torch
@@ -28,8 +30,8 @@ settings.load_profile("longtake")
 class FilesAndGroups(LoadGroupScheduling):
     """Gives each process a file at a time, so that its fixtures are made once, and keeps the tests of a group together.
 
-    Tests of the group "ray" start clusters. One process runs them all, one after another: clusters that run at the same
-    time would compete for cores and miss the timeouts that are tested.
+    Tests of the group "ray" share a cluster, and time out on purpose. Tests of the group "clusters" start clusters of
+    their own, or run whole commands and benches on Ray. A process runs each group, one test after another.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -45,9 +47,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAn
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put users of the cluster into the group "ray", and start that first: it takes longest, and waits most."""
+    """Put users of the cluster into the group "ray", and start the groups first: they take longest, and wait most."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
+        if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
@@ -59,6 +61,14 @@ def same_threads() -> Iterator[None]:
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def same_priority() -> Iterator[None]:
+    """Fail a test that leaves this process at another scheduling policy: it would starve the tests next to it."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +86,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of four CPUs, started once (about 5 s) and only if a test asks for it.
+    """A local Ray cluster of eight CPUs, started once (about 5 s) and only if a test asks for it.
 
     Its files lie in a folder of its own with a short name, since the paths of its sockets must stay below 108 bytes.
     """
@@ -87,7 +97,7 @@ def ray_cluster() -> Iterator[None]:
             warnings.simplefilter("ignore")  # of Ray's own making, such as on how it will treat GPUs one day
             ray.init(
                 "local",  # never one that this machine happens to run
-                num_cpus=4,
+                num_cpus=8,
                 include_dashboard=False,
                 object_store_memory=256 * 2**20,
                 _temp_dir=folder,
@@ -96,3 +106,19 @@ def ray_cluster() -> Iterator[None]:
             )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def actor_pool(ray_cluster: None) -> Iterator[Any]:  # noqa: ARG001 (outlives this fixture)
+    """An actor for every stage, one rank, shared by all tests that render on such a pool: it takes about 10 s to start.
+
+    Actors that a test kills are replaced.
+    """
+    from longtake.actors.policy import RetryPolicy
+    from longtake.actors.pool import ActorPool
+    from longtake.actors.pool_config import PoolConfig, Timeouts
+    from longtake.pipeline.registry import STAGES
+
+    timeouts = Timeouts(start=120, exchange=5, chunk=8, heartbeat=5)
+    with ActorPool(PoolConfig.of(timeouts=timeouts, acts=tuple(STAGES), retries=RetryPolicy(back_off_s=0.1))) as pool:
+        yield pool

@@ -22,7 +22,7 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding, target_of
 from longtake.pipeline.footage.colour import from_rgb
 from longtake.pipeline.footage.values import Footage
-from longtake.pipeline.media.ffmpeg import reported
+from longtake.pipeline.media.ffmpeg import reported, same_scheduling
 
 _MAGIC = b"LTSEG1\0\0"
 _HEAD = struct.Struct("<8sQQIIQQ")  # magic, frames, size, bytes of extradata, packets
@@ -160,5 +160,6 @@ class FootageSegmentEncoder:
         encoder.color_primaries, encoder.color_trc = target.colour.primaries, target.colour.transfer
         encoder.colorspace, encoder.color_range = target.colour.matrix, target.colour.range
         encoder.options = target.options(encoding)
-        encoder.open()
+        with same_scheduling():
+            encoder.open()
         return encoder

@@ -1,7 +1,9 @@
-"""FFmpeg's errors as `MediaError`, and the colour constants that all media modules share."""
+"""FFmpeg's errors as `MediaError`, the colour constants that all media modules share, and a guard around encoders."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import av
@@ -52,3 +54,30 @@ def reported(what: str) -> Iterator[None]:
         yield
     except av.FFmpegError as error:
         raise MediaError(f"{what}: {error}") from error
+
+
+@contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Keep the scheduling policy of this process's threads.
+
+    SVT-AV1, opened by root, gives the calling thread and its own ones the highest real-time priority, which they would
+    keep and their child processes inherit: such a process starves all others on the machine, Ray's daemons too.
+    """
+    before = _policies()
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread, now in _policies().items():
+            if now != before.get(thread, policy):
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(thread, policy, parameters)
+
+
+def _policies() -> dict[int, int]:
+    """Each thread of this process, with its scheduling policy."""
+    policies = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):
+            policies[int(thread.name)] = os.sched_getscheduler(int(thread.name))
+    return policies

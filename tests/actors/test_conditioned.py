@@ -1,13 +1,10 @@
 """Films with conditioning inputs (images, sound, preceding footage) rendered by actors."""
 
 import numpy as np
-import pytest
 import torch
 
 from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
-from longtake.actors.pool import ActorPool
-from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.pipeline import film
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.picture import write_png
@@ -30,8 +27,7 @@ output: {hls: false}
 """
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_actors_render_conditioned_films_to_the_same_bits_as_one_process(tmp_path):
+def test_actors_render_conditioned_films_to_the_same_bits_as_one_process(actor_pool, tmp_path):
     torch.set_num_threads(1)
     truth = true_film("a red circle bounces fast on a dark background", seconds=4)
     write_mp4(tmp_path / "before.mp4", truth.frames, truth.sound.astype(np.float32))
@@ -42,7 +38,5 @@ def test_actors_render_conditioned_films_to_the_same_bits_as_one_process(tmp_pat
         for name in ("alone", "ray")
     )
     film.render(alone)
-    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5), acts=storyboard.acts)
-    with ActorPool(config) as pool:
-        render(take, pool, ChunkPacer(2**28, take.plan.chunk_bytes, lambda: None))
+    render(take, actor_pool, ChunkPacer(2**28, take.plan.chunk_bytes, lambda: None))
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")

@@ -14,7 +14,6 @@ import torch
 
 from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
-from longtake.actors.policy import RetryPolicy
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.pipeline import film
@@ -88,11 +87,9 @@ class Watched(ChunkPacer):
             then()
 
 
-@pytest.fixture(scope="module")
-def pool(ray_cluster):  # noqa: ARG001 (outlives this fixture)
-    timeouts = Timeouts(start=60, exchange=5, chunk=8, heartbeat=5)
-    with ActorPool(PoolConfig.of(timeouts=timeouts, retries=RetryPolicy(back_off_s=0.1))) as pool:
-        yield pool
+@pytest.fixture
+def pool(actor_pool):
+    return actor_pool
 
 
 def test_actors_render_the_same_bits_as_one_process(alone, pool, tmp_path):
@@ -213,7 +210,7 @@ def test_the_event_log_actor_writes_events_without_torch(pool, tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_constructor_that_always_raises_ends_the_start_with_its_error():
     started = monotonic()
-    config = PoolConfig.of(timeouts=Timeouts(start=120, exchange="soon", heartbeat=5))
+    config = PoolConfig.of(timeouts=Timeouts(start=120, exchange="soon", heartbeat=5), acts=("denoise",))
     with (
         ActorPool(config) as pool,
         pytest.raises(StartError, match=r"the same error twice: TypeError: unsupported type for timedelta"),

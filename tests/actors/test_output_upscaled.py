@@ -6,8 +6,6 @@ import torch
 
 from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
-from longtake.actors.pool import ActorPool
-from longtake.actors.pool_config import PoolConfig, Timeouts
 from longtake.pipeline import film
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
@@ -40,9 +38,8 @@ class KillsTheUpscaler(ChunkPacer):
             ray.kill(self._pool.stage("upscale").actors[0])
 
 
-@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("looks_ahead", [False, True])
-def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(looks_ahead, tmp_path):
+def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(looks_ahead, actor_pool, tmp_path):
     torch.set_num_threads(1)
     file = save_tiny_flashvsr(tmp_path / "flashvsr.safetensors", layers=1)
     overrides = ("output.upscale=4", f"output.upscaler={file}") if looks_ahead else ()
@@ -53,9 +50,7 @@ def test_actors_upscale_to_the_same_bits_as_one_process_though_one_is_killed(loo
         for name in ("alone", "ray")
     )
     film.render(alone)
-    config = PoolConfig.of(timeouts=Timeouts(start=120, chunk=30, heartbeat=5), acts=storyboard.acts)
-    with ActorPool(config) as pool:
-        render(take, pool, KillsTheUpscaler(take, pool))
+    render(take, actor_pool, KillsTheUpscaler(take, actor_pool))
     assert take.store.get("film.mp4") == alone.store.get("film.mp4")
     events = take.store.get("events.jsonl").decode()
     assert '"actor.replaced"' in events

@@ -60,23 +60,27 @@ def in_a_thread(call):
     return results[0]
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_session_keeps_its_actors_and_hands_out_finished_chunks_in_any_thread(tmp_path, capfd):
+@pytest.fixture(scope="module")
+def session(ray_cluster):  # noqa: ARG001 (outlives this fixture)
+    with RenderSession(OPTIONS) as session:
+        yield session
+    assert session.pool is None
+
+
+def test_a_session_keeps_its_actors_and_hands_out_finished_chunks_in_any_thread(session, tmp_path, capfd):
     alone, first, second = (take_at(tmp_path / name) for name in ("alone", "first", "second"))
     film.render(alone)
-    with RenderSession(OPTIONS) as session:
-        in_a_thread(lambda: session.prepare(first))
-        pids = session.pool.pids()
-        for take in (first, second):
-            observer = Segments(take)
-            rendered = in_a_thread(lambda take=take, observer=observer: session.render(take, observer))
-            assert rendered.num_frames == take.plan.num_frames
-            assert (observer.names[0], observer.names[-1]) == ("road.start", "film.done")
-            assert [segment.span for segment in observer.segments] == list(take.plan.chunks)
-            expected = [alone.journal.segment(chunk) for chunk in alone.plan.chunks]
-            assert [*map(segment_to_bytes, observer.segments)] == [*map(segment_to_bytes, expected)]
-        assert session.pool.pids() == pids
-    assert session.pool is None
+    in_a_thread(lambda: session.prepare(first))
+    pids = session.pool.pids()
+    for take in (first, second):
+        observer = Segments(take)
+        rendered = in_a_thread(lambda take=take, observer=observer: session.render(take, observer))
+        assert rendered.num_frames == take.plan.num_frames
+        assert (observer.names[0], observer.names[-1]) == ("road.start", "film.done")
+        assert [segment.span for segment in observer.segments] == list(take.plan.chunks)
+        expected = [alone.journal.segment(chunk) for chunk in alone.plan.chunks]
+        assert [*map(segment_to_bytes, observer.segments)] == [*map(segment_to_bytes, expected)]
+    assert session.pool.pids() == pids
     assert capfd.readouterr().out == ""
 
 
@@ -93,23 +97,21 @@ class Fails(Segments):
             raise EnoughError
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_what_tick_or_the_observer_raises_ends_a_render_which_the_same_session_resumes(tmp_path):
+def test_what_tick_or_the_observer_raises_ends_a_render_which_the_same_session_resumes(session, tmp_path):
     take = take_at(tmp_path)
 
     def tick():
         if take.journal.holds("segments", 0):
             raise EnoughError
 
-    with RenderSession(OPTIONS) as session:
-        with pytest.raises(EnoughError):
-            session.render(take, tick=tick)
-        assert not take.store.exists("film.mp4")
-        assert '"road.failed", "error": "EnoughError"' in take.store.get("events.jsonl").decode()
-        with pytest.raises(EnoughError):
-            session.render(take, Fails(take))
-        observer = Segments(take)
-        session.render(take, observer)
+    with pytest.raises(EnoughError):
+        session.render(take, tick=tick)
+    assert not take.store.exists("film.mp4")
+    assert '"road.failed", "error": "EnoughError"' in take.store.get("events.jsonl").decode()
+    with pytest.raises(EnoughError):
+        session.render(take, Fails(take))
+    observer = Segments(take)
+    session.render(take, observer)
     assert "take.fault" not in take.store.get("events.jsonl").decode(), "no actor was at fault"
     assert [segment.span for segment in observer.segments] == list(take.plan.chunks)
     assert observer.names.count("denoise.chunk") < len(take.plan.chunks)

@@ -1,6 +1,8 @@
 import dataclasses
+import os
 from fractions import Fraction
 from itertools import accumulate
+from pathlib import Path
 
 import av
 import pytest
@@ -357,3 +359,13 @@ def test_a_damaged_segment_is_refused(tmp_path, cut):
     data = segment(footage, range(2)).to_bytes()
     with pytest.raises(MediaError, match="make it again"):
         FootageSegment.from_bytes(data[:cut])
+
+
+def test_no_encoder_keeps_a_real_time_priority(tmp_path):
+    footage = open_footage(make(tmp_path / "a.mp4", Film(frames=2)))
+    encoder = FootageSegmentEncoder(footage, 2, FootageEncoding("av1"), range(2))
+    policies = {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+    assert policies == {os.SCHED_OTHER}
+    for picture in enlarged(footage, range(2)):
+        encoder.add(picture[None])
+    assert len(encoder.finish().packets) == 2

@@ -169,7 +169,7 @@ def test_a_worker_that_would_make_other_bits_refuses(clip, workers, tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_do_not_fit_are_reported_with_their_resources(clip, tmp_path):
-    refusal = pytest.raises(CapacityError, match=r"each asks for 400 CPUs and 0 GPUs, the cluster has 4 and 0")
+    refusal = pytest.raises(CapacityError, match=r"each asks for 400 CPUs and 0 GPUs, the cluster has 8 and 0")
     with UpscalePool(UpscalePoolConfig(1, TOOLS, cpus=400, timeouts=Timeouts(start=1))) as workers, refusal:
         run(clip, tmp_path / "out.mp4", workers, 1)
 

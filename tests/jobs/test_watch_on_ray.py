@@ -9,8 +9,6 @@ import torch
 
 from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
-from longtake.actors.pool import ActorPool
-from longtake.actors.pool_config import PoolConfig
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
@@ -67,14 +65,14 @@ def one_thread():
 
 @needs_chromium
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster", "one_thread")
-def test_the_page_plays_a_film_while_actors_render_it(tmp_path):
+@pytest.mark.usefixtures("one_thread")
+def test_the_page_plays_a_film_while_actors_render_it(actor_pool, tmp_path):
     storyboard = parse_storyboard(STORYBOARD)
     model = load_model(storyboard.model)
     take = open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "take")), numerics(model))
     pacer, chunks = HeldConductor(2**28, take.plan.chunk_bytes), len(take.plan.chunks)
-    with ActorPool(PoolConfig.of()) as pool, ThreadPoolExecutor(1) as road:
-        rendering = road.submit(render, take, pool, pacer)
+    with ThreadPoolExecutor(1) as road:
+        rendering = road.submit(render, take, actor_pool, pacer)
         try:
             until(lambda: take.store.exists("journal/take.json"), rendering)
             with serving(take.store) as server, debugging(tmp_path / "profile") as page:
