@@ -14,6 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from longtake.pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.names import stays_below
 
 # On these a file is visible while it is being written, so it is written under another name and then moved.
 # Object stores (S3, GCS, Azure) show an upload only once it is complete.
@@ -210,8 +211,7 @@ class Store:
 
 
 def _check(name: str) -> None:
-    parts = name.split("/")
-    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+    if not stays_below(name):
         raise SpecError(
             f"{name!r} is no name inside an output root; use plain parts joined by '/', such as 'live/video.m3u8'"
         )

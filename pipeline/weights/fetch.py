@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.names import stays_below
 from longtake.pipeline.weights.folder import INDEX, PICKLES, needed, parse_index, refused
 from longtake.pipeline.weights.node_cache import locked, read_record, remember_sha256, sha256_of, stamp, write_whole
 
@@ -88,6 +89,10 @@ def find_source(url: str) -> Source:
                 )
             index = parse_index(fs.cat_file(found[INDEX]["name"]), f"{url.rstrip('/')}/{INDEX}")
             found = {name: found[name] for name in needed(found, index, url)}
+            if outside := [name for name in found if not stays_below(name)]:
+                raise WeightsError(
+                    f"{url} lists {outside[0]!r}, which would be written outside of its copy here; use another source"
+                )
         for name, info in found.items():
             if info.get("size") is None:  # an HTTP listing has only names
                 found[name] = fs.info(info["name"])
@@ -123,7 +128,7 @@ def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with source.fs.open(source.paths[name], "rb") as opened, part.open("wb") as out:
-            while block := opened.read(BLOCK):
+            while size <= source.sizes[name] and (block := opened.read(BLOCK)):
                 digest.update(block)
                 size += out.write(block)
             out.flush()
@@ -133,9 +138,13 @@ def _place(source: Source, name: str, entry: Path, cache: Path) -> None:
             f"{name} of {source.url} cannot be downloaded to {entry}: {error}; run the same command again to continue"
         ) from error
     if size != source.sizes[name]:
-        raise WeightsError(
-            f"{name} of {source.url} ended after {size} of {source.sizes[name]} bytes; run the same command again"
+        part.unlink()
+        seen = (
+            f"is longer than its {source.sizes[name]} bytes"
+            if size > source.sizes[name]
+            else (f"ended after {size} of {source.sizes[name]} bytes")
         )
+        raise WeightsError(f"{name} of {source.url} {seen}; run the same command again")
     part.replace(file)
     remember_sha256(file, cache, digest.hexdigest())
     write_whole(_record(entry, name), json.dumps({**stamp(file), "sha256": digest.hexdigest()}))

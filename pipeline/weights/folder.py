@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.names import is_plain
 from longtake.pipeline.weights.licence import CARD
 from longtake.pipeline.weights.node_cache import fingerprint_of
 from longtake.pipeline.weights.options import LoadOptions
@@ -40,8 +41,11 @@ def parse_index(data: bytes, source: str) -> dict[str, Any]:
         index = json.loads(data)
         if not isinstance(index["_class_name"], str):
             raise TypeError("_class_name is not a string")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{source} is not a model index of diffusers ({error!r}); fetch the model again") from error
+    for part in parts_of(index):
+        if not is_plain(part):
+            raise WeightsError(f"{source} names the part {part!r}, which is no folder next to it; use another source")
     return dict(index)
 
 

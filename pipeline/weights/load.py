@@ -1,16 +1,19 @@
 """Load one of longtake's own models by name, path or URL; save one."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import resources
 from typing import Any, TypeVar
 
 import fsspec
 import safetensors.torch
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.errors import LongtakeError, WeightsError
 from longtake.pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
 
@@ -22,6 +25,12 @@ EMBEDDED_UPSCALERS = {config.name: config for config in (UPSCALER, TINY_UPSCALER
 _CONFIG, _UPSCALER_CONFIG = TypeAdapter(EmbeddedModelConfig), TypeAdapter(UpscalerConfig)
 _KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"
 """Keys of the configuration in a file's header."""
+
+_LARGEST = {"sample_rate": 2**20, "hop": 2**12}
+_OTHERWISE = 2**16
+"""The largest numbers in a configuration, by key; a buffer has `hop` squared elements, and no tensor in the file."""
+_DEPTHS = {"num_layers", "blocks", "attentions"}
+"""Keys that count layers; each layer has at least one tensor."""
 
 
 def load_model(name: str) -> EmbeddedModel:
@@ -77,12 +86,54 @@ def _read(name: str, wanted: str) -> bytes:
 
 def _build(data: bytes, name: str) -> EmbeddedModel:
     tensors, config = _parse(data, name, _KEY, _CONFIG)
+    _check_fit(EmbeddedModel, config, tensors, name)
     return _fill(EmbeddedModel.untrained(config), tensors, name)
 
 
 def _build_upscaler(data: bytes, name: str) -> Upscaler:
     tensors, config = _parse(data, name, _UPSCALER_KEY, _UPSCALER_CONFIG)
+    _check_fit(Upscaler, config, tensors, name)
     return _fill(Upscaler.untrained(config), tensors, name)
+
+
+def _check_fit(
+    kind: type[EmbeddedModel] | type[Upscaler],
+    config: EmbeddedModelConfig | UpscalerConfig,
+    tensors: dict[str, Tensor],
+    name: str,
+) -> None:
+    """Compare the tensors with the sizes in the header before memory is allocated: a header may ask for any size."""
+    for key, size in _numbers(asdict(config)):
+        most = len(tensors) if key in _DEPTHS else _LARGEST.get(key, _OTHERWISE)
+        if size > most:
+            raise WeightsError(
+                f"{name} does not fit the architecture in its header: {key} is {size}, at most {most} fit"
+            )
+    try:
+        with torch.device("meta"):
+            shell = kind(config)  # type: ignore[arg-type]  # the caller pairs them
+    except (ArithmeticError, LongtakeError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{name} has an impossible architecture in its header: {error}") from error
+    shapes = {key: tuple(tensor.shape) for key, tensor in shell.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    differ = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
+    if differ:
+        first = f"{differ[0]} is {found.get(differ[0], 'missing')}, not {shapes.get(differ[0], 'known')}"
+        raise WeightsError(
+            f"{name} does not fit the architecture in its header: {len(differ)} tensors differ ({first})"
+        )
+
+
+def _numbers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
+    """All integers in a configuration, each with its key."""
+    if isinstance(value, dict):
+        for below, item in value.items():
+            yield from _numbers(item, below)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _numbers(item, key)
+    elif isinstance(value, int):
+        yield key, value
 
 
 def _parse(data: bytes, name: str, key: str, adapter: TypeAdapter[Config]) -> tuple[dict[str, Tensor], Config]:

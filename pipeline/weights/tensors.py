@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.names import stays_below
 from longtake.pipeline.weights.folder import INDEX, PICKLES, refused
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.quantize import quantize
@@ -180,6 +181,8 @@ def _of_index(index: Path) -> dict[str, Path]:
         raise WeightsError(f"{index} is not an index of shards ({error!r}); fetch the model again") from error
     if not named:
         raise WeightsError(f"{index} lists no tensors; fetch the model again")
+    if outside := sorted({str(name) for name in named.values() if not stays_below(str(name))}):
+        raise WeightsError(f"{index} names {outside[0]!r}, which is outside of its folder; use another source")
     where = {key: index.parent / str(name) for key, name in named.items()}
     missing = sorted({file.name for file in where.values() if not file.is_file()})
     if missing:
