@@ -28,8 +28,19 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.names import scheme_of
 from longtake.pipeline.registry import SCHEDULES, SOLVERS, STAGES, alternatives
-from longtake.pipeline.yaml_spec import Words, dotted, message_of, number, parse_yaml_spec, read_text, whole, words
+from longtake.pipeline.yaml_spec import (
+    Place,
+    Words,
+    dotted,
+    message_of,
+    number,
+    parse_yaml_spec,
+    read_text,
+    whole,
+    words,
+)
 
 STORYBOARD_TEMPLATE = (
     resources.files("longtake.pipeline")
@@ -175,7 +186,7 @@ class AudioSpec(_Spec):
     """Rate of the sound. `file` is a sound for the whole film, to which the picture is rendered."""
 
     sample_rate: Annotated[int, whole(8000, 192_000)] = 16_000
-    file: Annotated[Words | None, Conditions("sound")] = None
+    file: Annotated[Place | None, Conditions("sound")] = None
 
 
 class Scene(_Spec):
@@ -184,7 +195,7 @@ class Scene(_Spec):
     prompt: Words
     duration: Annotated[str, BeforeValidator(_duration)]
     transition: Literal["continue", "cut"] = "continue"
-    image: Annotated[Words | None, Conditions("image")] = None
+    image: Annotated[Place | None, Conditions("image")] = None
 
     def duration_s(self, fps: Fraction) -> Fraction:
         """The exact length in seconds; frames are counted at `fps`."""
@@ -273,7 +284,7 @@ class OutputSpec(_Spec):
     hls: bool = True
     quality: Annotated[int, whole(0, 51)] = 20
     upscale: Literal[2, 4] | None = None
-    upscaler: Words = "upscaler"
+    upscaler: Place = "upscaler"
 
 
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:
@@ -302,9 +313,9 @@ class Storyboard(_Spec):
     """A whole film; built with `parse_storyboard` or `load_storyboard`."""
 
     title: Words = "Untitled"
-    model: Words = "sounding-shapes"
+    model: Place = "sounding-shapes"
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
-    continue_from: Annotated[Words | None, Conditions("film")] = None
+    continue_from: Annotated[Place | None, Conditions("film")] = None
     video: VideoSpec = VideoSpec()
     audio: Annotated[AudioSpec, BeforeValidator(_sound_file)] = AudioSpec()
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
@@ -364,7 +375,7 @@ def located(storyboard: Storyboard, source: str) -> Storyboard:
     """
 
     def locate(file: str) -> str:
-        if "://" in file:
+        if scheme_of(file):
             return file
         folder = source.rpartition("/")[0]
         if "://" in source and not Path(file).is_absolute():

@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypeVar
 
 import fsspec
 import yaml
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.names import check_place
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
@@ -51,6 +52,8 @@ def words(value: object) -> str:
 
 
 Words = Annotated[str, BeforeValidator(words)]
+Place = Annotated[str, BeforeValidator(words), AfterValidator(check_place)]
+"""A path or URL that a storyboard or manifest may name."""
 
 # ------------------------------------------------------------------ reading
 

@@ -20,8 +20,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from longtake.jobs.manifest_rows import READ_FIX, Row, read_rows
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.names import check_place, scheme_of
 from longtake.pipeline.spec import Storyboard, located, parse_storyboard
-from longtake.pipeline.yaml_spec import Words, message_of, read_text, whole, words
+from longtake.pipeline.yaml_spec import Place, message_of, read_text, whole, words
 
 LEDGER = "batch"
 """The folder of the output root that belongs to the batch itself."""
@@ -99,7 +100,7 @@ def _id(value: object) -> str:
 
 def _storyboard(value: object) -> str | dict[str, Any]:
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        return check_place(value.strip())
     if isinstance(value, dict) and value:
         return value
     raise SpecError("use the path or URL of a storyboard, or its keys")
@@ -136,7 +137,7 @@ class _Entry(BaseModel):
 
     storyboard: Annotated[str | dict[str, Any], BeforeValidator(_storyboard)]
     id: Annotated[str | None, BeforeValidator(_id)] = None
-    output: Words | None = None
+    output: Place | None = None
     priority: Annotated[int, whole(-1_000_000, 1_000_000)] = 0
     project: Annotated[str, BeforeValidator(_project)] = ""
     tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = ()
@@ -280,4 +281,4 @@ def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecE
 
 
 def _is_absolute(url: str) -> bool:
-    return url.startswith("/") or "://" in url
+    return url.startswith("/") or bool(scheme_of(url))

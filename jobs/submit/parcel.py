@@ -1,20 +1,28 @@
-"""What a submitted job runs, and the files that travel with it: a storyboard, or a manifest with its storyboards."""
+"""What a submitted job runs, and the files that travel with it: a storyboard, or a manifest with its storyboards.
+
+Files named relative to them travel too. All others, the cluster must see itself.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import fsspec
 import yaml
 
 from longtake.jobs.manifest_rows import READ_FIX, read_rows
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.names import is_relative, scheme_of, stays_below
 from longtake.pipeline.spec import Storyboard, parse_storyboard
 from longtake.pipeline.yaml_spec import read_text
 
 Kind = Literal["storyboard", "manifest"]
+
+MOST_BYTES = 64 * 2**20
+"""Bytes of all files that travel with one job."""
 
 
 @dataclass(frozen=True)
@@ -66,37 +74,72 @@ def pack(source: str, text: str, output: str, options: SubmitOptions) -> Parcel:
     name = f"longtake-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if kind_of(source, text) == "storyboard":
         storyboard = parse_storyboard(text, options.overrides, source=source)
-        check_seen(storyboard)
         title = storyboard.title
-        file, module, files = "storyboard.yaml", "longtake.jobs.render", {}
+        file, module, files = "storyboard.yaml", "longtake.jobs.render", dict(own_files(storyboard, source))
     else:
         file, module = f"manifest{PurePosixPath(source).suffix or '.yaml'}", "longtake.jobs.batch"
-        title, files = PurePosixPath(source).name, dict(named_files(source))
+        title, files = PurePosixPath(source).name, dict(named_files(source, options.overrides))
+    total = sum(map(len, files.values()))
+    if total > MOST_BYTES:
+        raise SpecError(
+            f"{source} names {total / 1e6:.0f} MB of files next to it, and {MOST_BYTES / 1e6:.0f} MB travel with a job;"
+            " put them where all nodes can read them, and name them by URL or absolute path"
+        )
     command = ("python", "-m", module, file, "-o", output, *sets, *options.flags)
     return Parcel(name, title, command, {**files, file: text.encode()})
 
 
-def check_seen(storyboard: Storyboard) -> None:
-    """Raise `SpecError` if a storyboard names input files that only this machine has."""
-    mistakes = [
-        f"{file.key} is {file.url!r}, a path relative to the storyboard, which the cluster does not see; use a URL, or"
-        " an absolute path that all its nodes have"
-        for file in storyboard.conditioning_files()
-        if "://" not in file.url and not PurePosixPath(file.url).is_absolute()
-    ]
-    if mistakes:
-        raise SpecError("\n".join(mistakes))
+def named_files(manifest: str, overrides: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """The storyboards that a manifest names relative to its own folder, and their files.
+
+    The cluster must see all others itself.
+    """
+    seen: set[str] = set()
+    for row in read_rows(manifest):
+        named = row.values.get("storyboard") if isinstance(row.values, dict) else None
+        folder, text = "", b""
+        if isinstance(named, dict):
+            text = yaml.safe_dump(named).encode()
+        elif isinstance(named, str) and is_relative(named) and named not in seen:
+            seen.add(named)
+            folder, text = named.rpartition("/")[0], _read_below(manifest, named, manifest)
+            yield named, text
+        try:
+            storyboard = parse_storyboard(text.decode("utf-8-sig"), overrides)
+        except (SpecError, UnicodeDecodeError):
+            continue  # the batch names the mistakes
+        yield from own_files(storyboard, manifest, folder)
 
 
-def named_files(manifest: str) -> Iterator[tuple[str, bytes]]:
-    """The storyboards that a manifest names relative to its own folder; the cluster must see all others itself."""
-    rows = [row.values for row in read_rows(manifest) if isinstance(row.values, dict)]
-    names = {str(values["storyboard"]) for values in rows if isinstance(values.get("storyboard"), str)}
-    folder = manifest[: manifest.rfind("/") + 1]
-    for name in sorted(name for name in names if not name.startswith("/") and "://" not in name):
-        if ".." in PurePosixPath(name).parts:
-            raise SpecError(f"{manifest} names {name}, which is not below it and cannot travel; move it, or use a URL")
-        yield name, read_source(folder + name).encode()
+def own_files(storyboard: Storyboard, source: str, folder: str = "") -> Iterator[tuple[str, bytes]]:
+    """The conditioning files that a storyboard names relative to itself, by their names relative to `source`.
+
+    Args:
+        source: the file that is submitted: the storyboard, or a manifest that names it.
+        folder: of the storyboard, relative to `source`.
+    """
+    for file in storyboard.conditioning_files():
+        if is_relative(file.url):
+            name = f"{folder}/{file.url}".lstrip("/")
+            yield name, _read_below(source, name, file.key)
+
+
+def _read_below(source: str, name: str, by: str) -> bytes:
+    """The file `name` below the folder of `source`. Raises `SpecError` if it is elsewhere, also by a link."""
+    folder = source[: source.rfind("/") + 1]
+    outside = not stays_below(name)
+    if not outside and not scheme_of(source):
+        outside = not Path(folder + name).resolve().is_relative_to(Path(folder or ".").resolve())
+    if outside:
+        raise SpecError(f"{by} names {name}, which is not below {source} and cannot travel; move it, or use a URL")
+    try:
+        with fsspec.open(folder + name, "rb") as file:
+            data: bytes = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(f"{by} names {folder}{name}, which does not exist; {READ_FIX}") from None
+    except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
+        raise SpecError(f"{by} names {folder}{name}, which cannot be read: {error}") from error
+    return data
 
 
 def place_of(output: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import longtake
+from longtake.jobs.submit import parcel
 from longtake.jobs.submit.cluster import connect, next_attempt
 from longtake.jobs.submit.code import EXCLUDES, gather_code
 from longtake.jobs.submit.parcel import SubmitOptions, kind_of, pack, place_of
@@ -41,11 +42,11 @@ def test_a_manifest_and_a_storyboard_are_distinguished_by_content(name, text, ki
 
 
 def test_a_storyboard_travels_under_a_fixed_name_with_the_command_of_a_local_render():
-    parcel = _pack(overrides=("seed=3",), flags=("--ranks", "2"))
-    assert parcel.files == {"storyboard.yaml": STORYBOARD.encode()}
-    assert parcel.title == "Red"
+    packed = _pack(overrides=("seed=3",), flags=("--ranks", "2"))
+    assert packed.files == {"storyboard.yaml": STORYBOARD.encode()}
+    assert packed.title == "Red"
     wanted = "python -m longtake.jobs.render storyboard.yaml -o s3://films/one --set seed=3 --ranks 2"
-    assert " ".join(parcel.command) == wanted
+    assert " ".join(packed.command) == wanted
 
 
 def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
@@ -54,9 +55,9 @@ def test_a_manifest_travels_with_the_storyboards_that_it_names(tmp_path):
         (tmp_path / name).write_text(STORYBOARD)
     manifest = "takes: [{storyboard: boards/one.yaml}, {storyboard: two.yaml}, {storyboard: 's3://a/b.yaml'}]"
     (tmp_path / "films.yaml").write_text(manifest)
-    parcel = _pack(manifest, str(tmp_path / "films.yaml"))
-    assert set(parcel.files) == {"manifest.yaml", "boards/one.yaml", "two.yaml"}
-    assert parcel.command[:4] == ("python", "-m", "longtake.jobs.batch", "manifest.yaml")
+    packed = _pack(manifest, str(tmp_path / "films.yaml"))
+    assert set(packed.files) == {"manifest.yaml", "boards/one.yaml", "two.yaml"}
+    assert packed.command[:4] == ("python", "-m", "longtake.jobs.batch", "manifest.yaml")
 
 
 def test_a_storyboard_that_is_missing_or_cannot_travel_is_reported_before_anything_is_sent(tmp_path):
@@ -95,12 +96,58 @@ def test_all_mistakes_of_a_storyboard_are_reported_before_anything_is_sent():
         _pack(overrides=("seed=-1",))
 
 
-def test_files_that_only_this_machine_has_are_refused_and_others_travel_by_name():
-    with pytest.raises(
-        SpecError, match=r"audio\.file is 'song\.wav', a path relative to the storyboard, which the cluster"
-    ):
-        _pack(overrides=("audio=song.wav", "continue_from=s3://films/before.mp4"))
-    assert _pack(overrides=("audio=/shared/song.wav", "continue_from=s3://films/before.mp4")).command
+def test_files_next_to_a_storyboard_travel_and_the_cluster_sees_all_others_itself(tmp_path):
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds/song.wav").write_bytes(b"song")
+    name, elsewhere = str(tmp_path / "film.yaml"), "continue_from=s3://films/before.mp4"
+    packed = _pack(name=name, overrides=("audio=sounds/song.wav", elsewhere))
+    assert packed.files == {"storyboard.yaml": STORYBOARD.encode(), "sounds/song.wav": b"song"}
+    for absolute in ("/shared/song.wav", "file:/shared/song.wav", "file:///shared/song.wav"):
+        assert set(_pack(name=name, overrides=(f"audio={absolute}", elsewhere)).files) == {"storyboard.yaml"}
+
+
+def test_files_of_the_storyboards_of_a_manifest_travel_too(tmp_path):
+    (tmp_path / "boards").mkdir()
+    for picture in ("still.png", "boards/still.png"):
+        (tmp_path / picture).write_bytes(picture.encode())
+    board = STORYBOARD.replace("duration: 2s", "duration: 2s, image: still.png")
+    (tmp_path / "boards/one.yaml").write_text(board)
+    (tmp_path / "boards/broken.yaml").write_text("scenes: [")
+    manifest = f"takes: [{{storyboard: boards/one.yaml}}, {{storyboard: boards/broken.yaml}}, {{storyboard: {board}}}]"
+    (tmp_path / "films.yaml").write_text(manifest)
+    files = _pack(manifest, str(tmp_path / "films.yaml")).files
+    assert set(files) == {"manifest.yaml", "boards/one.yaml", "boards/broken.yaml", "boards/still.png", "still.png"}
+    assert files["boards/still.png"] == b"boards/still.png"
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        ("gone.wav", "gone.wav, which does not exist"),
+        ("../secret.wav", "not below .* and cannot travel"),
+        ("link.wav", "not below .* and cannot travel"),
+        ("simplecache::file:/etc/passwd", "chained by :: are not opened"),
+        ("local:/etc/passwd", "--allow-scheme local permits local as well"),
+        ("data:text/plain,hi", "--allow-scheme data permits data as well"),
+        ("big.wav", "travel with a job"),
+    ],
+)
+def test_a_file_that_cannot_travel_is_refused_before_anything_is_sent(audio, message, tmp_path, monkeypatch):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    (tmp_path / "films/link.wav").symlink_to(tmp_path / "secret.wav")
+    (tmp_path / "films/big.wav").write_bytes(b"1234")
+    if audio == "big.wav":
+        monkeypatch.setattr(parcel, "MOST_BYTES", 3)
+    with pytest.raises(SpecError, match=message):
+        _pack(name=str(tmp_path / "films/film.yaml"), overrides=(f"audio={audio}",))
+
+
+def test_a_manifest_cannot_have_files_of_this_machine_sent_to_the_cluster(tmp_path):
+    for named in ("file:/etc/hostname", "/etc/hostname", "local:/etc/hostname", "simplecache::file:/etc/hostname"):
+        manifest = json.dumps({"storyboard": named})
+        (tmp_path / "films.jsonl").write_text(manifest)
+        assert set(_pack(manifest, str(tmp_path / "films.jsonl")).files) == {"manifest.jsonl"}
 
 
 def test_an_address_that_is_no_url_is_refused():
