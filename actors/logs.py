@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from typing_extensions import override
 
+from longtake.pipeline.names import redacted
+
 LOGGER = "longtake"
 
 _bound: dict[str, Any] = {}  # for the whole process, in all threads
@@ -35,7 +37,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return redacted(json.dumps(line, default=str))
 
 
 def configure(stream: TextIO | None = None) -> logging.Logger:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from longtake.pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.names import redacted
 
 
 class Command(TyperCommand):
@@ -47,7 +48,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
         app(arguments)
     except LongtakeError as error:
         cause = getattr(error, "cause", error)  # without the stack trace that Ray adds
-        typer.secho(f"longtake: {cause}", err=True, fg="red")
+        typer.secho(f"longtake: {redacted(str(cause))}", err=True, fg="red")
         sys.exit(2 if isinstance(error, SpecError) else 1)
 
 

@@ -55,3 +55,11 @@ def check_place(url: str) -> str:
         known = ", ".join(sorted(_allowed))
         raise SpecError(f"use a path, or a URL of {known}; --allow-scheme {scheme} permits {scheme} as well")
     return url
+
+
+_SECRET = re.compile(r"(\b\w[\w+.-]*://[^\s/:@\"']*):[^\s/@\"']+@")
+
+
+def redacted(text: str) -> str:
+    """`text` with the passwords of its URLs as `***`: for messages, logs and events, which others read."""
+    return _SECRET.sub(r"\1:***@", text)

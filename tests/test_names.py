@@ -3,7 +3,7 @@
 import pytest
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.names import check_place, is_plain, is_relative, scheme_of, stays_below
+from longtake.pipeline.names import check_place, is_plain, is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import parse_storyboard
 
 
@@ -75,3 +75,47 @@ def test_a_storyboard_names_no_other_places(url, key):
     if "\0" not in url:
         with pytest.raises(SpecError, match=key.split("=")[0].replace("[", r"\[").replace("audio", "audio.file")):
             parse_storyboard(text, [key.format(url)])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/a cannot be read", "s3://key:***@bucket/a cannot be read"),
+        (
+            '{"a": "https://me:p%40ss@host:80/x", "b": "ftp://:pw@h"}',
+            '{"a": "https://me:***@host:80/x", "b": "ftp://:***@h"}',
+        ),
+        ("http://127.0.0.1:8265 and me@host: no", "http://127.0.0.1:8265 and me@host: no"),
+        ("https://host:80/a@b", "https://host:80/a@b"),
+    ],
+)
+def test_passwords_in_urls_are_not_shown(text, shown):
+    assert redacted(text) == shown
+
+
+def test_no_log_event_or_error_shows_a_password(tmp_path, capsys):
+    import io
+    import json
+
+    from longtake.actors import logs
+    from longtake.jobs import entry
+    from longtake.pipeline.journal.event_log import EventLog
+    from longtake.pipeline.journal.store import Store
+
+    secret = "s3://key:secret@bucket/take"
+    stream = io.StringIO()
+    logs.configure(stream).info("take.opened", extra={"fields": {"take": secret}})
+    assert "secret" not in stream.getvalue()
+    assert "key" in json.loads(stream.getvalue())["take"]
+    with EventLog(Store(str(tmp_path))) as log:
+        log.event("film.done", url=secret)
+    assert "secret" not in (tmp_path / "events.jsonl").read_text()
+
+    def fail() -> None:
+        raise SpecError(f"-o is {secret}")
+
+    app = entry.new_app()
+    app.command()(fail)
+    with pytest.raises(SystemExit):
+        entry.run(app, [])
+    assert "secret" not in capsys.readouterr().err

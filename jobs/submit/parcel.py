@@ -15,7 +15,7 @@ import yaml
 
 from longtake.jobs.manifest_rows import READ_FIX, read_rows
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.names import is_relative, scheme_of, stays_below
+from longtake.pipeline.names import is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import Storyboard, parse_storyboard
 from longtake.pipeline.yaml_spec import read_text
 
@@ -146,6 +146,11 @@ def place_of(output: str) -> str:
     """The output root as the job names it. Raises `SpecError` for memory, which ends with its process."""
     if output.startswith("memory:"):
         raise SpecError(f"-o is {output}; memory belongs to one process: use a URL or a folder that all nodes share")
+    if redacted(output) != output:
+        raise SpecError(
+            f"-o is {output}; its password would be shown with the job: give the nodes credentials of their own, such"
+            " as AWS_ACCESS_KEY_ID in their environment, and leave it out"
+        )
     return str(Path(output).absolute()) if is_path(output) else output
 
 

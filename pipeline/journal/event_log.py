@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.names import redacted
 
 NAME = "events.jsonl"
 
@@ -54,7 +55,7 @@ class EventLog:
     def event(self, name: str, **fields: Any) -> None:
         """Write an event. `time` is when it happened; by default now."""
         line = {"time": now(), "event": name, **fields}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(redacted(json.dumps(line)) + "\n")
         if monotonic() >= self._put_next:
             self._put()
 

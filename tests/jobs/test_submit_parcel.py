@@ -246,3 +246,8 @@ def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_pa
     assert not folders & {".git", ".venv", "deploy", "docs", "out", "tests"}
     assert sum(info.file_size for info in files if not info.filename.endswith(".safetensors")) < 2 * 2**20
     assert sum(info.file_size for info in files) < 24 * 2**20
+
+
+def test_a_password_in_the_output_is_not_sent_along():
+    with pytest.raises(SpecError, match="its password would be shown with the job"):
+        place_of("s3://key:secret@bucket/film")
