@@ -112,11 +112,18 @@ def sound_before_zero_s(footage: Footage) -> Fraction:
         awaited = {stream.index for stream in container.streams.audio}
         earliest = Fraction(0)
         for packet in islice(Timeline(container).packets(container.streams.audio), _FIRST_PACKETS):
+            if is_cut_away(packet):
+                continue
             earliest = min(earliest, (packet.pts or 0) * packet.time_base - footage.start_s)
             awaited.discard(packet.stream_index)
             if not awaited:
                 break
         return -earliest
+
+
+def is_cut_away(packet: Packet[Any]) -> bool:
+    """Whether an edit list hides a packet that ends before the film, and is no encoder's priming either."""
+    return packet.is_discard and packet.pts is not None and packet.pts + (packet.duration or 0) < 0
 
 
 def _has_code(language: str) -> bool:
@@ -170,6 +177,7 @@ class Copier:
     ) -> None:
         self._out, self._excerpt, self._container = out, excerpt, container
         self._copies: dict[int, Stream] = {}
+        self._decoded: dict[int, int] = {}  # of each stream of sound, when the latest packet is decoded
         lost = {other.index for other in lost_streams(footage, container)}
         for other in footage.others:
             stream = source.streams[other.index]
@@ -222,9 +230,19 @@ class Copier:
                 if not packet.size:
                     continue  # PyAV's sign that a stream has ended
                 packet.pts = packet.dts = 0  # a cover
-            if self._fit(packet):
+            if self._fit(packet) and not self._repeats(packet):
                 packet.stream = self._copies[packet.stream_index]
                 yield packet
+
+    def _repeats(self, packet: Packet[Any]) -> bool:
+        """Whether a packet of sound begins before the latest one, as where transport streams are joined."""
+        if packet.stream.type != "audio" or packet.dts is None:
+            return False
+        latest = self._decoded.get(packet.stream_index)
+        if latest is not None and packet.dts <= latest:
+            return True
+        self._decoded[packet.stream_index] = packet.dts
+        return False
 
     def _fit(self, packet: Packet[Any]) -> bool:
         """Move a packet into the new file's time; False if it lies outside."""
@@ -234,6 +252,8 @@ class Copier:
         kind = packet.stream.type
         if self._container != "matroska" and codec_name(packet.stream) == "mov_text" and bytes(packet) == _SILENCE:
             return False  # the pause between two lines, which the writer creates again
+        if self._container == "matroska" and is_cut_away(packet):
+            return False
         if not packet.stream.disposition & Disposition.attached_pic:
             if not self._excerpt.holds(pts * tick_s, (pts + (packet.duration or 0)) * tick_s):
                 return False

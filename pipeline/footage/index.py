@@ -136,7 +136,9 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         notes=tuple(
             f"{name} is not carried over" for kind, name in _NOT_CARRIED.items() if side_data(picture, kind) is not None
         )
+        + tuple(str(change) for change in times.changes if not change.is_size)
         + _losses(times),
+        size_change=next((str(change) for change in times.changes if change.is_size), ""),
         start_s=times.start_s,
         size=times.size,
         in_order=times.in_order,

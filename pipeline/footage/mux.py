@@ -50,6 +50,8 @@ def check_output(footage: Footage, encoding: FootageEncoding, path: Path) -> tup
     container = _format(path, encoding)
     if path.exists() and Path(footage.url).exists() and path.samefile(footage.url):
         raise MediaError(f"{path} is the footage itself; write to another file")
+    if footage.size_change:
+        raise MediaError(f"{footage.url}: {footage.size_change}; cut the film there")
     losses = [*footage.notes, *target_of(footage, encoding).losses]
     losses += [f"{other} is left out: {path.suffix} cannot hold it" for other in lost_streams(footage, container)]
     losses += [
@@ -76,10 +78,16 @@ def rehearse(footage: Footage, encoding: FootageEncoding, scale: int, path: Path
     encoder.add(torch.zeros(1, 3, footage.height * scale, footage.width * scale))
     segment = encoder.finish()
     excerpt = Excerpt.of(footage, range(footage.num_frames))
-    with TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
-        film = _Film(footage, encoding, Path(folder) / f"rehearsal{path.suffix}", excerpt, segment, stack)
-        film.write(segment.packets[0])
-        film.finish(whole=False)
+    try:
+        with TemporaryDirectory(prefix="longtake-") as folder, ExitStack() as stack:
+            film = _Film(footage, encoding, Path(folder) / f"rehearsal{path.suffix}", excerpt, segment, stack)
+            film.write(segment.packets[0])
+            film.finish(whole=False)
+    except MediaError as error:
+        raise MediaError(
+            f"{path} cannot be written, as a trial with its first second shows ({error.__cause__ or error}); use"
+            " another container, such as .mkv"
+        ) from error
 
 
 def write_footage(

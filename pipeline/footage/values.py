@@ -126,6 +126,7 @@ class Footage:
         damaged: what happens to pictures that do not decode: "stop", "skip" or "hold".
         lost_s: the times of those pictures.
         shows: for each picture the number of the one that is decoded for it; empty if that is itself.
+        size_change: a sentence if the size of the pictures changes midway; empty otherwise.
         deinterlaced: whether pictures are read without the combs of their two fields.
     """
 
@@ -164,6 +165,7 @@ class Footage:
     damaged: str = "stop"
     lost_s: tuple[Fraction, ...] = ()
     shows: tuple[int, ...] = ()
+    size_change: str = ""
     deinterlaced: bool = False
 
     @property

@@ -41,10 +41,12 @@ class SoundStream:
     """A film's sound: `blocks` are float32 [c n] one after the other, to be gone through once.
 
     The encoder's priming and padding are removed, and the first sample sounds at `start_s` after the film's start.
+    `layout` is FFmpeg's name of the channels, such as "5.1".
     """
 
     start_s: Fraction
     rate: int
+    layout: str
     blocks: Iterator[Samples]
 
 
@@ -59,10 +61,10 @@ def stream_sound(url: str, channels: int | None = None, size: int | None = None)
         MediaError: it cannot be read, or does not decode.
     """
     blocks = _trimmed_blocks(url, channels, size)
-    start_s, rate, first = next(blocks)
+    start_s, rate, layout, first = next(blocks)
     if rate == 0:
         return None
-    return SoundStream(start_s, rate, chain((first,), (block for _, _, block in blocks)))
+    return SoundStream(start_s, rate, layout, chain((first,), (block for *_, block in blocks)))
 
 
 def sound_stream(container: InputContainer) -> AudioStream | None:
@@ -70,12 +72,12 @@ def sound_stream(container: InputContainer) -> AudioStream | None:
     return min(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default, default=None)
 
 
-def _trimmed_blocks(url: str, channels: int | None, size: int | None) -> Iterator[tuple[Fraction, int, Samples]]:
-    """Blocks, each with the stream's start and rate; a rate of 0 for a silent film."""
+def _trimmed_blocks(url: str, channels: int | None, size: int | None) -> Iterator[tuple[Fraction, int, str, Samples]]:
+    """Blocks, each with the stream's start, rate and layout; a rate of 0 for a silent film."""
     with opened(url, size) as container:
         stream = sound_stream(container)
         if stream is None:
-            yield Fraction(0), 0, np.zeros((0, 0), dtype=np.float32)
+            yield Fraction(0), 0, "", np.zeros((0, 0), dtype=np.float32)
             return
         check_decodable(stream, url)
         common_s, placed = common_start_s(container), _Placed(stream, channels)
@@ -93,9 +95,9 @@ def _trimmed_blocks(url: str, channels: int | None, size: int | None) -> Iterato
                 ) from error
             for frame in frames:
                 for block in placed.add(frame):
-                    yield placed.start_s - common_s, placed.rate, block
+                    yield placed.start_s - common_s, placed.rate, placed.layout, block
         for block in placed.rest():
-            yield placed.start_s - common_s, placed.rate, block
+            yield placed.start_s - common_s, placed.rate, placed.layout, block
         if not placed.num_samples:
             raise MediaError(f"{url}: its sound ({codec_name(stream)}) holds nothing that decodes")
 
@@ -106,7 +108,7 @@ class _Placed:
     def __init__(self, stream: AudioStream, channels: int | None) -> None:
         self.start_s, self.rate, self.num_samples = Fraction(0), 0, 0
         self._tick_s = stream.time_base or Fraction(1)
-        self._channels, self._layout = channels, ""
+        self._channels, self.layout = channels, ""
         self._converter: tuple[tuple[str, str, int], AudioResampler] | None = None
         self._stop_s: Fraction | None = None
         self._held: Samples | None = None
@@ -174,9 +176,9 @@ class _Placed:
             if self._converter is not None:
                 blocks += _arrays(self._converter[1].resample(None))
             many = self._channels in _LAYOUTS and frame.layout.nb_channels > 2
-            self._layout = self._layout or (_LAYOUTS[self._channels or 1] if many else frame.layout.name)
-            options = _UNCLIPPED if self._layout != frame.layout.name else None
-            resampler = AudioResampler(format="flt", layout=self._layout, rate=self.rate, options=options)
+            self.layout = self.layout or (_LAYOUTS[self._channels or 1] if many else frame.layout.name)
+            options = _UNCLIPPED if self.layout != frame.layout.name else None
+            resampler = AudioResampler(format="flt", layout=self.layout, rate=self.rate, options=options)
             self._converter = (form, resampler)
         return blocks + _arrays(self._converter[1].resample(frame))
 

@@ -20,6 +20,7 @@ from longtake.pipeline.media.ffmpeg import reported
 _BLOCK_BYTES = 4 << 20
 _KEPT = {"maxblocks": 8}
 _BUFFER_BYTES = 1 << 20
+_MOST_PIXELS = 8192 * 8192
 
 
 @contextmanager
@@ -88,6 +89,11 @@ def picture_stream(container: InputContainer, url: str) -> VideoStream:
         raise MediaError(f"{url} holds no picture: no moving picture, only {kinds}; give a film")
     stream = min(streams, key=lambda stream: not stream.disposition & Disposition.default)
     check_decodable(stream, url)
+    if stream.width * stream.height > _MOST_PIXELS:
+        raise MediaError(
+            f"{url} has pictures of {stream.width}x{stream.height}; at most {_MOST_PIXELS} pixels are read"
+        )
+    stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}  # for sizes that change later, or are a lie
     return stream
 
 

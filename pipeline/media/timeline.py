@@ -28,13 +28,14 @@ class Timeline:
         container: at its start. Only containers that FFmpeg knows to restart are watched.
 
     Attributes:
-        restarts: how many there were so far.
+        is_watched: whether the clock of such a container may restart.
+        restarts: how many restarts there were so far.
     """
 
     def __init__(self, container: InputContainer) -> None:
         self.restarts = 0
         self._container = container
-        self._watched = bool(container.format.flags & _CLOCK_MAY_RESTART)
+        self.is_watched = bool(container.format.flags & _CLOCK_MAY_RESTART)
         self._shift_s = Fraction(0)
         self._due_s: dict[int, Fraction] = {}
         self._latest_s: Fraction | None = None
@@ -42,13 +43,13 @@ class Timeline:
     def packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
         """The packets of `wanted` in the file's order, on one clock."""
         streams = [*wanted]
-        if self._watched:
+        if self.is_watched:
             chosen = {stream.index for stream in wanted}
             streams += [stream for stream in timed_streams(self._container) if stream.index not in chosen]
         only(self._container, *streams)
         indices = {stream.index for stream in wanted}
         for packet in self._container.demux(streams):
-            if self._watched:
+            if self.is_watched:
                 self._move(packet)
             is_end = packet.pts is None and packet.dts is None  # PyAV's sign that a stream has ended
             if packet.stream_index in indices and (packet.size or is_end):

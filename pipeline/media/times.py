@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longtake.pipeline.errors import MediaError
+from longtake.pipeline.media.changes import Change, ChangeWatch, is_sound_watched
 from longtake.pipeline.media.source import bytes_of, codec_name, opened, picture_stream
 from longtake.pipeline.media.timeline import Timeline, common_start_s
 from longtake.pipeline.media.whole import check_whole
@@ -54,6 +55,7 @@ class Times:
         restarts: whether the clock restarts, so that a seek cannot find a time.
         lost_s: the times of pictures that do not decode, and are left out or replaced by the picture before.
         shows: for each picture the number of the one that is decoded for it; empty if that is itself.
+        changes: what changes inside picture or sound, as far as packets tell.
     """
 
     pts: tuple[int, ...]
@@ -66,6 +68,7 @@ class Times:
     restarts: bool = False
     lost_s: tuple[Fraction, ...] = ()
     shows: tuple[int, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 def picture_times(url: str, damaged: str | None = STOP) -> Times:
@@ -87,8 +90,8 @@ def picture_times(url: str, damaged: str | None = STOP) -> Times:
         raise MediaError(f"{url} holds no picture; it is empty or cut off")
     if damaged == STOP and scan.corrupt:
         raise MediaError(
-            f"{url} is cut off or damaged at packet {min(scan.corrupt)} of its picture; fetch it again, or add"
-            " --damaged skip or --damaged hold"
+            f"{url} is cut off or damaged at packet {min(scan.corrupt)} of its picture; fetch it again, or use longtake"
+            " upscale --damaged skip or --damaged hold"
         )
     if damaged in {STOP, None} and not scan.must_decode:
         packets = sorted(scan.packets)
@@ -109,6 +112,7 @@ class _Scan:
     corrupt: dict[int, int] = field(default_factory=dict)  # times of incomplete packets, by the packet's number
     must_decode: bool = False
     restarts: bool = False
+    changes: tuple[Change, ...] = ()
 
     def times(self, url: str, packets: Sequence[_Shown], keyframes: tuple[int, ...], **changes: Any) -> Times:
         """The times of a film of these pictures, which are in order."""
@@ -117,7 +121,17 @@ class _Scan:
         self.content.update(repr((pts, durations, keyframes, *changes.values())).encode())
         self.content.update(_ends(url, self.size))
         digest = self.content.hexdigest()
-        return Times(pts, durations, keyframes, digest, self.start_s, self.size, restarts=self.restarts, **changes)
+        return Times(
+            pts,
+            durations,
+            keyframes,
+            digest,
+            self.start_s,
+            self.size,
+            restarts=self.restarts,
+            changes=self.changes,
+            **changes,
+        )
 
 
 def _scanned(url: str, size: int) -> _Scan:
@@ -128,9 +142,15 @@ def _scanned(url: str, size: int) -> _Scan:
         scan.must_decode = codec_name(stream) in _HIDES_PICTURES
         latest, most = round(scan.start_s / tick_s), round(_MOST_S / tick_s)
         timeline, shown, restarts = Timeline(container), set[int](), 0
-        for number, packet in enumerate(timeline.packets([stream])):
+        watch, number = ChangeWatch(stream, scan.start_s), -1
+        heard = [sound for sound in container.streams.audio if timeline.is_watched and is_sound_watched(sound)]
+        for packet in timeline.packets([stream, *heard]):
             if not packet.size:
                 continue
+            watch.look(packet)
+            if packet.stream_index != stream.index:
+                continue
+            number += 1
             scan.content.update(bytes(packet))
             if timeline.restarts > restarts:  # the packet that a restart cuts short is whole but for its padding
                 restarts = timeline.restarts
@@ -148,7 +168,7 @@ def _scanned(url: str, size: int) -> _Scan:
             latest = ticks or 0
             scan.packets.append((latest, packet.duration or 0, packet.is_keyframe))
             shown.add(latest)
-        scan.restarts = restarts > 0
+        scan.restarts, scan.changes = restarts > 0, tuple(watch.changes)
     return scan
 
 
@@ -185,7 +205,7 @@ def intact(packet: Packet[Any], url: str, *, tolerant: bool, where: str = "") ->
         at = "at the end" if packet.pts is None else f"at {float(packet.pts * packet.time_base):.3f} s"
         raise MediaError(
             f"{url}: {where or 'its picture'} {at} is damaged and does not decode ({error.strerror}); fetch the file"
-            " again, or add --damaged skip or --damaged hold"
+            " again, or use longtake upscale --damaged skip or --damaged hold"
         ) from error
     return [frame for frame in frames if not (tolerant and frame.is_corrupt)]
 

@@ -36,8 +36,8 @@ def check_whole(file: Any, url: str) -> None:
     file.seek(0)
     if size < stop < _TO_THE_END:
         raise MediaError(
-            f"{url} is cut off: it promises {stop} bytes and has {size}; fetch it again, or add --damaged skip to use"
-            " what is there"
+            f"{url} is cut off: it promises {stop} bytes and has {size}; fetch it again, or use longtake upscale"
+            " --damaged skip for what is there"
         )
 
 

@@ -13,12 +13,15 @@ import torch
 from av.video.frame import VideoFrame
 
 from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.colour import from_rgb, layout_of, to_rgb
 from longtake.pipeline.footage.index import open_footage
+from longtake.pipeline.footage.mux import check_output
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.values import Colour, LightLevel, MasteringDisplay
 from longtake.pipeline.media.read import count_film
 from longtake.pipeline.media.sound import stream_sound
+from longtake.pipeline.testing.film_kinds import Recipe
 from longtake.pipeline.upscaling.output import Output
 from tests.footage import footage_files
 from tests.footage.footage_files import CLOSED, GRADUAL, HDR, OPEN, PQ, Film, make
@@ -290,8 +293,26 @@ def test_a_size_that_changes_midway_is_refused_with_the_picture(tmp_path):
             shift += 90_000
     footage = open_footage(str(tmp_path / "both.ts"))
     assert footage.num_frames == 10
+    with pytest.raises(MediaError, match=r"at 1\.0.. s its size changes from 96x64 to 128x64; cut the film there"):
+        check_output(footage, FootageEncoding(), tmp_path / "out.mp4")
     with pytest.raises(MediaError, match="picture 5 has 128x64 pixels, the first 96x64"):
         everything(footage)
+
+
+def test_what_changes_inside_a_film_is_said_before_any_work(tmp_path):
+    parts = []
+    for name, recipe in (
+        ("a", Recipe(layout="stereo")),
+        ("b", Recipe(layout="5.1", options={"x264-params": "tff=1:colorprim=bt709"})),
+    ):
+        parts.append(recipe.write(tmp_path / f"{name}.ts").read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    said = check_output(open_footage(str(tmp_path / "both.ts")), FootageEncoding(), tmp_path / "out.mp4")
+    assert [note for note in said if "interlacing changes from whole pictures to fields" in note]
+    assert [note for note in said if "colour changes from (2, 2, 2) to (1, 2, 2)" in note]
+    assert [note for note in said if "the rate or the channels of audio stream 1 change" in note]
+    steady = Recipe(options={"g": "4"}).write(tmp_path / "steady.ts")
+    assert check_output(open_footage(str(steady)), FootageEncoding(), tmp_path / "out.mp4") == ()
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from longtake.pipeline.footage.mux import check_output, rehearse, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.timecode import timecode_after
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
-from longtake.pipeline.testing.film_kinds import Recipe
+from longtake.pipeline.testing.film_kinds import KINDS, Recipe
 from longtake.pipeline.upscale_film import upscale
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Handoff, UpscaleSpec
 from tests.footage.footage_files import Film, make
+from tests.footage.test_kinds import click_s
 from tests.footage.test_write import segments
 
 MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=2))
@@ -164,6 +165,22 @@ def test_what_an_encoder_or_a_muxer_refuses_is_refused_before_the_work(tmp_path)
         for target in ("mp4", "mov", "mkv"):
             rehearse(footage, FootageEncoding(), 2, tmp_path / f"c.{target}")
             write_footage(footage, segments(footage), FootageEncoding(), tmp_path / f"c.{target}")
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "ten-hours.ts", "trimmed.mp4", "raw.h264", "piped.avi", "hidden.webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_odd_files_are_written_in_sync(tmp_path, name, suffix):
+    kind = next(kind for kind in KINDS if kind.name == name)
+    footage, target = open_footage(kind.write(tmp_path)), tmp_path / f"out{suffix}"
+    rehearse(footage, FootageEncoding(), 2, target)
+    write_footage(footage, segments(footage), FootageEncoding(), target)
+    film = open_footage(str(target))
+    assert film.num_frames == footage.num_frames
+    starts = [(pts - one.pts[0]) * one.time_base for one in (footage, film) for pts in one.pts[-1:]]
+    assert float(starts[0]) == pytest.approx(float(starts[1]), abs=0.002)
+    if kind.click_s is not None:
+        first_s = float(film.pts[0] * film.time_base - film.start_s)
+        assert click_s(str(target)) - first_s == pytest.approx(kind.click_s, abs=0.0025)
 
 
 def test_the_transparency_of_packed_pictures_is_read():
