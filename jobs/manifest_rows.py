@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.yaml_spec import duplicates, read_text
+from longtake.pipeline.yaml_spec import composed, duplicates, read_text, yaml_problem
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, if libyaml is installed
 
@@ -51,24 +51,22 @@ def read_rows(url: str) -> list[Row]:
 
 def _yaml_rows(text: str, url: str) -> Iterator[Row]:
     try:
-        loader = _YAML(text)
-        root = loader.get_single_node()
-        takes = _takes(root, url)
+        loader, root = composed(text, _YAML)
+        takes = _takes(root)
         mistakes = [tuple(duplicates(node, "", set())) for node in takes]  # before `<<` is expanded
         for node, found in zip(takes, mistakes, strict=True):
             yield Row(node.start_mark.line + 1, loader.construct_document(node), found)
-    except yaml.MarkedYAMLError as error:
-        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
-        raise SpecError(f"{url} is not valid YAML: {where}{error.problem}") from None
+    except SpecError as error:
+        raise SpecError(f"{url}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"{url} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise SpecError(f"{url} is not valid YAML: {yaml_problem(error)}") from None
 
 
-def _takes(root: yaml.Node | None, url: str) -> list[yaml.Node]:
+def _takes(root: yaml.Node | None) -> list[yaml.Node]:
     if isinstance(root, yaml.MappingNode) and [key.value for key, _ in root.value] == ["takes"]:
         root = root.value[0][1]
     if not isinstance(root, yaml.SequenceNode):
-        raise SpecError(f"{url} is not a list of takes; write `takes:` and one item for each, with a `storyboard`")
+        raise SpecError("it is not a list of takes; write `takes:` and one item for each, with a `storyboard`")
     return list(root.value)
 
 
@@ -83,6 +81,8 @@ def _json_rows(text: str, _: str) -> Iterator[Row]:
             yield Row(line, json.loads(written, object_pairs_hook=_once))
         except json.JSONDecodeError as error:
             yield Row(line, {}, (f"it is not valid JSON: {error.msg} in column {error.colno}",))
+        except RecursionError:
+            yield Row(line, {}, ("it is nested too deeply to be read; write its values flat",))
         except SpecError as error:
             yield Row(line, {}, (str(error),))
 

@@ -57,17 +57,54 @@ Place = Annotated[str, BeforeValidator(words), AfterValidator(check_place)]
 
 # ------------------------------------------------------------------ reading
 
+MOST_TEXT, MOST_NODES, MOST_LEVELS = 64_000_000, 5_000_000, 40
+"""Bounds of a text: its characters, the values that it stands for, and how deep they are nested."""
+
 
 def read_text(url: str, fix: str) -> str:
     """The text at any path or fsspec URL. Raises `SpecError`, which ends with `fix` if nothing is there."""
     try:
         with fsspec.open(url, "r", encoding="utf-8-sig") as file:
-            text: str = file.read()
+            text: str = file.read(MOST_TEXT + 1)
     except FileNotFoundError:
         raise SpecError(f"{url} does not exist; {fix}") from None
     except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{url} cannot be read: {error}") from error
+    if len(text) > MOST_TEXT:
+        raise SpecError(f"{url} is longer than {MOST_TEXT / 1e6:.0f} million characters; name a storyboard or manifest")
     return text
+
+
+def composed(text: str, kind: Any = yaml.SafeLoader) -> tuple[Any, yaml.Node | None]:
+    """A loader of `text`, and the root that it composed; nothing is constructed yet.
+
+    Args:
+        kind: `SafeLoader`, or `CSafeLoader`, which dies of nesting that is too deep.
+
+    Raises:
+        SpecError: the text is small and what it stands for is not: aliases of aliases, or deep nesting.
+        yaml.YAMLError, ValueError: it is not valid.
+    """
+    depth = 0
+    for event in yaml.parse(text, kind):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            raise SpecError(f"its values are nested more than {MOST_LEVELS} levels deep; write them flat")
+    loader = kind(text)
+    root = loader.get_single_node()
+    if root is not None and _expanded_size(root, {}) > MOST_NODES:
+        raise SpecError(f"it stands for more than {MOST_NODES:,} values, counting its aliases (*); write them out")
+    return loader, root
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of nodes below `node`, with every alias expanded, except for one of a node that contains it."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = parts if isinstance(node, yaml.CollectionNode) else ()
+        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in below)
+    return sizes[id(node)]
 
 
 def parse_yaml_spec(
@@ -104,16 +141,18 @@ def parse_yaml_spec(
 
 def _read_yaml(text: str, source: str) -> tuple[Any, list[str]]:
     try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
+        loader, root = composed(text)
         mistakes = list(duplicates(root, "", set()))
         spec = loader.construct_document(root) if root is not None else None
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"{source} is not valid YAML: {_yaml_problem(error)}") from None
+        raise SpecError(f"{source} is not valid YAML: {yaml_problem(error)}") from None
     return spec, mistakes
 
 
-def _yaml_problem(error: Exception) -> str:
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a text, and where."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     return " ".join(str(error).split())

@@ -17,7 +17,7 @@ from longtake.jobs.manifest_rows import READ_FIX, read_rows
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.names import is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import Storyboard, parse_storyboard
-from longtake.pipeline.yaml_spec import read_text
+from longtake.pipeline.yaml_spec import composed, read_text
 
 Kind = Literal["storyboard", "manifest"]
 
@@ -60,11 +60,11 @@ def kind_of(name: str, text: str) -> Kind:
     if PurePosixPath(name).suffix in (".jsonl", ".csv"):
         return "manifest"
     try:
-        content = yaml.safe_load(text)
+        _, root = composed(text)
     except (yaml.YAMLError, ValueError):
         return "storyboard"  # its parser reports what is wrong
-    is_manifest = isinstance(content, list) or (isinstance(content, dict) and "takes" in content)
-    return "manifest" if is_manifest else "storyboard"
+    keys = {key.value for key, _ in root.value} if isinstance(root, yaml.MappingNode) else set()
+    return "manifest" if isinstance(root, yaml.SequenceNode) or "takes" in keys else "storyboard"
 
 
 def pack(source: str, text: str, output: str, options: SubmitOptions) -> Parcel:
