@@ -356,6 +356,7 @@ def test_a_file_system_that_fails_in_its_own_way_is_a_mistake(monkeypatch):
     monkeypatch.setattr("longtake.pipeline.yaml_spec.fsspec.open", refuse)
     with pytest.raises(SpecError, match=r"film\.yaml cannot be read: no credentials"):
         load_storyboard("s3://films/film.yaml")
+    monkeypatch.setattr("longtake.pipeline.media.source.located", refuse)
     with pytest.raises(SpecError, match=r"continue_from is .*one\.mp4'; it cannot be used: no credentials"):
         digests(parse_storyboard(SCENES + "continue_from: s3://films/one.mp4"))
 

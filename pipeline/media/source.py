@@ -21,6 +21,14 @@ _BLOCK_BYTES = 4 << 20
 _KEPT = {"maxblocks": 8}
 _BUFFER_BYTES = 1 << 20
 _MOST_PIXELS = 8192 * 8192
+_NOTHING_ELSE = {"protocol_whitelist": "none"}
+"""Keep FFmpeg from opening what a file names: a playlist could have it fetch any URL and read any file."""
+_LISTS = {
+    b"#EXTM3U": "a playlist",
+    b"ffconcat": "a list of files to join",
+    b"v=0": "a description of a network session",
+    b"<MPD": "a DASH manifest",
+}
 
 
 @contextmanager
@@ -40,8 +48,11 @@ def opened(url: str, size: int | None = None) -> Iterator[InputContainer]:
                 "r",
                 buffer_size=_BUFFER_BYTES,
                 metadata_errors="surrogateescape",
+                options=_NOTHING_ELSE,
             )
         except (av.FFmpegError, ValueError) as error:
+            if kind := _kind_of_list(file):
+                raise MediaError(f"{url} is {kind}, and what it names is not opened; name the film itself") from error
             reason = getattr(error, "strerror", error)
             raise MediaError(f"reading {url}: it is no film that can be read, or a damaged one ({reason})") from error
         stack.enter_context(container)
@@ -118,6 +129,15 @@ def is_animated_webp(url: str) -> bool:
     with bytes_of(url) as file:
         head = file.read(64)
     return bool(head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & 2)
+
+
+def _kind_of_list(file: Any) -> str | None:
+    """What kind of list of other files a file is, if any."""
+    file.seek(0)
+    head = file.read(4096).lstrip(b"\xef\xbb\xbf \r\n")
+    return next(
+        (kind for mark, kind in _LISTS.items() if head.startswith(mark) or (mark == b"<MPD" and mark in head)), None
+    )
 
 
 def _check_regular(path: str) -> None:
