@@ -20,6 +20,7 @@ from longtake.pipeline.footage.colour import check_matrix, layout_of
 from longtake.pipeline.footage.deinterlace import OFF, deinterlacing
 from longtake.pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
 from longtake.pipeline.media.ffmpeg import side_data
+from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
 from longtake.pipeline.media.source import codec_name, opened, picture_stream
 from longtake.pipeline.media.timeline import Timeline
 from longtake.pipeline.media.times import STOP, Times, intact, picture_times
@@ -60,7 +61,17 @@ def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Foota
         interlaced = any(picture.interlaced_frame for picture in pictures)
         footage = _footage(url, container, stream, times, pictures[0])
         footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced)
-        return deinterlacing(_tagged(footage, declared), deinterlace)
+        footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.id))
+        return deinterlacing(footage, deinterlace)
+
+
+def _cropped(footage: Footage, crop: Crop) -> Footage:
+    """The footage without the edges that its container does not show."""
+    width, height = footage.width - crop.width, footage.height - crop.height
+    if crop == UNCROPPED or min(width, height) < 1:
+        return footage
+    fingerprint = sha256(f"{footage.fingerprint} {crop}".encode()).hexdigest()
+    return replace(footage, width=width, height=height, crop=crop, fingerprint=fingerprint)
 
 
 def _colour(tagged: VideoFrame | VideoCodecContext) -> Colour:
@@ -136,6 +147,7 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         notes=tuple(
             f"{name} is not carried over" for kind, name in _NOT_CARRIED.items() if side_data(picture, kind) is not None
         )
+        + _unread_alpha(stream, layout.alpha)
         + tuple(str(change) for change in times.changes if not change.is_size)
         + _losses(times),
         size_change=next((str(change) for change in times.changes if change.is_size), ""),
@@ -145,6 +157,15 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         restarts=times.restarts,
         lost_s=times.lost_s,
         shows=times.shows,
+    )
+
+
+def _unread_alpha(stream: VideoStream, is_read: bool) -> tuple[str, ...]:
+    """VP8 and VP9 have their transparency next to the picture, where FFmpeg's own decoder does not look."""
+    if is_read or stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
+        return ()
+    return (
+        f"alpha: the transparency of {codec_name(stream)} is not read; convert the film to ProRes 4444 or FFV1 first",
     )
 
 

@@ -58,7 +58,9 @@ def read_pictures(footage: Footage, frames: range, *, alpha: bool = False) -> It
 
 def _picture(footage: Footage, frame: VideoFrame, *, alpha: bool) -> Tensor:
     rgb = torch.from_numpy(to_rgb(frame, footage.colour))
-    return torch.cat([rgb, torch.from_numpy(alpha_of(frame))]) if alpha else rgb
+    picture = torch.cat([rgb, torch.from_numpy(alpha_of(frame))]) if alpha else rgb
+    shown: Tensor = footage.crop.of(picture).contiguous()
+    return shown
 
 
 def _needed(footage: Footage, sources: Sequence[int]) -> list[int]:
@@ -162,10 +164,11 @@ def _packets(container: InputContainer, stream: VideoStream, footage: Footage, s
 
 def check_frame(footage: Footage, number: int, frame: VideoFrame) -> None:
     """Raise `MediaError` for a picture that is not like the first, or is damaged."""
-    if (frame.width, frame.height) != (footage.width, footage.height):
+    coded = (footage.width + footage.crop.width, footage.height + footage.crop.height)
+    if (frame.width, frame.height) != coded:
         raise MediaError(
             f"{footage.url}: picture {number} has {frame.width}x{frame.height} pixels, the first"
-            f" {footage.width}x{footage.height}; cut the film where its size changes"
+            f" {coded[0]}x{coded[1]}; cut the film where its size changes"
         )
     if frame.is_corrupt:
         raise MediaError(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from longtake.pipeline.media.matroska import UNCROPPED, Crop
+
 # Tags that describe how the old file was written. The new file's writer sets its own.
 _OLD_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}
 _STATISTICS = ("bps", "number_of_", "_statistics_")
@@ -126,6 +128,7 @@ class Footage:
         damaged: what happens to pictures that do not decode: "stop", "skip" or "hold".
         lost_s: the times of those pictures.
         shows: for each picture the number of the one that is decoded for it; empty if that is itself.
+        crop: edges of a decoded picture that are not shown; `width` and `height` are without them.
         size_change: a sentence if the size of the pictures changes midway; empty otherwise.
         deinterlaced: whether pictures are read without the combs of their two fields.
     """
@@ -165,6 +168,7 @@ class Footage:
     damaged: str = "stop"
     lost_s: tuple[Fraction, ...] = ()
     shows: tuple[int, ...] = ()
+    crop: Crop = UNCROPPED
     size_change: str = ""
     deinterlaced: bool = False
 

@@ -60,14 +60,14 @@ class ChangeWatch:
         """Take note of a packet, which stays as it is."""
         if packet.stream_index != self._picture.index:
             self._listen(packet)
-        elif self._filter is not None and packet.is_keyframe and packet.pts is not None:
+        elif packet.is_keyframe and packet.pts is not None:
             parameters = _parameters(self._filter, packet) or self._parameters
             if parameters != self._parameters:
                 self._parameters = parameters
                 self._compare(packet)
 
     def _compare(self, packet: Packet[Any]) -> None:
-        seen = next(_alone(self._picture, packet), None)
+        seen = next(_alone(self._picture, packet, self._parameters), None)
         if seen is None:
             return
         looks = _looks(seen)
@@ -98,7 +98,12 @@ def _parameter_filter(stream: VideoStream) -> BitStreamFilterContext | None:
         return None
 
 
-def _parameters(filtering: BitStreamFilterContext, packet: Packet[Any]) -> bytes | None:
+def _parameters(filtering: BitStreamFilterContext | None, packet: Packet[Any]) -> bytes | None:
+    """The parameter sets that come with a packet, inside it or next to it."""
+    if packet.has_sidedata("new_extradata"):
+        return bytes(packet.get_sidedata("new_extradata"))
+    if filtering is None:
+        return None
     try:
         for out in filtering.filter(_copied(packet)):
             if out.has_sidedata("new_extradata"):
@@ -108,11 +113,12 @@ def _parameters(filtering: BitStreamFilterContext, packet: Packet[Any]) -> bytes
     return None
 
 
-def _alone(stream: VideoStream, packet: Packet[Any]) -> Iterator[VideoFrame]:
+def _alone(stream: VideoStream, packet: Packet[Any], parameters: bytes | None) -> Iterator[VideoFrame]:
     """The pictures of a key frame, decoded without any other."""
     decoder = av.CodecContext.create(stream.codec_context.codec, "r")
     assert isinstance(decoder, VideoCodecContext), "the decoder of a picture"
-    decoder.extradata = stream.codec_context.extradata
+    is_beside = packet.has_sidedata("new_extradata")
+    decoder.extradata = parameters if is_beside else stream.codec_context.extradata
     try:
         for each in (_copied(packet), None):
             yield from decoder.decode(each)

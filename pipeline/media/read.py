@@ -18,6 +18,7 @@ from torch import Tensor
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL
+from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
 from longtake.pipeline.media.sound import sound_stream, stream_sound
 from longtake.pipeline.media.source import check_decodable, is_animated_webp, opened, picture_stream
 from longtake.pipeline.media.timeline import Timeline, common_start_s, timed_streams
@@ -175,13 +176,14 @@ def stream_frames(
         tick_s, start_s = stream.time_base or Fraction(1), common_start_s(container)
         clock = Clock(tick_s, rate_of(stream), start_s)
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        crop = crop_of(url, container.format.name, stream.id)
         times: list[Fraction] = []
         frames: list[NDArray[np.uint8]] = []
         shape: tuple[int, ...] | None = None
         for packet in Timeline(container).packets([stream]):
             for frame in intact(packet, url, tolerant=False):
                 turned = Turn.of(frame)
-                rgb = turned.upright(to_rgb(frame, longest_side, turned.before(shape)))
+                rgb = turned.upright(to_rgb(_cropped(frame, crop), longest_side, turned.before(shape)))
                 shape = rgb.shape[:2]
                 times.append(clock.time(frame.pts) * tick_s - start_s)
                 frames.append(rgb)
@@ -192,6 +194,13 @@ def stream_frames(
             yield FrameBlock(tuple(times), np.stack(frames), turned.aspect(pixel_aspect))
         elif shape is None:
             raise MediaError(f"{url} holds no picture that decodes; the file is damaged or empty")
+
+
+def _cropped(frame: VideoFrame, crop: Crop) -> VideoFrame:
+    if crop == UNCROPPED:
+        return frame
+    shown = crop.of(to_rgb(frame).transpose(2, 0, 1)).transpose(1, 2, 0)
+    return VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
 
 
 def read_still(url: str) -> FrameBlock:
@@ -214,13 +223,15 @@ def reading(url: str) -> str:
     """
     with opened(url) as container:
         sound, pictures = sound_stream(container), container.streams.video
+        moving = {stream.index for stream in timed_streams(container)}
         is_first = sound is None or sound.index == container.streams.audio[0].index
         if sound is not None:
             check_decodable(sound, url)
         is_fine = sound is None or (sound.time_base or 1) * sound.rate <= 1
         is_plain = common_start_s(container) == 0 and is_first and is_fine
         is_plain &= sound is None or sound.layout.nb_channels <= 2
-        stream = picture_stream(container, url) if any(pictures) else None
+        stream = picture_stream(container, url) if any(one.index in moving for one in pictures) else None
+        is_plain &= stream is None or crop_of(url, container.format.name, stream.id) == UNCROPPED
         is_plain &= stream is None or (stream.index, stream.sample_aspect_ratio or 1) == (pictures[0].index, 1)
         due: int | None = None
         turned = Turn()

@@ -457,3 +457,21 @@ def test_real_footage_is_read_whole_and_from_anywhere():
         run = list(read_pictures(footage, range(middle - 3, middle + 3)))
         alone = list(read_pictures(footage, range(middle + 2, middle + 3)))
         assert torch.equal(run[-1], alone[0])
+
+
+@pytest.mark.parametrize(
+    "pix_fmt", ["yuv420p", "yuvj420p", "yuv422p10le", "yuv410p", "yuv411p", "yuv440p", "gbrp", "gray"]
+)
+def test_a_picture_has_the_same_bits_however_few_rows_are_converted_together(monkeypatch, pix_fmt):
+    rgb, colour, layout = (
+        np.random.default_rng(1).random((3, 48, 64), dtype=np.float32),
+        Colour(1, 1, 1, 1),
+        layout_of(pix_fmt),
+    )
+    frames, pictures = [], []
+    for samples in (1, 64 * 8, 1 << 20):
+        monkeypatch.setattr("longtake.pipeline.footage.colour._STRIP_SAMPLES", samples)
+        frames.append(from_rgb(rgb, colour, layout, 1))
+        pictures.append(to_rgb(frames[0].reformat(format=pix_fmt), colour))
+    assert len({b"".join(bytes(plane) for plane in frame.planes) for frame in frames}) == 1
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)

@@ -15,6 +15,7 @@ from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output, rehearse, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.timecode import timecode_after
+from longtake.pipeline.media.read import stream_frames
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.testing.film_kinds import KINDS, Recipe
 from longtake.pipeline.upscale_film import upscale
@@ -165,6 +166,46 @@ def test_what_an_encoder_or_a_muxer_refuses_is_refused_before_the_work(tmp_path)
         for target in ("mp4", "mov", "mkv"):
             rehearse(footage, FootageEncoding(), 2, tmp_path / f"c.{target}")
             write_footage(footage, segments(footage), FootageEncoding(), tmp_path / f"c.{target}")
+
+
+def element(name, content):
+    content = content.to_bytes(4, "big") if isinstance(content, int) else content
+    return name.to_bytes((name.bit_length() + 7) // 8, "big") + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+
+def write_cropped(path, crop):
+    """A Matroska file of two pictures 64x48, of which a player shows less: black at the top, white on the left."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, "yuvj444p", Fraction(1, 25)
+    rgb = np.full((48, 64, 3), 100, np.uint8)
+    rgb[:8], rgb[8:, :16] = 0, 255
+    blocks = b""
+    for number in range(2):
+        frame = av.VideoFrame.from_ndarray(rgb).reformat(format="yuvj444p")
+        frame.pts = number
+        data = b"".join(bytes(packet) for packet in encoder.encode(frame))
+        blocks += element(0xA3, b"\x81" + (40 * number).to_bytes(2, "big") + b"\x80" + data)
+    edges = b"".join(element(name, size) for name, size in zip((0x54BB, 0x54AA, 0x54CC, 0x54DD), crop, strict=True))
+    video = element(0xE0, element(0xB0, 64) + element(0xBA, 48) + edges)
+    track = element(0xD7, 1) + element(0x73C5, 1) + element(0x83, 1) + element(0x86, b"V_MJPEG") + video
+    segment = element(0x1549A966, element(0x2AD7B1, 1_000_000)) + element(0x1654AE6B, element(0xAE, track))
+    segment += element(0x1F43B675, element(0xE7, 0) + blocks)
+    header = element(0x1A45DFA3, element(0x4282, b"matroska") + element(0x4287, 4) + element(0x4285, 2))
+    path.write_bytes(header + element(0x18538067, segment))
+    return str(path)
+
+
+def test_what_a_matroska_file_crops_is_not_read(tmp_path):
+    path = write_cropped(tmp_path / "a.mkv", (8, 0, 16, 0))
+    footage = open_footage(path)
+    assert (footage.width, footage.height, footage.num_frames) == (48, 40, 2)
+    picture = next(read_pictures(footage, range(1)))
+    assert picture.shape == (3, 40, 48)
+    assert (picture - 100 / 255).abs().max() < 0.03
+    assert next(stream_frames(path)).frames.shape == (2, 40, 48, 3)
+    assert next(stream_frames(path, longest_side=24)).frames.shape == (2, 20, 24, 3)
+    write_footage(footage, segments(footage), FootageEncoding(), tmp_path / "b.mkv")
+    assert (open_footage(str(tmp_path / "b.mkv")).width, open_footage(str(tmp_path / "b.mkv")).height) == (96, 80)
 
 
 @pytest.mark.parametrize("name", ["joined.ts", "ten-hours.ts", "trimmed.mp4", "raw.h264", "piped.avi", "hidden.webm"])
