@@ -61,7 +61,7 @@ def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Foota
         interlaced = any(picture.interlaced_frame for picture in pictures)
         footage = _footage(url, container, stream, times, pictures[0])
         footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced)
-        footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.id))
+        footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.index))
         return deinterlacing(footage, deinterlace)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from longtake.pipeline.media.source import bytes_of
 
 _HEAD_BYTES = 1 << 20
-_SEGMENT, _TRACKS, _TRACK, _NUMBER, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xD7, 0xE0
+_SEGMENT, _TRACKS, _TRACK, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
 _BOTTOM, _TOP, _LEFT, _RIGHT = 0x54AA, 0x54BB, 0x54CC, 0x54DD
 
 
@@ -43,18 +43,22 @@ UNCROPPED = Crop()
 """Of a picture that is shown whole."""
 
 
-def crop_of(url: str, container: str, track: int) -> Crop:
-    """The crop of a track, by its number; nothing for files of other containers, and if none is shown at all."""
+def crop_of(url: str, container: str, index: int) -> Crop:
+    """The crop of a picture's track; nothing for files of other containers.
+
+    Args:
+        container: FFmpeg's name of the container.
+        index: of the stream. FFmpeg counts tracks in their order in the file.
+    """
     if "matroska" not in container:
         return UNCROPPED
     with bytes_of(url) as file:
         head: bytes = file.read(_HEAD_BYTES)
-    for entry in _inside(head, (_SEGMENT, _TRACKS, _TRACK)):
-        held = dict(_elements(entry))
-        if int.from_bytes(held.get(_NUMBER, b""), "big") == track:
-            video = dict(_elements(held.get(_VIDEO, b"")))
-            return Crop(*(int.from_bytes(video.get(edge, b""), "big") for edge in (_TOP, _BOTTOM, _LEFT, _RIGHT)))
-    return UNCROPPED
+    tracks = list(_inside(head, (_SEGMENT, _TRACKS, _TRACK)))
+    if index >= len(tracks):
+        return UNCROPPED
+    video = dict(_elements(dict(_elements(tracks[index])).get(_VIDEO, b"")))
+    return Crop(*(int.from_bytes(video.get(edge, b""), "big") for edge in (_TOP, _BOTTOM, _LEFT, _RIGHT)))
 
 
 def _inside(data: bytes, path: tuple[int, ...]) -> Iterator[bytes]:

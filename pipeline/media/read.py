@@ -176,7 +176,7 @@ def stream_frames(
         tick_s, start_s = stream.time_base or Fraction(1), common_start_s(container)
         clock = Clock(tick_s, rate_of(stream), start_s)
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-        crop = crop_of(url, container.format.name, stream.id)
+        crop = crop_of(url, container.format.name, stream.index)
         times: list[Fraction] = []
         frames: list[NDArray[np.uint8]] = []
         shape: tuple[int, ...] | None = None
@@ -231,7 +231,7 @@ def reading(url: str) -> str:
         is_plain = common_start_s(container) == 0 and is_first and is_fine
         is_plain &= sound is None or sound.layout.nb_channels <= 2
         stream = picture_stream(container, url) if any(one.index in moving for one in pictures) else None
-        is_plain &= stream is None or crop_of(url, container.format.name, stream.id) == UNCROPPED
+        is_plain &= stream is None or crop_of(url, container.format.name, stream.index) == UNCROPPED
         is_plain &= stream is None or (stream.index, stream.sample_aspect_ratio or 1) == (pictures[0].index, 1)
         due: int | None = None
         turned = Turn()
