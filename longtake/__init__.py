@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         KernelError as KernelError,
         LongtakeError as LongtakeError,
         MediaError as MediaError,
+        NumericsError as NumericsError,
         PoisonError as PoisonError,
         ShapeError as ShapeError,
         SpecError as SpecError,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     *("ActorLost", "Cancelled", "CapacityError", "JournalError", "KernelError", "LongtakeError", "MediaError"),
-    *("PoisonError", "ShapeError", "SpecError", "StartError", "WeightsError"),
+    *("NumericsError", "PoisonError", "ShapeError", "SpecError", "StartError", "WeightsError"),
 )
 _HOMES = {
     **dict.fromkeys(_ERRORS, "pipeline.errors"),

@@ -8,6 +8,7 @@ LongtakeError
 ├── PoisonError      the same chunk failed again and again; what is finished is kept
 ├── Cancelled        the render was asked to stop; what is finished is kept
 ├── CapacityError    something does not fit: tokens, pages or bytes
+├── NumericsError    a stage computed values that are not numbers, or far too large; they are not kept
 ├── KernelError      an attention kernel does not run here, or returns a wrong log-sum-exp
 ├── JournalError     another process owns the take's journal, or the journal lacks what a resume needs
 ├── WeightsError     a checkpoint is missing, damaged or of another architecture
@@ -47,6 +48,10 @@ class Cancelled(LongtakeError):  # noqa: N818 (nothing went wrong)
 
 class CapacityError(LongtakeError):
     """Something is larger than the space that was planned for it."""
+
+
+class NumericsError(LongtakeError):
+    """A stage computed values that are not numbers or far out of range, such as after an overflow in float16."""
 
 
 class KernelError(LongtakeError):

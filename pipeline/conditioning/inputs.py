@@ -26,6 +26,7 @@ from longtake.pipeline.conditioning.files import (
     read_sound,
 )
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.guards import guard
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.spec import ConditioningFile, ConditioningKind
@@ -171,6 +172,8 @@ class FilmBefore(ConditioningInput):
         rows = slice(span.latents.start - first.latents.start, span.latents.stop - first.latents.start)
         begin = first.audio_latents.start
         sounds = slice(span.audio_latents.start - begin, span.audio_latents.stop - begin)
+        for name, latents in (("video", video), ("audio", audio)):
+            guard("embed", f"given {name} latents", latents, f"{self.file.key}", latents.dtype)
         return LatentChunk(span, video[rows], audio[sounds])
 
     @cached_property

@@ -51,11 +51,11 @@ class Journal:
 
     def latents(self, chunk: ChunkSpan) -> LatentChunk | None:
         """The chunk's latents, bit for bit as they were computed; None if they must be rendered."""
-        return self._load("latents", chunk, self._keys.latents[chunk.index], latents_from_bytes)
+        return self._load("latents", chunk, latents_from_bytes)
 
     def segment(self, chunk: ChunkSpan) -> Segment | None:
         """The chunk's segment; None if it must be encoded."""
-        return self._load("segments", chunk, self._keys.segments[chunk.index], segment_from_bytes)
+        return self._load("segments", chunk, segment_from_bytes)
 
     def keep_latents(self, latents: LatentChunk) -> None:
         """Commit finished latents."""
@@ -69,7 +69,7 @@ class Journal:
 
     def holds(self, kind: Kind, index: int) -> bool:
         """Whether a chunk's data is complete. Reads it."""
-        return self._manifests.get(chunk_name(kind, index), getattr(self._keys, kind)[index].key) is not None
+        return self._data(kind, index) is not None
 
     def reach(self) -> int:
         """The number of the first chunk such that the journal holds nothing of it and of later ones."""
@@ -98,11 +98,15 @@ class Journal:
         changes = [f"{name} was {had.get(name)}, is {wanted[name]}" for name in wanted if had.get(name) != wanted[name]]
         return "; ".join(changes) or "a chunk before it changed"
 
-    def _load(
-        self, kind: Kind, chunk: ChunkSpan, key: ChunkKey, from_bytes: Callable[[ChunkSpan, bytes], Value]
-    ) -> Value | None:
-        data = self._manifests.get(chunk_name(kind, chunk.index), key.key)
+    def _load(self, kind: Kind, chunk: ChunkSpan, from_bytes: Callable[[ChunkSpan, bytes], Value]) -> Value | None:
+        data = self._data(kind, chunk.index)
         return None if data is None else from_bytes(chunk, data)
+
+    def _data(self, kind: Kind, index: int) -> bytes | None:
+        """A chunk's data; None if it is missing or damaged, or holds values that are not numbers, which no stage hands
+        on any more."""
+        data = self._manifests.get(chunk_name(kind, index), getattr(self._keys, kind)[index].key)
+        return data if data is not None and _is_finite(data) else None
 
     def _keep(self, kind: Kind, index: int, key: ChunkKey, data: bytes) -> None:
         self._manifests.commit(chunk_name(kind, index), key.key, data, parts=dict(key.parts))
@@ -152,6 +156,11 @@ def segment_from_bytes(span: ChunkSpan, data: bytes) -> Segment:
         tuple(packets),
         SoundChunk(start_sample, sample_rate, t["pcm"]),
     )
+
+
+def _is_finite(data: bytes) -> bool:
+    tensors = safetensors.torch.load(data).values()
+    return all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point())
 
 
 def _bytes_tensor(data: bytes) -> torch.Tensor:

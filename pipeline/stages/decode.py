@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.guards import guard, precision
 from longtake.pipeline.models.protocols import DecoderState, FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.stages.denoise import FinishedLatents, find
@@ -90,6 +91,7 @@ class DecodeStage:
             return
         video = latents.video.unsqueeze(0).to(self._model.device)
         new, self._video_tail = self.video_decoder.decode(video, self._video_tail, span.ends_section)
+        guard("decode", "frames of the picture", new, f"chunk {span.index}", precision(self.video_decoder))
         self._frames = new[0] if self._frames is None else torch.cat((self._frames, new[0]))
         self._to_see = span.index + 1
 
@@ -112,6 +114,7 @@ class DecodeStage:
         """The sound [c n] that becomes final with a chunk."""
         audio = latents.audio.unsqueeze(0).to(self._model.device)
         sound, self._sound_tail = self.sound_decoder.decode(audio, self._sound_tail, latents.span.ends_section)
+        guard("decode", "samples of the sound", sound, f"chunk {latents.span.index}", precision(self.sound_decoder))
         return sound
 
     def _place(self, sound: Tensor, stop: int | None) -> SoundChunk:

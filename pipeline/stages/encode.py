@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+from longtake.pipeline.guards import guard
 from longtake.pipeline.media.write import GopEncoder
 from longtake.pipeline.values import FrameChunk, Segment, SoundChunk
 
@@ -21,7 +22,8 @@ class EncodeStage:
         self._encoder = GopEncoder(fps, quality, threads)
 
     def __call__(self, frames: FrameChunk, sound: SoundChunk) -> Segment:
-        """One chunk's segment; MediaError if its size cannot be encoded."""
+        """One chunk's segment; MediaError if its size cannot be encoded, NumericsError for unusable sound."""
         span = frames.span
+        guard("encode", "samples of the sound", sound.pcm, f"chunk {span.index}", None)
         video_format, packets = self._encoder.encode(frames.frames, span.frames.start, span.index)
         return Segment(span, video_format, packets, sound)

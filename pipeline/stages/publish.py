@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from longtake.pipeline.errors import MediaError
+from longtake.pipeline.guards import guard
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.aac import AacEncoder
 from longtake.pipeline.media.hls import MASTER_NAME, LiveFilm
@@ -112,6 +113,7 @@ class PublishStage:
 
     def __call__(self, segment: Segment) -> None:
         """Publish the film's next segment. Raises `MediaError` if it does not continue the film."""
+        guard("publish", "samples of the sound", segment.sound.pcm, f"chunk {segment.span.index}", None)
         if self._growing is None:
             self._growing = _GrowingFilm(self._store, self._options, segment)
         self._growing.append(segment)

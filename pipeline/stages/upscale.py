@@ -9,6 +9,7 @@ from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.guards import guard, precision
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler, grid_of
 from longtake.pipeline.plan import FilmPlan
@@ -81,6 +82,8 @@ class UpscaleStage:
 
     def _keep(self, pictures: Tensor) -> None:
         """Keep those of the pictures [f 3 H W] in 0..1 that have not been returned, as uint8."""
+        dtype = precision(self._upscaler)
+        guard("upscale", "frames of the picture", pictures, f"frames from {self._picture} on", dtype)
         new = pictures[max(0, self._wanted - self._picture) :]
         self._picture += len(pictures)
         self._ready.append(rearrange(new * 255, "f c h w -> f h w c").round().to(torch.uint8).contiguous().cpu())

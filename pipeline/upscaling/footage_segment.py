@@ -14,6 +14,7 @@ from torch import Tensor
 
 from longtake.pipeline.footage.encode import FootageSegmentEncoder
 from longtake.pipeline.footage.pictures import read_pictures
+from longtake.pipeline.guards import guard, precision
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, StreamState
 from longtake.pipeline.upscaling.plan import FootageSegmentSpan
 from longtake.pipeline.upscaling.work import Upscaling
@@ -104,7 +105,9 @@ def enlarged(
     With transparency they are [f 4 H W].
     """
     state, first, number = position
+    dtype = precision(model)
     for ready in _ready(work, model, state, range(first, span.ahead.stop), span.ends_scene):
+        guard("upscale", "frames of the picture", ready, f"frames from {number} on", dtype)
         own = ready[max(0, span.frames.start - number) : span.frames.stop - number]
         number += len(ready)
         if len(own):
