@@ -4,6 +4,7 @@ from fractions import Fraction
 from time import perf_counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from longtake.pipeline.clock import ChunkSpan
@@ -11,6 +12,7 @@ from longtake.pipeline.conditioning.encoder import ConditioningEncoder
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import FilmPlan, kv_bytes
+from longtake.pipeline.spec import GuidanceSpec
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
@@ -34,6 +36,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
+    rows["settings"] = _settings(plan)
+    rows["weights"] = f"{str(model.dtype).removeprefix('torch.')} in memory (--dtype)"
     if files := plan.storyboard.conditioning_files():
         rows["given"] = ", ".join(f"{file.key} {file.url}" for file in files)
     if degrees.ranks > 1:
@@ -85,6 +89,27 @@ def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) 
             " more than it saves: use fewer ranks, or render several takes at the same time"
         )
     return text
+
+
+def _settings(plan: FilmPlan) -> str:
+    """Each sampling setting and the negative prompt, grouped by where they are taken from."""
+    sampling = plan.storyboard.sampling
+    by_source: dict[str, list[str]] = {}
+    values = {f"sampling.{key}": getattr(sampling, key) for key in type(sampling).model_fields}
+    if "unguided" in plan.branches:
+        values["negative"] = plan.storyboard.negative or "none"
+    for key, value in values.items():
+        if value is not None:
+            said = f"{key.removeprefix('sampling.')} {_short(value)}"
+            by_source.setdefault(plan.sources.get(key, "the model's default"), []).append(said)
+    return "\n           ".join(f"{', '.join(said)} ({source})" for source, said in by_source.items())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, GuidanceSpec):
+        return "{" + ", ".join(f"{key}: {_short(each)}" for key, each in value) + "}"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return escape(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def _scenes(plan: FilmPlan) -> Table:

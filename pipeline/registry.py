@@ -21,6 +21,8 @@ SCHEDULES: Mapping[str, str] = {
     "shifted": "longtake.pipeline.sampling.schedule:Shifted",
     "linear": "longtake.pipeline.sampling.schedule:Linear",
     "dynamic": "longtake.pipeline.sampling.schedule:Dynamic",
+    "full": "longtake.pipeline.sampling.schedule:Full",
+    "fixed": "longtake.pipeline.sampling.schedule:Fixed",
 }
 """`sampling.schedule` of a storyboard -> a `sampling.schedule.Schedule`."""
 

@@ -49,8 +49,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones_among_all_other_mistakes
     with pytest.raises(SpecError) as caught:
         parse_storyboard(STORYBOARD, ["sampling={solver: magic, schedule: magic}", "seed=-1"])
     assert "sampling.solver is 'magic'; use 'euler', 'renoise', 'unipc' or 'heun'" in str(caught.value)
-    assert "sampling.schedule is 'magic'; use shifted, linear, dynamic, halving, or a list of sigmas" in str(
-        caught.value
+    assert (
+        "sampling.schedule is 'magic'; use shifted, linear, dynamic, full, fixed, halving, or a list of sigmas"
+        in str(caught.value)
     )
     assert "seed is -1" in str(caught.value)
 

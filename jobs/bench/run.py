@@ -19,7 +19,7 @@ from longtake.pipeline.errors import SpecError
 
 BENCHES = (
     *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "fuzz-footage", "leaks", "open-weights", "parity"),
-    *("parity-models", "resume", "road", "scaling", "upscale"),
+    *("parity-models", "parity-road", "resume", "road", "scaling", "upscale"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from diffusers import LTX2VideoTransformer3DModel, WanTransformer3DModel
 
-from longtake.pipeline.adapters.convert import RECIPES
+from longtake.pipeline.adapters.presets import RECIPES
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.attention.kv_plan import KVPlan, store_bytes
 from longtake.pipeline.weights.licence import LICENCES
@@ -42,7 +42,7 @@ class Known:
         config: the denoiser's configuration, where it differs from the family's defaults.
         denoisers: number of such networks.
         stride: pixels per latent on each side.
-        recipe: key of `convert.RECIPES` for causal checkpoints, which must be converted first.
+        recipe: key of `presets.RECIPES` for causal checkpoints, which must be converted first.
         sizes: picture sizes in training.
     """
 
@@ -76,10 +76,8 @@ class Known:
             return 0
         recipe = RECIPES[self.recipe]
         width, height = size
-        sites = WanDenoiser(self._network()).sites(
-            height // self.stride, width // self.stride, recipe["chunk_latents"], 0
-        )
-        return store_bytes(sites, KVPlan(recipe["window"], recipe["sink"]), num_branches=1, item_bytes=ITEM_BYTES)
+        sites = WanDenoiser(self._network()).sites(height // self.stride, width // self.stride, recipe.chunk_latents, 0)
+        return store_bytes(sites, KVPlan(recipe.window, recipe.sink), num_branches=1, item_bytes=ITEM_BYTES)
 
     def _network(self) -> Any:
         kinds = {"Wan": WanTransformer3DModel, "LTX-2": LTX2VideoTransformer3DModel}
@@ -104,6 +102,7 @@ KNOWN = (
         recipe="longlive",
         sizes=((832, 480),),
     ),
+    Known("Efficient-Large-Model/LongLive-2.0-5B", "Wan", WAN_5B, stride=16, recipe="longlive-2", sizes=((1280, 704),)),
     Known("tianweiy/CausVid", "Wan", WAN_1_3B, recipe="causvid", sizes=((832, 480),)),
 )
 """Models with a recipe are checkpoints for `longtake convert`; the others are opened by name."""

@@ -15,16 +15,26 @@ from typing_extensions import override
 
 from longtake.pipeline.sampling.solver import Solver, Steps
 
+TIMESTEPS = 1000
+"""Of the models that are sampled with it."""
+
+ALMOST_NOISE = 1 - 1e-6
+"""Of two logarithms of the solver, one is infinite at noise level 1, so diffusers starts right below."""
+
 
 class UniPC(Solver):
     """A second-order multistep solver. Its schedules lead to the lowest noise level above 0 that models of a thousand
-    timesteps were trained with."""
+    timesteps were trained with. As in diffusers and in Wan's own code, a model is told whole timesteps, cut off."""
 
-    lowest_level = 1 / 1000
+    lowest_level = 1 / TIMESTEPS
 
     @override
     def begin(self, levels: Sequence[float]) -> "UniPCSteps":
         return UniPCSteps(levels)
+
+    @override
+    def seen_level(self, level: float) -> float:
+        return int(TIMESTEPS * min(level, ALMOST_NOISE)) / TIMESTEPS
 
 
 class UniPCSteps(Steps):

@@ -1,7 +1,7 @@
 """A model's defaults for a storyboard, and the limits that it enforces."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from math import exp
 
@@ -48,6 +48,8 @@ class ModelDefaults:
         guidance_2: the guidance below `boundary`, for models with an expert on each side of it.
         boundary: a noise level; None for models without experts.
         dynamic: the model's dynamic schedule; None if it has none.
+        negative: the prompt of the unguided passes.
+        sources: where defaults are from, by key, for the user; by default the model itself.
     """
 
     steps: int = SamplingSpec().steps
@@ -62,10 +64,13 @@ class ModelDefaults:
     sample_rate: int = AudioSpec().sample_rate
     boundary: float | None = None
     dynamic: DynamicShift | None = None
+    negative: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard:
-    """`storyboard` with all keys of picture, sound and sampling: those that it leaves out are the model's defaults.
+    """`storyboard` with all keys of picture, sound and sampling, and its negative prompt: those that it leaves out are
+    the model's defaults.
 
     Raises:
         SpecError: its values contradict the model's defaults.
@@ -74,12 +79,29 @@ def with_defaults(storyboard: Storyboard, defaults: ModelDefaults) -> Storyboard
     for name in ("video", "audio", "sampling"):
         section = resolved[name]
         kept = {key: getattr(section, key) for key in type(section).model_fields}
-        left_out = {field.name for field in fields(defaults)} & (kept.keys() - section.model_fields_set)
+        left_out = {each.name for each in fields(defaults)} & (kept.keys() - section.model_fields_set)
         resolved[name] = kept | {key: getattr(defaults, key) for key in left_out}
+    if storyboard.negative is None:
+        resolved["negative"] = defaults.negative or None
     try:
         return Storyboard.model_validate(resolved)
     except ValidationError as error:
         raise SpecError("\n".join(mistake(details) for details in error.errors(include_url=False))) from None
+
+
+def sources_of(storyboard: Storyboard, defaults: ModelDefaults) -> dict[str, str]:
+    """Where each setting of a storyboard as a person wrote it is taken from: "storyboard", or the default's source."""
+    found = {"negative": "storyboard" if storyboard.negative is not None else _source(defaults, "negative")}
+    for name in ("sampling", "video"):
+        section = getattr(storyboard, name)
+        for key in type(section).model_fields:
+            said = key in section.model_fields_set
+            found[f"{name}.{key}"] = "storyboard" if said else _source(defaults, key)
+    return found
+
+
+def _source(defaults: ModelDefaults, key: str) -> str:
+    return defaults.sources.get(key, "the model's default")
 
 
 @dataclass(frozen=True)

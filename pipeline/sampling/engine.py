@@ -97,7 +97,8 @@ class RolloutEngine:
         for step in range(len(steps["video"])):
             sigmas = {name: steps[name][step][0] for name in values}
             values = {name: _held(scope, name, x, noise[name], sigmas[name]) for name, x in values.items()}
-            velocity = self._guided(self._streams(scope, values, sigmas), scope.span, prompts, step)
+            seen = {name: sampling.solver.seen_level(sigma) for name, sigma in sigmas.items()}
+            velocity = self._guided(self._streams(scope, values, seen), scope.span, prompts, step)
             for name, x in values.items():
                 fresh_noise = partial(self._noise, scope.span, name, draw=step + 1)
                 values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh_noise)

@@ -22,6 +22,9 @@ CROSS_KINDS = ("a2v", "v2a")
 """Sites of cross-modal attention."""
 SELF_KINDS = ("video_self", "audio_self")
 
+ROUNDING = 1e-6
+"""The most by which a noise level differs from the one that was asked for."""
+
 
 class Guidance(Protocol):
     """How the velocities of several passes are combined."""
@@ -87,7 +90,8 @@ class ByNoiseLevel(ClassifierFree):
     @override
     def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         noisiest = max(float(stream.sigma.max()) for stream in streams.values())
-        here = ClassifierFree(self.scale if noisiest >= self.boundary else self.low)
+        # Levels are float32, in which 0.9 is below 0.9.
+        here = ClassifierFree(self.scale if noisiest >= self.boundary - ROUNDING else self.low)
         return here.combine(velocities, streams)
 
 

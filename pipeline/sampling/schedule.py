@@ -65,17 +65,34 @@ class Shifted(Schedule):
         return noise_levels(film.steps, film.shift, film.audio_lag, film.lowest)
 
 
+class Full(Schedule):
+    """Even steps from 1 to the lowest level that models of a thousand timesteps were trained with, and one to 0, all
+    shifted: what diffusers' FlowMatchEulerDiscreteScheduler does by default. That level is shifted twice."""
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        lowest = shift_sigma(1 / 1000, film.shift)
+        done = np.arange(film.steps) / max(1, film.steps - 1)
+        return {
+            stream: (*map(float, shift_sigma(1 - (1 - lowest) * progress, film.shift)), 0.0)
+            for stream, progress in zip(("video", "audio"), staggered(done, film.audio_lag), strict=True)
+        }
+
+
 class Dynamic(Schedule):
     """Even steps, shifted the more, the more tokens a pass has, for models that were trained so."""
 
     @override
     def sigmas(self, film: Sampled) -> Levels:
-        if film.dynamic is None:
-            raise SpecError(f"sampling.schedule is 'dynamic'; {film.model} has none, use shifted or linear")
-        levels = noise_levels(film.steps, film.dynamic.shift(film.video_tokens), film.audio_lag, film.lowest)
-        if film.dynamic.terminal is None:
-            return levels
-        return {name: stretched(stream, film.dynamic.terminal) for name, stream in levels.items()}
+        return dynamic_levels(film, film.video_tokens)
+
+
+class Fixed(Schedule):
+    """As `Dynamic`, for the same number of tokens whatever the size: LTX-2's own scripts sample so."""
+
+    @override
+    def sigmas(self, film: Sampled) -> Levels:
+        return dynamic_levels(film, None)
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,22 @@ def sigmas(
     wanted, lowest = sampling.schedule, solver_named(sampling.solver).lowest_level
     schedule = cast(Schedule, resolve(SCHEDULES[wanted])()) if isinstance(wanted, str) else Listed(wanted)
     return schedule.sigmas(Sampled(sampling.steps, sampling.shift, audio_lag, lowest, dynamic, video_tokens, model))
+
+
+def dynamic_levels(film: Sampled, tokens: int | None) -> Levels:
+    """Even steps, shifted for a pass of `tokens` tokens; None for the most tokens of the model's dynamic shift.
+
+    Raises:
+        SpecError: the model has no dynamic shift.
+    """
+    if film.dynamic is None:
+        name = "fixed" if tokens is None else "dynamic"
+        raise SpecError(f"sampling.schedule is {name!r}; {film.model} has none, use shifted or linear")
+    shift = film.dynamic.shift(film.dynamic.max_tokens if tokens is None else tokens)
+    levels = noise_levels(film.steps, shift, film.audio_lag, film.lowest)
+    if film.dynamic.terminal is None:
+        return levels
+    return {name: stretched(stream, film.dynamic.terminal) for name, stream in levels.items()}
 
 
 def shift_sigma(sigma: Real, shift: float) -> Real:

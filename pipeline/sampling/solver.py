@@ -25,6 +25,10 @@ class Solver(Protocol):
         """The steps of one stream of one chunk along `levels`."""
         ...
 
+    def seen_level(self, level: float) -> float:
+        """The noise level that a model is told for latents at `level`: the same, unless it counts whole timesteps."""
+        return level
+
 
 class Steps(Protocol):
     """Moves latents from `sigma` to `next_sigma`, step by step; it may remember earlier steps."""

@@ -23,6 +23,7 @@ LICENCES: Mapping[str, str] = {
     "Lightricks/LTX-2": "ltx-2-community-license",
     "gdhe17/Self-Forcing": "apache-2.0",
     "Efficient-Large-Model/LongLive-1.3B": "apache-2.0",
+    "Efficient-Large-Model/LongLive-2.0-5B": "unknown",
     "tianweiy/CausVid": "cc-by-nc-sa-4.0",
     "krea/krea-realtime-video": "cc-by-nc-sa-4.0",
 }

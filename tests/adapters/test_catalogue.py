@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longtake.pipeline.adapters.catalogue import KNOWN
-from longtake.pipeline.adapters.convert import RECIPES, REPOSITORIES
+from longtake.pipeline.adapters.presets import RECIPES
 from longtake.pipeline.weights.hub import is_hub_id
 from longtake.pipeline.weights.licence import LICENCES
 
@@ -39,7 +39,7 @@ def test_a_causal_model_stores_its_window_and_the_keys_of_its_sink_twice(name, s
     known = BY_NAME[name]
     latent = 2 * 30 * 12 * 128 * 1560 * 2  # keys and values, layers, heads, their width, tokens at 480p, bytes
     text = 2 * 30 * 12 * 128 * 512 * 2
-    sink = RECIPES[known.recipe]["sink"] * 3 * latent // 2  # unrotated keys
+    sink = RECIPES[known.recipe].sink * 3 * latent // 2  # unrotated keys
     assert known.kv_bytes((832, 480)) == seen * latent + sink + text
 
 
@@ -50,5 +50,6 @@ def test_a_bidirectional_model_stores_no_keys():
 def test_every_model_has_a_valid_name_and_a_licence():
     assert all(is_hub_id(name) for name in BY_NAME)
     assert BY_NAME.keys() <= LICENCES.keys()
-    assert {known.recipe for known in KNOWN} - {None} == RECIPES.keys() == REPOSITORIES.keys()
+    assert {known.recipe for known in KNOWN} - {None} == RECIPES.keys()
+    assert {recipe.repository for recipe in RECIPES.values()} <= BY_NAME.keys()
     assert torch.bfloat16.itemsize == 2

@@ -93,9 +93,9 @@ class LTX2Folder:
         """The network of a part without weights. Raises `WeightsError` if its configuration is invalid."""
         return on_meta(self.networks[part], getattr(self, part), self.path / part)
 
-    def filled(self, part: str, load: LoadOptions) -> Any:
-        """The network of a part with its weights, ready to run. Raises the errors of `fill`."""
-        return fill(self.on_meta(part), self.path / part, load)
+    def filled(self, part: str, load: LoadOptions, layers: str = "") -> Any:
+        """The network of a part with its weights, ready to run; see `fill`."""
+        return fill(self.on_meta(part), self.path / part, load, layers=layers)
 
     @property
     def stride(self) -> int:
@@ -106,6 +106,11 @@ class LTX2Folder:
     def frames(self) -> int:
         """Video frames per latent."""
         return int(self.vae.get("temporal_compression_ratio") or self.vae["patch_size_t"] * 2**self._halvings)
+
+    @property
+    def widens_sound(self) -> bool:
+        """Whether the vocoder widens the sound's band, as that of LTX-2.3 does."""
+        return bool(self.index["vocoder"][1] == "LTX2VocoderWithBWE")
 
     @property
     def sample_rate(self) -> int:
