@@ -18,12 +18,19 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Causal recipe: self-forcing, longlive or causvid (auto-detected if the checkpoint says so)."
+            help="Causal recipe: self-forcing, longlive, longlive-2, causvid or none (auto-detected if IN says so)."
         ),
     ] = None,
-    lora: Annotated[Path | None, typer.Option(help="A LoRA to merge, such as LongLive's lora.pt.")] = None,
-    lora_alpha: Annotated[float | None, typer.Option(min=0, help="LoRA alpha (default: its rank).")] = None,
-    state: Annotated[str | None, typer.Option(help="The key that holds the weights in IN, such as generator.")] = None,
+    lora: Annotated[
+        str | None, typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA to merge, in any published form.")
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(min=0, help="LoRA alpha (default: as its file says, or its rank).")
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="The key or prefix that holds the weights in IN, such as generator.")
+    ] = None,
+    expert: Annotated[str | None, typer.Option(help="Which expert of Wan 2.2 A14B IN is: high or low (noise).")] = None,
     variant: Annotated[
         str | None, typer.Option(help="FlashVSR variant: v1 or v1.1 (auto-detected if its files say so).")
     ] = None,
@@ -35,16 +42,22 @@ def command(
     from longtake.pipeline.adapters.flashvsr.projector import Variant
     from longtake.pipeline.adapters.open import place_of
     from longtake.pipeline.errors import SpecError
+    from longtake.pipeline.spec import split_strength
 
     load = load_options(dtype)
     known: Variant | None = next((known for known in get_args(Variant) if known == variant), None)
     if variant is not None and known is None:
         raise SpecError(f"--variant is {variant}; use {' or '.join(get_args(Variant))}")
+    if expert not in (None, "high", "low"):
+        raise SpecError(f"--expert is {expert}; use high or low")
+    file, strength = (None, 1.0) if lora is None else split_strength(lora)
     options = ConvertOptions(
         recipe=recipe,
         state=state,
         base=None if base is None else place_of(base, load.cache_folder),
-        lora=lora,
+        lora=None if file is None else Path(file),
+        strength=strength,
+        expert="high" if expert == "high" else "low" if expert == "low" else None,
         lora_alpha=lora_alpha,
         variant=known,
         dtype=load.dtype,

@@ -1,14 +1,27 @@
 """Parts of a model folder that transformers loads: tokenizer, encoders, image processor."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoTokenizer, CLIPImageProcessorPil
 
+from longtake.pipeline.adapters.presets import preset_of
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.weights.options import LoadOptions
+from longtake.pipeline.weights.tensors import stored_dtype
+
+
+def as_published(load: LoadOptions, name: str, denoiser: Path) -> LoadOptions:
+    """`load`, with the precision in which the published model `name` runs if its denoiser is stored in float32 and no
+    precision was asked for."""
+    if load.dtype is not None or preset_of(name) is None or stored_dtype(denoiser) != torch.float32:
+        return load
+    return replace(load, dtype=torch.bfloat16)
 
 
 def read_tokenizer(part: Path) -> Any:
@@ -16,6 +29,12 @@ def read_tokenizer(part: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(part, local_files_only=True)
     except Exception as error:  # every kind of tokenizer raises its own errors
+        for package in ("sentencepiece", "tiktoken"):
+            if package in str(error) and find_spec(package) is None:
+                raise WeightsError(
+                    f"{part} holds a tokenizer that needs the package {package}, which is not installed: pip install"
+                    f" {package}"
+                ) from error
         raise WeightsError(f"{part} holds no tokenizer that can be read ({error}); fetch the model again") from error
 
 

@@ -20,7 +20,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """File types of a part: tensors, settings and tokenizers; none of them executes code."""
 
-_VARIANT = re.compile(r"\.(fp16|bf16|fp32|fp8\w*|non_ema)[.-]")
+VARIANT = re.compile(r"\.(fp16|bf16|fp32|fp8\w*|non_ema)[.-]")
 """A copy of the weights in another precision; some parts have no other."""
 
 
@@ -65,13 +65,27 @@ def needed(names: Iterable[str], index: dict[str, Any], source: str) -> list[str
     wanted = [name for name in found if name in (INDEX, MARK, CARD)]
     for part in parts_of(index):
         files = [name for name in found if name.startswith(f"{part}/")]
+        if not files:
+            raise WeightsError(f"{source.rstrip('/')} has no {part}, which its {INDEX} names; use a complete model")
         pickles = [name for name in files if name.endswith(PICKLES)]
         if pickles and not any(name.endswith(".safetensors") for name in files):
             raise refused(f"{source.rstrip('/')}/{pickles[0]}")
         read = [name for name in files if name.endswith(SUFFIXES)]
-        plain = [name for name in read if not _VARIANT.search(name)]
-        wanted += plain if any(name.endswith(".safetensors") for name in plain) else read
+        plain = [name for name in read if not VARIANT.search(name)]
+        wanted += plain if any(name.endswith(".safetensors") for name in plain) else _one_variant(read, part, source)
     return wanted
+
+
+def _one_variant(names: list[str], part: str, source: str) -> list[str]:
+    """The files of a part whose weights are stored as variants only."""
+    variants = {match[1] for name in names if name.endswith(".safetensors") and (match := VARIANT.search(name))}
+    if len(variants) > 1:
+        raise WeightsError(
+            f"{source.rstrip('/')}/{part} holds the variants {', '.join(sorted(variants))} and no plain weights;"
+            f" keep one"
+            " of them"
+        )
+    return names
 
 
 def refused(pickle: str) -> WeightsError:
@@ -86,8 +100,24 @@ def unreadable(checkpoint: Path, error: Exception) -> WeightsError:
     """The error for a checkpoint that cannot be read as tensors and plain values."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
     if isinstance(error, pickle.UnpicklingError):  # its own message suggests running the code
-        reason = "its other contents may run code"
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        harmless = named is not None and named[1].partition(".")[0] in _HARMLESS
+        reason = f"also {named[1]}, which is not read" if named and harmless else "its other contents may run code"
     return WeightsError(f"{checkpoint} holds more than tensors ({reason}); fetch it again from the source")
+
+
+_HARMLESS = (
+    "argparse",
+    "collections",
+    "numpy",
+    "omegaconf",
+    "pathlib",
+    "pytorch_lightning",
+    "torch",
+    "torchao",
+    "typing",
+)
+"""Packages whose values training scripts store next to the weights."""
 
 
 def model_name(folder: Path) -> str:

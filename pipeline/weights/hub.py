@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -17,8 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from longtake.pipeline.errors import WeightsError
-from longtake.pipeline.weights.folder import INDEX, MARK, SUFFIXES, parts_of, read_index
-from longtake.pipeline.weights.licence import CARD
+from longtake.pipeline.weights.folder import INDEX, SUFFIXES, needed, parts_of, read_index
 from longtake.pipeline.weights.node_cache import is_damaged_blob
 
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -52,19 +52,41 @@ def fetch_hub(name: str, checksums: Path, cache: Path | None = None, endpoint: s
     with _as_weights_errors(name):
         index_file = Path(hf_hub_download(repo, INDEX, revision=revision, cache_dir=cache, endpoint=endpoint))
         commit = index_file.parent.name  # the repository may change between the two calls
-        patterns = [INDEX, MARK, CARD]
-        for part in parts_of(read_index(index_file.parent)):
-            patterns += [f"{part}/*{suffix}" for suffix in SUFFIXES]
+        index = read_index(index_file.parent)
+        patterns = _needed_files(repo, commit, index, endpoint) or _cached_files(index_file.parent, index)
         fetch = partial(
-            snapshot_download, repo, revision=commit, cache_dir=cache, endpoint=endpoint, allow_patterns=patterns,
-            ignore_patterns=["*.fp16.*", "*.bf16.*", "*.non_ema.*", "*.fp16-*"],
-        )  # fmt: skip
+            snapshot_download, repo, revision=commit, cache_dir=cache, endpoint=endpoint, allow_patterns=patterns
+        )
         folder = Path(fetch())
         damaged = [file for file in folder.rglob("*.safetensors") if is_damaged_blob(file, checksums)]
         for file in damaged:
             file.resolve().unlink()
             file.unlink()
         return Path(fetch()) if damaged else folder
+
+
+def _needed_files(repo: str, commit: str, index: dict[str, Any], endpoint: str | None) -> list[str]:
+    """The files of a repository that are needed to load its model; none if the hub cannot be reached.
+
+    Raises:
+        WeightsError: a part has only pickles, or several variants; nothing was downloaded for it.
+    """
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
+
+    try:
+        tree = HfApi(endpoint=endpoint).list_repo_tree(repo, revision=commit, recursive=True)
+        names = [each.path for each in tree if isinstance(each, RepoFile)]
+    except Exception:  # noqa: BLE001 (offline; the errors are those of an HTTP library that differs by version)
+        return []
+    return needed(names, index, repo)
+
+
+def _cached_files(snapshot: Path, index: dict[str, Any]) -> list[str]:
+    """The cached files of a model, and everything of the parts of which there are none."""
+    names = [file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file()]
+    missing = [part for part in parts_of(index) if not any(name.startswith(f"{part}/") for name in names)]
+    return [*names, *(f"{part}/*{suffix}" for part in missing for suffix in SUFFIXES)]
 
 
 @contextmanager

@@ -9,9 +9,12 @@ from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from safetensors.torch import load_file
 
-from longtake.pipeline.adapters.convert import RECIPES, ConvertOptions, convert
-from longtake.pipeline.adapters.wan.convert import Lora, convert_wan, infer_config, is_wan, merge, to_diffusers, unwrap
+from longtake.pipeline.adapters.convert import ConvertOptions, convert
+from longtake.pipeline.adapters.presets import RECIPES
+from longtake.pipeline.adapters.wan.convert import NAMING, convert_wan, infer_config, is_wan, to_diffusers
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.checkpoint import unwrap
+from longtake.pipeline.weights.lora import lora_of, merge
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.save import save_shards
 from longtake.pipeline.weights.tensors import fill, without_weights
@@ -106,7 +109,7 @@ def test_a_causal_checkpoint_becomes_a_folder_that_computes_the_same(tmp_path, s
     assert recipe in convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions(recipe=named))
     assert torch.equal(forward(loaded(tmp_path / "out")), forward(model))
     mark = json.loads((tmp_path / "out/longtake.json").read_text())
-    assert mark == {"rollout": "causal", **RECIPES[recipe]}
+    assert mark == RECIPES[recipe].mark()
     assert len(mark["sampling"]["schedule"]) == mark["sampling"]["steps"]
     assert not list(tmp_path.glob("*.part"))
 
@@ -152,22 +155,28 @@ def test_a_merged_lora_equals_one_that_runs_in_parallel(tmp_path):
 def test_a_lora_without_alpha_adds_its_product():
     tensors = {"blocks.0.attn1.to_q.weight": torch.zeros(2, 2)}
     lora = {"a.lora_A.default.weight": torch.ones(1, 2), "a.lora_B.default.weight": torch.ones(2, 1)}
-    merge(tensors, Lora({key.replace("a.", "blocks.0.self_attn.q.", 1): x for key, x in lora.items()}))
+    renamed = {key.replace("a.", "blocks.0.self_attn.q.", 1): x for key, x in lora.items()}
+    merge(tensors, lora_of(renamed, {key: x.shape for key, x in tensors.items()}, NAMING))
     assert torch.equal(tensors["blocks.0.attn1.to_q.weight"], torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"blocks.0.self_attn.q.lora_A.weight": (4, 128)}, "use a LoRA of this model"),
-        ({"blocks.9.self_attn.q.lora_A.weight": (4, 128)}, "no such layer"),
-        ({"blocks.0.self_attn.q.bias": (4,)}, "not a lora_A or lora_B"),
+        ({"blocks.0.self_attn.q.lora_A.weight": (4, 128)}, r"incomplete: blocks.0.attn1.to_q has no lora_up"),
+        ({"blocks.9.self_attn.q.diff_b": (128,)}, "no such layer"),
+        ({"blocks.0.self_attn.q.diff_b": (64,)}, "use a LoRA of this model"),
+        ({"blocks.0.self_attn.q.bias": (4,)}, "which is no LoRA"),
     ],
 )
 def test_a_lora_of_another_model_is_refused(lora, message):
     tensors = {key: tensor.clone() for key, tensor in tiny().state_dict().items()}
     with pytest.raises(WeightsError, match=message):
-        merge(tensors, Lora({key: torch.ones(shape) for key, shape in lora.items()}))
+        lora_of(
+            {key: torch.ones(shape) for key, shape in lora.items()},
+            {key: x.shape for key, x in tensors.items()},
+            NAMING,
+        )
 
 
 @pytest.mark.parametrize("file", LAYOUTS, ids=lambda file: file.stem)

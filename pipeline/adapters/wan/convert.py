@@ -3,13 +3,10 @@
 Self-Forcing, CausVid and LongLive publish pickles `{"generator" or "generator_ema": {"model.<key>": tensor}}`. LongLive
 adds another one with a LoRA, `{"generator_lora": {"base_model.model.<layer>.lora_A.weight": tensor}}`.
 Sources: keys from Wan2.1's wan/modules/model.py; wrapping and LoRA from Self-Forcing's and LongLive's inference.py.
-
-Shapes: o output and i input width of a layer, r rank of its LoRA.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,14 +14,11 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.weights.lora import Naming
 from longtake.pipeline.weights.tensors import check_fit
 
 HEAD_DIM = 128
 """Head width of every published Wan; a checkpoint does not state it."""
-
-PREFIX = re.compile(r"^(?:(?:model|module|diffusion_model|base_model|_fsdp_wrapped_module|_orig_mod)\.)+")
-INNER = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
-"""Wrapper names that training adds to keys: as a prefix, and anywhere."""
 
 _WHOLE = {
     "patch_embedding": "patch_embedding",
@@ -50,7 +44,7 @@ _ATTENTION = {
     "v_img": "add_v_proj",
     "norm_k_img": "norm_added_k",
 }
-_BLOCK = {
+_BLOCK: Mapping[str, str] = {
     **{f"self_attn.{wan}": f"attn1.{diffusers}" for wan, diffusers in _ATTENTION.items()},
     **{f"cross_attn.{wan}": f"attn2.{diffusers}" for wan, diffusers in _ATTENTION.items()},
     "norm3": "norm2",
@@ -58,29 +52,12 @@ _BLOCK = {
     "ffn.2": "ffn.net.2",
 }
 """Layers of Wan's own code -> layers of diffusers. Modulations are parameters outside any layer."""
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A low-rank change of some layers.
-
-    Args:
-        tensors: by key.
-        alpha: strength; by default the rank.
-    """
-
-    tensors: Mapping[str, Tensor]
-    alpha: float | None = None
+_INVERSE = {diffusers: wan for table in (_WHOLE, _BLOCK) for wan, diffusers in table.items()}
 
 
 def is_wan(tensors: Iterable[str]) -> bool:
     """Whether these unwrapped keys belong to a Wan, in its own naming or in diffusers'."""
-    return not {"blocks.0.self_attn.q.weight", "blocks.0.attn1.to_q.weight"}.isdisjoint(tensors)
-
-
-def unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under their keys without training's wrappers."""
-    return {INNER.sub("", PREFIX.sub("", key)): tensor for key, tensor in tensors.items()}
+    return any(key.startswith(("blocks.0.self_attn.q.weight", "blocks.0.attn1.to_q.weight")) for key in tensors)
 
 
 def to_diffusers(key: str) -> str:
@@ -97,10 +74,17 @@ def to_diffusers(key: str) -> str:
     return f"{block}.{_BLOCK[inner]}.{leaf}" if inner in _BLOCK else key
 
 
+def from_diffusers(layer: str) -> str:
+    """The name in Wan's own code of a layer of diffusers; other names are returned unchanged."""
+    match = re.fullmatch(r"(blocks\.\d+)\.(.+)", layer)
+    if match is None:
+        return _INVERSE.get(layer, layer)
+    return f"{match[1]}.{_INVERSE.get(match[2], match[2])}"
+
+
 def convert_wan(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any] | None = None,
-    lora: Lora | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """diffusers' configuration and tensors of a Wan denoiser.
@@ -108,7 +92,6 @@ def convert_wan(
     Args:
         tensors: unwrapped, in either naming.
         config: of the `WanTransformer3DModel`; by default inferred from the shapes, for heads 128 wide.
-        lora: a LoRA to merge.
         dtype: precision of the result; by default unchanged.
 
     Raises:
@@ -122,16 +105,15 @@ def convert_wan(
     named = {key: tensor for key, tensor in named.items() if not any(word in key for word in unused)}
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     check_fit(model, shapes, {key: tensor.shape for key, tensor in named.items()}, "the checkpoint")
-    if lora is not None:
-        merge(named, lora)
     return config, {key: tensor.to(dtype or tensor.dtype).contiguous() for key, tensor in named.items()}
 
 
-def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The configuration of a denoiser with these tensors. Raises `WeightsError` if they are not a complete one."""
+def infer_config(tensors: Mapping[str, Tensor], heads: int | None = None) -> dict[str, Any]:
+    """The configuration of a denoiser with these tensors, in diffusers' naming, and with `heads` heads, by default as
+    many of the usual width as fit. Raises `WeightsError` if the tensors are not a complete denoiser."""
     try:
         patch = tensors["patch_embedding.weight"].shape
-        if patch[0] % HEAD_DIM:
+        if heads is None and patch[0] % HEAD_DIM:
             raise WeightsError(
                 f"the checkpoint is {patch[0]} wide, not a multiple of {HEAD_DIM}; name its model with --base MODEL"
             )
@@ -139,8 +121,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "_class_name": "WanTransformer3DModel",
             "patch_size": list(patch[2:]),
-            "num_attention_heads": patch[0] // HEAD_DIM,
-            "attention_head_dim": HEAD_DIM,
+            "num_attention_heads": heads or patch[0] // HEAD_DIM,
+            "attention_head_dim": patch[0] // heads if heads else HEAD_DIM,
             "in_channels": patch[1],
             "out_channels": tensors["proj_out.weight"].shape[0] // patch[2:].numel(),
             "text_dim": tensors["condition_embedder.text_embedder.linear_1.weight"].shape[1],
@@ -157,21 +139,5 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         raise WeightsError(f"the checkpoint is not a complete Wan: it has no {error}; fetch it again") from error
 
 
-def merge(tensors: dict[str, Tensor], lora: Lora) -> None:
-    """Merge a LoRA into its layers, computed in float32. Raises `WeightsError` if it does not fit."""
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in unwrap(lora.tensors).items():
-        match = re.fullmatch(r"(.+)\.lora_(A|B|down|up)(?:\.\w+)?\.weight", key)
-        if match is None:
-            raise WeightsError(f"the LoRA holds {key}, which is not a lora_A or lora_B of a layer; use another file")
-        side = "down" if match[2] in ("A", "down") else "up"
-        pairs.setdefault(to_diffusers(f"{match[1]}.weight"), {})[side] = tensor
-    for key, pair in pairs.items():
-        weight, down, up = tensors.get(key), pair.get("down"), pair.get("up")
-        if weight is None or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
-            held = ", ".join(f"{name} {tuple(part.shape)}" for name, part in pair.items())
-            layer = "no such layer" if weight is None else f"a weight {tuple(weight.shape)}"
-            raise WeightsError(f"the LoRA of {key} is {held}; the checkpoint has {layer}; use a LoRA of this model")
-        strength = 1.0 if lora.alpha is None else lora.alpha / down.shape[0]
-        change = strength * (up.float() @ down.float())  # [o r] x [r i]
-        tensors[key] = (weight.float() + change).to(weight.dtype)
+NAMING = Naming(to_diffusers, from_diffusers)
+"""The names of Wan's layers, for LoRAs."""
