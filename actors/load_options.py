@@ -7,22 +7,28 @@ import torch
 from longtake.actors.node_cache import on_this_node
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.devices import check_device
-from longtake.pipeline.weights.options import LoadOptions, Quantization
+from longtake.pipeline.weights.options import LoadOptions, Offload, Quantization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quantization)}
 
 
-def load_options(dtype: str | None = None, quantize: str | None = None, device: str = "cpu") -> LoadOptions:
+def load_options(
+    dtype: str | None = None, quantize: str | None = None, device: str = "cpu", offload: str = "none"
+) -> LoadOptions:
     """The load options of these flags on this node. Raises `SpecError` for unknown values."""
     for flag, value, known in (("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZATIONS)):
         if value is not None and value not in known:
             raise SpecError(f"{flag} is {value}; use {', '.join(known)}, or leave it out to keep weights as stored")
+    known_offload: Offload | None = next((known for known in get_args(Offload) if known == offload), None)
+    if known_offload is None:
+        raise SpecError(f"--offload is {offload}; use {', '.join(get_args(Offload))}")
     check_device(device, here=False)
     return on_this_node(
         LoadOptions(
             dtype=None if dtype is None else DTYPES[dtype],
             device=torch.device(device),
             quantize=None if quantize is None else QUANTIZATIONS[quantize],
+            offload=known_offload,
         )
     )

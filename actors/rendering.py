@@ -132,7 +132,7 @@ def open_render(storyboard: Storyboard, output: str, options: RenderOptions) -> 
     degrees = options.gang.degrees(plan)
     if options.in_process and degrees.ranks > 1:
         raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
-    take = open_take(plan, model, store, numerics(model, degrees, options.load))
+    take = open_take(plan, model, store, numerics(model, degrees, options.load), options.load.cache_folder)
     check_ours(take)
     return take
 

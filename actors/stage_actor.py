@@ -64,7 +64,8 @@ class TakeConfig:
     def open(self, model: FilmModel) -> Take:
         """The take in this process. Raises `JournalError` where this process would compute other bits."""
         check_same(numerics(model, self.degrees, self.load), self.numerics)
-        return open_take(plan_film(self.storyboard, model), model, Store(self.url), self.numerics)
+        cache = on_this_node(self.load).cache_folder
+        return open_take(plan_film(self.storyboard, model), model, Store(self.url), self.numerics, cache)
 
 
 class StageActor:

@@ -30,6 +30,12 @@ Dtype = Annotated[
 Quantize = Annotated[
     str | None, typer.Option(help="Quantize the denoiser to int8 or float8 (default: no). Changes the output.")
 ]
+Offload = Annotated[
+    str,
+    typer.Option(
+        help="Do not keep in memory: layers (of the denoiser), encoder (of prompts), none, or auto: if needed."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process. Changes the output bits.")]
 
 # ------------------------------------------------------------------ limits

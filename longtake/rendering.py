@@ -33,6 +33,7 @@ class RenderOptions(TypedDict, total=False):
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16"; changes the bits.
         quantize: "int8" or "float8"; changes the bits.
+        offload: "layers", "encoder" or "auto": what is not kept in memory.
         ranks, ulysses, ring, cfg: the ranks of a gang, and how they share a chunk; changes the bits.
         gangs: gangs that render independent scenes in parallel.
         budget_mib: memory limit for the chunks in flight.
@@ -48,6 +49,7 @@ class RenderOptions(TypedDict, total=False):
     device: str
     dtype: str
     quantize: str
+    offload: str
     ranks: int
     ulysses: int
     ring: int
@@ -58,7 +60,7 @@ class RenderOptions(TypedDict, total=False):
 
 
 _GANG = ("ranks", "ulysses", "ring", "cfg", "gangs")
-_LOAD = ("device", "dtype", "quantize")
+_LOAD = ("device", "dtype", "quantize", "offload")
 _RUN = ("fresh", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
 
 

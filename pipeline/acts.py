@@ -44,18 +44,19 @@ class Act(Generic[StageT]):
 
 def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
     """Chunk -> conditioning: a prompt for each guidance branch, and the latents that are given."""
-    return Act("embed", EmbedStage(take.model.text, take.plan, take.given), observer)
+    return Act("embed", EmbedStage(take.model.text, take.plan, take.given, take.loras.attach(text=True)), observer)
 
 
 def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:
     """Chunk, conditioning -> latents, journalled."""
-    stage = DenoiseStage(take.model, take.plan, take.finished, parallel)
+    stage = DenoiseStage(take.model, take.plan, take.finished, parallel, take.loras.attach(text=False))
     return Act("denoise", stage, observer, take.journal.keep_latents)
 
 
 def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
     """Chunk, conditioning -> latents, on the other ranks of a gang. Only the first rank journals and reports them."""
-    return Act("denoise", DenoiseStage(take.model, take.plan, take.finished, parallel), SILENT)
+    stage = DenoiseStage(take.model, take.plan, take.finished, parallel, take.loras.attach(text=False))
+    return Act("denoise", stage, SILENT)
 
 
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:

@@ -1,10 +1,11 @@
 """The plan of a film: everything that is known before its first chunk, from a storyboard, a clock and a model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Self
 
+from longtake.pipeline.adapters.presets import lora_preset
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, store_bytes
 from longtake.pipeline.clock import (
     ChunkSpan,
@@ -16,7 +17,7 @@ from longtake.pipeline.clock import (
     plan_scenes,
 )
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.models.limits import ModelDefaults, check_against, with_defaults
+from longtake.pipeline.models.limits import ModelDefaults, check_against, sources_of, with_defaults
 from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.traffic import GangTraffic, gang_traffic
@@ -67,6 +68,7 @@ class FilmPlan:
         kv_plan: what the KV store keeps of finished chunks.
         sites: the attention sites, with the page sizes that the KV store needs.
         reach: of the decoders.
+        sources: where each setting is taken from; see `sources_of`.
     """
 
     storyboard: Storyboard
@@ -81,6 +83,7 @@ class FilmPlan:
     kv_plan: KVPlan
     sites: tuple[SiteLayout, ...]
     reach: DecoderReach
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -194,7 +197,9 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
     Raises:
         SpecError: the model cannot render it.
     """
-    storyboard = with_defaults(storyboard, model.defaults)
+    defaults = defaults_of(storyboard, model)
+    sources = sources_of(storyboard, defaults)
+    storyboard = with_defaults(storyboard, defaults)
     check_against(storyboard, model.limits)
     check_prompts(storyboard, model)
     clock = model.clock(storyboard.video.fps)
@@ -225,7 +230,17 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         kv_plan=model.rollout.kv_plan(model.kv_plan),
         sites=sites,
         reach=DecoderReach.of(model.video_codec, model.sound_codec),
+        sources=sources,
     )
+
+
+def defaults_of(storyboard: Storyboard, model: FilmModel) -> ModelDefaults:
+    """The model's defaults, or those of a step-distilled LoRA that is in use in the whole film."""
+    preset = lora_preset([lora.file for lora in storyboard.loras if lora.scenes is None])
+    if preset is None:
+        return model.defaults
+    sources = {**model.defaults.sources, **dict.fromkeys(preset.settings, f"published: {preset.source}")}
+    return replace(model.defaults, **preset.settings, sources=sources)
 
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
@@ -237,12 +252,20 @@ def check_prompts(storyboard: Storyboard, model: FilmModel) -> None:
     """Raise one `SpecError` that names every prompt the model cannot read."""
     mistakes = []
     for index, scene in enumerate(storyboard.scenes):
-        try:
-            model.text.check(scene.prompt)
-        except SpecError as error:
-            mistakes.append(f"scenes[{index}].prompt: {error}")
+        for key, text in (("prompt", scene.prompt), ("negative", scene.negative)):
+            mistakes += _unreadable(f"scenes[{index}].{key}", text, model)
+    mistakes += _unreadable("negative", storyboard.negative, model)
     if mistakes:
         raise SpecError("\n".join(mistakes))
+
+
+def _unreadable(key: str, text: str | None, model: FilmModel) -> list[str]:
+    try:
+        if text:
+            model.text.check(text)
+    except SpecError as error:
+        return [f"{key}: {error}"]
+    return []
 
 
 def check_guidance(wanted: float | GuidanceSpec, model: FilmModel, sites: Sequence[SiteLayout]) -> None:

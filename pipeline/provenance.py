@@ -18,7 +18,7 @@ ONE_RANK = Degrees()
 GPU_PARTS = ("gpu", "attention")
 """Parts that are known only to a process that sees the GPU."""
 
-TAKE_PARTS = ("given", "upscaler")
+TAKE_PARTS = ("given", "upscaler", "loras")
 """Parts that `open_take` adds, and checks itself."""
 
 

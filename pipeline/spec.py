@@ -123,6 +123,12 @@ def _solver(value: object) -> object:
     return value
 
 
+def _negative(value: object) -> object:
+    if value is not None and not isinstance(value, str):
+        raise SpecError("use text; put it in quotes if it looks like a number, and use '' for none")
+    return value.strip() if isinstance(value, str) else value
+
+
 def _film_path(value: object) -> str:
     path = PurePosixPath(words(value))
     if path.is_absolute() or ".." in path.parts or re.search(r"[:\\~\x00-\x1f]", str(path)):
@@ -162,7 +168,15 @@ class Conditions:
     kind: ConditioningKind
 
 
+@dataclass(frozen=True)
+class NamesFile:
+    """Marks a key of the storyboard whose value is the path or URL of another file."""
+
+
 # ------------------------------------------------------------------ the storyboard
+
+Negative = Annotated[str | None, BeforeValidator(_negative)]
+"""A negative prompt, "" for none; None for that of the film, or of the model."""
 
 Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
 
@@ -172,6 +186,16 @@ class _Spec(BaseModel):
 
 
 SpecT = TypeVar("SpecT", bound=_Spec)
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """The file and strength of `FILE[:STRENGTH]`, such as style.safetensors:0.8; the strength is 1 if it is left
+    out."""
+    file, _, strength = text.rpartition(":")
+    try:
+        return (file, float(strength)) if file else (text, 1.0)
+    except ValueError:  # the colon of a URL
+        return text, 1.0
 
 
 class VideoSpec(_Spec):
@@ -190,9 +214,11 @@ class AudioSpec(_Spec):
 
 
 class Scene(_Spec):
-    """One prompt and how long it lasts. `continue` continues the scene before; `cut` starts fresh, or from `image`."""
+    """One prompt and how long it lasts. `continue` continues the scene before; `cut` starts fresh, or from `image`.
+    `negative` is what guidance pushes away from; None for that of the film."""
 
     prompt: Words
+    negative: Negative = None
     duration: Annotated[str, BeforeValidator(_duration)]
     transition: Literal["continue", "cut"] = "continue"
     image: Annotated[Place | None, Conditions("image")] = None
@@ -267,6 +293,31 @@ class SamplingSpec(_Spec):
     solver: Annotated[str, BeforeValidator(_solver)] = "euler"
 
 
+def _noise(value: object) -> object:
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) != 2 or not all(type(each) in (int, float) and 0 <= each <= 1 for each in numbers):
+        raise SpecError("use two noise levels from 1 (noise) to 0 (clean), such as [1, 0.9]")
+    return (float(max(numbers)), float(min(numbers)))
+
+
+class LoraSpec(_Spec):
+    """A LoRA that changes the model's weights while it is in use.
+
+    Args:
+        file: its path or URL.
+        strength: factor of the change.
+        scenes: numbers of the scenes in which it is in use, from 0; None for all.
+        streams: the streams whose layers it changes; None for all.
+        noise: the noise levels from and to which it is in use; None for all.
+    """
+
+    file: Annotated[Place, NamesFile()]
+    strength: Annotated[float, number(-10, 10)] = 1.0
+    scenes: tuple[Annotated[int, whole(0, 100_000)], ...] | None = None
+    streams: tuple[Literal["video", "audio"], ...] | None = None
+    noise: Annotated[tuple[float, float] | None, BeforeValidator(lambda x: None if x is None else _noise(x))] = None
+
+
 class OutputSpec(_Spec):
     """What is written to the output root.
 
@@ -304,6 +355,14 @@ def _last_a_film(scenes: tuple[Scene, ...], info: ValidationInfo) -> tuple[Scene
     return scenes
 
 
+def _loras(loras: tuple[LoraSpec, ...], info: ValidationInfo) -> tuple[LoraSpec, ...]:
+    count = len(info.data.get("scenes", ()))
+    for index, lora in enumerate(loras):
+        if count and lora.scenes is not None and (beyond := [scene for scene in lora.scenes if scene >= count]):
+            raise SpecError(f"entry {index} names scenes {beyond}; the film has scenes 0 to {count - 1}")
+    return loras
+
+
 def _sound_file(value: object) -> object:
     """`audio: song.wav` is short for `audio: {file: song.wav}`."""
     return {"file": value} if isinstance(value, str) else value
@@ -315,10 +374,12 @@ class Storyboard(_Spec):
     title: Words = "Untitled"
     model: Place = "sounding-shapes"
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
+    negative: Negative = None
     continue_from: Annotated[Place | None, Conditions("film")] = None
     video: VideoSpec = VideoSpec()
     audio: Annotated[AudioSpec, BeforeValidator(_sound_file)] = AudioSpec()
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
+    loras: Annotated[tuple[LoraSpec, ...], AfterValidator(_loras)] = ()
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
     parallel_scenes: bool = False
@@ -330,6 +391,11 @@ class Storyboard(_Spec):
 
     def _asks_for(self, key: str | None) -> bool:
         return key is None or bool(attrgetter(key)(self))
+
+    def negative_of(self, scene: int) -> str:
+        """The negative prompt of a scene; "" for none."""
+        own = self.scenes[scene].negative
+        return (self.negative or "") if own is None else own
 
     def durations_s(self) -> tuple[Fraction, ...]:
         """The exact length of each scene, for `plan_scenes`."""
@@ -368,7 +434,7 @@ def load_storyboard(url: str, overrides: Sequence[str] = ()) -> Storyboard:
 
 
 def located(storyboard: Storyboard, source: str) -> Storyboard:
-    """`storyboard` with the full path or URL of each conditioning file, which may be relative to the storyboard.
+    """`storyboard` with the full path or URL of each file that it names, which may be relative to the storyboard.
 
     Args:
         source: path or URL of the storyboard.
@@ -386,15 +452,15 @@ def located(storyboard: Storyboard, source: str) -> Storyboard:
 
 
 def _with_urls(spec: SpecT, change: Callable[[str], str]) -> SpecT:
-    """`spec` with the URL of each conditioning file changed. Keys that were left out still count as left out."""
+    """`spec` with the URL of each file that it names changed. Keys that were left out still count as left out."""
     changed: dict[str, Any] = {}
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
         if isinstance(value, _Spec):
             changed[name] = _with_urls(value, change)
-        elif name == "scenes":
-            changed[name] = tuple(_with_urls(scene, change) for scene in value)
-        elif value is not None and any(isinstance(mark, Conditions) for mark in field.metadata):
+        elif isinstance(value, tuple) and all(isinstance(each, _Spec) for each in value):
+            changed[name] = tuple(_with_urls(each, change) for each in value)
+        elif value is not None and any(isinstance(mark, Conditions | NamesFile) for mark in field.metadata):
             changed[name] = change(value)
     return spec.model_copy(update={name: value for name, value in changed.items() if value != getattr(spec, name)})
 
@@ -409,6 +475,7 @@ _SECTIONS: dict[str, type[_Spec]] = {
     "video": VideoSpec,
     "audio": AudioSpec,
     "scenes": Scene,
+    "loras": LoraSpec,
     "sampling": SamplingSpec,
     "output": OutputSpec,
 }

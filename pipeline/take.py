@@ -1,7 +1,9 @@
 """A take: one film, planned for a model and a place. Open it, see what of it is finished, repair it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from longtake.pipeline.adapters.loras import FilmLoras, open_loras
 from longtake.pipeline.adapters.upscalers import TakeUpscaler
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
@@ -14,6 +16,7 @@ from longtake.pipeline.observe import Observer
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.stages.upscale import check_upscaler, decoded_with, replay_start
 from longtake.pipeline.values import LatentChunk
+from longtake.pipeline.weights.options import AS_STORED
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Take:
     Args:
         numerics: what decides them in addition to the storyboard; see `pipeline/provenance.py`.
         given: the files that condition the film, encoded.
+        loras: of the film.
         upscaler: None for a film that is shown at the size at which it is rendered.
         notes: what the user should know about these files.
     """
@@ -33,6 +37,7 @@ class Take:
     journal: Journal
     numerics: Parts
     given: ConditioningEncoder
+    loras: FilmLoras
     upscaler: TakeUpscaler | None = None
     notes: tuple[str, ...] = ()
 
@@ -88,27 +93,44 @@ class Take:
         return spans
 
 
-def open_take(plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts) -> Take:
+def open_take(
+    plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts, cache: Path = AS_STORED.cache_folder
+) -> Take:
     """Open the take of a planned film, with a journal in which finished chunks count. Nothing is written.
 
     Args:
         plan: made by `plan_film` for this model.
         numerics: see `pipeline/provenance.py`. Those of an opened take hold the digests of its conditioning files:
-            the files must have these digests here, and are not checked again. They also describe its upscaler.
+            the files must have these digests here, and are not checked again. They also describe its upscaler, and hold
+            the digests of its LoRAs.
+        cache: this node's folder for downloads and checksums.
 
     Raises:
-        SpecError: a conditioning file is unusable, or the upscaler cannot enlarge the film.
+        SpecError: a conditioning file is unusable, a LoRA is of another model, or the upscaler cannot enlarge the film.
         JournalError: a conditioning file is another one than where the take was first opened.
         WeightsError: the upscaler does not exist.
     """
     given, notes, numerics = _conditioned(model, plan, numerics)
+    loras = open_loras(plan.storyboard, model, cache)
+    if loras.digests:
+        if tuple(numerics.get("loras", loras.digests)) != loras.digests:
+            raise JournalError(
+                "loras: a file is another one here than where the render began; put the same one everywhere"
+            )
+        numerics, notes = {**numerics, "loras": loras.digests}, (*notes, *loras.notes)
     upscaler = _open_upscaler(plan, numerics)
     grid, parts = None, numerics
     if upscaler is not None:
         grid, parts = upscaler.grid, {**numerics, "upscaler": upscaler.fingerprint}
         numerics = {**numerics, "upscaler": upscaler.card()}
-    keys = film_keys(plan.storyboard, plan.chunks, parts, lambda chunk: decoded_with(plan, grid, chunk)[-1])
-    return Take(model, plan, store, Journal(store, keys), numerics, given, upscaler, notes)
+    keys = film_keys(
+        plan.storyboard,
+        plan.chunks,
+        parts,
+        lambda chunk: decoded_with(plan, grid, chunk)[-1],
+        unguided="unguided" in plan.branches,
+    )
+    return Take(model, plan, store, Journal(store, keys), numerics, given, loras, upscaler, notes)
 
 
 def _open_upscaler(plan: FilmPlan, numerics: Parts) -> TakeUpscaler | None:

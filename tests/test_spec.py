@@ -70,7 +70,7 @@ def test_the_template_is_valid_and_shows_every_key_with_its_default():
         for key, value in shown.items():
             default = spec.model_fields[key].default
             defaults(type(default), value) if isinstance(value, dict) else None
-            assert isinstance(value, dict) or value == default, key
+            assert isinstance(value, dict) or value == (list(default) if default == () else default), key
 
     defaults(Storyboard, template)
     assert {key for scene in scenes for key in scene} == {"prompt", "duration", "transition"}
@@ -250,7 +250,12 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
         ({"sampling": {"guidance": True}}, "sampling.guidance", "True", "a number"),
         ({"sampling": {"shift": 0}}, "sampling.shift", "0", "from 0.01 to 100"),
         ({"sampling": {"solver": "heun"}}, "sampling.solver", "'heun'", "'euler', 'renoise' or 'unipc'"),
-        ({"sampling": {"schedule": "cosine"}}, "sampling.schedule", "'cosine'", "shifted, linear, dynamic, or a list"),
+        (
+            {"sampling": {"schedule": "cosine"}},
+            "sampling.schedule",
+            "'cosine'",
+            "shifted, linear, dynamic, full, fixed, or a list",
+        ),
         ({"sampling": {"schedule": []}}, "sampling.schedule", "[]", "start at 1"),
         ({"sampling": {"steps": 2, "schedule": [0.9, 0.5]}}, "sampling.schedule", "[0.9, 0.5]", "start at 1"),
         ({"sampling": {"steps": 2, "schedule": [1, 1]}}, "sampling.schedule", "[1, 1]", "fall at every step"),

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.options import Address, BudgetMib, ChunkDeadline, Device, Dtype, Overrides, Quantize, Threads
+from longtake.jobs.options import (
+    Address,
+    BudgetMib,
+    ChunkDeadline,
+    Device,
+    Dtype,
+    Offload,
+    Overrides,
+    Quantize,
+    Threads,
+)
 
 
 def command(
@@ -40,6 +50,7 @@ def command(
     overrides: Overrides = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
+    offload: Offload = "none",
 ) -> None:
     """Render all takes of a manifest; rerun it and only unfinished takes are rendered.
 
@@ -64,6 +75,7 @@ def command(
         dtype=dtype,
         quantize=quantize,
         device=device,
+        offload=offload,
     )
     if code := batch_command(manifest, output, options):
         raise typer.Exit(code)

@@ -24,6 +24,7 @@ class BatchOptions:
     dtype: str | None = None
     quantize: str | None = None
     device: str = "cpu"
+    offload: str = "none"
 
     @property
     def at_once(self) -> int:

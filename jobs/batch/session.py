@@ -45,7 +45,7 @@ class RaySession(BatchSession):
 
     def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
         self._ranks = options.ranks
-        self._load = load_options(options.dtype, options.quantize, options.device)
+        self._load = load_options(options.dtype, options.quantize, options.device, options.offload)
         self._take: Take | None = None
         self._session = RenderSession(
             SessionOptions(

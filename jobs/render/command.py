@@ -12,6 +12,7 @@ from longtake.jobs.options import (
     DryRun,
     Dtype,
     InProcess,
+    Offload,
     Overrides,
     Quantize,
     Threads,
@@ -61,8 +62,17 @@ def command(
         str | None,
         typer.Option(help="A name, file, folder, owner/name or URL (default: the storyboard's model)."),
     ] = None,
+    loras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:STRENGTH]",
+            help="A LoRA for the whole film, in place of the storyboard's. Repeatable. Changes the output.",
+        ),
+    ] = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
+    offload: Offload = "none",
 ) -> None:
     """Render a storyboard to a film with sound, playable as soon as the first chunk is done.
 
@@ -72,8 +82,9 @@ def command(
 
     from longtake.actors.load_options import load_options
     from longtake.actors.rendering import GangSpec, RenderOptions
-    from longtake.jobs.render.run import render_command
+    from longtake.jobs.render.run import lora_key, render_command
 
+    lora_override = () if loras is None else (f"loras={quoted([lora_key(lora) for lora in loras])}",)
     model_override = () if model is None else (f"model={quoted(model)}",)
     options = RenderOptions(
         fresh=fresh,
@@ -83,6 +94,6 @@ def command(
         budget_mib=budget_mib,
         chunk_deadline_s=chunk_deadline_s,
         gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
-        load=load_options(dtype=dtype, quantize=quantize, device=device),
+        load=load_options(dtype=dtype, quantize=quantize, device=device, offload=offload),
     )
-    render_command(storyboard, output, (*model_override, *(overrides or ())), options, dry_run=dry_run)
+    render_command(storyboard, output, (*model_override, *lora_override, *(overrides or ())), options, dry_run=dry_run)

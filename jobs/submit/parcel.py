@@ -112,16 +112,18 @@ def named_files(manifest: str, overrides: Sequence[str] = ()) -> Iterator[tuple[
 
 
 def own_files(storyboard: Storyboard, source: str, folder: str = "") -> Iterator[tuple[str, bytes]]:
-    """The conditioning files that a storyboard names relative to itself, by their names relative to `source`.
+    """The files that a storyboard names relative to itself, by their names relative to `source`.
 
     Args:
         source: the file that is submitted: the storyboard, or a manifest that names it.
         folder: of the storyboard, relative to `source`.
     """
-    for file in storyboard.conditioning_files():
-        if is_relative(file.url):
-            name = f"{folder}/{file.url}".lstrip("/")
-            yield name, _read_below(source, name, file.key)
+    files = {file.key: file.url for file in storyboard.conditioning_files()}
+    files |= {f"loras[{index}].file": lora.file for index, lora in enumerate(storyboard.loras)}
+    for key, url in files.items():
+        if is_relative(url):
+            name = f"{folder}/{url}".lstrip("/")
+            yield name, _read_below(source, name, key)
 
 
 def _read_below(source: str, name: str, by: str) -> bytes:

@@ -45,16 +45,21 @@ def film_keys(
     chunks: Sequence[ChunkSpan],
     numerics: Parts,
     last_seen: Callable[[ChunkSpan], ChunkSpan] = lambda chunk: chunk,
+    *,
+    unguided: bool = True,
 ) -> FilmKeys:
     """The keys of a planned film.
 
     Args:
         numerics: what decides the bits in addition to the storyboard: weights, versions, dtype, threads and so on. An
-            "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key.
+            "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key, and"
+            " "loras" those
+            of its LoRAs in order.
         last_seen: gives the last chunk whose latents a chunk's pictures depend on.
+        unguided: whether guidance reads a negative prompt.
     """
     latents, segments = [], []
-    apart, given = ("upscaler", "given"), dict(numerics.get("given", {}))
+    apart, given = ("upscaler", "given", "loras"), dict(numerics.get("given", {}))
     film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(storyboard)}
     files = [file for file in storyboard.conditioning_files() if file.key in given]
     film_parts |= {file.key: given[file.key] for file in files if file.scene is None}
@@ -71,6 +76,10 @@ def film_keys(
             "start_s": str(chunk.start_s),
         }
         latent_parts = {"prompt": storyboard.scenes[chunk.scene].prompt, **span}
+        if unguided and (negative := storyboard.negative_of(chunk.scene)):
+            latent_parts["negative"] = negative
+        if loras := _loras_of(storyboard, numerics.get("loras", ()), chunk.scene):
+            latent_parts["loras"] = loras
         if chunk.index == chunk.scene_start:
             latent_parts |= {file.kind: given[file.key] for file in files if file.scene == chunk.scene}
         latents_key = _hash(latents_key, latent_parts)
@@ -89,13 +98,24 @@ def film_keys(
 
 
 def _whole_film(storyboard: Storyboard) -> Parts:
-    return {
+    # Until 2026-11-30, `unipc` told models fractional timesteps.
+    timesteps = {"timesteps": "whole numbers"} if storyboard.sampling.solver == "unipc" else {}
+    return timesteps | {
         "model": storyboard.model,
         "seed": storyboard.seed,
         "video": storyboard.video.model_dump(mode="json"),
         "audio": storyboard.audio.model_dump(mode="json", exclude={"file"}),
         "sampling": storyboard.sampling.model_dump(mode="json"),
     }
+
+
+def _loras_of(storyboard: Storyboard, digests: Sequence[str], scene: int) -> list[dict[str, Any]]:
+    """The LoRAs that are in use in a scene, as parts of a key."""
+    return [
+        {"sha256": digest, **spec.model_dump(mode="json", exclude={"file", "scenes"}, exclude_none=True)}
+        for spec, digest in zip(storyboard.loras, digests, strict=True)
+        if spec.scenes is None or scene in spec.scenes
+    ]
 
 
 def _hash(before: str, parts: Parts) -> str:

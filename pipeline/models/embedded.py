@@ -8,6 +8,7 @@ from torch import nn
 
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.models.adapted import AdaptableNetwork, detach
 from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
 from longtake.pipeline.models.fingerprint import weights_fingerprint
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
@@ -97,8 +98,14 @@ class EmbeddedModel(nn.Module):
         return MediaClock(fps, sound.sample_rate, TEMPORAL_STRIDE, sound.hop, audio_centre=Fraction(0))
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights by name."""
+        """SHA-256 of all weights by name, without what LoRAs change."""
+        detach(self.denoiser)
         return weights_fingerprint(self)
+
+    def adaptables(self) -> dict[str, AdaptableNetwork]:
+        """The denoiser, which LoRAs can change."""
+        layout = {key: tuple(weight.shape) for key, weight in self.denoiser.named_parameters()}
+        return {"transformer": AdaptableNetwork(layout, lambda act: act(self.denoiser))}
 
     @property
     def dtype(self) -> torch.dtype:

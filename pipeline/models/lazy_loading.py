@@ -39,11 +39,20 @@ class LazyDenoiser(BlockDenoiser, Generic[DenoiserT]):
 
     def __init__(self, rope: Ropes, sites: Sites, load: Callable[[], DenoiserT]) -> None:
         self._rope, self._sites, self._load = rope, sites, load
+        self._prepare: Callable[[DenoiserT], None] = lambda _: None
 
     @cached_property
     def loaded(self) -> DenoiserT:
         """The denoiser with its weights."""
-        return self._load()
+        denoiser = self._load()
+        self._prepare(denoiser)
+        return denoiser
+
+    def when_loaded(self, prepare: Callable[[DenoiserT], None]) -> None:
+        """Call `prepare` with the denoiser once it is loaded, or now if it is, in place of an earlier such function."""
+        self._prepare = prepare
+        if "loaded" in vars(self):
+            prepare(self.loaded)
 
     @property
     @override

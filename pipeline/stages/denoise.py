@@ -1,10 +1,12 @@
 """Denoise: noise becomes the clean latents of one chunk, which continue those of the chunks before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import JournalError
+from longtake.pipeline.guards import guard
+from longtake.pipeline.models.adapted import LoraDenoiser, NetworkLoras
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
@@ -30,10 +32,16 @@ class DenoiseStage:
         plan: of the film.
         finished: where to find latents that this stage has not rendered itself.
         parallel: the ranks that render each chunk together. Each rank has its own stage and gets the result.
+        loras: attached to the model's networks.
     """
 
     def __init__(
-        self, model: FilmModel, plan: FilmPlan, finished: FinishedLatents, parallel: Parallel = ONE_RANK
+        self,
+        model: FilmModel,
+        plan: FilmPlan,
+        finished: FinishedLatents,
+        parallel: Parallel = ONE_RANK,
+        loras: Sequence[NetworkLoras] = (),
     ) -> None:
         store = KVStore(
             plan.sites,
@@ -48,15 +56,18 @@ class DenoiseStage:
         sampling = Sampling(
             plan.sigmas, solver_named(storyboard.solver), plan.guidance, KeyedNoise(plan.storyboard.seed)
         )
-        denoiser = ShardedDenoiser(model.denoiser, parallel)
+        self._loras = LoraDenoiser(model.denoiser, loras) if loras else None
+        denoiser = ShardedDenoiser(self._loras or model.denoiser, parallel)
         self.engine = _engine(plan, denoiser, store, sampling, parallel)
-        self._plan, self._finished = plan, finished
+        self._plan, self._finished, self._dtype = plan, finished, model.dtype
         self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are missing."""
         self._stand_before(chunk, conditioning)
         latents = self.engine.denoise(chunk, conditioning.prompts, conditioning.given)
+        for name, values in (("video", latents.video), ("audio", latents.audio)):
+            guard("denoise", f"{name} latents", values, f"chunk {chunk.index}", self._dtype)
         self._next = chunk.index + 1
         return latents
 
@@ -67,6 +78,8 @@ class DenoiseStage:
         self._next = latents.span.index + 1
 
     def _stand_before(self, chunk: ChunkSpan, conditioning: Conditioning) -> None:
+        if self._loras is not None:
+            self._loras.scene = chunk.scene
         if chunk.index != self._next:
             history = [find(self._finished, span) for span in self._plan.history(chunk)]
             self.engine.resume(history, chunk, conditioning.prompts)

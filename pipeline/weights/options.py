@@ -9,6 +9,10 @@ import torch
 Quantization = Literal["int8", "float8"]
 """Weight-only quantization of the denoiser's matrices; activations are unchanged."""
 
+Offload = Literal["auto", "none", "layers", "encoder"]
+"""What is not kept in memory: the denoiser's layers, each of which is loaded while it runs; the text encoder, which is
+loaded for each prompt; "auto" offloads the layers where the denoiser does not fit."""
+
 CPU = torch.device("cpu")
 DEFAULT_CACHE = Path("~/.cache/longtake")
 
@@ -21,6 +25,7 @@ class LoadOptions:
         dtype: precision of the weights; None keeps the stored one.
         device: where to load them.
         quantize: quantization of the denoiser's matrices; None for none.
+        offload: what is not kept in memory; it changes no bits.
         cache: this node's folder for downloads and checksums.
     """
 
@@ -28,6 +33,7 @@ class LoadOptions:
     device: torch.device = CPU
     quantize: Quantization | None = None
     cache: Path = DEFAULT_CACHE
+    offload: Offload = "none"
 
     @property
     def cache_folder(self) -> Path:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.names import stays_below
-from longtake.pipeline.weights.folder import INDEX, PICKLES, refused
+from longtake.pipeline.weights.folder import INDEX, PICKLES, VARIANT, refused
+from longtake.pipeline.weights.offload import OffloadedLayers, fits
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.quantize import quantize
 from longtake.pipeline.weights.settings import read_settings
@@ -43,15 +44,29 @@ def weight_files(part: Path) -> dict[str, Path]:
         raise refused(str(part))
     if part.is_file():
         return dict.fromkeys(_keys(part), part)
-    indexes, files = sorted(part.glob("*.safetensors.index.json")), sorted(part.glob("*.safetensors"))
-    if indexes:
-        return _of_index(indexes[0])
+    indexes = _preferred([*part.glob("*.safetensors.index.json")], part)
+    files = _preferred([*part.glob("*.safetensors")], part)
+    if indexes and (not VARIANT.search(indexes[0].name) or not files or VARIANT.search(files[0].name)):
+        return shards_of(indexes[0])
     if len(files) == 1:
         return dict.fromkeys(_keys(files[0]), files[0])
     if files:
         raise WeightsError(f"{part} holds {len(files)} .safetensors files without an index; fetch the model again")
     pickles = sorted(file for file in part.glob("*") if file.suffix in PICKLES) if part.is_dir() else []
     raise refused(str(pickles[0])) if pickles else WeightsError(f"{part} holds no .safetensors file; fetch it again")
+
+
+def _preferred(files: list[Path], part: Path) -> list[Path]:
+    """The plain ones of a part's files, or those of its one variant. Raises `WeightsError` for several variants."""
+    plain = sorted(file for file in files if not VARIANT.search(file.name))
+    if plain:
+        return plain
+    variants = {match[1] for file in files if (match := VARIANT.search(file.name))}
+    if len(variants) > 1:
+        raise WeightsError(
+            f"{part} holds the variants {', '.join(sorted(variants))} and no plain weights; keep one of them"
+        )
+    return sorted(files)
 
 
 def check_parts(folder: Path, parts: Iterable[str]) -> None:
@@ -85,7 +100,7 @@ def on_meta(kind: type[Network], config: Mapping[str, Any], part: Path) -> Netwo
     return network
 
 
-def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str, Path]:
+def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str, tuple[Path, str]]:
     """Compare the tensors of a part with a network; only headers are read.
 
     None may be missing or left over, except for tied weights, which the part may lack, and tensors that the network's
@@ -97,7 +112,7 @@ def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str,
         prefix: prefix of this network's tensors if the part also holds others.
 
     Returns:
-        The files of the network's tensors, by their keys in the part.
+        The file and key in the part of the network's tensors, by their names in the network.
 
     Raises:
         WeightsError: tensors are missing, left over or have another shape, or a file is damaged.
@@ -110,15 +125,29 @@ def check_tensors(network: nn.Module, part: Path, prefix: str = "") -> dict[str,
         for key, file in weight_files(part).items()
         if key.startswith(prefix) and (key.removeprefix(prefix) in shapes or not any(name in key for name in ignored))
     }
+    named = {key.removeprefix(prefix): (file, key) for key, file in where.items()}
+    if isinstance(tied, Mapping):  # transformers names the weight that each tied one is equal to
+        named |= {source: named[name] for name, source in tied.items() if name in named and source not in named}
+    scales = [key for key in where if key.endswith((".scale_weight", ".weight_scale", "scaled_fp8"))]
+    if scales:
+        raise WeightsError(
+            f"{part} holds 8-bit weights with scales ({_some(scales)}); `longtake convert` makes plain ones of its file"
+        )
     with _opened(where) as files:
-        found = {key.removeprefix(prefix): files[file].get_slice(key).get_shape() for key, file in where.items()}
+        found = {name: files[file].get_slice(key).get_shape() for name, (file, key) in named.items()}
     needed = {key: shape for key, shape in shapes.items() if key in found or key not in tied}
     check_fit(network, needed, found, str(part))
-    return where
+    return named
 
 
 def fill(
-    network: Network, part: Path, load: LoadOptions, *, prefix: str = "", float32: Collection[str] = ()
+    network: Network,
+    part: Path,
+    load: LoadOptions,
+    *,
+    prefix: str = "",
+    float32: Collection[str] = (),
+    layers: str = "",
 ) -> Network:
     """Fill a network that was built on the `meta` device with the tensors of a part; it is then ready to run.
 
@@ -131,16 +160,31 @@ def fill(
         part: see `weight_files`.
         prefix: see `check_tensors`, whose errors are raised.
         float32: names of submodules or parameters that keep at least float32.
+        layers: the name of the list of layers that are offloaded if `load` says so.
+
+    Raises:
+        WeightsError: layers are to be offloaded and quantized.
     """
     kept = set(network.state_dict())
     where = check_tensors(network, part, prefix)
-    with _opened(where) as files:
-        tensors = {}
-        for key, file in where.items():
-            name = key.removeprefix(prefix)
-            tensor = files[file].get_tensor(key)
-            tensors[name] = tensor.to(load.device, _dtype(name, tensor, load, float32))
-        network.load_state_dict(tensors, strict=False, assign=True)
+    away = f"{layers}." if layers and _offloads(load, where) else None
+
+    def read(names: Iterable[str]) -> dict[str, Tensor]:
+        wanted = {name: where[name] for name in names}
+        with _opened({key: file for file, key in wanted.values()}) as files:
+            tensors = {name: files[file].get_tensor(key) for name, (file, key) in wanted.items()}
+            return {name: x.to(load.device, _dtype(name, x, load, float32)) for name, x in tensors.items()}
+
+    here = [name for name in where if away is None or not name.startswith(away)]
+    network.load_state_dict(read(here), strict=False, assign=True)
+    if away is not None:
+        modules = list(network.get_submodule(layers))  # type: ignore[call-overload]  # a ModuleList
+
+        def read_layer(number: int) -> dict[str, Tensor]:
+            start = f"{away}{number}."
+            return {name.removeprefix(start): x for name, x in read(n for n in where if n.startswith(start)).items()}
+
+        OffloadedLayers(modules, read_layer)
     for name, buffer in list(network.named_buffers()):
         if buffer.is_meta and name not in kept:
             module, _, leaf = name.rpartition(".")
@@ -149,6 +193,17 @@ def fill(
     if part.name.startswith(DENOISER) and not prefix:
         quantize(network, load, full=tuple(float32))
     return network
+
+
+def _offloads(load: LoadOptions, where: Mapping[str, tuple[Path, str]]) -> bool:
+    """Whether the layers of a part with these tensors are offloaded."""
+    if load.offload == "layers" and load.quantize is not None:
+        raise WeightsError(f"--offload layers reads weights as they run, and --quantize is {load.quantize}; use one")
+    if load.offload != "auto" or load.quantize is not None:
+        return load.offload == "layers"
+    stored = sum(file.stat().st_size for file in {file for file, _ in where.values()})
+    itemsize = 2 if load.dtype is None else load.dtype.itemsize
+    return not fits(stored * max(1, itemsize // 2), load.device)
 
 
 def without_weights(network: Network) -> Network:
@@ -171,10 +226,16 @@ def stored_dtype(part: Path) -> torch.dtype:
             name = files[file].get_slice(key).get_dtype()
             names[name] = names.get(name, 0) + 1
     most = max(names, key=lambda name: names[name])
-    return {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}[most]
+    known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+    if most.startswith("F8"):
+        return torch.bfloat16  # as which `fill` keeps them
+    if most not in known:
+        raise WeightsError(f"{part} is stored as {most}, which cannot be rendered; use its float8 or bfloat16 copy")
+    return known[most]
 
 
-def _of_index(index: Path) -> dict[str, Path]:
+def shards_of(index: Path) -> dict[str, Path]:
+    """The file of every tensor, by key, of an index of shards. Raises `WeightsError` if any is missing or damaged."""
     try:
         named = dict(json.loads(index.read_bytes())["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -244,6 +305,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _dtype(key: str, tensor: Tensor, load: LoadOptions, float32: Collection[str]) -> torch.dtype:
+    if tensor.dtype.itemsize == 1 and tensor.is_floating_point():  # float8 without scales: bfloat16 holds its values
+        tensor = tensor.new_empty(0, dtype=torch.bfloat16)
     if load.dtype is None or not tensor.is_floating_point():
         return tensor.dtype
     kept = not set(float32).isdisjoint(key.split("."))

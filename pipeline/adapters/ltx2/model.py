@@ -3,6 +3,7 @@
 Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -11,20 +12,23 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from torch import nn
 
 from longtake.pipeline.adapters.ltx2.codecs import FRAMES, LTX2SoundCodec, LTX2VideoCodec
+from longtake.pipeline.adapters.ltx2.convert import NAMING
 from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, ropes, sites
 from longtake.pipeline.adapters.ltx2.folder import LTX2Folder
 from longtake.pipeline.adapters.ltx2.text import LTX2Text
-from longtake.pipeline.adapters.pretrained import read_encoder, read_tokenizer
+from longtake.pipeline.adapters.presets import LTX2_NEGATIVE, Settings, ltx2_guidance, with_preset
+from longtake.pipeline.adapters.pretrained import as_published, read_encoder, read_tokenizer
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.models.adapted import AdaptableNetwork
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
-from longtake.pipeline.spec import GuidanceSpec
-from longtake.pipeline.weights.folder import folder_fingerprint, model_name
+from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype, without_weights
 
@@ -57,12 +61,13 @@ class LTX2Model:
     trained = True
 
     def __init__(self, folder: LTX2Folder, load: LoadOptions) -> None:
-        self._folder, self._load = folder, load
         self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
+        self._folder, self._load = folder, as_published(load, self.name, folder.path / "transformer")
         self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP)
         self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else CLIP_LATENTS - OVERLAP
         self.text = LTX2Text(self._tokenizer, self._text_encoder, self._connectors)
+        self.text.keeps_encoder = load.offload != "encoder"
         self.denoiser = LazyDenoiser(ropes(folder.transformer), self._sites, self._denoiser)
         vae, sound = (
             LTX2VideoCodec(folder.on_meta("vae")),
@@ -78,13 +83,20 @@ class LTX2Model:
 
     @property
     def defaults(self) -> ModelDefaults:
-        """Defaults for the storyboard: those of diffusers' pipeline, or of the mark of causal weights."""
+        """Defaults for the storyboard: of LTX-2's own code, of the folder's files, of the published model that the
+        folder is named after, and of the mark of causal weights; later ones override earlier ones."""
         scheduler, mark = self._folder.scheduler, self._folder.mark
-        guidance = GuidanceSpec(video=3, audio=7, modality=3, stg=1, stg_blocks=(28,), rescale=0.7)
         usual = {
-            "steps": 30,
-            "guidance": 1.0 if mark else guidance,
-            "schedule": "dynamic" if scheduler.get("use_dynamic_shifting") else "shifted",
+            "steps": 30 if self._folder.widens_sound else 40,
+            "guidance": ltx2_guidance(28 if self._folder.widens_sound else 29),
+            "negative": LTX2_NEGATIVE,
+            "width": 768,
+            "height": 512,
+            "fps": Fraction(24),
+            "sample_rate": self._folder.sample_rate,
+        }
+        files = {
+            "schedule": "fixed" if scheduler.get("use_dynamic_shifting") else "shifted",
             "shift": float(scheduler.get("shift") or 1.0),
             "dynamic": DynamicShift(
                 base_tokens=scheduler.get("base_image_seq_len", 1024),
@@ -93,12 +105,12 @@ class LTX2Model:
                 max_shift=scheduler.get("max_shift", 2.05),
                 terminal=scheduler.get("shift_terminal"),
             ),
-            "width": 768,
-            "height": 512,
-            "fps": Fraction(24),
-            "sample_rate": self._folder.sample_rate,
         }
-        return ModelDefaults(**{**usual, **(mark.defaults if mark else {})})
+        settings = Settings().then(usual, "LTX-2's own code").then(files, "scheduler_config.json of the folder")
+        settings = with_preset(settings, self.name, None)
+        if mark is not None:
+            settings = settings.then({"guidance": 1.0, **mark.defaults}, MARK)
+        return ModelDefaults(**settings.values, sources=settings.sources)
 
     @property
     def credit(self) -> str:
@@ -132,6 +144,15 @@ class LTX2Model:
             "audio": (transformer["audio_in_channels"],),
         }
 
+    def adaptables(self) -> dict[str, AdaptableNetwork]:
+        """The denoiser, which LoRAs can change."""
+        layout = {key: tuple(x.shape) for key, x in self._folder.on_meta("transformer").named_parameters()}
+
+        def when_loaded(act: Callable[[nn.Module], None]) -> None:
+            self.denoiser.when_loaded(lambda denoiser: act(denoiser.ltx))
+
+        return {"transformer": AdaptableNetwork(layout, when_loaded, NAMING.own, NAMING.original)}
+
     def fingerprint(self) -> str:
         """A hash of the folder's weights; checksums are cached."""
         return folder_fingerprint(self._folder.path, self._load)
@@ -150,7 +171,9 @@ class LTX2Model:
         return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
 
     def _denoiser(self) -> LTX2Denoiser:
-        return LTX2Denoiser(self._folder.filled("transformer", self._load), self.text.max_tokens)
+        return LTX2Denoiser(
+            self._folder.filled("transformer", self._load, layers="transformer_blocks"), self.text.max_tokens
+        )
 
     def _sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         size = (latent_height, latent_width)

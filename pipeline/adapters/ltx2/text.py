@@ -33,6 +33,7 @@ class LTX2Text:
     ) -> None:
         self._load_tokenizer, self._load_encoder, self._load_connectors = tokenizer, encoder, connectors
         self.max_tokens = max_tokens
+        self.keeps_encoder = True
 
     def check(self, prompt: str) -> None:
         """Raise `SpecError` if the prompt would be truncated."""
@@ -52,6 +53,8 @@ class LTX2Text:
         states = encoder(
             input_ids=read.input_ids.to(encoder.device), attention_mask=mask, output_hidden_states=True
         ).hidden_states
+        if not self.keeps_encoder:
+            del self._encoder, encoder
         stacked = torch.stack(states, dim=-1).flatten(2, 3)
         connectors = self._connectors
         video, audio, _ = connectors(stacked.to(connectors.dtype), mask, padding_side="left")

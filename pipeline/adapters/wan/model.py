@@ -3,6 +3,7 @@
 Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -15,7 +16,14 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from longtake.pipeline.adapters.pretrained import read_encoder, read_image_processor, read_tokenizer
+from longtake.pipeline.adapters.presets import WAN_NEGATIVE, Settings, with_preset
+from longtake.pipeline.adapters.pretrained import (
+    as_published,
+    read_encoder,
+    read_image_processor,
+    read_tokenizer,
+)
+from longtake.pipeline.adapters.wan.convert import NAMING
 from longtake.pipeline.adapters.wan.denoiser import LATENT_FRAMES, WanDenoiser, rope, sites
 from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.adapters.wan.folder import WanFolder
@@ -26,12 +34,13 @@ from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.adapted import AdaptableNetwork
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
-from longtake.pipeline.weights.folder import folder_fingerprint, model_name
+from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.settings import read_configuration
 from longtake.pipeline.weights.tensors import check_tensors, fill, on_meta, stored_dtype
@@ -40,6 +49,8 @@ SAMPLE_RATE, HOP = 16_000, 800
 """Sample rate, and samples per audio latent, of the silent track; Wan generates no sound."""
 
 LARGEST_SIDE = 1920
+
+TEXT_EMBEDDER = "condition_embedder.text_embedder."
 
 OVERLAP = 5
 """Latents of the last chunk from which bidirectional weights continue: 17 frames, about a second."""
@@ -68,8 +79,8 @@ class WanModel:
     trained = True
 
     def __init__(self, folder: WanFolder, load: LoadOptions) -> None:
-        self._folder, self._load = folder, load
         self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
+        self._folder, self._load = folder, as_published(load, self.name, folder.path / "transformer")
         self._fps = Fraction(24 if folder.is_high_compression else 16)
         clip_latents = 31 if folder.is_high_compression else 21
         clean = folder.per_latent_sigmas or folder.continues_image
@@ -77,9 +88,10 @@ class WanModel:
         self.kv_plan = KVPlan(mark.window, mark.sink) if mark else KVPlan(window=1, refresh_chunks=1)
         self.chunk_latents = mark.chunk_latents if mark else clip_latents - OVERLAP
         self.text = WanText(self._tokenizer, self._text_encoder, self._text_embedders)
+        self.text.keeps_encoder = load.offload != "encoder"
         turns = rope(folder.transformer, float(self._fps / LATENT_FRAMES))
-        each = [LazyDenoiser(turns, self._sites, partial(self._expert, name)) for name in folder.experts]
-        experts = WanExperts(each, folder.transformer["num_layers"], folder.boundary or 0)
+        self._denoisers = [LazyDenoiser(turns, self._sites, partial(self._expert, name)) for name in folder.experts]
+        experts = WanExperts(self._denoisers, folder.transformer["num_layers"], folder.boundary or 0)
         self.denoiser = WanContinued(experts, self._continued_image) if folder.continues_image else experts
         vae = WanVideoCodec(self._vae())  # on `meta`
         self.video_codec = LazyDecoder(vae.left_context, vae.lookahead, self._video_codec)
@@ -97,22 +109,36 @@ class WanModel:
 
     @property
     def defaults(self) -> ModelDefaults:
-        """Defaults for the storyboard, from diffusers' pipelines, Wan's configurations and the causal mark."""
+        """Defaults for the storyboard: those of Wan's own code, of the folder's files, of the published model that the
+        folder is named after, and of the causal mark; later ones override earlier ones."""
         folder, large = self._folder, self._folder.is_high_compression
-        two = folder.boundary is not None
+        two, from_image = folder.boundary is not None, folder.continues_image
+        published, config = "Wan's own code", "scheduler_config.json"
         usual = {
-            "steps": 40 if two else 50,
-            "guidance": (3.5 if folder.continues_image else 4.0) if two else 5.0,
-            "guidance_2": (3.5 if folder.continues_image else 3.0) if two else None,
-            "boundary": folder.boundary,
-            "shift": float(folder.scheduler.get("flow_shift", folder.scheduler.get("shift", 1.0))),
-            "solver": "unipc" if folder.scheduler.get("_class_name") == "UniPCMultistepScheduler" else "euler",
+            "steps": 40 if two or from_image else 50,
+            "guidance": (3.5 if from_image else 4.0) if two else 5.0,
+            "guidance_2": (3.5 if from_image else 3.0) if two else None,
+            "negative": WAN_NEGATIVE,
             "width": 1280 if large else 832,
             "height": 704 if large else 480,
             "fps": self._fps,
             "sample_rate": SAMPLE_RATE,
         }
-        return ModelDefaults(**{**usual, **(folder.mark.defaults if folder.mark else {})})
+        settings = Settings().then(usual, published).then({"boundary": folder.boundary}, "model_index.json")
+        stated = folder.scheduler.get("flow_shift", folder.scheduler.get("shift"))
+        unipc = folder.scheduler.get("_class_name") == "UniPCMultistepScheduler"
+        settings = settings.then(
+            {
+                "shift": float(stated or 1.0),
+                "solver": "unipc" if unipc else "euler",
+                "schedule": "shifted" if unipc else "full",
+            },
+            f"{config} of the folder",
+        )
+        settings = with_preset(settings, self.name, stated)
+        if folder.mark is not None:
+            settings = settings.then(folder.mark.defaults, MARK)
+        return ModelDefaults(**settings.values, sources=settings.sources)
 
     @property
     def credit(self) -> str:
@@ -147,6 +173,19 @@ class WanModel:
         check_tensors(self._umt5(), self._folder.path / "text_encoder")
         check_tensors(self._vae(), self._folder.path / "vae")
 
+    def adaptables(self) -> dict[str, AdaptableNetwork]:
+        """The denoisers and the text projections, which LoRAs can change."""
+        found = {}
+        for name, denoiser in zip(self._folder.experts, self._denoisers, strict=True):
+            layout = {key: tuple(x.shape) for key, x in self._transformer(name).named_parameters()}
+            own = {key: shape for key, shape in layout.items() if not key.startswith(TEXT_EMBEDDER)}
+            found[name] = AdaptableNetwork(own, partial(_when_loaded, denoiser), NAMING.own, NAMING.original)
+        text = {key: shape for key, shape in layout.items() if key.startswith(TEXT_EMBEDDER)}
+        for index, name in enumerate(self._folder.experts):
+            ready = partial(self.text.when_loaded, index)
+            found[name.replace("transformer", "text")] = AdaptableNetwork(text, ready, NAMING.own, NAMING.original)
+        return found
+
     def fingerprint(self) -> str:
         """A hash of the folder's weights; checksums are cached."""
         return folder_fingerprint(self._folder.path, self._load)
@@ -180,7 +219,7 @@ class WanModel:
 
     def _expert(self, name: str) -> WanDenoiser:
         wan = self._transformer(name)
-        fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules)
+        fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules, layers="blocks")
         wan.rope = nn.Identity()  # its table is on `meta`, and positions are computed
         return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
 
@@ -209,4 +248,8 @@ class WanModel:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         with torch.device("meta"):
             embedder: nn.Module = PixArtAlphaTextProjection(config["text_dim"], width, act_fn="gelu_tanh")
-        return fill(embedder, self._folder.path / name, self._load, prefix="condition_embedder.text_embedder.")
+        return fill(embedder, self._folder.path / name, self._load, prefix=TEXT_EMBEDDER)
+
+
+def _when_loaded(denoiser: LazyDenoiser[WanDenoiser], act: Callable[[nn.Module], None]) -> None:
+    denoiser.when_loaded(lambda loaded: act(loaded.wan))

@@ -5,7 +5,7 @@ Shapes: t text tokens, c their width, d the denoiser's, e experts.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
@@ -33,6 +33,8 @@ class WanText:
     ) -> None:
         self._load_tokenizer, self._load_encoder, self._load_embedders = tokenizer, encoder, embedders
         self.max_tokens = max_tokens
+        self.keeps_encoder = True
+        self._prepare: dict[int, Callable[[nn.Module], None]] = {}
 
     def check(self, prompt: str) -> None:
         """Raise `SpecError` if the prompt would be truncated."""
@@ -49,6 +51,8 @@ class WanText:
         read = self._tokenizer(prompt_clean(prompt), return_tensors="pt", **self._padding)
         device, length = self._encoder.device, int(read.attention_mask.sum())
         encoded = self._encoder(read.input_ids.to(device), read.attention_mask.to(device)).last_hidden_state[0]
+        if not self.keeps_encoder:
+            del self._encoder
         filled = functional.pad(encoded[:length], (0, 0, 0, self.max_tokens - length))
         return torch.cat([self._project(embedder, filled) for embedder in self._embedders], dim=-1)
 
@@ -71,4 +75,24 @@ class WanText:
 
     @cached_property
     def _embedders(self) -> Sequence[nn.Module]:
-        return self._load_embedders()
+        embedders = self._load_embedders()
+        for expert, prepare in self._prepare.items():
+            prepare(_named(embedders[expert]))
+        return embedders
+
+    def when_loaded(self, expert: int, prepare: Callable[[nn.Module], None]) -> None:
+        """Call `prepare` with the projection of an expert, under its name in the denoiser, once it is loaded, or now
+        if it is, in place of an earlier such function."""
+        self._prepare[expert] = prepare
+        if "_embedders" in vars(self):
+            prepare(_named(self._embedders[expert]))
+
+
+def _named(embedder: nn.Module) -> nn.Module:
+    """A projection under its name in the denoiser; always the same network for the same projection."""
+    if not hasattr(embedder, "named"):
+        named, inner = nn.Module(), nn.Module()
+        inner.text_embedder = embedder
+        named.condition_embedder = inner
+        object.__setattr__(embedder, "named", named)  # not as its own child
+    return cast(nn.Module, embedder.named)
