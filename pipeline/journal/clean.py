@@ -15,6 +15,8 @@ SCRATCH = "journal/scratch/"
 _DATA = re.compile(r"(journal/(?:latents|segments)/\d{5,})-[0-9a-f]{16}\.safetensors")
 _UNFINISHED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{16}\.unfinished")
 _OWNER = re.compile(r"journal/writer-\d{5,}\.json")
+_BELOW = re.compile(r"(?!journal/)(?P<root>.+?/)journal/")
+"""A name that belongs to a take in a folder below."""
 
 
 def clean(store: Store, *, dry_run: bool = False) -> dict[str, int]:
@@ -45,6 +47,8 @@ def clean(store: Store, *, dry_run: bool = False) -> dict[str, int]:
 
 def _litter(store: Store) -> Iterator[tuple[str, int]]:
     found = store.list()
+    others = tuple({match["root"] for match in map(_BELOW.match, found) if match})
+    found = {name: size for name, size in found.items() if not name.startswith(others)}
     owners = sorted(filter(_OWNER.fullmatch, found), key=lambda name: (len(name), name))
     for name, size in found.items():
         left = name in owners[:-1] or name.startswith(SCRATCH) or _UNFINISHED.fullmatch(name)

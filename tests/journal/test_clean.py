@@ -48,6 +48,14 @@ def test_cleaning_removes_what_no_manifest_names_and_nothing_else(take, capsys):
     assert recorder.acted("encode") == [2, 3, 4]
 
 
+def test_cleaning_leaves_a_render_in_a_folder_below_alone(take):
+    inner = {f"second/{name}": size for name, size in LITTER.items()}
+    for name, size in inner.items():
+        take.put(name, bytes(size))
+    assert not inner.keys() & clean(take).keys()
+    assert inner.items() <= take.list().items()
+
+
 def test_cleaning_is_refused_while_somebody_writes_and_where_no_take_is(take, tmp_path):
     with sole_writer(take):
         for dry_run in (False, True):
