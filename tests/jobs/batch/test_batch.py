@@ -113,7 +113,7 @@ def test_a_quarantined_take_is_skipped_until_requested_or_edited(tmp_path):
 
 def test_retries_back_off_and_do_not_hold_the_gang_up(tmp_path):
     world = World(raises={"shaky": [OSError("busy")]})
-    retries = replace(RETRIES, retries=1, back_off_s=0.05)
+    retries = replace(RETRIES, retries=1, back_off_s=1.0)
     run(batch_of(tmp_path, "shaky", "b", "c"), tmp_path / "out", world, retries=retries)
     assert world.started == ["shaky", "b", "c", "shaky"]
     assert [RETRIES.wait_s(failures) for failures in (0, 1, 2, 3, 9)] == [2, 2, 4, 8, 60]
