@@ -1,6 +1,6 @@
 """The index of a piece of footage: one pass over its packets, and one decoded picture for what only pictures hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from hashlib import sha256
@@ -60,7 +60,8 @@ def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Foota
             raise MediaError(f"{url} holds no picture that decodes; it is damaged, or its codec is unknown here")
         interlaced = any(picture.interlaced_frame for picture in pictures)
         footage = _footage(url, container, stream, times, pictures[0])
-        footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced)
+        notes = (*_not_carried(pictures), *footage.notes)
+        footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced, notes=notes)
         footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.index))
         return deinterlacing(footage, deinterlace)
 
@@ -144,10 +145,7 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         disposition=int(stream.disposition),
         frame_rate=_steady_rate(stream, times),
         nominal_rate=stream.guessed_rate,
-        notes=tuple(
-            f"{name} is not carried over" for kind, name in _NOT_CARRIED.items() if side_data(picture, kind) is not None
-        )
-        + _unread_alpha(stream, layout.alpha)
+        notes=_unread_alpha(stream, layout.alpha)
         + tuple(str(change) for change in times.changes if not change.is_size)
         + _losses(times),
         size_change=next((str(change) for change in times.changes if change.is_size), ""),
@@ -157,6 +155,15 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         restarts=times.restarts,
         lost_s=times.lost_s,
         shows=times.shows,
+    )
+
+
+def _not_carried(pictures: Sequence[VideoFrame]) -> tuple[str, ...]:
+    """What the first pictures hold next to their samples, and the new film will not."""
+    return tuple(
+        f"{name} is not carried over"
+        for kind, name in _NOT_CARRIED.items()
+        if any(side_data(picture, kind) is not None for picture in pictures)
     )
 
 

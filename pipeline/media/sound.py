@@ -61,7 +61,10 @@ def stream_sound(url: str, channels: int | None = None, size: int | None = None)
         MediaError: it cannot be read, or does not decode.
     """
     blocks = _trimmed_blocks(url, channels, size)
-    start_s, rate, layout, first = next(blocks)
+    begin = next(blocks, None)
+    if begin is None:
+        raise MediaError(f"{url}: no sample of its sound is presented; its times are damaged")
+    start_s, rate, layout, first = begin
     if rate == 0:
         return None
     return SoundStream(start_s, rate, layout, chain((first,), (block for *_, block in blocks)))
