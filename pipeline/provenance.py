@@ -1,5 +1,6 @@
 """What decides a film's bits in addition to its storyboard: weights, versions, precision, threads, ranks, processor."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,7 @@ from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
 
-GPU_PARTS = ("gpu", "attention")
+GPU_PARTS = ("gpu", "attention", "float32 on the GPU", "convolutions")
 """Parts that are known only to a process that sees the GPU."""
 
 TAKE_PARTS = ("given", "upscaler", "loras")
@@ -65,10 +66,28 @@ def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dic
 
 
 def gpu_parts(device: torch.device) -> dict[str, Any]:
-    """The name of the GPU `device`; empty if it is none, or if this process does not see it."""
+    """The name of the GPU `device` and how it computes; empty if it is none, or if this process does not see it."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return {}
-    return {"gpu": torch.cuda.get_device_name(device)}
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "float32 on the GPU": f"products {_float32(matmul.allow_tf32)}, convolutions {_float32(cudnn.allow_tf32)}",
+        "convolutions": f"cudnn {_cudnn_version()}, {_chosen(cudnn.deterministic, cudnn.benchmark)}",
+    }
+
+
+def _cudnn_version() -> int | None:
+    version: Callable[[], int | None] = torch.backends.cudnn.version
+    return version()
+
+
+def _float32(shortened: bool) -> str:
+    return "tf32" if shortened else "whole"
+
+
+def _chosen(deterministic: bool, timed: bool) -> str:
+    return f"{'deterministic' if deterministic else 'any'} kernels, {'timed' if timed else 'by rule'}"
 
 
 def check_same(here: Parts, promised: Parts) -> None:

@@ -40,6 +40,7 @@ def a_gpu(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a card at {device}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setattr(provenance, "kernel_for", kernel_for)
     return asked
 
@@ -69,8 +70,10 @@ def test_on_a_cpu_nothing_of_a_gpu_is_in_the_keys(a_gpu):
 def test_on_a_gpu_its_name_and_its_attention_kernels_are_in_the_keys(a_gpu):
     model = EmbeddedModel.untrained(TINY)
     parts = numerics(model, load=CUDA)
-    assert list(parts) == [*CPU_PARTS, "gpu", "attention"]
+    assert list(parts) == [*CPU_PARTS, "gpu", "float32 on the GPU", "convolutions", "attention"]
     assert parts["gpu"] == "a card at cuda"
+    assert re.fullmatch(r"products (whole|tf32), convolutions (whole|tf32)", parts["float32 on the GPU"])
+    assert re.fullmatch(r"cudnn \S+, (deterministic|any) kernels, (by rule|timed)", parts["convolutions"])
     assert parts["attention"] == "16: flash, masked flex"
     assert a_gpu == [("cuda", torch.float32, 16, False), ("cuda", torch.float32, 16, True)]
 

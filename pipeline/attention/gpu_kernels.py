@@ -1,4 +1,4 @@
-"""PyTorch's fused attention for GPUs, with its log-sum-exp; `kernels.kernel_for` takes the first one proved correct.
+"""PyTorch's fused attention for GPUs, with its log-sum-exp; `kernels.kernel_for` takes the fastest one proved correct.
 
 Shapes: b batch, h heads, q queries, k keys, d head width.
 """

@@ -12,7 +12,7 @@ Shapes: b batch, h heads, q queries, k keys, d head width.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ Partial = tuple[Tensor, Tensor]
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Partial]
 """(q [b h q d], k [b h k d], v [b h k d], seen) -> Partial, scaled by d**-0.5. `seen` is bool [b k]: which keys count;
 None if all do. Never called without queries or keys."""
+
+
+TIMED = (12, 4096, 16_384)
+"""Heads, queries and keys with which kernels are timed: about a causal Wan 1.3B."""
+CLEARLY = 1.25
+"""How many times faster a kernel must be than one before it to be chosen."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Partial:
@@ -69,17 +75,50 @@ def cpu_flash(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Pa
 
 @lru_cache
 def kernel_for(device: str, dtype: torch.dtype, head_dim: int, masked: bool = False) -> Kernel:
-    """The kernel for attention without gradients: on a GPU the first of `GPU_KERNELS` that proves itself there."""
+    """The kernel for attention without gradients: on a GPU the fastest of `GPU_KERNELS` that proves itself there. Its
+    name belongs to a film's numerics."""
     if device == "cpu":
         return cpu_flash
     candidates: Sequence[Kernel] = GPU_KERNELS if device == "cuda" else ()
-    for kernel in candidates:
-        try:
-            prove(kernel, device, dtype, head_dim, masked)
-        except KernelError:
-            continue
-        return kernel
-    return matmul_attention
+    proven = [kernel for kernel in candidates if _is_proven(kernel, device, dtype, head_dim, masked)]
+    return fastest(proven, partial(timed, device=device, dtype=dtype, head_dim=head_dim, masked=masked))
+
+
+def fastest(proven: Sequence[Kernel], seconds: Callable[[Kernel], float]) -> Kernel:
+    """The kernel that takes the fewest `seconds`; an earlier one stays unless a later one is clearly faster, so that
+    all processes choose the same. `matmul_attention` if there is none."""
+    if len(proven) < 2:
+        return proven[0] if proven else matmul_attention
+    chosen, least = proven[0], seconds(proven[0])
+    for kernel in proven[1:]:
+        needed = seconds(kernel)
+        if CLEARLY * needed < least:
+            chosen, least = kernel, needed
+    return chosen
+
+
+def timed(kernel: Kernel, *, device: str, dtype: torch.dtype, head_dim: int, masked: bool) -> float:
+    """Seconds that `kernel` takes on a GPU for a chunk's queries over a window of keys, the least of some runs."""
+    heads, queries, keys = TIMED
+    q, k, v = (torch.randn(1, heads, n, head_dim, device=device).to(dtype) for n in (queries, keys, keys))
+    seen = torch.ones(1, keys, dtype=torch.bool, device=device) if masked else None
+    found: list[float] = []
+    for _ in range(5):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        kernel(q, k, v, seen)
+        stop.record()
+        stop.synchronize()
+        found.append(start.elapsed_time(stop) / 1000)
+    return min(found)
+
+
+def _is_proven(kernel: Kernel, device: str, dtype: torch.dtype, head_dim: int, masked: bool) -> bool:
+    try:
+        prove(kernel, device, dtype, head_dim, masked)
+    except KernelError:
+        return False
+    return True
 
 
 def prove(kernel: Kernel, device: str, dtype: torch.dtype, head_dim: int, masked: bool = False) -> None:

@@ -138,6 +138,28 @@ def test_without_a_correct_gpu_kernel_matmul_attention_is_used(monkeypatch):
     kernels.kernel_for.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [((5.0, 2.0, 3.0), 1), ((5.0, 4.5, 4.1), 0), ((1.0, 2.0, 3.0), 0), ((5.0, 3.0, 2.0), 2)],
+    ids=["the fastest", "not one that is hardly faster", "the first", "the last"],
+)
+def test_of_the_proven_kernels_the_clearly_fastest_is_chosen_and_named(monkeypatch, seconds, chosen):
+    def first(*args):
+        return cpu_flash(*args)
+
+    def second(*args):
+        return cpu_flash(*args)
+
+    three = (first, second, matmul_attention)
+    needed = dict(zip(three, seconds, strict=True))
+    monkeypatch.setattr(kernels, "GPU_KERNELS", (no_lse, *three))
+    monkeypatch.setattr(kernels, "prove", lambda kernel, _, *rest: prove(kernel, "cpu", *rest))
+    monkeypatch.setattr(kernels, "timed", lambda kernel, **_: needed[kernel])
+    kernels.kernel_for.cache_clear()
+    assert kernels.kernel_for("cuda", torch.float32, 16) is three[chosen]
+    kernels.kernel_for.cache_clear()
+
+
 @pytest.mark.parametrize("kernel", [cpu_flash, matmul_attention], ids=lambda kernel: kernel.__name__)
 def test_keys_that_are_not_seen_count_as_if_they_were_not_there(kernel):
     q, k, v = draw(3, 2, 5, 8), draw(3, 2, 40, 8), draw(3, 2, 41, 8)[:, :, 1:]
