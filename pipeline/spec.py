@@ -21,7 +21,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -283,6 +285,7 @@ class SamplingSpec(_Spec):
             the picture, for models that were trained so.
         shift: of the shifted schedule.
         solver: of the sampling equation.
+        restarts: how often the first chunk after each cut is noised again half-way and denoised from there.
     """
 
     steps: Annotated[int, whole(1, 1000)] = 12
@@ -291,6 +294,13 @@ class SamplingSpec(_Spec):
     schedule: Annotated[str | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
     shift: Annotated[float, number(0.01, 100)] = 2.5
     solver: Annotated[str, BeforeValidator(_solver)] = "euler"
+    restarts: Annotated[int, whole(0, 10)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_restarts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `restarts` if there are none, as in the keys of journals that are older than it."""
+        values: dict[str, Any] = serialize(self)
+        return values if self.restarts else {name: value for name, value in values.items() if name != "restarts"}
 
 
 def _noise(value: object) -> object:

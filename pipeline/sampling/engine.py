@@ -24,6 +24,9 @@ from longtake.pipeline.sampling.schedule import Levels
 from longtake.pipeline.sampling.solver import Solver
 from longtake.pipeline.values import GivenLatents, LatentChunk, PromptEmbedding
 
+RESTART_LEVEL = 0.65
+"""The picture's noise level from which a restart denoises again: above it the path of an object is decided."""
+
 Prompts = Mapping[str, PromptEmbedding]
 """The prompt of each guidance branch; see `sampling.guidance`."""
 
@@ -37,12 +40,24 @@ class Sampling:
         solver: started afresh for every stream of every chunk.
         guidance: the passes of a step, and how their velocities are combined.
         noise: the source of the first latents, and of fresh noise.
+        restarts: how often the first chunk of each section is noised again to `restart_step`, and denoised from there.
     """
 
     sigmas: Levels
     solver: Solver
     guidance: Guidance
     noise: KeyedNoise
+    restarts: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of a chunk without restarts."""
+        return len(self.sigmas["video"]) - 1
+
+    @property
+    def restart_step(self) -> int:
+        """The first step at which the picture is at most at `RESTART_LEVEL`."""
+        return next(step for step, level in enumerate(self.sigmas["video"]) if level <= RESTART_LEVEL)
 
 
 @dataclass(frozen=True)
@@ -88,19 +103,47 @@ class RolloutEngine:
         self._finished: dict[int, LatentChunk] = {}
 
     def _from_noise(self, scope: Scope, prompts: Prompts) -> dict[str, Tensor]:
-        """The clean latents of everything in `scope`, by stream, each with a batch of one."""
-        sampling = self.sampling
+        """The clean latents of everything in `scope`, by stream, each with a batch of one.
+
+        Restarts: Xu et al., arXiv 2306.14878. A chunk without a past is the least certain of all; denoising it again
+        from its own noised result lets its latents agree.
+        """
+        sampling, opens = self.sampling, scope.span.index == scope.span.section
         noise = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
+        values = self._steps(scope, prompts, dict(noise), noise)
+        for restart in range(1, sampling.restarts + 1 if opens else 1):
+            first, draw = sampling.restart_step, restart * (sampling.num_steps + 1)
+            noise = {name: self._noise(scope.span, name, draw) for name in values}
+            sigmas = {name: levels[first] for name, levels in sampling.sigmas.items()}
+            values = {name: (1 - sigmas[name]) * x + sigmas[name] * noise[name] for name, x in values.items()}
+            values = self._steps(scope, prompts, values, noise, first, draw)
+        return values
+
+    def _steps(
+        self,
+        scope: Scope,
+        prompts: Prompts,
+        values: dict[str, Tensor],
+        noise: Mapping[str, Tensor],
+        first: int = 0,
+        draw: int = 0,
+    ) -> dict[str, Tensor]:
+        """The clean latents of `values`, which are at the levels of step `first`.
+
+        Args:
+            noise: that of `values`, with which given latents are noised.
+            draw: the number of the draw of `noise`; fresh noise is drawn after it.
+        """
+        sampling = self.sampling
         steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
-        solvers = {name: sampling.solver.begin(sampling.sigmas[name]) for name in noise}
-        values = dict(noise)
-        for step in range(len(steps["video"])):
+        solvers = {name: sampling.solver.begin(sampling.sigmas[name][first:]) for name in noise}
+        for step in range(first, sampling.num_steps):
             sigmas = {name: steps[name][step][0] for name in values}
             values = {name: _held(scope, name, x, noise[name], sigmas[name]) for name, x in values.items()}
             seen = {name: sampling.solver.seen_level(sigma) for name, sigma in sigmas.items()}
             velocity = self._guided(self._streams(scope, values, seen), scope.span, prompts, step)
             for name, x in values.items():
-                fresh_noise = partial(self._noise, scope.span, name, draw=step + 1)
+                fresh_noise = partial(self._noise, scope.span, name, draw=draw + step + 1)
                 values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh_noise)
         return {name: _held(scope, name, x, noise[name], 0.0) for name, x in values.items()}
 

@@ -54,7 +54,11 @@ class DenoiseStage:
         )
         storyboard = plan.storyboard.sampling
         sampling = Sampling(
-            plan.sigmas, solver_named(storyboard.solver), plan.guidance, KeyedNoise(plan.storyboard.seed)
+            plan.sigmas,
+            solver_named(storyboard.solver),
+            plan.guidance,
+            KeyedNoise(plan.storyboard.seed),
+            storyboard.restarts,
         )
         self._loras = LoraDenoiser(model.denoiser, loras) if loras else None
         denoiser = ShardedDenoiser(self._loras or model.denoiser, parallel)
