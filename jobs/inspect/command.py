@@ -1,11 +1,19 @@
 """Flags of `longtake inspect`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longtake.jobs.options import Json
+
+
+class Grade(StrEnum):
+    """A grade that can fail the command."""
+
+    look = "look"
+    bad = "bad"
 
 
 def command(
@@ -19,8 +27,16 @@ def command(
     json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Also write a page with charts.")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
+    fail_on: Annotated[
+        Grade | None, typer.Option(help="Exit with 1 if a figure has this grade or a worse one.")
+    ] = None,
 ) -> None:
-    """Measure a film: counts, seams, drift, sync, loudness, and how well sounds match what is seen."""
-    from longtake.jobs.inspect.printing import inspect_command
+    """Measure any film: counts, shots, seams, drift, sync, loudness, and how well sounds match what is seen.
 
-    inspect_command(film, against, chunk, as_json=json, html=html, sheet=sheet)
+    Exit codes: 0 measured, 1 a figure has the grade of --fail-on, 2 the film cannot be measured.
+    """
+    from longtake.jobs.inspect.printing import FAIL_ON, inspect_command
+
+    grade = inspect_command(film, against, chunk, as_json=json, html=html, sheet=sheet)
+    if fail_on is not None and grade in FAIL_ON[fail_on.value]:
+        raise typer.Exit(1)

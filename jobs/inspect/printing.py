@@ -13,16 +13,25 @@ from longtake.pipeline.errors import SpecError
 from longtake.pipeline.inspect.compare import Comparison, compare_films
 from longtake.pipeline.inspect.report import Inspection, inspect_film
 from longtake.pipeline.inspect.subject import open_subject
+from longtake.pipeline.inspect.verdicts import Grade
 from longtake.pipeline.media.picture import contact_sheet, write_png
 
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red", "told": "bright_black"}
 _WORDS = {"good": "good", "look": "look", "bad": "bad", "told": ""}
 
 
+FAIL_ON: dict[str, tuple[Grade, ...]] = {"look": ("look", "bad"), "bad": ("bad",)}
+"""The grades at which `--fail-on` fails."""
+
+
 def inspect_command(
     place: str, against: str | None, chunk: str | None, *, as_json: bool, html: Path | None, sheet: Path | None
-) -> None:
-    """Measure the film at `place`, print the figures, and write a page and a contact sheet if requested."""
+) -> Grade:
+    """Measure the film at `place`, print the figures, and write a page and a contact sheet if requested.
+
+    Returns:
+        The worst grade of all figures.
+    """
     torch.set_num_threads(1)
     film = inspect_film(open_subject(place, chunk))
     comparison = None if against is None else compare_films(film.subject.url, open_subject(against).url)
@@ -35,6 +44,7 @@ def inspect_command(
         _write_page(film, comparison, html)
     if sheet is not None:
         _write_sheet(film, sheet)
+    return film.grade
 
 
 def _write_page(film: Inspection, comparison: Comparison | None, path: Path) -> None:
@@ -42,7 +52,7 @@ def _write_page(film: Inspection, comparison: Comparison | None, path: Path) -> 
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_html(film, comparison), encoding="utf-8")
+        path.write_text(to_html(film, comparison, path), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path} cannot be written: {error}") from error
 
@@ -59,7 +69,10 @@ def _write_sheet(film: Inspection, path: Path) -> None:
 def _print(film: Inspection, comparison: Comparison | None, console: Console) -> None:
     container = film.container
     console.print(Text.assemble((film.subject.title, "bold"), "  ", (film.grade, _COLOURS[film.grade])))
-    console.print(f"{container.seconds:g} s, {container.frames} frames, {container.samples} samples", highlight=False)
+    shots = len(film.subject.scenes)
+    found = f", {shots} shots" if film.subject.planned_frames is None and shots > 1 else ""
+    sound = f"{container.samples} samples" if container.samples else "no sound"
+    console.print(f"{container.seconds:g} s, {container.frames} frames{found}, {sound}", highlight=False)
     table = Table("figure", "value", "", "good", "", box=None, pad_edge=False)
     for verdict in film.verdicts:
         grade = Text(_WORDS[verdict.grade], style=_COLOURS[verdict.grade])

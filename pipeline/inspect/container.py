@@ -22,6 +22,7 @@ class Container:
         extra_samples: samples beyond the picture's duration; below 0 the sound is short.
         monotone: whether timestamps strictly increase in both streams.
         start_apart_s: start time of the sound minus that of the picture.
+        steady: whether frames keep one rate; without, `fps` is their mean, and nothing counts as a gap.
         header_apart_s: largest difference between a duration in a header and the measured one.
         gaps: number of frames that are not followed by the next after one frame's duration.
         gaps_s: times of the first few gaps.
@@ -32,6 +33,7 @@ class Container:
     channels: int
     sample_rate: int
     fps: float
+    steady: bool
     seconds: float
     missing_frames: int | None
     missing_samples: int | None
@@ -54,7 +56,7 @@ def check_container(
     """
     video, audio = subject.count.video, subject.count.audio
     frames, frame_s = len(times_s), float(1 / subject.fps)
-    uneven = np.abs(np.diff(times_s) - frame_s) > _FRAME_SHARE * frame_s
+    uneven = (np.abs(np.diff(times_s) - frame_s) > _FRAME_SHARE * frame_s) & subject.steady
     claims = [abs(s.header_s - (s.stop_s - s.start_s)) for s in (video, audio) if s is not None and s.header_s]
     return Container(
         frames=frames,
@@ -62,6 +64,7 @@ def check_container(
         channels=channels,
         sample_rate=sample_rate,
         fps=float(subject.fps),
+        steady=subject.steady,
         seconds=float(frames / subject.fps),
         missing_frames=None if subject.planned_frames is None else subject.planned_frames - frames,
         missing_samples=None if subject.planned_samples is None else subject.planned_samples - samples,

@@ -1,4 +1,4 @@
-"""SVG charts of the inspection report, in the dark colours of `longtake watch`."""
+"""SVG charts of the inspection report. Their colours are variables of the page, which differ by light and dark."""
 
 from collections.abc import Callable
 from io import BytesIO, StringIO
@@ -18,6 +18,20 @@ from longtake.pipeline.inspect.spectrum import DETAIL_S
 
 GROUND, LINE, TEXT, DIM, FAINT = "#14161b", "#262a33", "#d9dce3", "#8d94a5", "#5c6373"
 GOLD, GREEN, RED, BLUE, VIOLET, TEAL = "#e9b872", "#86c59a", "#ef8a7a", "#7f93bd", "#b794cf", "#6db8cc"
+_VARIABLES = {
+    GROUND: "panel",
+    LINE: "line",
+    TEXT: "text",
+    DIM: "dim",
+    FAINT: "faint",
+    GOLD: "gold",
+    GREEN: "green",
+    RED: "red",
+    BLUE: "blue",
+    VIOLET: "violet",
+    TEAL: "teal",
+}
+"""The variable of `pages/base.css` that takes the place of each colour."""
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": GROUND,
     "axes.facecolor": GROUND,
@@ -52,7 +66,10 @@ def drawn(draw: Callable[[Figure], None], height: float, width: float = _WIDE) -
         svg = StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     text = svg.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
 
 
 def draw_changes(film: Inspection, figure: Figure) -> None:
@@ -66,7 +83,8 @@ def draw_changes(film: Inspection, figure: Figure) -> None:
     borders = np.setdiff1d(np.array(subject.chunk_borders, dtype=int), subject.changes)
     borders = borders[borders < len(pictures)]
     at = pictures.change[borders]
-    axes.plot(pictures.times_s[borders], at, ".", color=GOLD, markersize=4, label="at chunk borders")
+    if len(at):
+        axes.plot(pictures.times_s[borders], at, ".", color=GOLD, markersize=4, label="at chunk borders")
     if film.seams is not None and film.seams.worst_z > 8:
         worst = film.seams.worst_frame
         axes.plot(pictures.times_s[worst], pictures.change[worst], "o", color=RED, fillstyle="none", label="worst seam")
@@ -77,11 +95,21 @@ def draw_changes(film: Inspection, figure: Figure) -> None:
 
 
 def draw_drift(film: Inspection, figure: Figure) -> None:
-    """Contrast, saturation, sharpness and loudness per second, relative to the start of each scene."""
+    """Contrast, saturation and sharpness per second, relative to the start of each scene, above the loudness if any."""
     pictures, fps = film.traces.video.pictures, float(film.subject.fps)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    _timeline(above, film)
-    _timeline(below, film)
+    audio = film.traces.audio
+    if audio is None:
+        above = _timeline(figure.add_subplot(), film)
+        above.set_xlabel("seconds")
+    else:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        _timeline(above, film)
+        steps = audio.loudness.steps_db.astype(np.float64)
+        steps_s, low, high = _envelope(STEP_S * np.arange(len(steps), dtype=np.float64), np.maximum(steps, -70))
+        _timeline(below, film).fill_between(steps_s, low, high, color=BLUE, alpha=0.6, linewidth=0.8)
+        below.set_ylabel("LUFS, 400 ms")
+        below.set_xlabel("seconds")
+        below.set_ylim(-72, 0)
     for name, colour in zip(MEASURES, (GOLD, TEAL, VIOLET), strict=True):
         for number, scene in enumerate(film.subject.scenes):
             curve = per_second(getattr(pictures, name)[scene.frames.start : scene.frames.stop], fps)
@@ -93,14 +121,6 @@ def draw_drift(film: Inspection, figure: Figure) -> None:
     above.set_ylim(*(_fitted(above, 15.0)))
     above.set_ylabel("% of scene's start")
     _legend(above)
-    audio = film.traces.audio
-    if audio is not None:
-        steps = audio.loudness.steps_db.astype(np.float64)
-        times, low, high = _envelope(STEP_S * np.arange(len(steps), dtype=np.float64), np.maximum(steps, -70))
-        below.fill_between(times, low, high, color=BLUE, alpha=0.6, linewidth=0.8)
-    below.set_ylabel("LUFS, 100 ms")
-    below.set_xlabel("seconds")
-    below.set_ylim(-72, 0)
 
 
 def draw_sound(film: Inspection, figure: Figure) -> None:

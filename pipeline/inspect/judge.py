@@ -5,13 +5,16 @@ late. Short films scatter more, so slopes are judged relative to their standard 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from longtake.pipeline.inspect.clicks import Clicks
 from longtake.pipeline.inspect.container import Container
 from longtake.pipeline.inspect.drift import Drift
+from longtake.pipeline.inspect.faults import Faults
 from longtake.pipeline.inspect.figures import SoundFigures, SyncFigures
 from longtake.pipeline.inspect.prompts import PromptAccuracy, SceneReading
 from longtake.pipeline.inspect.seams import Seams
+from longtake.pipeline.inspect.stutter import Starts, Stutter
 from longtake.pipeline.inspect.verdicts import Scale, Verdict, unjudged
 
 _COUNTS = Scale("miscounts", "Counts off", 0, 0, "Frames and samples missing or in excess.", "{:.0f}")
@@ -27,6 +30,21 @@ _WORST_SEAM = Scale("worst_seam", "Worst seam", 1.45, 2.0, "Change at the worst 
 _CLICKS = Scale(
     "clicks_excess", "Clicks at seams", 0, 0.1, "Share of borders with a click, minus that inside.", "{:.1%}"
 )
+
+_STUTTER = Scale(
+    "stutter_ratio", "Stutter", 1.15, 1.5, "Motion at latent borders inside chunks relative to inside latents."
+)
+_STARTS_PX = Scale(
+    "start_jump_px", "Jump after a cut", 6, 12, "Largest step of the shape in the first chunk after a cut.", "{:.1f} px"
+)
+_UNSEEN = Scale(
+    "start_unseen", "No shape after a cut", 0.02, 0.1, "Frames of first chunks that show no single shape.", "{:.1%}"
+)
+
+_BLACK = Scale("black", "Black", 0.1, 0.5, "Share of the film that is black.", "{:.1%}")
+_FROZEN = Scale("frozen", "Frozen", 0.1, 0.5, "Share of the film that stands still for two seconds or more.", "{:.1%}")
+_BURNT = Scale("burnt", "Burnt out", 0.25, 0.5, "Share of pixels that are white or fully saturated.", "{:.1%}")
+_SILENT = Scale("silent", "Silent", 0.5, 0.98, "Share of the film whose sound is below -70 LUFS.", "{:.1%}")
 
 _SCALES_OF_DRIFT = (
     Scale("drift_contrast", "Contrast drift", 0.1, 0.25, "End of a scene compared with its start.", "{:+.1%}", True),
@@ -48,25 +66,41 @@ _LEAST_PAIRS = 8
 _MOST_ERROR = 1.5  # ms/min; a film of half a minute has a larger error
 
 
-def judge(
-    container: Container,
-    seams: Seams | None,
-    clicks: Clicks | None,
-    drift: Drift | None,
-    sync: SyncFigures | None,
-    sound: SoundFigures | None,
-    accuracy: PromptAccuracy | None,
-    scenes: Sequence[SceneReading],
-) -> tuple[Verdict, ...]:
+@dataclass(frozen=True)
+class Measures:
+    """All figures of a film. A measure is None if the film lacks what it needs.
+
+    Args:
+        scenes: what each scene shows, for films of sounding shapes; else empty.
+    """
+
+    container: Container
+    faults: Faults
+    seams: Seams | None
+    stutter: Stutter | None
+    starts: Starts | None
+    clicks: Clicks | None
+    drift: Drift | None
+    sync: SyncFigures | None
+    sound: SoundFigures | None
+    accuracy: PromptAccuracy | None
+    scenes: tuple[SceneReading, ...]
+
+
+def judge(film: Measures) -> tuple[Verdict, ...]:
     """Verdicts on the headline figures, in the order of the report."""
+    clicks = film.clicks
     return (
-        *_of_container(container),
-        *(_of_seams(seams) if seams is not None else ()),
+        *_of_container(film.container),
+        *_of_faults(film.faults),
+        *(_of_seams(film.seams) if film.seams is not None else ()),
+        *((_STUTTER.judge(film.stutter.ratio),) if film.stutter is not None else ()),
+        *(_of_starts(film.starts) if film.starts is not None else ()),
         *((_CLICKS.judge(clicks.clicks / clicks.count - clicks.clicks_inside),) if clicks is not None else ()),
-        *(_of_drift(drift) if drift is not None else ()),
-        *(_of_sync(sync) if sync is not None else ()),
-        *(_of_sound(sound) if sound is not None else ()),
-        *_of_shapes(accuracy, scenes, container.frames),
+        *(_of_drift(film.drift) if film.drift is not None else ()),
+        *(_of_sync(film.sync) if film.sync is not None else ()),
+        *(_of_sound(film.sound) if film.sound is not None else ()),
+        *_of_shapes(film.accuracy, film.scenes, film.container.frames),
     )
 
 
@@ -77,8 +111,24 @@ def _of_container(container: Container) -> tuple[Verdict, ...]:
         frame = container.sample_rate / container.fps
         miscounts = 0 if abs(container.extra_samples or 0) < frame else miscounts
     starts = None if container.start_apart_s is None else 1000 * container.start_apart_s
-    gaps = container.gaps + (not container.monotone)
-    return _COUNTS.judge(miscounts), _GAPS.judge(gaps), _STARTS.judge(starts)
+    gaps = _GAPS.judge(container.gaps + (not container.monotone))
+    if not container.steady and container.monotone:
+        says = f"The frame rate is not steady; its mean is {container.fps:.4g} fps."
+        gaps = unjudged(_GAPS.key, _GAPS.title, None, _GAPS.pattern, says)
+    return _COUNTS.judge(miscounts), gaps, _STARTS.judge(starts)
+
+
+def _of_faults(faults: Faults) -> tuple[Verdict, ...]:
+    return (
+        _BLACK.judge(faults.black),
+        *((_FROZEN.judge(faults.frozen),) if faults.frozen is not None else ()),
+        _BURNT.judge(faults.burnt),
+        *((_SILENT.judge(faults.silent),) if faults.silent is not None else ()),
+    )
+
+
+def _of_starts(starts: Starts) -> tuple[Verdict, ...]:
+    return _STARTS_PX.judge(starts.jump_px), _UNSEEN.judge(starts.unseen)
 
 
 def _of_seams(seams: Seams) -> tuple[Verdict, ...]:

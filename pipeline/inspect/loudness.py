@@ -1,33 +1,25 @@
-"""Loudness by ITU-R BS.1770-4, streamed.
-
-The K-weighting is torchaudio's. The response of its filters decays within a window's margin, so windows give the same
-result as the whole. The filters clip at full scale, so the sound is attenuated before and amplified after.
+"""Loudness by ITU-R BS.1770-4 and EBU R128: FFmpeg's `ebur128` filter, which knows the weights of every channel layout.
 
 Shapes: c channels, n samples, t steps of 100 ms.
 """
 
 from dataclasses import dataclass
-from math import log10, sqrt
+from fractions import Fraction
+from math import isfinite, log10
 
 import numpy as np
-import torch
-from einops import reduce
+from av import AudioFrame
+from av.filter import Graph
+from einops import rearrange
 from numpy.typing import NDArray
-from torch import Tensor
-from torchaudio.functional import highpass_biquad, resample, treble_biquad
 
 from longtake.pipeline.inspect.windows import SoundWindow
 
-Array = NDArray[np.float64]
-
 STEP_S = 0.1
-_BLOCK_STEPS = 4  # gating blocks of 400 ms that overlap by three quarters
-_OFFSET_DB = -0.691
-_ABSOLUTE_GATE, _RELATIVE_GATE = -70.0, -10.0
-_CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)
-_HEADROOM = 16.0
-_OVERSAMPLING = 4
-_TINY = 1e-12
+_GATE_LUFS = -70.0  # the filter's integrated loudness where nothing passes the gate
+_LEAST_DB = -120.0
+_LEAST_PEAK = 1e-3  # the filter rounds to it
+_FULL_SCALE = 1 - 2**-15
 
 
 @dataclass(frozen=True)
@@ -36,9 +28,9 @@ class Loudness:
 
     Args:
         integrated_lufs: gated loudness of the whole film; None if nothing passes the gate.
-        true_peak_db: highest peak including those between samples (4x oversampled), in dBFS; None for silence.
+        true_peak_db: highest peak including those between samples, in dBFS; None below -60 dB.
         clipped: samples at full scale next to another one at full scale.
-        steps_db: K-weighted level of every 100 ms [t], -120 for silence.
+        steps_db: momentary loudness, over 400 ms, of every 100 ms [t]; -120 for silence, as in the first 300 ms.
     """
 
     integrated_lufs: float | None
@@ -48,68 +40,64 @@ class Loudness:
 
 
 class LoudnessMeter:
-    """Measures the loudness of consecutive windows."""
+    """Measures the loudness of consecutive windows.
 
-    def __init__(self) -> None:
-        self._powers: list[Array] = []
+    Args:
+        rate: samples per second.
+        layout: FFmpeg's name of the channels, such as "stereo" or "5.1".
+    """
+
+    def __init__(self, rate: int, layout: str) -> None:
+        self._rate, self._layout = rate, layout
+        self._graph = Graph()
+        source = self._graph.add_abuffer(sample_rate=rate, format="flt", layout=layout, time_base=Fraction(1, rate))
+        meter = self._graph.add("ebur128", "metadata=1:peak=true:framelog=quiet")
+        source.link_to(meter)
+        meter.link_to(self._graph.add("abuffersink"))
+        self._graph.configure()
+        self._steps_db: list[float] = []
+        self._integrated_lufs = _GATE_LUFS
         self._peak = 0.0
         self._clipped = 0
 
     def add(self, window: SoundWindow) -> None:
-        """Measure the next window; its rate must be a multiple of 10 Hz."""
-        sound = torch.from_numpy(window.samples)
-        first, last = window.core.start - window.start, window.core.stop - window.start
-        step = round(STEP_S * window.rate)
-        weighted = k_weighted(sound.double(), window.rate)[:, first:last]
-        whole = weighted[:, : weighted.shape[1] // step * step]
-        weights = torch.tensor(_CHANNEL_WEIGHTS[: len(sound)], dtype=torch.float64)
-        power = weights @ reduce(whole.square(), "c (t step) -> c t", "mean", step=step)
-        self._powers.append(power.numpy())
-        self._peak = max(self._peak, _true_peak(sound, first, last))
-        self._clipped += _clipped(sound[:, first:last])
+        """Measure the next window."""
+        sound = window.samples[:, window.core.start - window.start : window.core.stop - window.start]
+        packed = np.ascontiguousarray(rearrange(sound, "c n -> 1 (n c)"))
+        frame = AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
+        frame.sample_rate, frame.time_base, frame.pts = self._rate, Fraction(1, self._rate), window.core.start
+        self._graph.push(frame)
+        self._pull()
+        self._clipped += _clipped(sound)
 
     def loudness(self) -> Loudness:
-        """The result so far."""
-        powers = np.concatenate(self._powers) if self._powers else np.empty(0)
+        """The result; no window may follow."""
+        self._graph.push(None)
+        self._pull()
         return Loudness(
-            integrated_lufs=_integrated(powers),
-            true_peak_db=20 * log10(self._peak) if self._peak > 1e-6 else None,
+            integrated_lufs=self._integrated_lufs if self._integrated_lufs > _GATE_LUFS else None,
+            true_peak_db=20 * log10(self._peak) if self._peak >= _LEAST_PEAK else None,
             clipped=self._clipped,
-            steps_db=(_OFFSET_DB + 10 * np.log10(powers + _TINY)).astype(np.float32),
+            steps_db=np.array(self._steps_db, dtype=np.float32),
         )
 
-
-def k_weighted(sound: Tensor, rate: int) -> Tensor:
-    """K-weighted sound [c n]: a high shelf that models the head, then a high pass."""
-    shelved = treble_biquad(sound / _HEADROOM, rate, gain=4.0, central_freq=1500.0, Q=1 / sqrt(2))
-    weighted: Tensor = highpass_biquad(shelved, rate, cutoff_freq=38.0, Q=0.5) * _HEADROOM
-    return weighted
-
-
-def _integrated(powers: Array) -> float | None:
-    """Loudness of the blocks above -70 LUFS and above the relative gate, 10 LU below their mean."""
-    if len(powers) < _BLOCK_STEPS:
-        return None
-    blocks = np.convolve(powers, np.full(_BLOCK_STEPS, 1 / _BLOCK_STEPS), mode="valid")
-    levels = _OFFSET_DB + 10 * np.log10(blocks + _TINY)
-    loud = blocks[levels > _ABSOLUTE_GATE]
-    if not len(loud):
-        return None
-    gate = _OFFSET_DB + 10 * log10(loud.mean()) + _RELATIVE_GATE
-    return _OFFSET_DB + 10 * log10(blocks[levels > max(gate, _ABSOLUTE_GATE)].mean())
+    def _pull(self) -> None:
+        """Read what the filter has measured so far: one frame every 100 ms, whose figures are texts."""
+        while True:
+            try:
+                figures = self._graph.pull().metadata
+            except (BlockingIOError, EOFError):
+                return
+            if figures:  # the rest of less than 100 ms has none
+                momentary = float(figures["lavfi.r128.M"])
+                self._steps_db.append(max(_LEAST_DB, momentary) if isfinite(momentary) else _LEAST_DB)
+                self._integrated_lufs = float(figures["lavfi.r128.I"])
+                self._peak = float(figures["lavfi.r128.true_peak"])
 
 
-def _true_peak(sound: Tensor, first: int, last: int) -> float:
-    """The highest peak in the core, between samples too (BS.1770-4, annex 2)."""
-    if not sound.numel():
-        return 0.0
-    between = resample(sound, 1, _OVERSAMPLING)[:, first * _OVERSAMPLING : last * _OVERSAMPLING]
-    return float(between.abs().max())
-
-
-def _clipped(sound: Tensor) -> int:
-    full = sound.abs() >= 1 - 2**-15
-    neighbour_full = torch.zeros_like(full)
+def _clipped(sound: NDArray[np.float32]) -> int:
+    full = np.abs(sound) >= _FULL_SCALE
+    neighbour_full = np.zeros_like(full)
     neighbour_full[:, 1:] |= full[:, :-1]
     neighbour_full[:, :-1] |= full[:, 1:]
     return int((full & neighbour_full).sum())

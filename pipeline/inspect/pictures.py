@@ -13,7 +13,10 @@ from longtake.pipeline.media.read import FrameBlock
 
 Array = NDArray[np.float64]
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
+_LEAST_SIDE = 8
+_TOP = 250
+LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+"""The weights of R, G and B in luma: ITU-R BT.709."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Pictures:
         brightness: mean luma.
         contrast: standard deviation of luma.
         saturation: mean of the largest minus the smallest of R, G and B.
-        sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., 2000), smoothed over two pixels.
+        sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., 2000), smoothed over two pixels; 0 for
+            pictures of less than 8 pixels on a side.
+        burnt: share of pixels that are white or fully saturated: the largest of R, G and B is at the top of the scale,
+            and the smallest at the top too, or at the bottom.
         stills: selected frames [h w 3] by number, for display.
     """
 
@@ -38,6 +44,7 @@ class Pictures:
     contrast: Array
     saturation: Array
     sharpness: Array
+    burnt: Array
     stills: dict[int, NDArray[np.uint8]]
 
     def __len__(self) -> int:
@@ -67,7 +74,7 @@ class PictureMeter:
         change, jolt = np.zeros(len(held)), np.zeros(len(held))
         change[1:] = np.abs(steps).mean(axis=(1, 2, 3))
         jolt[2:] = np.abs(np.diff(steps, axis=0)).mean(axis=(1, 2, 3))
-        luma = frames @ _LUMA
+        luma = frames @ LUMA
         rows = (
             np.array([float(time_s) for time_s in block.times_s]),
             change[known:],
@@ -75,7 +82,8 @@ class PictureMeter:
             luma.mean(axis=(1, 2)),
             luma.std(axis=(1, 2)),
             (frames.max(axis=3) - frames.min(axis=3)).mean(axis=(1, 2)),
-            _laplacian(luma).var(axis=(1, 2)),
+            _laplacian(luma).var(axis=(1, 2)) if min(luma.shape[1:]) >= _LEAST_SIDE else np.zeros(len(luma)),
+            _burnt(block.frames),
         )
         self._parts.append(np.stack(rows))
         for number in self._keep.intersection(range(self._count, self._count + len(frames))):
@@ -84,9 +92,14 @@ class PictureMeter:
 
     def pictures(self) -> Pictures:
         """The figures so far."""
-        times_s, change, jolt, brightness, contrast, saturation, sharpness = np.concatenate(self._parts, axis=1)
+        times_s, change, jolt, brightness, contrast, saturation, sharpness, burnt = np.concatenate(self._parts, axis=1)
         stills = dict(sorted(self._stills.items()))
-        return Pictures(times_s, change, jolt, brightness, contrast, saturation, sharpness, stills)
+        return Pictures(times_s, change, jolt, brightness, contrast, saturation, sharpness, burnt, stills)
+
+
+def _burnt(frames: NDArray[np.uint8]) -> Array:
+    least, most = frames.min(axis=3), frames.max(axis=3)
+    return np.asarray(((most >= _TOP) & ((least >= _TOP) | (least <= 255 - _TOP))).mean(axis=(1, 2)))
 
 
 def _laplacian(luma: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,28 +1,28 @@
 """`inspect_film` runs all measures on a film and returns one typed result."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.pipeline.inspect.clicks import Clicks
-from longtake.pipeline.inspect.container import Container, check_container
+from longtake.pipeline.inspect.container import check_container
 from longtake.pipeline.inspect.drift import Drift, measure_drift
 from longtake.pipeline.inspect.events import motion_events
-from longtake.pipeline.inspect.figures import SoundFigures, SyncFigures, sound_figures, sync_figures
+from longtake.pipeline.inspect.faults import Faults, find_faults
+from longtake.pipeline.inspect.figures import sound_figures, sync_figures
 from longtake.pipeline.inspect.footage import AudioMeasures, VideoMeasures, measure_audio, measure_video
-from longtake.pipeline.inspect.judge import judge
+from longtake.pipeline.inspect.judge import Measures, judge
 from longtake.pipeline.inspect.motion import Track, follow
 from longtake.pipeline.inspect.prompts import (
-    PromptAccuracy,
     SceneReading,
     away_from_ends,
     prompt_accuracy,
     read_scenes,
     visible_bounces,
 )
-from longtake.pipeline.inspect.seams import Seams, measure_seams
+from longtake.pipeline.inspect.seams import measure_seams
+from longtake.pipeline.inspect.stutter import measure_starts, measure_stutter
 from longtake.pipeline.inspect.subject import Subject
 from longtake.pipeline.inspect.sync import TOLERANCE_S, Sync, match
 from longtake.pipeline.inspect.verdicts import Grade, Verdict, worst
@@ -45,26 +45,17 @@ class Traces:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Measures):
     """The result of inspecting a film.
 
     Args:
         verdicts: the headline figures, each judged.
         missing: for every figure that could not be measured, a sentence that states what it needs.
-        scenes: what each scene shows, for films of sounding shapes; else empty.
     """
 
     subject: Subject
     verdicts: tuple[Verdict, ...]
     missing: tuple[str, ...]
-    container: Container
-    seams: Seams | None
-    clicks: Clicks | None
-    drift: Drift | None
-    sync: SyncFigures | None
-    sound: SoundFigures | None
-    scenes: tuple[SceneReading, ...]
-    accuracy: PromptAccuracy | None
     traces: Traces
 
     @property
@@ -74,7 +65,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the traces."""
-        names = ("container", "seams", "clicks", "drift", "sync", "sound", "accuracy")
+        names = (field.name for field in fields(Measures) if field.name != "scenes")
         parts = {name: None if (part := getattr(self, name)) is None else asdict(part) for name in names}
         return {
             "title": self.subject.title,
@@ -85,21 +76,25 @@ class Inspection:
             "limits": {verdict.key: verdict.limit for verdict in self.verdicts if verdict.limit},
             "lacks": list(self.missing),
             **parts,
+            "shots": [
+                {"start": scene.frames.start, "stop": scene.frames.stop, "cut": scene.cut}
+                for scene in self.subject.scenes
+            ],
             "scenes": [asdict(scene) for scene in self.scenes],
         }
 
 
 def inspect_film(subject: Subject) -> Inspection:
     """Measure a film in one pass. Raises MediaError if it cannot be decoded."""
-    video, audio = measure_video(subject), measure_audio(subject)
-    pictures, fps = video.pictures, float(subject.fps)
+    video = measure_video(subject)
+    pictures = video.pictures
+    subject = subject.shown(pictures.times_s, video.cuts)
+    audio, fps = measure_audio(subject), float(subject.fps)
     sound_format = (audio.samples, audio.channels, audio.rate) if audio is not None else (0, 0, 0)
     container = check_container(subject, pictures.times_s, *sound_format)
-    seams = measure_seams(pictures, subject.chunk_borders, subject.latent_borders, subject.changes)
-    clicks = None if audio is None else audio.clicks
     steps_db = None if audio is None else audio.loudness.steps_db
-    drift = measure_drift(pictures, [scene.frames for scene in subject.scenes], fps, steps_db)
     track = _track(subject, video)
+    middles = None if track is None or video.sightings is None else video.sightings.middles
     if track is not None:
         track = replace(track, hits_s=_shown_at(track.hits_s, pictures.times_s, fps))
     onsets = audio.onsets_s if audio is not None else np.empty(0)
@@ -109,23 +104,34 @@ def inspect_film(subject: Subject) -> Inspection:
     events = motion_events(pictures, subject.changes) if track is None else visible_bounces(track, subject.scenes, fps)
     events, onsets = (away_from_ends(times, subject.scenes, fps) for times in (events, onsets))
     sync = None if audio is None else match(events, onsets, TOLERANCE_S, container.seconds)
-    figures = None if sync is None else sync_figures(sync, events, onsets, container.seconds, track is not None)
-    sound = None if audio is None else sound_figures(audio)
-    accuracy = prompt_accuracy(readings)
-    return Inspection(
-        subject=subject,
-        verdicts=judge(container, seams, clicks, drift, figures, sound, accuracy, readings),
-        missing=_missing(subject, audio, drift, track),
+    borders = subject.chunk_borders, subject.latent_borders
+    measures = Measures(
         container=container,
-        seams=seams,
-        clicks=clicks,
-        drift=drift,
-        sync=figures,
-        sound=sound,
+        faults=_faults(subject, video, steps_db),
+        seams=measure_seams(pictures, *borders, subject.changes),
+        stutter=measure_stutter(pictures, *borders, subject.changes, middles, track),
+        starts=None if middles is None else measure_starts(middles, subject.chunk_borders, subject.cuts),
+        clicks=None if audio is None else audio.clicks,
+        drift=measure_drift(pictures, [scene.frames for scene in subject.scenes], fps, steps_db),
+        sync=None if sync is None else sync_figures(sync, events, onsets, container.seconds, track is not None),
+        sound=None if audio is None else sound_figures(audio),
+        accuracy=prompt_accuracy(readings),
         scenes=readings,
-        accuracy=accuracy,
+    )
+    return Inspection(
+        **vars(measures),
+        subject=subject,
+        verdicts=judge(measures),
+        missing=_missing(subject, audio, measures.drift, track),
         traces=Traces(video, audio, track, events, sync),
     )
+
+
+def _faults(subject: Subject, video: VideoMeasures, steps_db: NDArray[np.float32] | None) -> Faults:
+    captions = [(scene, Caption.parse(scene.prompt)) for scene in subject.scenes if scene.prompt is not None]
+    resting = [scene.frames for scene, caption in captions if caption is not None and caption.motion == "rests"]
+    quiet = any(caption is not None and not caption.sounds for _, caption in captions)
+    return find_faults(video.pictures, float(subject.fps), steps_db, resting=resting, quiet=quiet)
 
 
 def _track(subject: Subject, video: VideoMeasures) -> Track | None:

@@ -1,7 +1,13 @@
 """The film under inspection, and its chunks, latents, scenes and prompts as far as they are known."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from longtake.pipeline.errors import MediaError, SpecError
 from longtake.pipeline.journal.store import Store
@@ -9,10 +15,13 @@ from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 from longtake.pipeline.media.read import FilmCount, count_film
 from longtake.pipeline.spec import parse_duration
 
+_EVEN = 0.25  # of a frame's duration, by which a step may differ from it: some containers keep whole milliseconds
+_STEADY = 0.9  # share of steps that are even in a film with a steady rate
+
 
 @dataclass(frozen=True)
 class FilmScene:
-    """A range of frames under one prompt; a file without a take is one scene without a prompt."""
+    """A range of frames under one prompt; in a film without a take, a shot without a prompt."""
 
     prompt: str | None
     cut: bool
@@ -26,10 +35,11 @@ class Subject:
     Args:
         url: of the film file.
         count: packet counts of its streams.
-        fps: frames per second; without a take, the rate of most frames.
+        fps: frames per second; without a take the rate of most frames, or their mean if the rate is not steady.
+        steady: whether the rate is.
         chunk_borders: first frames of chunks, except the first chunk; empty if unknown.
         latent_borders: first frames of video latents, likewise; chunk borders are among them.
-        scenes: at least one; together they cover the whole film.
+        scenes: at least one; together they cover the whole film. Without a take they are the shots between cuts.
         planned_frames, planned_samples: what the take planned; None without a take.
     """
 
@@ -42,6 +52,24 @@ class Subject:
     scenes: tuple[FilmScene, ...]
     planned_frames: int | None = None
     planned_samples: int | None = None
+    steady: bool = True
+
+    def shown(self, times_s: NDArray[np.float64], cuts: Sequence[int]) -> Self:
+        """The same film, with what only its pictures tell, if there is no take: its rate and its shots.
+
+        Args:
+            times_s: presentation time of every frame [f].
+            cuts: first frames of shots, except the first shot.
+        """
+        if self.planned_frames is not None:
+            return self
+        steps_s, count = np.diff(times_s), len(times_s)
+        even = np.abs(steps_s * float(self.fps) - 1) <= _EVEN
+        steady = count < 3 or float(even.mean()) >= _STEADY
+        span_s = float(times_s[-1] - times_s[0])
+        fps = self.fps if steady or span_s <= 0 else Fraction((count - 1) / span_s).limit_denominator(1000)
+        shots = tuple(FilmScene(None, True, range(*span)) for span in pairwise((0, *cuts, count)))
+        return replace(self, fps=fps, scenes=shots, steady=steady)
 
     @property
     def num_frames(self) -> int:

@@ -3,10 +3,12 @@
 A figure without data or without a standard is reported but not judged; its grade is "told".
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 _NOTHING = "-"
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 Grade = Literal["good", "look", "bad", "told"]
 
 
@@ -34,7 +36,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Scale:
-    """Limits of a figure: good up to `good`, worth a look up to `bad`, else bad.
+    """Limits of a figure: good up to `good`, worth a look up to `bad`, else bad. Figures are judged as they are shown,
+    so that a shown 0.80 never misses a limit of 0.80.
 
     Args:
         signed: judge the absolute value.
@@ -57,9 +60,17 @@ class Scale:
     def _grade(self, value: float | None) -> Grade:
         if value is None:
             return "told"
-        size = -value if self.least else abs(value) if self.signed else value
-        good, bad = (-self.good, -self.bad) if self.least else (self.good, self.bad)
+        size, good, bad = (self._rounded(number) for number in (value, self.good, self.bad))
+        if self.least:
+            size, good, bad = -size, -good, -bad
+        elif self.signed:
+            size = abs(size)
         return "good" if size <= good else "look" if size <= bad else "bad"
+
+    def _rounded(self, value: float) -> float:
+        """The number that is shown for `value`; `value` itself if that is not finite."""
+        number = _NUMBER.search(self.pattern.format(value))
+        return value if number is None else float(number[0])
 
     def _shown(self, value: float | None) -> str:
         return _NOTHING if value is None else self.pattern.format(value)

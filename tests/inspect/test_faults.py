@@ -63,7 +63,7 @@ def fired(inspection):
         (clean, set(), set()),
         (jump_at_borders, {"seam_latent_ratio"}, {"worst_seam", "jolt_ratio"}),
         (fade, {"drift_contrast"}, {"drift_saturation", "drift_sharpness"}),
-        (freeze, {"motion_left"}, {"drift_sharpness", "sync_f1", "drift_contrast", "drift_saturation"}),
+        (freeze, {"motion_left", "frozen"}, {"drift_sharpness", "sync_f1", "drift_contrast", "drift_saturation"}),
         (late_sound, {"offset_ms"}, set()),
         (click, {"clicks_excess"}, set()),
     ],

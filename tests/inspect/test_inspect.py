@@ -47,7 +47,7 @@ def measured(frames, block=7):
 
 
 def loudness(sound, rate, block=12_345):
-    meter = LoudnessMeter()
+    meter = LoudnessMeter(rate, {1: "mono", 2: "stereo"}[len(sound)])
     blocks = (sound[:, start : start + block].astype(np.float32) for start in range(0, sound.shape[1], block))
     for window in sound_windows(blocks, rate):
         meter.add(window)
