@@ -40,6 +40,7 @@ class Record(BaseModel):
         overhead_s: the part of `seconds` in which no stage worked on a chunk.
         spent_s: gang time of all attempts, failed ones included.
         film_s: the length of the film in seconds.
+        film: its name in `output`.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -54,6 +55,7 @@ class Record(BaseModel):
     spent_s: float = 0.0
     film_s: float
     output: str
+    film: str = "film.mp4"
     project: str = ""
     tags: tuple[str, ...] = ()
 
@@ -65,6 +67,7 @@ class Record(BaseModel):
             fingerprint=fingerprint(take),
             film_s=take.film_s,
             output=take.output,
+            film=take.film,
             project=take.project,
             tags=take.tags,
         )
@@ -171,7 +174,7 @@ def _standing(take: TakeSpec, found: Record | None, *, retry: bool) -> Record:
     if found is None or found.fingerprint != fresh.fingerprint:
         return fresh
     # Project and tags may change at any time and do not affect the state.
-    known = found.model_copy(update={"project": take.project, "tags": take.tags})
+    known = found.model_copy(update={"project": take.project, "tags": take.tags, "film": take.film})
     match found.state:
         case "done":
             return known if Store(take.output).exists(take.film) else fresh

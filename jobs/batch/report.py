@@ -1,23 +1,30 @@
-"""The report of a batch, as JSON and as a page: what was rendered, times, costs and failure causes."""
+"""The report of a batch, as JSON and as a page: what was rendered, times, costs and failure causes.
+
+batch/report.json, report.html      of the last run
+batch/runs/TIME.json, TIME.html     of every run, by the time when it began
+"""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from importlib import resources
+from datetime import UTC, datetime
+from itertools import count
 from statistics import median
-from string import Template
 from typing import Any
 
 from longtake.jobs.batch.ledger import STATES, Record, Totals
 from longtake.jobs.batch.progress import span
+from longtake.jobs.batch.thumbnails import link, thumbnails
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.pages.template import render_page
 
-_PAGE = Template(resources.files("longtake.jobs").joinpath("batch/report.html").read_text("utf-8"))
 _MOST_ROWS = 2000
+_MOST_RUNS = 100
 
 PAGE = "report.html"
 """The name of the page in the batch's folder."""
+RUNS = "runs"
+"""The folder with the reports of every run."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Run:
         finished: the number of takes that this run finished.
         stopped: whether the run was stopped with takes unfinished.
         price_per_hour: of one gang, in any currency.
+        began: when, in UTC.
     """
 
     manifest: str
@@ -38,6 +46,7 @@ class Run:
     finished: int
     stopped: bool
     price_per_hour: float | None = None
+    began: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ"))
 
 
 @dataclass(frozen=True)
@@ -89,39 +98,61 @@ class Report:
         }
         return json.dumps(whole, indent=1)
 
-    def to_html(self) -> str:
-        """The page as one self-contained file."""
+    def to_html(
+        self, folder: str = "", thumbs: Mapping[str, str] | None = None, runs: Sequence[tuple[str, str]] = ()
+    ) -> str:
+        """The page as one self-contained file.
+
+        Args:
+            folder: where the page will be; films are linked from there. Without it there are no links.
+            thumbs: a still of each take by its id, as a data URL.
+            runs: names and addresses of the pages of earlier runs.
+        """
         states = self.totals.states
-        return _PAGE.substitute(
-            title=escape(self.run.manifest.rsplit("/", 1)[-1]),
-            about=escape(" · ".join(self._about())),
-            grade=_grade(self),
-            summary=escape(_summary(self)),
-            bar="".join(
-                f'<i class="{state}" style="flex:{states[state]}" title="{states[state]} {state}"></i>'
-                for state in STATES
-                if states.get(state)
-            ),
-            cards="".join(_cards(self)),
-            sections="".join(_sections(self.records)),
+        broken = [record for record in self.records if record.state in ("quarantined", "failed")]
+        shown = sorted(self.records, key=lambda record: -record.spent_s)[:_MOST_ROWS]
+        return render_page(
+            "jobs/batch/report.html",
+            title=self.run.manifest.rsplit("/", 1)[-1],
+            about=" · ".join(self._about()),
+            tone=_tone(self),
+            summary=_summary(self),
+            states=[(state, states[state]) for state in STATES if states.get(state)],
+            cards=list(_cards(self)),
+            broken=broken,
+            projects=_projects(self.records),
+            takes=shown,
+            links={record.id: link(record, folder) for record in (*shown, *broken)} if folder else {},
+            thumbs=thumbs or {},
+            runs=runs,
+            span=span,
+            short=_short,
         )
 
     def _about(self) -> Iterable[str]:
         yield f"{len(self.records)} takes"
-        yield f"last run: {span(self.run.seconds)}, {self.run.num_gangs} gangs"
+        yield f"run of {self.run.began}: {span(self.run.seconds)}, {self.run.num_gangs} gangs"
         yield self.run.root
 
 
 def put_report(store: Store, report: Report) -> None:
-    """Write `report.json` and the page."""
-    store.put("report.json", report.to_json().encode())
-    store.put(PAGE, report.to_html().encode())
+    """Write the report of this run, and the same as that of the last run. Reports of earlier runs stay."""
+    earlier = sorted((name for name in store.list(RUNS) if name.endswith(".html")), reverse=True)[:_MOST_RUNS]
+    earlier = [name.rpartition("/")[2] for name in earlier]
+    names = (report.run.began + (f"-{number}" if number > 1 else "") for number in count(1))
+    name = next(name for name in names if f"{name}.html" not in earlier)
+    thumbs = thumbnails(store, report.records)
+    for place, folder in ((f"{RUNS}/{name}", f"{RUNS}/"), ("report", "")):
+        up = "" if folder else f"{RUNS}/"
+        runs = [(run.removesuffix(".html"), f"{up}{run}") for run in earlier]
+        store.put(f"{place}.json", report.to_json().encode())
+        store.put(f"{place}.html", report.to_html(f"{store.url}/{folder}", thumbs, runs).encode())
 
 
 # ------------------------------------------------------------------ the page
 
 
-def _grade(report: Report) -> str:
+def _tone(report: Report) -> str:
     states = report.totals.states
     if states.get("quarantined") or states.get("failed"):
         return "quarantined"
@@ -136,89 +167,40 @@ def _summary(report: Report) -> str:
     return ("Stopped: " if report.run.stopped else "") + ", ".join(parts)
 
 
-def _cards(report: Report) -> Iterable[str]:
+def _cards(report: Report) -> Iterable[tuple[str, str, str]]:
+    """Title, value and note of each figure."""
     figures, run = report.figures(), report.run
-    yield _card("Takes done", f"{figures['done']} of {figures['takes']}", f"{run.finished} by the last run")
-    yield _card("Film", span(figures["film_s"]), f"in {span(figures['spent_s'])} of gang time")
+    yield "Takes done", f"{figures['done']} of {figures['takes']}", f"{run.finished} by the last run"
+    yield "Film", span(figures["film_s"]), f"in {span(figures['spent_s'])} of gang time"
     if run.finished and run.seconds > 0:
-        yield _card("Speed", f"{60 * run.finished / run.seconds:.3g}/min", "takes in the last run")
+        yield "Speed", f"{60 * run.finished / run.seconds:.3g}/min", "takes in the last run"
     if figures["median_seconds_per_take"] is not None:
-        yield _card(
-            "Time per take",
-            _short(figures["median_seconds_per_take"]),
-            f"median; {_short(figures['longest_take_s'])} at most",
-        )
+        longest = _short(figures["longest_take_s"])
+        yield "Time per take", _short(figures["median_seconds_per_take"]), f"median; {longest} at most"
     if figures["median_overhead_s"] is not None:
-        yield _card("Overhead", _short(figures["median_overhead_s"]), "median per take; no stage was working")
-    yield _card("Failed attempts", str(figures["failed_attempts"]), f"{figures['quarantined']} takes quarantined")
+        yield "Overhead", _short(figures["median_overhead_s"]), "median per take; no stage was working"
+    yield "Failed attempts", str(figures["failed_attempts"]), f"{figures['quarantined']} takes quarantined"
     if figures["cost_per_film_minute"] is not None:
-        price = f"{run.price_per_hour:g} per gang hour"
-        yield _card(
-            "Cost per minute of film",
-            f"{figures['cost_per_film_minute']:.3g}",
-            f"{figures['cost']:.3g} in total, at {price}",
+        note = f"{figures['cost']:.3g} in total, at {run.price_per_hour:g} per gang hour"
+        yield "Cost per minute of film", f"{figures['cost_per_film_minute']:.3g}", note
+
+
+def _projects(records: Sequence[Record]) -> list[tuple[str, int, int, str, str]]:
+    """Name, takes, takes done, film and gang time of each project, if there are several."""
+    names = dict.fromkeys(record.project for record in records)
+    if len(names) < 2:
+        return []
+    of = {name: Totals.of(record for record in records if record.project == name) for name in names}
+    return [
+        (
+            name or "none",
+            sum(totals.states.values()),
+            totals.states.get("done", 0),
+            span(totals.film_s),
+            span(totals.spent_s),
         )
-
-
-def _card(title: str, value: str, note: str) -> str:
-    return f'<div class="card"><h3>{escape(title)}</h3><b>{escape(value)}</b><p>{escape(note)}</p></div>'
-
-
-def _sections(records: Sequence[Record]) -> Iterable[str]:
-    broken = [record for record in records if record.state in ("quarantined", "failed")]
-    if broken:
-        yield "<h2>Failures</h2><p>Quarantined takes are retried once they are edited, or with --retry-quarantined.</p>"
-        yield _table(broken, ("take", "", "attempts", "cause"), _failure)
-    projects = dict.fromkeys(record.project for record in records)
-    if len(projects) > 1:
-        of = {name: Totals.of(record for record in records if record.project == name) for name in projects}
-        rows = "".join(map(_project, of.items()))
-        yield f"<h2>Projects</h2><table>{_head(('project', 'takes', 'done', 'film', 'gang time'))}{rows}</table>"
-    shown = sorted(records, key=lambda record: -record.spent_s)[:_MOST_ROWS]
-    yield f"<h2>Takes</h2><p>The {len(shown)} longest, by gang time.</p>"
-    yield _table(shown, ("take", "", "project", "tags", "film", "seconds", "overhead", "attempts", "output"), _take)
-
-
-def _table(records: Iterable[Record], head: Iterable[str], row: Any) -> str:
-    return f"<table>{_head(head)}{''.join(map(row, records))}</table>"
-
-
-def _head(names: Iterable[str]) -> str:
-    return f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-
-
-def _row(*cells: str) -> str:
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-
-
-def _failure(record: Record) -> str:
-    cause = f'<td class="cause">{escape(record.cause)}</td>'
-    return f"<tr><td>{escape(record.id)}</td>{_state(record)}<td>{record.attempts}</td>{cause}</tr>"
-
-
-def _project(item: tuple[str, Totals]) -> str:
-    name, totals = item
-    takes, done = sum(totals.states.values()), totals.states.get("done", 0)
-    return _row(name or "none", str(takes), str(done), span(totals.film_s), span(totals.spent_s))
-
-
-def _take(record: Record) -> str:
-    cells = (
-        record.project,
-        ", ".join(record.tags),
-        span(record.film_s),
-        _short(record.seconds),
-        _short(record.overhead_s),
-        str(record.attempts),
-        record.output,
-    )
-    return (
-        f"<tr><td>{escape(record.id)}</td>{_state(record)}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-    )
-
-
-def _state(record: Record) -> str:
-    return f'<td><span class="state {record.state}">{record.state}</span></td>'
+        for name, totals in of.items()
+    ]
 
 
 def _short(seconds: float | None) -> str:

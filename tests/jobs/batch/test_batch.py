@@ -340,7 +340,8 @@ def test_the_report_holds_what_was_done_its_cost_and_why_the_rest_failed(tmp_pat
     assert "the &lt;cause&gt; &amp; fix" in page
     assert "<b>" not in page.split("<h2>Projects")[1]
     assert "1 done, 1 quarantined" in page
-    assert "http" not in page, "it needs nothing else"
+    assert "://" not in page, "it needs nothing else"
+    assert "default-src 'none'" in page, "and may load nothing else"
     whole = json.loads((tmp_path / "out" / "batch" / "report.json").read_text())
     assert whole["figures"] == figures
     assert whole["takes"][0]["tags"] == ["draft"]
