@@ -1,6 +1,6 @@
 // The page of `longtake watch`: requests the progress of the take once a second, and shows it.
 
-import {LivePlayer} from "/live_player.js";
+import {playLive} from "/live_player.js";
 
 const MASTER = "live/master.m3u8";
 const POLL_MS = 1000;
@@ -11,7 +11,7 @@ const video = $("video");
 const make = (tag, className = "", text = "") => Object.assign(document.createElement(tag), {className, textContent: text});
 const part = (value, whole) => `${(100 * value / (whole || 1)).toFixed(3)}%`;
 
-let status = null, player = null, showing = null, shownRun = 0, nextEvent = 0;
+let status = null, player = null, showing = null, shownRun = 0, nextEvent = 0, resumeS = null;
 
 // ---------------------------------------------------------------- formatting
 
@@ -51,18 +51,20 @@ function words({event, time, ...fields}) {
 
 function follow() {
   const {plays, runs} = status;
-  const over = showing !== MASTER || player?.renditions.every(({list}) => list.ended);
-  if (plays && (!showing || (runs !== shownRun && over && plays === MASTER))) show(plays);
+  if (plays && (!showing || (runs !== shownRun && plays === MASTER))) show(plays);
   $("stage").classList.toggle("empty", !showing);
   showNotice();
 }
 
 function show(name) {
-  player?.stop();
+  // A newer run may have replaced what is buffered; the place stays.
+  const startS = resumeS ?? placeS();
+  resumeS = null;
+  player?.destroy();
   showing = name;
   shownRun = status.runs;
   if (name === MASTER) {
-    player = new LivePlayer(video, `/take/${MASTER}`, {onFailure: error => retry(String(error.message ?? error))});
+    player = playLive(video, `/take/${MASTER}`, {startS, onFailure: error => retry(String(error.message ?? error))});
   } else {
     player = null;
     video.src = `/take/${name.split("/").map(encodeURIComponent).join("/")}`;
@@ -70,8 +72,11 @@ function show(name) {
   video.play().catch(() => {});  // a browser may require a click first
 }
 
+const placeS = () => video.ended ? 0 : video.currentTime;
+
 function retry(why) {
   console.warn(why);
+  resumeS = placeS();
   showing = null;  // retried with the next status
   shownRun = 0;
 }

@@ -1,4 +1,4 @@
-"""A read-only web server for one take, on the loopback interface; the page loads no scripts from elsewhere.
+"""A read-only web server for one take, on the loopback interface; the page loads nothing from elsewhere.
 
 /                  the page                /status.json       the progress of the take
 /page.js ...       its parts               /events?from=N     the event log from event N on, at most the latest 400
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -21,12 +20,15 @@ from longtake.jobs.watch.files import opened
 from longtake.pipeline.errors import LongtakeError
 from longtake.pipeline.inspect.status import Status, TakeReader
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.pages.template import render_page, text_of
 
 PAGE = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/live_player.js": ("live_player.js", "text/javascript; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/": ("jobs/watch/page.html", "text/html; charset=utf-8"),
+    "/page.js": ("jobs/watch/page.js", "text/javascript; charset=utf-8"),
+    "/live_player.js": ("jobs/watch/live_player.js", "text/javascript; charset=utf-8"),
+    "/hls.mjs": ("jobs/watch/hls.mjs", "text/javascript; charset=utf-8"),
+    "/base.css": ("pipeline/pages/base.css", "text/css; charset=utf-8"),
+    "/page.css": ("jobs/watch/page.css", "text/css; charset=utf-8"),
 }
 HEADERS = {
     "Cache-Control": "no-store",
@@ -109,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path in PAGE:
             name, content_type = PAGE[path]
-            self._answer(HTTPStatus.OK, content_type, files("longtake.jobs.watch").joinpath(name).read_bytes())
+            text = render_page(name) if name.endswith(".html") else text_of(name)
+            self._answer(HTTPStatus.OK, content_type, text.encode())
         elif path == "/status.json":
             self._answer(HTTPStatus.OK, "application/json", self.server.take.status().model_dump_json().encode())
         elif path == "/events":

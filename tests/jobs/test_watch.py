@@ -316,13 +316,19 @@ def test_the_page_plays_a_film_while_it_is_rendered(tmp_path):
         assert page.troubles == []
 
 
-PLAY_LIVE = """import("/live_player.js").then(({LivePlayer}) => {
+PLAY_LIVE = """import("/live_player.js").then(({playLive}) => {
   const video = document.body.appendChild(document.createElement("video"));
   video.muted = true;
-  Object.assign(window, {long: video, player: new LivePlayer(video, "/take/live/master.m3u8", {pollMs: 50})});
+  const player = playLive(video, "/take/live/master.m3u8");
+  Object.assign(window, {long: video, player, held: []});
+  const ranges = times => Array.from({length: times.length}, (_, i) => [times.start(i), times.end(i)]);
+  for (const event of ["hlsBufferAppended", "hlsBufferFlushed"])
+    player.on(event, (_, {timeRanges: {video, audio} = {}}) => {
+      if (video && audio) held = [ranges(video), ranges(audio)];
+    });
   video.play();
 })"""
-HELD = "player?.renditions.map(({ranges}) => ranges.flat().map(Math.floor).join())"
+HELD = "held.map(ranges => ranges.flat().map(Math.floor).join())"
 
 
 @needs_chromium

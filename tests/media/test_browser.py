@@ -32,21 +32,27 @@ CONTENT_TYPES = {"m3u8": "application/vnd.apple.mpegurl", "mp4": "video/mp4", "m
 # The product's own player, told to report.
 PLAYER = Path(watch.__file__).with_name("live_player.js")
 PAGE = """<!doctype html><video id="video" muted></video><script type="module">
-import {LivePlayer} from "/live_player.js";
+import {playLive} from "/live_player.js";
 const video = document.getElementById("video");
 const {how, url, rate} = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-let player;
+let player, buffers;
 const report = (what, more) => fetch("/report", {method: "POST", body: JSON.stringify({
   what, ended: video.ended, time_s: video.currentTime, duration_s: video.duration, width: video.videoWidth,
   error: video.error && video.error.message, frames: video.getVideoPlaybackQuality().totalVideoFrames,
   sound_bytes: video.webkitAudioDecodedByteCount, ...more})});
-video.onended = () => report("ended", {buffers: player && player.ranges});
+video.onended = () => report("ended", {buffers});
 video.onerror = () => report("error");
 let told = false;
 video.ontimeupdate = () => { if (video.currentTime > 0 && !told) { told = true; report("playing"); } };
 const fail = error => report("failed", {message: String(error)});
 video.defaultPlaybackRate = video.playbackRate = rate;
-if (how === "mse") player = new LivePlayer(video, url, {pollMs: 100, onFailure: fail}); else video.src = url;
+const ranges = times => Array.from({length: times.length}, (_, i) => [times.start(i), times.end(i)]);
+if (how === "mse") {
+  player = playLive(video, url, {onFailure: fail});
+  player.on("hlsBufferAppended", (_, {timeRanges: {video, audio}}) => {
+    buffers = {video: ranges(video), audio: ranges(audio)};
+  });
+} else video.src = url;
 video.play().catch(fail);
 </script>"""
 
@@ -82,8 +88,8 @@ def served(store):
             path = urlsplit(self.path).path.removeprefix("/")
             if path == "page":
                 self.answer(200, "text/html", PAGE.encode())
-            elif path == PLAYER.name:
-                self.answer(200, "text/javascript", PLAYER.read_bytes())
+            elif path in (PLAYER.name, "hls.mjs"):
+                self.answer(200, "text/javascript", PLAYER.with_name(path).read_bytes())
             elif path and store.exists(path):
                 self.send_part(CONTENT_TYPES[path.rpartition(".")[2]], store.get(path))
             else:
