@@ -2,7 +2,8 @@ import av
 import numpy as np
 import pytest
 
-from longtake.pipeline.media.read import count_film, stream_sound
+from longtake.pipeline.media.read import count_film
+from longtake.pipeline.media.sound import stream_sound
 from tests.inspect.foreign_films import moving_waves, tones, write_film
 
 
