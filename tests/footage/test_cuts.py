@@ -9,17 +9,20 @@ from scenedetect import AdaptiveDetector, ThresholdDetector, detect
 
 from longtake.pipeline.footage.cuts import THRESHOLD, find_cuts, small_pictures
 from longtake.pipeline.footage.index import open_footage
-from tests.inspect.foreign_films import REAL, moving_waves, write_film
+from tests.inspect.foreign_films import REAL, panned_blocks, write_film
+
+
+def real(name, count=60):
+    """The first pictures [f h w 3] of a real clip, small."""
+    (path,) = (path for path in REAL if path.stem == name)
+    with av.open(str(path)) as container:
+        frames = islice(container.decode(video=0), count)
+        return np.stack([frame.reformat(128, 72, "rgb24").to_ndarray() for frame in frames])
 
 
 def shots(count=60):
     """Three unlike shots [f h w 3] with motion."""
-    rng = np.random.default_rng(0)
-    waves = moving_waves(count)
-    blocks = np.kron(rng.integers(0, 256, (9, 17 + count // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    panned = np.stack([blocks[:, n : n + 128] for n in range(count)])
-    dark = 200 - waves[:, ::-1, ::-1] // 2
-    return waves, panned, dark
+    return real("carphone_pristine", count), panned_blocks(count), real("bigbuckbunny", count)
 
 
 def dissolved(one, other, length):
@@ -59,14 +62,6 @@ def test_a_fade_through_black_is_a_cut_in_its_middle(tmp_path, length):
     (found,) = cuts_of(url)
     assert found == pytest.approx(wanted, abs=3)
     assert found == pytest.approx(63, abs=2)
-
-
-def real(name, count=60):
-    """The first pictures [f h w 3] of a real clip, small."""
-    (path,) = (path for path in REAL if path.stem == name)
-    with av.open(str(path)) as container:
-        frames = islice(container.decode(video=0), count)
-        return np.stack([frame.reformat(128, 72, "rgb24").to_ndarray() for frame in frames])
 
 
 @pytest.mark.parametrize("length", [12, 24, 36])

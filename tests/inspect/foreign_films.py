@@ -22,6 +22,13 @@ def moving_waves(count=48, height=72, width=128):
     return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
 
 
+def panned_blocks(count=48, height=72, width=128, seed=0):
+    """Pictures [f h w 3] of coloured blocks that move by a pixel a frame, no two seeds alike."""
+    rng = np.random.default_rng(seed)
+    blocks = np.kron(rng.integers(0, 256, (height // 8 + 1, (width + count) // 8 + 1, 3)), np.ones((8, 8, 1)))
+    return np.stack([blocks[:height, n : n + width] for n in range(count)]).astype(np.uint8)
+
+
 def tones(layout="stereo", seconds=2.0, rate=RATE):
     """A tone of its own in every channel [c n]."""
     times = np.arange(round(seconds * rate)) / rate
