@@ -30,9 +30,6 @@ BACKENDS = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 GPU_DOMAIN = "ray.io/gpu-domain"
 """Ray's label for nodes whose GPUs are connected directly, such as the trays of one NVLink rack."""
 
-EXCHANGE_S = 120.0
-"""Default for the seconds that a rank waits for its peers, in an exchange or at the rendezvous."""
-
 
 class Rank(StageActor):
     """One rank: it denoises its share of every chunk. Rank 0 keeps the latents in the journal and returns them."""
@@ -40,7 +37,7 @@ class Rank(StageActor):
     def __init__(self, event_log: Handle, epoch: int, rank: int, ranks: int, exchange_s: float) -> None:
         super().__init__(act="denoise", event_log=event_log, epoch=epoch)
         logs.bind(rank=rank)
-        self._rank, self._ranks = rank, ranks
+        self._rank, self._ranks, self._exchange_s = rank, ranks, exchange_s
         self._rendezvous = Rendezvous(rank, ranks, exchange_s)
 
     def host(self) -> StoreAddress:
@@ -66,7 +63,7 @@ class Rank(StageActor):
     def _build(self, config: TakeConfig, take: Take) -> Act[Any]:
         if self._ranks == 1:
             return acts.denoise(take, self._observer)
-        parallel = context_parallel(config.degrees)
+        parallel = context_parallel(config.degrees, timeout_s=self._exchange_s)
         return acts.denoise(take, self._observer, parallel) if self._rank == 0 else acts.denoise_along(take, parallel)
 
 

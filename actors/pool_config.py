@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from longtake.actors.gang import EXCHANGE_S
 from longtake.actors.policy import START_S, RetryPolicy
-from longtake.pipeline.parallel.degrees import Degrees
+from longtake.pipeline.parallel.degrees import EXCHANGE_S, Degrees
 from longtake.pipeline.registry import STAGES
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.attention.shares import Rows, Share
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.branches import Velocities
-from longtake.pipeline.parallel.degrees import Degrees, Place
+from longtake.pipeline.parallel.degrees import EXCHANGE_S, Degrees, Place
 from longtake.pipeline.parallel.gang import Parallel
 from longtake.pipeline.parallel.group import Group, exchange
 from longtake.pipeline.parallel.ring import Ring
@@ -36,17 +37,24 @@ SHARDED = ("video",)
 """Streams that are cut. Sound and text are short, so every rank has them whole, and their keys count once."""
 
 
+_SUBGROUPS: "WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], dist.ProcessGroup]]" = WeakKeyDictionary()
+"""Process groups of some ranks, for as long as the world lives to which they belong."""
+
+
 class Peers(Group):
-    """A group over a process group of torch, point to point: gloo and NCCL both run several messages at once.
+    """A group over a process group of torch: gloo and NCCL both run several messages at once.
 
     Args:
         ranks: global ranks, in order; this process is one of them.
-        process_group: of these ranks; torch's default one if None.
+        process_group: to which these ranks belong; torch's default one if None.
+        timeout_s: how long a collective waits for the other ranks.
     """
 
-    def __init__(self, ranks: Sequence[int], process_group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, ranks: Sequence[int], process_group: dist.ProcessGroup | None = None, timeout_s: float = EXCHANGE_S
+    ) -> None:
         self.index, self.size, self.sent_bytes = ranks.index(dist.get_rank()), len(ranks), 0
-        self._ranks, self._process_group = ranks, process_group
+        self._ranks, self._process_group, self._timeout_s = ranks, process_group, timeout_s
 
     @override
     def start(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor]) -> Callable[[], None]:
@@ -62,6 +70,32 @@ class Peers(Group):
             sent.clear()  # until here, the tensors that are being sent must stay alive
 
         return wait
+
+    @override
+    def all_to_all(self, packed: Tensor, sizes: Sequence[int], arriving: Sequence[int]) -> Tensor:
+        width = packed.element_size()
+        arrived = packed.new_empty(sum(arriving))
+        self.sent_bytes += width * (sum(sizes) - sizes[self.index])
+        dist.all_to_all_single(
+            arrived.view(torch.uint8),
+            packed.contiguous().view(torch.uint8),
+            [width * size for size in arriving],
+            [width * size for size in sizes],
+            group=self._exactly(),
+        )
+        return arrived
+
+    def _exactly(self) -> dist.ProcessGroup | None:
+        """The process group of these ranks and no others, which the first call of each of them makes."""
+        if self.size == dist.get_world_size(self._process_group):
+            return self._process_group
+        world = dist.group.WORLD
+        assert world is not None, "ranks have met before they exchange"
+        made, ranks = _SUBGROUPS.setdefault(world, {}), tuple(self._ranks)
+        if ranks not in made:
+            timeout = timedelta(seconds=self._timeout_s)
+            made[ranks] = dist.new_group(list(ranks), timeout=timeout, use_local_synchronization=True)
+        return made[ranks]
 
     def _op(self, act: Callable[..., Any], rank: int, tensor: Tensor) -> dist.P2POp:
         return dist.P2POp(act, tensor, self._ranks[rank], self._process_group)
@@ -173,6 +207,7 @@ def context_parallel(
     ranks: Sequence[int] | None = None,
     process_group: dist.ProcessGroup | None = None,
     sharded: Collection[str] = SHARDED,
+    timeout_s: float = EXCHANGE_S,
 ) -> ContextParallel:
     """The gang of `ranks` (global, in order; all of the default group if None), seen from this process.
 
@@ -187,6 +222,6 @@ def context_parallel(
         )
 
     def group(places: Sequence[Place]) -> Group:
-        return Peers([ranks[degrees.rank(place)] for place in places], process_group)
+        return Peers([ranks[degrees.rank(place)] for place in places], process_group, timeout_s)
 
     return ContextParallel(degrees, degrees.place(ranks.index(dist.get_rank())), group, sharded)

@@ -18,6 +18,9 @@ from typing import NamedTuple
 from longtake.pipeline.attention.shares import Share
 from longtake.pipeline.errors import SpecError
 
+EXCHANGE_S = 120.0
+"""Default for the seconds that a rank waits for its peers, in an exchange or when they meet."""
+
 
 class Place(NamedTuple):
     """A rank's place on the mesh."""

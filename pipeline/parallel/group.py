@@ -36,6 +36,19 @@ class Group(Protocol):
         """
         ...
 
+    def all_to_all(self, packed: Tensor, sizes: Sequence[int], arriving: Sequence[int]) -> Tensor:
+        """Send consecutive pieces of a flat tensor, one to each rank and one to this one, as a single collective.
+
+        Args:
+            packed: of one dimension.
+            sizes: elements of each piece.
+            arriving: elements of the piece that arrives from each rank.
+
+        Returns:
+            What arrived, in the order of ranks, as one flat tensor.
+        """
+        ...
+
 
 def exchange(group: Group, outgoing: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Send one tensor to every rank of the group, and receive one of the given shape from each."""

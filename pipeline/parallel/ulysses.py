@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
@@ -55,15 +56,21 @@ class Ulysses(Exchange):
         attended = self._inner.attend(queries, lengths, over)  # all tokens, this rank's heads
         grids = {name: self._grid(name, lengths[name]) for name in attended if name in self._sharded}
 
-        def for_rank(part: Share) -> list[Tensor]:
-            return [cut_columns(x, grids[name], part) if name in grids else x for name, x in attended.items()]
+        def rows(name: str, part: Share) -> int:
+            return grids[name].cut(part).tokens if name in grids else attended[name].shape[2]
 
-        # Each rank gets its tokens with these heads, all streams in one message. Heads are joined in rank order.
-        outgoing = [torch.cat(for_rank(part), dim=2) for part in self._parts]
-        b, _, l, d = outgoing[self._group.index].shape  # noqa: E741 (the legend's l)
-        whole = torch.cat(exchange(self._group, outgoing, [(b, len(heads), l, d) for heads in self._heads]), dim=1)
-        sizes = [x.shape[2] for x in for_rank(self._parts[self._group.index])]
-        return dict(zip(attended, torch.split(whole, sizes, dim=2), strict=True))
+        # Each rank gets its tokens with these heads, all streams in one piece. Heads are joined in rank order.
+        b, own, _, d = next(iter(attended.values())).shape
+        sizes = [b * own * d * sum(rows(name, part) for name in attended) for part in self._parts]
+        mine = {name: rows(name, self._parts[self._group.index]) for name in attended}
+        arriving = [b * len(heads) * d * sum(mine.values()) for heads in self._heads]
+        flat = self._group.all_to_all(self._by_row(attended, grids), sizes, arriving)
+        if b == 1:
+            whole = flat.view(1, sum(map(len, self._heads)), sum(mine.values()), d)
+        else:
+            pieces = zip(torch.split(flat, arriving), self._heads, strict=True)
+            whole = torch.cat([x.view(b, len(heads), sum(mine.values()), d) for x, heads in pieces], dim=1)
+        return dict(zip(attended, torch.split(whole, list(mine.values()), dim=2), strict=True))
 
     @override
     def own(self, stream: str, page: Tensor) -> Tensor:
@@ -83,16 +90,37 @@ class Ulysses(Exchange):
         tensors = [getattr(streams[name], part) for name, part in sent]
         counts = [[self._count(name, part, lengths, share) for name, part in sent] for share in self._parts]
         b, _, _, d = tensors[0].shape
-        outgoing = [torch.cat([_heads(x, heads) for x in tensors], dim=2) for heads in self._heads]
-        shapes = [(b, len(self._heads[self._group.index]), sum(count), d) for count in counts]
-        received = exchange(self._group, outgoing, shapes)
+        whole, own = torch.cat(tensors, dim=2), len(self._heads[self._group.index])
+        packed = whole.flatten() if b == 1 else torch.cat([_heads(whole, heads).flatten() for heads in self._heads])
+        sizes = [b * len(heads) * whole.shape[2] * d for heads in self._heads]
+        arriving = [b * own * sum(count) * d for count in counts]
+        flat = self._group.all_to_all(packed, sizes, arriving)
         # By rank and tensor; then each tensor's columns from all ranks are joined inside every frame.
-        pieces = [torch.split(flat, count, dim=2) for flat, count in zip(received, counts, strict=True)]
+        pieces = [
+            torch.split(piece.view(b, own, sum(count), d), count, dim=2)
+            for piece, count in zip(torch.split(flat, arriving), counts, strict=True)
+        ]
         joined: dict[tuple[str, str], Tensor] = {
             key: join_columns(parts, self._grid(key[0], lengths[key[0]]).frames)
             for key, parts in zip(sent, zip(*pieces, strict=True), strict=True)
         }
         return {name: QKV(joined.get((name, "q")), joined[name, "k"], joined[name, "v"]) for name in streams}
+
+    def _by_row(self, attended: Mapping[str, Tensor], grids: Mapping[str, Grid]) -> Tensor:
+        """This rank's heads of all tokens [b h l d] as one flat tensor: what each rank gets, one after another."""
+        if len(attended) == len(grids) == 1:
+            ((name, x),) = attended.items()
+            frames, size = grids[name]
+            if x.shape[0] == 1 and size % self._group.size == 0:  # one copy
+                return rearrange(x, "1 h (f p s) d -> (p h f s d)", f=frames, p=self._group.size)
+        return torch.cat(
+            [
+                torch.cat(
+                    [cut_columns(x, grids[n], part) if n in grids else x for n, x in attended.items()], 2
+                ).flatten()
+                for part in self._parts
+            ]
+        )
 
     def _count(self, name: str, part: str, lengths: Mapping[str, int], share: Share) -> int:
         """The rows that a rank sends of one tensor; a stream that only queries has no keys and values."""

@@ -48,6 +48,15 @@ class ThreadPeers(Group):
 
         return wait
 
+    @override
+    def all_to_all(self, packed: Tensor, sizes: Sequence[int], arriving: Sequence[int]) -> Tensor:
+        outgoing = list(torch.split(packed, list(sizes)))
+        arrived = [packed.new_empty(size) for size in arriving]
+        arrived[self.index] = outgoing[self.index]
+        peers = [rank for rank in range(self.size) if rank != self.index]
+        self.start({rank: outgoing[rank] for rank in peers}, {rank: arrived[rank] for rank in peers})()
+        return torch.cat(arrived)
+
 
 def run_threads(act: Callable[[ContextParallel], T], degrees: Degrees, sharded: Collection[str] = SHARDED) -> list[T]:
     """Run `act` on each rank of a gang of threads in inference mode; returns the results in rank order."""
