@@ -8,6 +8,8 @@ from math import ceil
 
 import ray
 
+from longtake.pipeline.errors import SpecError
+
 OWN_CLUSTER = {
     "RAY_worker_niceness": "0",  # Ray's default is 15: behind everything else on the machine
     "RAY_max_direct_call_object_size": str(2**20),  # smaller values travel with the call, not by shared memory
@@ -22,6 +24,25 @@ OWN_CLUSTER = {
 already stays."""
 
 
+LOCAL = "local"
+"""The address of a new cluster on this machine, whatever `RAY_ADDRESS` says."""
+
+
+def joins(address: str | None) -> bool:
+    """Whether `joined` connects to a cluster that exists, rather than starting one."""
+    if address is not None:
+        return address != LOCAL
+    return ray.is_initialized() or "RAY_JOB_ID" in os.environ or _from_environment() is not None
+
+
+def cluster_note(address: str | None) -> str | None:
+    """A sentence for users whose environment, and not their command, names the cluster to join; else None."""
+    there = _from_environment()
+    if address is not None or there is None or "RAY_JOB_ID" in os.environ or ray.is_initialized():
+        return None
+    return f"RAY_ADDRESS is {there}: joining that cluster; for one on this machine, add --address {LOCAL}"
+
+
 @contextmanager
 def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
     """Connect to the cluster at `address`; without one, to the cluster that this process has joined or that this job
@@ -29,25 +50,48 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
 
     A new cluster has no dashboard and ends with the block. It declares at least `num_cpus` to Ray, however few cores
     the machine has.
+
+    Args:
+        address: "local" is a new cluster in any case.
+
+    Raises:
+        SpecError: no cluster answers at the address.
     """
     if address is None and ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls that were in flight when an actor died
-    if address is None and "RAY_JOB_ID" not in os.environ and "RAY_ADDRESS" not in os.environ:
+    if joins(address):
+        _connect(address)
+    else:
         for name, value in OWN_CLUSTER.items():
             os.environ.setdefault(name, value)
         ray.init(
-            "local",  # never one that happens to run on this machine
+            LOCAL,  # never one that happens to run on this machine
             num_cpus=max(ceil(num_cpus), os.cpu_count() or 1),
             include_dashboard=False,
             configure_logging=True,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    else:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _from_environment() -> str | None:
+    address = os.environ.get("RAY_ADDRESS", LOCAL)
+    return None if address in ("", LOCAL) else address
+
+
+def _connect(address: str | None) -> None:
+    try:
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        where = f"--address is {address}" if address else f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS')}"
+        why = str(error).strip().partition("\n")[0]
+        raise SpecError(
+            f"{where}, and no Ray cluster can be joined there: {why}; start one (ray start --head), or use --address"
+            f" {LOCAL} for one on this machine"
+        ) from error

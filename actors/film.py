@@ -13,6 +13,7 @@ from longtake.actors.prefetch import SectionPrefetcher
 from longtake.actors.stage_actor import TakeConfig
 from longtake.actors.supervise import supervised
 from longtake.pipeline.journal.cancel import CancelWatch
+from longtake.pipeline.journal.finished import forget_finished
 from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.stages.publish import Film
@@ -32,9 +33,11 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
 
     with sole_writer(take.store), pool.opened(config_of(take, pool.config)), watching:
         take.repair(pool)
+        forget_finished(take.store)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         pool.event("film.start", **take.summary())
         film = supervised(pool, pacer, lambda: drive(take, pool, pacer))
+        take.put_finished(film)
         pool.event("film.done", url=film.url, frames=film.num_frames)
 
     return film

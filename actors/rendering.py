@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from longtake.actors.cluster import joined
+from longtake.actors.capacity import wait_for
+from longtake.actors.cluster import cluster_note, joined, joins
 from longtake.actors.pool_config import Timeouts
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.adapters.upscalers import upscaler_notes
-from longtake.pipeline.errors import SpecError
+from longtake.pipeline.errors import CapacityError, SpecError
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.finished import num_finished_chunks
+from longtake.pipeline.journal.root import has_take, output_root
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.devices import check_device, settle
+from longtake.pipeline.models.limits import check_trained_size, untrained_size
 from longtake.pipeline.observe import Observer, Observers
 from longtake.pipeline.parallel.degrees import Degrees, propose
 from longtake.pipeline.plan import FilmPlan, plan_film
@@ -82,6 +86,8 @@ class RenderOptions:
 
     Args:
         fresh: if the output holds a take already, use the first of `output-2`, `output-3`, ... that holds none.
+        replace: overwrite a finished film of which less than half would be kept.
+        any_size: also render sizes that the model was not trained on.
         in_process: render in this process, without Ray.
         threads: compute threads of each process; part of the bits.
         address: of a Ray cluster to join; None: see `cluster.joined`.
@@ -91,6 +97,8 @@ class RenderOptions:
     """
 
     fresh: bool = False
+    replace: bool = False
+    any_size: bool = False
     in_process: bool = False
     threads: int = 1
     address: str | None = None
@@ -98,6 +106,17 @@ class RenderOptions:
     chunk_deadline_s: float = 900.0
     gang: GangSpec = field(default_factory=GangSpec)
     load: LoadOptions = field(default_factory=LoadOptions)
+
+    def check(self) -> None:
+        """Raise `SpecError` if options contradict each other."""
+        if self.in_process and self.address is not None:
+            raise SpecError(
+                f"--address is {self.address}, but --in-process renders without Ray; leave one of the two out"
+            )
+        if self.fresh and self.replace:
+            raise SpecError(
+                "--fresh keeps the film that is there, and --replace overwrites it; leave one of the two out"
+            )
 
     def session_options(self, plan: FilmPlan) -> SessionOptions:
         """The options of a session on Ray for `plan`."""
@@ -121,19 +140,26 @@ def open_render(storyboard: Storyboard, output: str, options: RenderOptions) -> 
         SpecError: storyboard, options and model do not fit each other, or the output cannot be used.
         WeightsError: the model cannot be opened.
     """
-    if options.in_process:
-        check_device(options.load.device.type)
-    elif output.startswith("memory:"):
+    options.check()
+    check_gpu(options.load.device.type, here=options.in_process or not joins(options.address))
+    if output.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output}; memory belongs to one process: use a folder, or add --in-process")
+    store = output_root(output)
     settle(options.threads, options.load.device.type)
     model = open_model(storyboard.model, options.load if options.in_process else replace(options.load, device=CPU))
-    store = fresh_place(output) if options.fresh else Store(output)
+    if options.fresh:
+        store = fresh_place(output)
     plan = plan_film(storyboard, model)
-    degrees = options.gang.degrees(plan)
-    if options.in_process and degrees.ranks > 1:
-        raise SpecError(f"--in-process is one rank, not {degrees.ranks}; leave one of the two out")
+    if not options.any_size:
+        check_trained_size(plan.storyboard, model.limits)
+    degrees, gangs = options.gang.degrees(plan), options.gang.count(plan)
+    if options.in_process and max(degrees.ranks, gangs) > 1:
+        asked = f"{degrees.ranks} ranks" if degrees.ranks > 1 else f"{gangs} gangs"
+        raise SpecError(f"--in-process is one rank in one gang, not {asked}; leave one of the two out")
     take = open_take(plan, model, store, numerics(model, degrees, options.load), options.load.cache_folder)
     check_ours(take)
+    if not options.replace:
+        check_kept(take)
     return take
 
 
@@ -158,14 +184,20 @@ def render(take: Take, options: RenderOptions, observer: Observer, tick: Callabl
             observers.event("road.start", road="in-process", torch=str(torch.__version__), threads=threads)
             return film.render(take, observers)
     session_options = options.session_options(take.plan)
-    num_cpus = session_options.pool_config(take.plan.storyboard.acts).resources.num_cpus
-    with joined(options.address, num_cpus), RenderSession(session_options) as session:
+    resources = session_options.pool_config(take.plan.storyboard.acts).resources
+    with joined(options.address, resources.num_cpus), RenderSession(session_options) as session:
+        if reason := wait_for(resources):
+            observer.event("cluster.wait", reason=reason)
         return session.render(take, observer, tick)
 
 
 def notes(take: Take, options: RenderOptions) -> Iterator[str]:
     """What the user should know before the take is rendered: inputs, licences, weights that were not trained."""
     yield from take.notes
+    if not options.in_process and (joining := cluster_note(options.address)):
+        yield joining
+    if mistake := untrained_size(take.plan.storyboard, take.model.limits):
+        yield f"{mistake}; expect noise"
     model = take.plan.storyboard.model
     if notice := terms(model, options.load):
         yield notice
@@ -184,9 +216,16 @@ def fresh_place(output: str) -> Store:
     return place
 
 
-def has_take(store: Store) -> bool:
-    """Whether an output root holds a take."""
-    return store.exists("journal/take.json")
+def check_gpu(device: str, *, here: bool) -> None:
+    """Raise `SpecError` if films are to be rendered on this machine's GPU and there is none.
+
+    Args:
+        here: whether they are rendered on this machine.
+    """
+    try:
+        check_device(device, here)
+    except CapacityError as error:
+        raise SpecError(str(error)) from None
 
 
 def check_ours(take: Take) -> None:
@@ -195,6 +234,20 @@ def check_ours(take: Take) -> None:
     if not has_take(take.store) and take.store.exists(film_name):
         url = take.store.url_of(film_name)
         raise SpecError(f"{url} was not written by longtake; use another -o (nothing was overwritten)")
+
+
+def check_kept(take: Take) -> None:
+    """Raise `SpecError` if the place of the take's film holds a finished film, most of which would be lost."""
+    num_chunks = num_finished_chunks(take.store)
+    kept = take.journal.kept("latents") if num_chunks else []
+    if 2 * len(kept) >= num_chunks:
+        return
+    first = next(index for index in range(len(kept) + 1) if index not in kept)
+    why = take.journal.why_not("latents", first) if first < len(take.plan.chunks) else "the storyboard is shorter"
+    raise SpecError(
+        f"{take.store.url} holds a finished film, and {num_chunks - len(kept)} of its {num_chunks} chunks would be lost"
+        f" ({why}); add --replace to overwrite it, --fresh to render into a new folder next to it, or use another -o"
+    )
 
 
 class _Ticking(Observer):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.footage.codecs import CODECS
 from longtake.pipeline.footage.deinterlace import AUTO, MODES
 from longtake.pipeline.media.times import DAMAGED, STOP
 from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
@@ -31,12 +32,18 @@ class UpscaleOptions:
     deinterlace: str = AUTO
 
     def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise SpecError(f"--codec is {self.codec!r}; use {', '.join(CODECS)}")
         if self.deinterlace not in MODES:
             raise SpecError(f"--deinterlace is {self.deinterlace!r}; use {' or '.join(MODES)}")
         if self.damaged not in DAMAGED:
             raise SpecError(f"--damaged is {self.damaged!r}; use {', '.join(DAMAGED[:-1])} or {DAMAGED[-1]}")
         if self.in_process and (self.workers or 1) > 1:
             raise SpecError(f"--in-process is one worker, not {self.workers}; leave out --in-process or --workers")
+        if self.in_process and self.address is not None:
+            raise SpecError(
+                f"--address is {self.address}, but --in-process works without Ray; leave one of the two out"
+            )
 
     @property
     def spec(self) -> UpscaleSpec:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import ray
 import torch
 
-from longtake.actors.cluster import joined
+from longtake.actors.cluster import LOCAL, joined, joins
 from longtake.actors.pool_config import Timeouts
 from longtake.actors.upscale_actor import WorkerConfig, free_bytes, numerics_there
 from longtake.actors.upscale_film import WorkerSetup
@@ -44,7 +44,7 @@ def open_workers(
     Raises:
         CapacityError: the requested workers do not fit into this machine's memory.
     """
-    if options.address or "RAY_JOB_ID" in os.environ or "RAY_ADDRESS" in os.environ:
+    if joins(options.address):
         return _workers_there(stack, options, model)
     return _workers_here(options, footage, most=-(-num_frames // options.segment_frames), model=model)
 
@@ -71,7 +71,7 @@ def _workers_here(options: UpscaleOptions, footage: Footage, most: int, model: S
         count = options.workers
     check_memory(need, free, count if worker.device == CPU else 1)  # each worker has a GPU to itself
     config = _pool_config(options, worker, count)
-    workers = _started(joined(None, count * config.cpus_each), config)
+    workers = _started(joined(LOCAL, count * config.cpus_each), config)
     return WorkerSetup(workers, worker, numerics(model), grid_of(model))
 
 

@@ -15,6 +15,7 @@ from longtake.pipeline.footage.mux import check_output, rehearse
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.event_log import EventLog
+from longtake.pipeline.journal.root import check_folder
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler
 from longtake.pipeline.observe import Observer, Observers
 from longtake.pipeline.upscale_film import Upscaled
@@ -32,14 +33,18 @@ def check(
         preview: the output itself is not written.
 
     Raises:
-        SpecError: the output is the footage, was not written by longtake, or is too large for the codec.
+        SpecError: the output is the footage, cannot be written, was not written by longtake, would be made again as
+            a whole although it is finished, or is too large for the codec.
         MediaError: the encoder or the container refuses the film.
         CapacityError: the disk has too little space.
     """
     if output.is_at(footage.url):
         raise SpecError(f"-o is {output.url}, the footage itself; use another path")
+    if output.is_local:
+        check_folder(Path(output.url).parent, output.url)
     if not preview:
         output.check_ours()
+        _check_kept(footage, output, options)
     if output.journal.url.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output.url}; memory belongs to one process: use a file, or add --in-process")
     encoding = FootageEncoding(options.codec, options.quality, options.threads)
@@ -49,6 +54,15 @@ def check(
     num_bytes = picture_bytes(footage, frames, options.scale, encoding)
     if crowded := check_disk(num_bytes, output.kept_bytes(), output.free_bytes()):
         yield crowded
+
+
+def _check_kept(footage: Footage, output: Output, options: UpscaleOptions) -> None:
+    changes = [] if options.fresh else alone.lost(footage, options.spec, output)
+    if changes:
+        raise SpecError(
+            f"{output.url} is finished, and all of it would be made again ({'; '.join(changes)}); add --fresh to"
+            " overwrite it, or use another -o"
+        )
 
 
 def upscale(

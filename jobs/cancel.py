@@ -15,10 +15,10 @@ def command(
     """Ask the render that owns OUT to stop cleanly, from any machine; finished chunks are kept."""
     from longtake.pipeline.errors import JournalError
     from longtake.pipeline.journal.cancel import request_cancel
-    from longtake.pipeline.journal.store import Store
+    from longtake.pipeline.journal.root import take_root
     from longtake.pipeline.journal.writer import owner_of
 
-    store, asked = Store(output), monotonic()
+    store, asked = take_root(output), monotonic()
     owner = request_cancel(store)
     if owner is None:
         print(f"No render owns {store.url}.")

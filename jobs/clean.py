@@ -13,9 +13,9 @@ def command(
 ) -> None:
     """Delete what crashed renders left in OUT: orphaned data, unfinished files, scratch files."""
     from longtake.pipeline.journal.clean import clean
-    from longtake.pipeline.journal.store import Store
+    from longtake.pipeline.journal.root import take_root
 
-    litter = clean(Store(output), dry_run=dry_run)
+    litter = clean(take_root(output), dry_run=dry_run)
     for name, size in litter.items():
         print(f"{size:>12} {name}")
     what = "would be deleted" if dry_run else "deleted"

@@ -37,11 +37,15 @@ def command(
     dtype: Dtype = None,
 ) -> None:
     """Convert a published checkpoint to safetensors; from pickles only tensors are read, no code is executed."""
+    from longtake.pipeline.errors import SpecError
+
+    if not source.exists():
+        raise SpecError(f"{source} does not exist; name a checkpoint, or a folder that holds one")
+
     from longtake.actors.load_options import load_options
     from longtake.pipeline.adapters.convert import ConvertOptions, convert
     from longtake.pipeline.adapters.flashvsr.projector import Variant
     from longtake.pipeline.adapters.open import place_of
-    from longtake.pipeline.errors import SpecError
     from longtake.pipeline.spec import split_strength
 
     load = load_options(dtype)

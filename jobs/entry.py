@@ -13,6 +13,11 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.names import redacted
 
+STORE_LIBRARIES = frozenset(
+    ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp", "gcsfs", "google", "adlfs", "azure", "paramiko")
+)
+"""Packages whose errors are faults of a store: a network, credentials, a bucket."""
+
 
 class Command(TyperCommand):
     """A command whose help shows no value type for flags, since flags take no value."""
@@ -50,6 +55,16 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
         cause = getattr(error, "cause", error)  # without the stack trace that Ray adds
         typer.secho(f"longtake: {redacted(str(cause))}", err=True, fg="red")
         sys.exit(2 if isinstance(error, SpecError) else 1)
+    except Exception as error:
+        if not _is_of_a_store(error):
+            raise
+        typer.secho(f"longtake: {redacted(' '.join(str(error).split())) or type(error).__name__}", err=True, fg="red")
+        sys.exit(1)
+
+
+def _is_of_a_store(error: Exception) -> bool:
+    """Whether an error comes from the operating system, or from the library of a store."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in STORE_LIBRARIES
 
 
 def run_command(command: Callable[..., None]) -> None:

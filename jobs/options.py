@@ -18,7 +18,8 @@ Take = Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a
 # ------------------------------------------------------------------ where and how a model runs
 
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join (default: $RAY_ADDRESS, or a new cluster on this machine).")
+    str | None,
+    typer.Option(help="Ray cluster to join (default: $RAY_ADDRESS, or a new cluster here; local: a new one)."),
 ]
 Device = Annotated[
     str, typer.Option(help="Where to denoise, decode and upscale: cpu, or cuda with one GPU for each rank.")
@@ -37,6 +38,15 @@ Offload = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process. Changes the output bits.")]
+AnySize = Annotated[
+    bool, typer.Option("--any-size", help="Also render sizes that the model was not trained on; expect noise.")
+]
+
+# ------------------------------------------------------------------ what is there
+
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Overwrite a finished film of which less than half would be kept.")
+]
 
 # ------------------------------------------------------------------ limits
 

@@ -38,6 +38,8 @@ class Progress(Observer):
 
     @override
     def event(self, name: str, **fields: Any) -> None:
+        if name == "cluster.wait":
+            self._bars.console.print(f"On the cluster: {fields['reason']}.", highlight=False)
         act, _, what = name.partition(".")
         if what != "chunk" or act not in self._tasks:
             return

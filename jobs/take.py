@@ -2,8 +2,9 @@
 
 from rich.console import Console
 
-from longtake.actors.rendering import RenderOptions, has_take, notes
+from longtake.actors.rendering import RenderOptions, notes
 from longtake.jobs.dry_run import print_plan
+from longtake.pipeline.journal.root import has_take
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take
 
@@ -17,8 +18,7 @@ def print_before(take: Take, options: RenderOptions, console: Console) -> None:
 
 def print_dry_run(take: Take, options: RenderOptions, console: Console) -> None:
     """Print the plan."""
-    for note in take.notes:
-        console.print(f"[yellow]{note}.", highlight=False)
+    print_before(take, options, console)
     print_plan(take.plan, take.model, options.gang.degrees(take.plan), console)
 
 
@@ -26,9 +26,10 @@ def print_reused(take: Take, console: Console) -> None:
     """Print how much of an earlier render is reused, and why the rest is not."""
     if not has_take(take.store):
         return
-    chunks, kept = len(take.plan.chunks), take.journal.num_kept("latents")
-    why = "" if kept == chunks else f"; chunk {kept}: {take.journal.why_not('latents', kept)}"
-    console.print(f"Resuming in {take.store.url}: {kept} of {chunks} chunks are kept{why}.", highlight=False)
+    chunks, kept = len(take.plan.chunks), take.journal.kept("latents")
+    first = next((index for index in range(chunks) if index not in kept), None)
+    why = "" if first is None else f"; chunk {first}: {take.journal.why_not('latents', first)}"
+    console.print(f"Resuming in {take.store.url}: {len(kept)} of {chunks} chunks are kept{why}.", highlight=False)
 
 
 def print_film(film: Film, console: Console) -> None:

@@ -29,6 +29,8 @@ class RenderOptions(TypedDict, total=False):
         in_process: render in this process, without Ray.
         address: of a Ray cluster to join.
         fresh: if the output holds a take already, render into a new folder next to it.
+        replace: overwrite a finished film of which less than half would be kept.
+        any_size: also render sizes that the model was not trained on.
         threads: compute threads of each process; changes the bits.
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16"; changes the bits.
@@ -45,6 +47,8 @@ class RenderOptions(TypedDict, total=False):
     in_process: bool
     address: str
     fresh: bool
+    replace: bool
+    any_size: bool
     threads: int
     device: str
     dtype: str
@@ -61,7 +65,7 @@ class RenderOptions(TypedDict, total=False):
 
 _GANG = ("ranks", "ulysses", "ring", "cfg", "gangs")
 _LOAD = ("device", "dtype", "quantize", "offload")
-_RUN = ("fresh", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
+_RUN = ("fresh", "replace", "any_size", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
 
 
 def render(
@@ -72,6 +76,8 @@ def render(
     **options: Unpack[RenderOptions],
 ) -> Film:
     """Render a film, or resume it: finished chunks whose inputs have not changed are reused, bit for bit.
+
+    A film that is finished already is returned at once.
 
     Args:
         storyboard: a path or fsspec URL, its content as a mapping, or a parsed one. Files in a mapping are relative to
@@ -91,7 +97,7 @@ def render(
         LongtakeError: any other failure; finished chunks are kept.
     """
     take, resolved = prepare(storyboard, output, options)
-    return render_take(take, resolved, observer)
+    return take.published() or render_take(take, resolved, observer)
 
 
 def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderOptions) -> tuple[Take, Options]:

@@ -11,6 +11,7 @@ again, it resumes where it ended, bit for bit. Damaged files are detected and re
 """
 
 from longtake.pipeline import acts
+from longtake.pipeline.journal.finished import forget_finished
 from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.observe import SILENT, Observer
@@ -36,17 +37,20 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     encode = acts.encode(take, observer)
     publish = acts.publish(take, observer)
 
-    with sole_writer(take.store), publish.stage:
+    with sole_writer(take.store):
         take.repair(observer)
+        forget_finished(take.store)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
-        for chunk in plan.chunks:
-            segment = journal.segment(chunk)
-            if segment is None:
-                latents = [journal.latents(part) or denoise(part, embed(part)) for part in take.decoded_with(chunk)]
-                frames, sound = decode(*latents)
-                segment = encode(upscale(frames), sound)
-            publish(segment)
+        with publish.stage:
+            for chunk in plan.chunks:
+                segment = journal.segment(chunk)
+                if segment is None:
+                    latents = [journal.latents(part) or denoise(part, embed(part)) for part in take.decoded_with(chunk)]
+                    frames, sound = decode(*latents)
+                    segment = encode(upscale(frames), sound)
+                publish(segment)
+        take.put_finished(publish.stage.film)
 
     observer.event("film.done", url=publish.stage.film.url, frames=publish.stage.film.num_frames)
     return publish.stage.film

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import ceil, prod
 from typing import Self
 
 from longtake.pipeline.adapters.presets import lora_preset
@@ -210,8 +210,7 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
     chunks = plan_chunks(clock, scenes, model.chunk_latents, before, opening)
     shapes = model.latent_shapes(storyboard.video.width, storyboard.video.height)
     _, height, width = shapes["video"]
-    passes = model.rollout.all_passes(clock, before, chunks)
-    most_video, most_audio = max(len(p.latents) for p in passes), max(len(p.audio_latents) for p in passes)
+    most_video, most_audio = _most_latents(model.rollout.all_passes(clock, before, chunks))
     sites = tuple(model.denoiser.sites(height, width, most_video, most_audio))
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
     whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + opening)
@@ -241,6 +240,24 @@ def defaults_of(storyboard: Storyboard, model: FilmModel) -> ModelDefaults:
         return model.defaults
     sources = {**model.defaults.sources, **dict.fromkeys(preset.settings, f"published: {preset.source}")}
     return replace(model.defaults, **preset.settings, sources=sources)
+
+
+def unusual_pages(plan: FilmPlan, model: FilmModel) -> dict[str, list[int]]:
+    """The video and audio latents of the film's longest pass, if they are not those of a full chunk; else empty.
+
+    They are the page sizes of the KV store. Pages that are not full are attended one by one, and the parts are merged,
+    so page sizes decide the last bits of every chunk.
+    """
+    video, audio = _most_latents(model.rollout.all_passes(plan.clock, plan.before, plan.chunks))
+    full = model.chunk_latents + model.rollout.opening_latents
+    samples = full * plan.clock.video_stride / plan.clock.fps * plan.clock.sample_rate
+    _, height, width = plan.latent_shapes["video"]
+    usual = model.denoiser.sites(height, width, full, ceil(samples / plan.clock.audio_stride))
+    return {} if plan.sites == tuple(usual) else {"longest pass": [video, audio]}
+
+
+def _most_latents(passes: Sequence[ChunkSpan]) -> tuple[int, int]:
+    return max(len(span.latents) for span in passes), max(len(span.audio_latents) for span in passes)
 
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:

@@ -1,19 +1,24 @@
 """A take: one film, planned for a model and a place. Open it, see what of it is finished, repair it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longtake.pipeline.adapters.loras import FilmLoras, open_loras
 from longtake.pipeline.adapters.upscalers import TakeUpscaler
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
 from longtake.pipeline.errors import JournalError
+from longtake.pipeline.journal.finished import FilmRecord, published_state, put_finished, read_finished
 from longtake.pipeline.journal.journal import Journal
 from longtake.pipeline.journal.keys import Parts, film_keys
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.hls import MASTER_NAME
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.observe import Observer
-from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.plan import FilmPlan, unusual_pages
+from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.stages.upscale import check_upscaler, decoded_with, replay_start
 from longtake.pipeline.values import LatentChunk
 from longtake.pipeline.weights.options import AS_STORED
@@ -49,16 +54,61 @@ class Take:
         """The chunk, and the later ones that its frames depend on."""
         return decoded_with(self.plan, None if self.upscaler is None else self.upscaler.grid, chunk)
 
-    def summary(self) -> dict[str, float]:
-        """The film in numbers, and how much of it is finished, counted from its start."""
-        plan, journal = self.plan, self.journal
+    @property
+    def film_key(self) -> str:
+        """The key of the published film: equal keys mean the same film, bit for bit."""
+        output = self.plan.storyboard.output
+        return self.journal.film_key(
+            {
+                "title": self.plan.storyboard.title,
+                "credit": self.model.credit,
+                "film": output.film,
+                "hls": output.hls,
+            }
+        )
+
+    def put_finished(self, film: Film) -> None:
+        """Record that the film is published."""
+        name, playlist = self.plan.storyboard.output.film, None if film.playlist_url is None else MASTER_NAME
+        put_finished(
+            self.store,
+            FilmRecord(
+                key=self.film_key,
+                film=name,
+                playlist=playlist,
+                chunks=len(self.plan.chunks),
+                frames=film.num_frames,
+                samples=film.num_samples,
+                duration_s=film.duration_s,
+                state=published_state(self.store, name, playlist),
+            ),
+        )
+
+    def published(self) -> Film | None:
+        """The film as it is published, if it is exactly the one that this take would render; else None."""
+        record = read_finished(self.store)
+        if record is None or record.key != self.film_key:
+            return None
+        url_of = self.store.url_of
+        return Film(
+            url=url_of(record.film),
+            playlist_url=None if record.playlist is None else url_of(record.playlist),
+            num_frames=record.frames,
+            num_samples=record.samples,
+            duration_s=record.duration_s,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The film in numbers, and how much of it is finished; `encoded` are ranges of chunks that have a segment."""
+        plan, segments = self.plan, self.journal.kept("segments")
         return {
             "chunks": len(plan.chunks),
             "film_s": float(plan.clock.seconds(plan.num_frames)),
             "frames": plan.num_frames,
             "samples": plan.num_samples,
-            "kept_latents": journal.num_kept("latents"),
-            "kept_segments": journal.num_kept("segments"),
+            "kept_latents": self.journal.num_kept("latents"),
+            "kept_segments": len(segments),
+            "encoded": _ranges(segments),
         }
 
     def repair(self, observer: Observer) -> None:
@@ -93,6 +143,17 @@ class Take:
         return spans
 
 
+def _ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as half-open ranges."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number:
+            found[-1][1] += 1
+        else:
+            found.append([number, number + 1])
+    return found
+
+
 def open_take(
     plan: FilmPlan, model: FilmModel, store: Store, numerics: Parts, cache: Path = AS_STORED.cache_folder
 ) -> Take:
@@ -123,6 +184,7 @@ def open_take(
     if upscaler is not None:
         grid, parts = upscaler.grid, {**numerics, "upscaler": upscaler.fingerprint}
         numerics = {**numerics, "upscaler": upscaler.card()}
+    parts = {**parts, **unusual_pages(plan, model)}
     keys = film_keys(
         plan.storyboard,
         plan.chunks,

@@ -10,11 +10,13 @@ Shapes: f frames, h w pixels of the footage, H W pixels of the output.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from longtake.pipeline.errors import JournalError
+from longtake.pipeline.errors import JournalError, MediaError
+from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.cuts import RULE, Grey, find_cuts, small_pictures
 from longtake.pipeline.footage.encode import FootageSegment
 from longtake.pipeline.footage.values import Footage
@@ -139,6 +141,26 @@ def changed(work: Upscaling) -> list[str]:
         return []
     now = {**work.plan.spec.card(), **work.numerics, "footage": work.footage.fingerprint[:12]}
     return [f"{name} was {was.get(name)}, is {part}" for name, part in now.items() if was.get(name) != part]
+
+
+def lost(footage: Footage, spec: UpscaleSpec, output: Output) -> list[str]:
+    """The settings, in words, by which all segments of a finished output would be made again; empty if none would."""
+    if not output.is_finished():
+        return []
+    try:
+        old = json.loads(output.journal.get(PLAN_NAME))
+        was = _decisive(old["footage"]["fingerprint"], old["wish"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, MediaError):
+        return []
+    now = _decisive(footage.fingerprint, spec.card())
+    return [f"{name} was {was[name]}, is {now[name]}" for name in now if was[name] != now[name]]
+
+
+def _decisive(fingerprint: str, wish: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the bits of every segment, apart from the model."""
+    quality = FootageEncoding(wish["codec"], wish["quality"]).quantiser
+    chosen = {name: wish[name] for name in ("scale", "codec", "continuity")}
+    return {"footage": fingerprint[:12], **chosen, "quality": quality}
 
 
 def finish(work: Upscaling, output: Output, observer: Observer) -> Written:

@@ -7,6 +7,7 @@ import typer
 
 from longtake.jobs.options import (
     Address,
+    AnySize,
     BudgetMib,
     ChunkDeadline,
     Device,
@@ -14,6 +15,7 @@ from longtake.jobs.options import (
     Offload,
     Overrides,
     Quantize,
+    Replace,
     Threads,
 )
 
@@ -51,6 +53,8 @@ def command(
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
+    replace_films: Replace = False,
+    any_size: AnySize = False,
 ) -> None:
     """Render all takes of a manifest; rerun it and only unfinished takes are rendered.
 
@@ -76,6 +80,8 @@ def command(
         quantize=quantize,
         device=device,
         offload=offload,
+        replace=replace_films,
+        any_size=any_size,
     )
     if code := batch_command(manifest, output, options):
         raise typer.Exit(code)

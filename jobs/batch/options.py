@@ -25,6 +25,8 @@ class BatchOptions:
     quantize: str | None = None
     device: str = "cpu"
     offload: str = "none"
+    replace: bool = False
+    any_size: bool = False
 
     @property
     def at_once(self) -> int:

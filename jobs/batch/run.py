@@ -24,6 +24,7 @@ from longtake.jobs.batch.report import PAGE, Report, Run, put_report
 from longtake.jobs.batch.scheduler import BatchScheduler, BatchSession
 from longtake.jobs.interrupt import stop_on
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.root import output_root
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
 
@@ -40,7 +41,11 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions) -> i
         for take in todo:
             if take.output.startswith("memory:"):
                 raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")
+        from longtake.actors.cluster import cluster_note
         from longtake.jobs.batch.session import ray_sessions
+
+        if note := cluster_note(options.address):
+            console.print(f"[yellow]{note}.", highlight=False)
 
         # After the import above, since importing Ray sets a signal handler.
         with ray_sessions(todo, options) as open_session, stopping_cleanly(stop, console):
@@ -64,11 +69,14 @@ def render_batch(
         stop: once set, no further take starts, and running takes stop after their current chunk.
 
     Raises:
-        SpecError: the manifest has mistakes; nothing was started.
+        SpecError: the manifest has mistakes, the root cannot be written, or finished films would be lost; nothing was
+            started.
         JournalError: another batch runs in `root`, or the ledger cannot be written.
     """
     started = monotonic()
-    takes, store = read_manifest(manifest, root, options.overrides), Store(f"{root.rstrip('/')}/{LEDGER}")
+    takes = read_manifest(manifest, root, options.overrides)
+    output_root(root)
+    store = Store(f"{root.rstrip('/')}/{LEDGER}")
     with sole_writer(store):
         ledger = Ledger(store, takes, retry_quarantined=options.retry_quarantined)
         todo = tuple(take for take in takes if ledger[take.id].state not in ENDED)

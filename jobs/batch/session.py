@@ -1,6 +1,7 @@
 """Renders the takes of a batch on Ray: a session per gang, whose actors are kept for the next take that they suit."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -8,19 +9,22 @@ from functools import cache
 from rich.console import Console
 from typing_extensions import override
 
-from longtake.actors.cluster import joined
+from longtake.actors.cluster import joined, joins
 from longtake.actors.load_options import load_options
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import Resources, Timeouts
-from longtake.actors.rendering import GangSpec, check_ours
+from longtake.actors.rendering import GangSpec, check_gpu, check_kept, check_ours
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.scheduler import BatchSession, Rendered
 from longtake.pipeline.adapters.open import open_model, terms
+from longtake.pipeline.errors import LongtakeError, SpecError
+from longtake.pipeline.journal.finished import num_finished_chunks
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.devices import settle
+from longtake.pipeline.models.limits import check_trained_size
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
@@ -28,10 +32,19 @@ from longtake.pipeline.registry import STAGES
 from longtake.pipeline.take import Take, open_take
 from longtake.pipeline.weights.options import CPU, LoadOptions
 
+_READERS = 16
+
 
 @contextmanager
 def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
-    """Opens sessions on the cluster that `options` name, or on a new one that is large enough for all gangs."""
+    """Opens sessions on the cluster that `options` name, or on a new one that is large enough for all gangs.
+
+    Raises:
+        SpecError: there is no GPU to render on, or finished films would be lost; no cluster was started.
+    """
+    check_gpu(options.device, here=not joins(options.address))
+    if not options.replace:
+        _check_kept(todo, options)
     settle(options.threads, options.device)
     acts = tuple(act for act in STAGES if any(act in take.storyboard.acts for take in todo))
     ranks = max(take.ranks or options.ranks for take in todo)
@@ -44,14 +57,13 @@ class RaySession(BatchSession):
     """A render session for the takes of a batch; `acts` are the stages of all takes."""
 
     def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
-        self._ranks = options.ranks
-        self._load = load_options(options.dtype, options.quantize, options.device, options.offload)
+        self._options = options
         self._take: Take | None = None
         self._session = RenderSession(
             SessionOptions(
                 threads=options.threads,
                 acts=tuple(acts),
-                load=self._load,
+                load=_load(options),
                 timeouts=Timeouts.of(options.chunk_deadline_s),
                 budget_bytes=options.budget_mib * 2**20,
             )
@@ -65,7 +77,7 @@ class RaySession(BatchSession):
     @override
     def ready(self, take: TakeSpec) -> None:
         """Open the take and start its actors. Also raises what is wrong with the model or the output."""
-        self._take, degrees = _opened(take, self._ranks, self._load)
+        self._take, degrees = _opened(take, self._options)
         self._session.options = replace(self._session.options, degrees=degrees)
         self._session.prepare(self._take)
 
@@ -85,10 +97,41 @@ _model = cache(open_model)
 """Models by name: each is loaded once, for all takes that use it."""
 
 
-def _opened(spec: TakeSpec, ranks: int, load: LoadOptions) -> tuple[Take, Degrees]:
+def _load(options: BatchOptions) -> LoadOptions:
+    return load_options(options.dtype, options.quantize, options.device, options.offload)
+
+
+def _check_kept(todo: Sequence[TakeSpec], options: BatchOptions) -> None:
+    """Raise one `SpecError` that names each take whose finished film would be lost."""
+    with ThreadPoolExecutor(_READERS) as threads:
+        finished = list(threads.map(lambda take: _holds_film(take.output), todo))
+    mistakes = []
+    for take, holds in zip(todo, finished, strict=True):
+        try:
+            if holds:
+                check_kept(_opened(take, options)[0])
+        except SpecError as error:
+            mistakes.append(f"{take.id}: {error}")
+        except LongtakeError:
+            continue  # the take's own attempt reports it
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+
+
+def _holds_film(output: str) -> bool:
+    try:
+        return num_finished_chunks(Store(output)) > 0
+    except (OSError, SpecError):
+        return False  # the take's own attempt reports it
+
+
+def _opened(spec: TakeSpec, options: BatchOptions) -> tuple[Take, Degrees]:
+    load = _load(options)
     model = _model(spec.storyboard.model, replace(load, device=CPU))
     plan = plan_film(spec.storyboard, model)
-    degrees = GangSpec(spec.ranks or ranks).degrees(plan)
+    if not options.any_size:
+        check_trained_size(plan.storyboard, model.limits)
+    degrees = GangSpec(spec.ranks or options.ranks).degrees(plan)
     take = open_take(plan, model, Store(spec.output), numerics(model, degrees, load))
     check_ours(take)
     _print_terms(spec.storyboard.model, load)

@@ -6,6 +6,7 @@ import typer
 
 from longtake.jobs.options import (
     Address,
+    AnySize,
     BudgetMib,
     ChunkDeadline,
     Device,
@@ -15,6 +16,7 @@ from longtake.jobs.options import (
     Offload,
     Overrides,
     Quantize,
+    Replace,
     Threads,
 )
 
@@ -29,6 +31,9 @@ def command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="If OUT already holds a render, start a new one in OUT-2, OUT-3, ...")
     ] = False,
+    replace: Replace = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Also show the render in the browser, as it grows.")] = False,
+    any_size: AnySize = False,
     in_process: InProcess = False,
     address: Address = None,
     threads: Threads = 1,
@@ -77,17 +82,31 @@ def command(
     """Render a storyboard to a film with sound, playable as soon as the first chunk is done.
 
     Rendering into a folder that already holds a render resumes it: chunks whose inputs have not changed are reused.
+
+    Exit codes: 0 done, 1 failed, 2 the storyboard or the command line is wrong, 130 interrupted.
     """
     from json import dumps as quoted
 
-    from longtake.actors.load_options import load_options
-    from longtake.actors.rendering import GangSpec, RenderOptions
-    from longtake.jobs.render.run import lora_key, render_command
+    from longtake.jobs.render.loras import lora_key
+    from longtake.jobs.render.request import Request
+    from longtake.pipeline.spec import load_storyboard
 
     lora_override = () if loras is None else (f"loras={quoted([lora_key(lora) for lora in loras])}",)
     model_override = () if model is None else (f"model={quoted(model)}",)
+    story = load_storyboard(storyboard, (*model_override, *lora_override, *(overrides or ())))
+    degrees = (ranks, ulysses, ring, cfg_parallel)
+    request = Request.of(story, output, device, (threads, dtype, quantize, offload, degrees))
+    if not (fresh or dry_run) and request.print_finished():
+        return
+
+    from longtake.actors.load_options import load_options
+    from longtake.actors.rendering import GangSpec, RenderOptions
+    from longtake.jobs.render.run import dry_run_command, render_command
+
     options = RenderOptions(
         fresh=fresh,
+        replace=replace,
+        any_size=any_size,
         in_process=in_process,
         threads=threads,
         address=address,
@@ -96,4 +115,7 @@ def command(
         gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
         load=load_options(dtype=dtype, quantize=quantize, device=device, offload=offload),
     )
-    render_command(storyboard, output, (*model_override, *lora_override, *(overrides or ())), options, dry_run=dry_run)
+    if dry_run:
+        dry_run_command(story, output, options)
+    else:
+        render_command(story, request, options, watch=watch)

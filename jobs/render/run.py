@@ -1,32 +1,41 @@
 """Render a storyboard: on Ray, or in this process."""
 
-from pathlib import Path
+from contextlib import nullcontext
 
 from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, open_render, render
 from longtake.jobs.interrupt import interrupt_once
 from longtake.jobs.progress import Progress
+from longtake.jobs.render.request import Request, print_finished
 from longtake.jobs.take import print_before, print_dry_run, print_film
-from longtake.pipeline.names import scheme_of
-from longtake.pipeline.spec import load_storyboard, split_strength
+from longtake.jobs.watch.serve import shown
+from longtake.pipeline.journal.finished import read_finished
+from longtake.pipeline.spec import Storyboard
 
 
-def lora_key(option: str) -> dict[str, str | float]:
-    """The storyboard's entry for `--lora FILE[:STRENGTH]`; a path is relative to the working directory."""
-    file, strength = split_strength(option)
-    return {"file": file if scheme_of(file) else str(Path(file).expanduser().absolute()), "strength": strength}
+def render_command(storyboard: Storyboard, request: Request, options: RenderOptions, *, watch: bool) -> None:
+    """`longtake render`: render, or resume what the output holds, or find that it is finished.
 
-
-def render_command(url: str, output: str, overrides: tuple[str, ...], options: RenderOptions, *, dry_run: bool) -> None:
-    """`longtake render`: render, or resume what the output holds."""
+    Args:
+        request: the command, which is remembered with the film that it renders.
+        watch: whether to show the render in a browser, too.
+    """
     interrupt_once()
     console = Console()
-    take = open_render(load_storyboard(url, overrides), output, options)
-    if dry_run:
-        print_dry_run(take, options, console)
-        return
-    print_before(take, options, console)
-    with Progress(take.plan, console) as progress:
-        film = render(take, options, progress)
-    print_film(film, console)
+    take = open_render(storyboard, request.output, options)
+    record = read_finished(take.store)
+    if record is None or record.key != take.film_key:
+        print_before(take, options, console)
+        with shown(take.store, console) if watch else nullcontext(), Progress(take.plan, console) as progress:
+            film = render(take, options, progress)
+        print_film(film, console)
+    else:
+        print_finished(take.store, record)
+    request.remember(take)
+
+
+def dry_run_command(storyboard: Storyboard, output: str, options: RenderOptions) -> None:
+    """`longtake render --dry-run`: check everything, and print the plan."""
+    interrupt_once()
+    print_dry_run(open_render(storyboard, output, options), options, Console())

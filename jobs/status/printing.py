@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longtake.pipeline.inspect.status import Status, TakeReader
-from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.root import take_root
 
 _COLOURS = {"rendering": "yellow", "done": "green", "failed": "red", "interrupted": "yellow", "stalled": "yellow"}
 _SCENES_SHOWN = 12
@@ -17,7 +17,7 @@ _SCENES_SHOWN = 12
 
 def print_status(output: str, *, watch: bool, as_json: bool) -> None:
     """Print the status of the take in `output`; with `watch`, refresh it every second until the end or Ctrl-C."""
-    reader, console = TakeReader(Store(output)), Console()
+    reader, console = TakeReader(take_root(output)), Console()
     status = reader.read()
     try:
         if as_json:

@@ -10,10 +10,11 @@ from time import monotonic
 from ray.exceptions import RayActorError
 from rich.console import Console
 
-from longtake.actors.cluster import joined
+from longtake.actors.cluster import cluster_note, joined
 from longtake.actors.train_workers import TrainConfig, TrainWorkers
 from longtake.jobs.interrupt import stop_on
 from longtake.pipeline.errors import ActorLost
+from longtake.pipeline.journal.root import check_folder
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
 from longtake.pipeline.training.spec import TrainSpec, load_train_spec
@@ -137,6 +138,7 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions) -
     data = (f"data={options.data}",) if options.data else ()
     spec = load_train_spec(config, (f"stage={stage}", *data, *options.overrides))
     folder = fresh_folder(output) if options.fresh else RunFolder(output)
+    check_folder(folder.path, output)
     console = Console()
     progress = folder.open(spec)
     if progress.step:
@@ -144,6 +146,8 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions) -
     stopping = Event()
     with stop_on([signal.SIGINT], stopping.set):
         if progress.step < spec.steps:
+            if note := cluster_note(options.address):
+                console.print(f"[yellow]{note}.", highlight=False)
             with joined(options.address):
                 progress = train(spec, folder, build_task, stopping, console)
     done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of training"

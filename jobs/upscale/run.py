@@ -10,6 +10,7 @@ What it shares with the Python API is in `actors/upscaling.py`.
 
 from rich.console import Console
 
+from longtake.actors.cluster import cluster_note
 from longtake.actors.upscale_options import UpscaleOptions
 from longtake.actors.upscale_workers import load_here
 from longtake.actors.upscaling import check, upscale
@@ -21,6 +22,7 @@ from longtake.pipeline import upscale_film as alone
 from longtake.pipeline.adapters.upscalers import upscaler_notes
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.journal.root import check_input
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.upscale_film import Upscaled
 from longtake.pipeline.upscaling.output import Output
@@ -31,11 +33,14 @@ from longtake.pipeline.upscaling.work import numerics, open_upscaling
 def upscale_command(url: str, output_url: str, options: UpscaleOptions, *, preview: bool, dry_run: bool) -> None:
     """Upscale footage, on Ray or in this process; resumes from the segments that are finished."""
     interrupt_once()
+    check_input(url)
     console, footage, output = Console(), open_footage(url, options.damaged, options.deinterlace), Output(output_url)
     frames = frames_to_upscale(footage, options.spec)
     shown = stretch(footage, frames) if preview else frames
     for warning in check(footage, shown, output, options, preview=preview):
         console.print(warning, style="yellow", highlight=False, markup=False)
+    if not options.in_process and (note := cluster_note(options.address)):
+        console.print(f"{note}.", style="yellow", highlight=False, markup=False)
     model = load_here(options)
     for note in upscaler_notes(options.model, model):
         console.print(f"{note}.", style="yellow", highlight=False, markup=False)

@@ -3,28 +3,53 @@
 import os
 import sys
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
 
 from rich.console import Console
 
 from longtake.jobs.watch.server import WatchServer
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.root import has_take, take_root
 from longtake.pipeline.journal.store import Store
 
 
 def serve(output: str, port: int, *, open_browser: bool) -> None:
-    """Serve the take in `output` on the loopback interface until Ctrl-C; port 0 means any free one."""
-    try:
-        server = WatchServer(Store(output), port)
-    except OSError as error:
-        raise SpecError(f"port {port} cannot be used: {error.strerror}; use --port 0 for any free port") from error
-    with server, suppress(KeyboardInterrupt):
-        Console().print(f"{server.url}  shows {output}; Ctrl-C stops the page, not the render", highlight=False)
-        if open_browser and _has_screen():
-            webbrowser.open(server.url)
+    """Serve the take in `output` on the loopback interface until Ctrl-C; port 0 means any free one. If no render has
+    begun there, the page waits for it."""
+    store = take_root(output, may_come=True)
+    with _server(store, port) as server, suppress(KeyboardInterrupt):
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{server.url}  shows {output}; Ctrl-C stops the page, not the render")
+        if not has_take(store):
+            console.print("No render has begun there yet; the page waits for it.")
+        if open_browser:
+            _open(server.url)
         server.serve_forever()
 
 
-def _has_screen() -> bool:
+@contextmanager
+def shown(store: Store, console: Console) -> Iterator[None]:
+    """Serve a take while the block runs, and open a browser where there is a screen."""
+    with _server(store, 0) as server:
+        Thread(target=server.serve_forever, name="watch", daemon=True).start()
+        console.print(f"{server.url}  shows the film while it is rendered", highlight=False)
+        _open(server.url)
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
+def _server(store: Store, port: int) -> WatchServer:
+    try:
+        return WatchServer(store, port)
+    except OSError as error:
+        raise SpecError(f"port {port} cannot be used: {error.strerror}; use --port 0 for any free port") from error
+
+
+def _open(url: str) -> None:
     # Without a screen, the standard library would start a text browser in this terminal.
-    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)

@@ -17,9 +17,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from longtake.jobs.watch.files import opened
-from longtake.pipeline.errors import LongtakeError
+from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.inspect.status import Status, TakeReader
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.take import NAME as TAKE
 from longtake.pipeline.pages.template import render_page, text_of
 
 PAGE = {
@@ -43,7 +44,7 @@ _BLOCK = 1 << 20
 
 
 class WatchServer(ThreadingHTTPServer):
-    """Serves a take. Raises `SpecError` if the store holds none.
+    """Serves a take. Until a render begins in the store, the page waits for it.
 
     Args:
         port: 0 means any free port.
@@ -65,25 +66,32 @@ class _SharedTake:
     """One reader for all threads of the server; it reads the take at most four times a second."""
 
     def __init__(self, store: Store) -> None:
-        self._reader, self._lock = TakeReader(store), threading.Lock()
-        self._status, self._next_read = self._reader.read(), 0.0
+        self._store, self._lock = store, threading.Lock()
+        self._read: tuple[TakeReader, Status] | None = None
+        self._next_read = 0.0
 
     def status(self) -> Status:
         with self._lock:
-            self._refresh()
-            return self._status
+            return self._latest()[1]
 
     def events(self, start: int) -> dict[str, Any]:
         """The events from number `start` on that are in memory; all of those if the log was restarted."""
         with self._lock:
-            self._refresh()
-            held, count = self._reader.events, self._reader.num_events
+            reader, _ = self._latest()
+            held, count = reader.events, reader.num_events
             first = max(start if 0 <= start <= count else 0, count - len(held))
             return {"from": first, "next": count, "events": list(islice(held, first - (count - len(held)), None))}
 
-    def _refresh(self) -> None:
-        if monotonic() >= self._next_read:
-            self._status, self._next_read = self._reader.read(), monotonic() + 0.25
+    def _latest(self) -> tuple[TakeReader, Status]:
+        """The reader and the status. Raises `SpecError` while the store holds no take."""
+        if self._read is None:
+            if not self._store.exists(TAKE):
+                raise SpecError(f"No render has begun in {self._store.url} yet; this page waits for it.")
+            reader = TakeReader(self._store)
+            self._read = reader, reader.read()
+        elif monotonic() >= self._next_read:
+            self._read, self._next_read = (self._read[0], self._read[0].read()), monotonic() + 0.25
+        return self._read
 
 
 class _Handler(BaseHTTPRequestHandler):

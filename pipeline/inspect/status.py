@@ -29,7 +29,7 @@ class ActStatus(_Part):
     """Progress of one pipeline stage.
 
     Args:
-        done: chunks finished, counted from the film's start and including those in the journal.
+        done: chunks finished, including those in the journal; for `publish`, counted from the film's start.
         kept: how many of them an earlier render finished.
         median_s: median seconds per chunk over the latest chunks; None before the first.
         last_s: seconds of the latest chunk.
@@ -163,7 +163,10 @@ class _Run:
         self.done = dict.fromkeys(card.acts, 0)
         self.kept = dict.fromkeys(card.acts, 0)
         self.recent: dict[str, deque[tuple[int, float]]] = {act: deque(maxlen=_RECENT_CHUNKS) for act in card.acts}
-        self.points: deque[tuple[float, float]] = deque(maxlen=_RATE_CHUNKS + 1)  # (wall, film) in seconds
+        self.encoded_before: set[int] = set()
+        self.made: dict[str, set[int]] = {act: set() for act in card.acts}
+        self.made_s, self.to_make_s = 0.0, self.film_s(len(card.chunk_stops))  # of film, by this render
+        self.points: deque[tuple[float, float]] = deque(maxlen=_RATE_CHUNKS + 1)  # (wall, film made) in seconds
         self.first_point = (0.0, 0.0)
 
     def add(self, event: Event) -> None:
@@ -185,27 +188,40 @@ class _Run:
 
     def _start(self, event: Event) -> None:
         latents, segments = int(event.get("kept_latents", 0)), int(event.get("kept_segments", 0))
+        ranges = event.get("encoded", [[0, segments]])  # earlier versions kept chunks from the start only
+        self.encoded_before = {chunk for start, stop in ranges for chunk in range(start, stop)}
+        from_start = ranges[0][1] if ranges and not ranges[0][0] else 0
         # The publisher starts again from the first segment; viewers lose only segments that changed.
-        known = {"embed": latents, "denoise": latents, "publish": min(segments, self.done["publish"])}
+        known = {"embed": latents, "denoise": latents, "publish": min(from_start, self.done["publish"])}
         self.kept = {act: known.get(act, segments) for act in self.card.acts}
         self.done = dict(self.kept)
-        for recent in self.recent.values():
-            recent.clear()
-        self._begin_rate(event["time"], segments)
+        self.made = {act: set() for act in self.card.acts}
+        self.recent = {act: deque(maxlen=_RECENT_CHUNKS) for act in self.card.acts}
+        missing = [chunk for chunk in range(len(self.card.chunk_stops)) if chunk not in self.encoded_before]
+        self.made_s, self.to_make_s = 0.0, sum(map(self._chunk_s, missing))
+        self._begin_rate(event["time"])
 
     def _chunk(self, act: str, event: Event) -> None:
-        done = event["chunk"] + 1
+        chunk = event["chunk"]
         self.ended, self.error = "", None  # a failure before this event was a second writer that was refused
-        self.done[act] = max(self.done[act], done)
-        if act == "publish" and done <= self.kept["encode"]:
-            self._begin_rate(event["time"], done)
-            return
-        self.recent[act].append((event["chunk"], event["seconds"]))
-        if act == "publish":
-            self.points.append((_seconds(event["time"]), self.film_s(done)))
+        self.made[act].add(chunk)
+        if act != "publish":
+            self.done[act] = self.kept[act] + len(self.made[act])
+        else:
+            self.done[act] = max(self.done[act], chunk + 1)
+            if chunk in self.encoded_before:
+                if not self.made_s:
+                    self._begin_rate(event["time"])
+                return
+            self.made_s += self._chunk_s(chunk)
+            self.points.append((_seconds(event["time"]), self.made_s))
+        self.recent[act].append((chunk, event["seconds"]))
 
-    def _begin_rate(self, time: str, chunks: int) -> None:
-        self.first_point = (_seconds(time), self.film_s(chunks))
+    def _chunk_s(self, chunk: int) -> float:
+        return self.film_s(chunk + 1) - self.film_s(chunk)
+
+    def _begin_rate(self, time: str) -> None:
+        self.first_point = (_seconds(time), 0.0)
         self.points.clear()
         self.points.append(self.first_point)
 
@@ -240,7 +256,7 @@ class _Run:
             acts=acts,
             scenes=tuple(self._scenes(published)),
             realtime=realtime,
-            eta_s=self._eta_s(now, film_s, realtime) if state == "rendering" else None,
+            eta_s=self._eta_s(now, realtime) if state == "rendering" else None,
             quiet_s=quiet_s,
             updated=self.updated,
             plays=plays,
@@ -296,11 +312,11 @@ class _Run:
         start, stop = self.first_point if self.ended == "done" else self.points[0], self.points[-1]
         return (stop[1] - start[1]) / max(stop[0] - start[0], 1e-3)
 
-    def _eta_s(self, now: datetime, film_s: float, realtime: float | None) -> float | None:
+    def _eta_s(self, now: datetime, realtime: float | None) -> float | None:
         if not realtime:
             return None
-        wall_s, reached_s = self.points[-1]
-        return max(0.0, (film_s - reached_s) / realtime - (now.timestamp() - wall_s))
+        wall_s, made_s = self.points[-1]
+        return max(0.0, (self.to_make_s - made_s) / realtime - (now.timestamp() - wall_s))
 
 
 def _seconds(time: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.journal.root import check_input
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 from longtake.pipeline.media.read import FilmCount, count_film
@@ -99,6 +100,7 @@ def open_subject(place: str, chunk: str | None = None) -> Subject:
     """
     if "." not in place.rpartition("/")[2] or Store(place).exists(NAME):
         return _of_take(Store(place))
+    check_input(place)
     return _of_film(place, chunk)
 
 

@@ -8,7 +8,9 @@ A chunk has one manifest for its latents and one for its segment. What is missin
 rendered again.
 """
 
+import json
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Literal, TypeVar
 
 import safetensors.torch
@@ -16,8 +18,8 @@ import torch
 from pydantic import Field
 
 from longtake.pipeline.clock import ChunkSpan
-from longtake.pipeline.journal.keys import ChunkKey, FilmKeys
-from longtake.pipeline.journal.manifests import Manifest, ManifestStore, indented_json
+from longtake.pipeline.journal.keys import ChunkKey, FilmKeys, Parts
+from longtake.pipeline.journal.manifests import Manifest, ManifestStore, indented_json, manifest_file
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
 
@@ -83,19 +85,33 @@ class Journal:
         for kind in kinds:
             self._manifests.forget(chunk_name(kind, index))
 
+    def kept(self, kind: Kind) -> list[int]:
+        """The chunks that have a manifest of this kind that counts, in order. Their data may be damaged."""
+        there = self._store.list(f"journal/{kind}")
+        named = [(chunk_name(kind, index), index, key) for index, key in enumerate(self._of(kind))]
+        return [
+            index
+            for name, index, key in named
+            if manifest_file(name) in there and self._manifests.matching(name, *_accepted(key)) is not None
+        ]
+
     def num_kept(self, kind: Kind) -> int:
-        """How many chunks, from the film's start, have a manifest of this kind that counts."""
-        keys: tuple[ChunkKey, ...] = getattr(self._keys, kind)
-        counts = (self._manifests.matching(chunk_name(kind, index), key.key) for index, key in enumerate(keys))
-        return next((index for index, manifest in enumerate(counts) if manifest is None), len(keys))
+        """How many chunks have a manifest of this kind that counts."""
+        return len(self.kept(kind))
+
+    def film_key(self, published: Parts) -> str:
+        """The key of the published film: its segments, and how they are published."""
+        keys = [key.key for key in self._keys.segments]
+        return sha256(json.dumps([keys, published], sort_keys=True).encode()).hexdigest()
 
     def why_not(self, kind: Kind, index: int) -> str:
         """Why a chunk's manifest does not count: the parts of its key that have changed, for users."""
-        manifest, wanted = self._manifests.manifest(chunk_name(kind, index)), getattr(self._keys, kind)[index].parts
+        manifest, wanted = self._manifests.manifest(chunk_name(kind, index)), self._of(kind)[index].parts
         if manifest is None:
             return "not rendered yet"
         had = manifest.parts
-        changes = [f"{name} was {had.get(name)}, is {wanted[name]}" for name in wanted if had.get(name) != wanted[name]]
+        names = {**wanted, **had}
+        changes = [f"{name} was {had.get(name)}, is {wanted.get(name)}" for name in names if _differ(had, wanted, name)]
         return "; ".join(changes) or "a chunk before it changed"
 
     def _load(self, kind: Kind, chunk: ChunkSpan, from_bytes: Callable[[ChunkSpan, bytes], Value]) -> Value | None:
@@ -105,11 +121,23 @@ class Journal:
     def _data(self, kind: Kind, index: int) -> bytes | None:
         """A chunk's data; None if it is missing or damaged, or holds values that are not numbers, which no stage hands
         on any more."""
-        data = self._manifests.get(chunk_name(kind, index), getattr(self._keys, kind)[index].key)
+        data = self._manifests.get(chunk_name(kind, index), *_accepted(self._of(kind)[index]))
         return data if data is not None and _is_finite(data) else None
+
+    def _of(self, kind: Kind) -> tuple[ChunkKey, ...]:
+        return self._keys.latents if kind == "latents" else self._keys.segments
 
     def _keep(self, kind: Kind, index: int, key: ChunkKey, data: bytes) -> None:
         self._manifests.commit(chunk_name(kind, index), key.key, data, parts=dict(key.parts))
+
+
+def _differ(one: Parts, other: Parts, name: str) -> bool:
+    return bool(one.get(name) != other.get(name))
+
+
+def _accepted(key: ChunkKey) -> tuple[str, ...]:
+    """The keys under which a chunk's data counts."""
+    return (key.key, key.unbroken)
 
 
 def latents_to_bytes(latents: LatentChunk) -> bytes:

@@ -1,8 +1,10 @@
 """What a chunk depends on, as a chain of hashes: equal keys mean equal bits.
 
-    key_k = H(key_{k-1}, the parts of the storyboard that touch chunk k)   key_{-1} = H(model, weights, numerics, ...)
+    key_k = H(key_{k-1}, the parts of the storyboard that touch chunk k)
 
-An edit of scene 3 keeps scenes 1 and 2, and an appended scene keeps all others. Latents and segments have separate
+A chain begins at each cut, with key_{-1} = H(model, weights, numerics, ...): nothing behind a cut depends on what came
+before it, except where it lies, since noise and positions are those of the whole film. So an edit of scene 3 keeps the
+scenes before it and the sections after it, and an appended scene keeps all others. Latents and segments have separate
 chains, so a codec or quality setting does not touch the latents.
 """
 
@@ -21,10 +23,16 @@ Parts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ChunkKey:
-    """The key of one chunk's latents or segment, and what it adds to the chain."""
+    """The key of one chunk's latents or segment, and what it adds to the chain.
+
+    Args:
+        unbroken: its key in one chain through the whole film, as earlier versions wrote it. It promises the same bits,
+            and more.
+    """
 
     key: str
     parts: Parts
+    unbroken: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,17 @@ def film_keys(
         last_seen: gives the last chunk whose latents a chunk's pictures depend on.
         unguided: whether guidance reads a negative prompt.
     """
-    latents, segments = [], []
     apart, given = ("upscaler", "given", "loras"), dict(numerics.get("given", {}))
     film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(storyboard)}
     files = [file for file in storyboard.conditioning_files() if file.key in given]
     film_parts |= {file.key: given[file.key] for file in files if file.scene is None}
+    film_before = {file.key for file in files if file.kind == "film"}
+    cut_parts = {name: part for name, part in film_parts.items() if name not in film_before}
     shown_parts: dict[str, Any] = {"quality": storyboard.output.quality}
     if storyboard.output.upscale:
         shown_parts |= {"upscale": storyboard.output.upscale, "upscaler": numerics["upscaler"]}
-    latents_key, segments_key = _hash("", film_parts), _hash("", shown_parts)
+
+    latents, chain = [], _Chain(film_parts)
     for chunk in chunks:
         span = {
             "scene_start": chunk.scene_start,
@@ -82,19 +92,47 @@ def film_keys(
             latent_parts["loras"] = loras
         if chunk.index == chunk.scene_start:
             latent_parts |= {file.kind: given[file.key] for file in files if file.scene == chunk.scene}
-        latents_key = _hash(latents_key, latent_parts)
-        latents.append(ChunkKey(latents_key, {**film_parts, **latent_parts}))
+        if chunk.index == chunk.section:
+            chain.cut(cut_parts)
+        root = film_parts if chunk.section < 0 else cut_parts
+        latents.append(chain.link(latent_parts, {**root, **latent_parts}))
+    segments, chain = [], _Chain(shown_parts)
     for chunk in chunks:
         seen = last_seen(chunk)
-        latents_key = latents[seen.index].key
+        of_latents = latents[seen.index]
         segment_parts = {
             "frames": [chunk.frames.start, chunk.frames.stop],
             "samples": [chunk.samples.start, chunk.samples.stop],
             "ends_section": seen.ends_section,
         }
-        segments_key = _hash(segments_key + latents_key, segment_parts)
-        segments.append(ChunkKey(segments_key, {"latents": latents_key, **shown_parts, **segment_parts}))
+        if chunk.index == chunk.section:
+            chain.cut(shown_parts)
+        shown = {"latents": of_latents.key, **shown_parts, **segment_parts}
+        segments.append(chain.link(segment_parts, shown, of_latents))
     return FilmKeys(tuple(latents), tuple(segments))
+
+
+class _Chain:
+    """A chain of keys that begins again at each cut, next to the unbroken chain of earlier versions."""
+
+    def __init__(self, root: Parts) -> None:
+        self._key = self._unbroken = _hash("", root)
+
+    def cut(self, root: Parts) -> None:
+        """Begin again."""
+        self._key = _hash("", root)
+
+    def link(self, added: Parts, parts: Parts, on: ChunkKey | None = None) -> ChunkKey:
+        """The next key.
+
+        Args:
+            added: what the chunk adds to the chain.
+            parts: what a person is told of the key.
+            on: the key of what the chunk is made of.
+        """
+        key, unbroken = ("", "") if on is None else (on.key, on.unbroken)
+        self._key, self._unbroken = _hash(self._key + key, added), _hash(self._unbroken + unbroken, added)
+        return ChunkKey(self._key, parts, self._unbroken)
 
 
 def _whole_film(storyboard: Storyboard) -> Parts:

@@ -52,14 +52,14 @@ class ManifestStore(Generic[ManifestT]):
         """The manifest of `name`, of any key; None if it is missing or damaged."""
         return read_manifest(self._store, manifest_file(name), self._kind)
 
-    def matching(self, name: str, key: str) -> ManifestT | None:
-        """The manifest of `name` if it has this key."""
+    def matching(self, name: str, *keys: str) -> ManifestT | None:
+        """The manifest of `name` if it has one of these keys."""
         manifest = self.manifest(name)
-        return manifest if manifest is not None and manifest.key == key else None
+        return manifest if manifest is not None and manifest.key in keys else None
 
-    def get(self, name: str, key: str) -> bytes | None:
-        """The data of `name` as it was committed under `key`; None if it is missing or damaged."""
-        manifest = self.matching(name, key)
+    def get(self, name: str, *keys: str) -> bytes | None:
+        """The data of `name` as it was committed under one of `keys`; None if it is missing or damaged."""
+        manifest = self.matching(name, *keys)
         if manifest is None:
             return None
         try:

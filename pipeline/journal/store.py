@@ -26,11 +26,18 @@ _CREATE_LOCK = threading.Lock()  # fsspec's memory store tests first and writes 
 
 
 def located(url: str) -> tuple[Any, str]:
-    """The file system of `url` and its path there. Without a scheme it is a local path, even if it holds `::`."""
+    """The file system of `url` and its path there. Without a scheme it is a local path, even if it holds `::`.
+
+    Raises:
+        SpecError: no file system serves it.
+    """
     if "://" not in url:
         files = LocalFileSystem(use_listings_cache=False)
         return files, str(files._strip_protocol(url))
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except Exception as error:  # each file system has errors of its own: unknown schemes, missing packages
+        raise SpecError(f"{url!r} cannot be opened: {error}; use a path, or a URL that fsspec serves here") from error
     return found
 
 
@@ -137,6 +144,15 @@ class Store:
         path = self._path(name)
         with self._named(name, "looked for"):
             return bool(self._fs.exists(path))
+
+    def version(self, name: str) -> str:
+        """Changes whenever the bytes under `name` do; "" if there are none. Nothing is read."""
+        if self._is_local:
+            path = Path(self._path(name))
+            return f"{path.stat().st_size} {path.stat().st_mtime_ns}" if path.exists() else ""
+        path_there = self._path(name)
+        with self._named(name, "looked for"):
+            return str(self._fs.checksum(path_there)) if self._fs.exists(path_there) else ""
 
     def list(self, folder: str = "") -> dict[str, int]:
         """All names below `folder`, or all names: sizes in bytes by name, in order."""

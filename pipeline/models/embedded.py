@@ -40,6 +40,7 @@ class EmbeddedModelConfig:
         window: chunks of context, and `sink` chunks at a section's start that stay.
         audio_lag: how far the sound's denoising lags the picture's: at 0 they are denoised together, at 1 the sound
             starts when the picture is done. See `sampling.schedule.staggered`.
+        trained_sizes: widths and heights of the pictures that it was trained on; empty if that is not known.
     """
 
     name: str
@@ -49,13 +50,19 @@ class EmbeddedModelConfig:
     window: int = 6
     sink: int = 1
     audio_lag: float = 0.0
+    trained_sizes: tuple[tuple[int, int], ...] = ()
     denoiser: AVDiTConfig = field(default_factory=AVDiTConfig)
     video_codec: VideoCodecConfig = field(default_factory=VideoCodecConfig)
     sound_codec: SoundCodecConfig = field(default_factory=SoundCodecConfig)
 
 
 SOUNDING_SHAPES = EmbeddedModelConfig(
-    "sounding-shapes", window=3, sink=0, audio_lag=0.75, denoiser=AVDiTConfig(text_tokens=12)
+    "sounding-shapes",
+    window=3,
+    sink=0,
+    audio_lag=0.75,
+    trained_sizes=((64, 64),),
+    denoiser=AVDiTConfig(text_tokens=12),
 )
 
 TINY = EmbeddedModelConfig(
@@ -136,6 +143,7 @@ class EmbeddedModel(nn.Module):
             max_fps=Fraction(120),
             max_prompt_words=self.config.denoiser.text_tokens,
             given=frozenset(("image", "film", "sound")),
+            trained_sizes=self.config.trained_sizes,
         )
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from math import exp
+from math import exp, log
 
 from pydantic import ValidationError
 
@@ -126,6 +126,7 @@ class ModelLimits:
     Args:
         given: the conditioning files that its codecs encode and its weights accept: an "image" for a scene's first
             latent, a "film" to continue, a "sound" to which the picture is rendered.
+        trained_sizes: widths and heights of the pictures that it was trained on; empty if it draws all sizes alike.
         needs_picture: whether each section must begin with an image that is given, as for weights that only continue
             images.
     """
@@ -140,6 +141,32 @@ class ModelLimits:
     max_duration_s: Fraction | None = None
     given: frozenset[ConditioningKind] = frozenset()
     needs_picture: bool = False
+    trained_sizes: tuple[tuple[int, int], ...] = ()
+
+
+def untrained_size(storyboard: Storyboard, limits: ModelLimits) -> str | None:
+    """What is wrong with a size that the model was not trained on, and the fix; None if nothing is."""
+    size = (storyboard.video.width, storyboard.video.height)
+    if not limits.trained_sizes or size in limits.trained_sizes:
+        return None
+    width, height = min(limits.trained_sizes, key=lambda trained: _far(trained, size))
+    scale = min((1, 2, 4), key=lambda factor: _far((factor * width, factor * height), size))
+    larger = f" and output.upscale: {scale} for {scale * width}x{scale * height}" if scale > 1 else ""
+    return (
+        f"video is {size[0]}x{size[1]}; {limits.name} was trained on"
+        f" {' and '.join(f'{w}x{h}' for w, h in limits.trained_sizes)}, use {width}x{height}{larger}"
+    )
+
+
+def check_trained_size(storyboard: Storyboard, limits: ModelLimits) -> None:
+    """Raise `SpecError` for a size that the model was not trained on."""
+    if mistake := untrained_size(storyboard, limits):
+        raise SpecError(f"{mistake}, or add --any-size to render it all the same")
+
+
+def _far(size: tuple[int, int], other: tuple[int, int]) -> float:
+    """How far two sizes are from each other, as a sum of factors' logarithms."""
+    return sum(abs(log(one / two)) for one, two in zip(size, other, strict=True))
 
 
 def check_against(storyboard: Storyboard, limits: ModelLimits) -> None:

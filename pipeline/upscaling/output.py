@@ -72,12 +72,12 @@ class Output:
     """
 
     def __init__(self, url: str) -> None:
+        self.journal = Store(f"{url}.longtake")
         self._files: Any
         self._files, self._path = located(url)
         folder, _, self._name = self._path.rpartition("/")
         if not PurePosixPath(self._name).suffix or self._files.isdir(self._path):
             raise SpecError(f"-o is {url}, which names no file; use a path such as out/film.mp4")
-        self.journal = Store(f"{url}.longtake")
         self.is_local = self.journal.is_local
         self.url = self._path if self.is_local else url
         self._folder = folder
@@ -97,11 +97,16 @@ class Output:
     def written(self, key: str) -> Written | None:
         """The existing output, if it was made by `key` and has the size that was written; None otherwise."""
         card = self._card()
-        if card is None or card.key != key or not self._files.exists(self._path):
-            return None
-        if self._files.size(self._path) != card.bytes:
+        if card is None or card.key != key or not self.is_finished():
             return None
         return Written(self.url, card.bytes, card.warnings, is_new=False)
+
+    def is_finished(self) -> bool:
+        """Whether the output exists as it was written, and was not forgotten."""
+        card = self._card()
+        if card is None or not card.key or not self._files.exists(self._path):
+            return False
+        return bool(self._files.size(self._path) == card.bytes)
 
     def forget(self) -> None:
         """Have the output written again, even by the same key. It may still be replaced."""

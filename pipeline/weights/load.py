@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def load_model(name: str) -> EmbeddedModel:
     """
     if name in EMBEDDED:
         shipped = _shipped(name)
-        return _build(shipped, name) if shipped else EmbeddedModel.untrained(EMBEDDED[name])
+        return _build_shipped(shipped, EMBEDDED[name]) if shipped else EmbeddedModel.untrained(EMBEDDED[name])
     return _build(_read(name, f"model is {name!r}; use {' or '.join(EMBEDDED)}"), name)
 
 
@@ -82,6 +82,13 @@ def _read(name: str, wanted: str) -> bytes:
     except (OSError, ValueError, ImportError) as error:
         raise WeightsError(f"the weights {name} cannot be read: {error}") from error
     return data
+
+
+def _build_shipped(data: bytes, known: EmbeddedModelConfig) -> EmbeddedModel:
+    """A model that is shipped; older files do not hold all of its configuration."""
+    model = _build(data, known.name)
+    model.config = replace(model.config, trained_sizes=known.trained_sizes)
+    return model
 
 
 def _build(data: bytes, name: str) -> EmbeddedModel:

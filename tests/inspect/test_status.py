@@ -185,6 +185,21 @@ def test_a_resumed_render_counts_kept_chunks_and_times_only_new_ones(take):
     assert take.status().realtime == pytest.approx(1.001 / 1.5)
 
 
+def test_an_edit_between_two_cuts_counts_only_its_chunks(take):
+    take.start()
+    for chunk in range(CHUNKS):
+        take.chunk(chunk)
+    take.start(kept_latents=4, kept_segments=4, encoded=[[0, 1], [2, CHUNKS]])
+    status = take.status()
+    assert done(status) == {"embed": 4, "denoise": 4, "decode": 4, "encode": 4, "publish": 1}
+    take.chunk(0, seconds=0.001, acts=("publish",))
+    take.chunk(1, seconds=0.5, acts=("embed", "denoise", "decode", "encode"))
+    assert done(take.status()) == {"embed": 5, "denoise": 5, "decode": 5, "encode": 5, "publish": 1}
+    for chunk in range(1, CHUNKS):
+        take.chunk(chunk, seconds=0, acts=("publish",))
+    assert (take.status().published, take.status().realtime, take.status().eta_s) == (5, pytest.approx(0.5005), 0)
+
+
 def test_an_edit_lowers_the_published_count(take):
     take.start()
     for chunk in range(4):

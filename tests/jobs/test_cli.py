@@ -73,7 +73,11 @@ def test_render_writes_the_film_the_playlist_and_the_event_log_and_resumes_where
     assert {event["chunk"] for event in events if event["event"] == "denoise.chunk"} == {0, 1}
     again = longtake("render", storyboard, "-o", out, "--in-process", check=True)
     assert "2 of 2 chunks are kept" in " ".join(again.stdout.split())
-    edited = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3", check=True)
+    refused = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3")
+    assert refused.returncode == 2, "a finished film is not overwritten without --replace"
+    assert "2 of its 2 chunks would be lost (seed was 0, is 3); add --replace" in " ".join(refused.stderr.split())
+    assert (out / "film.mp4").read_bytes() == film
+    edited = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3", "--replace", check=True)
     assert "0 of 2 chunks are kept; chunk 0: seed was 0, is 3" in " ".join(edited.stdout.split())
     assert (out / "film.mp4").read_bytes() != film
 
@@ -82,6 +86,7 @@ def test_the_model_its_dtype_and_its_quantization_can_be_set_by_flags(storyboard
     pytest.importorskip("torchao")
     save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/own.safetensors")
     render = ("render", storyboard, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
+    render = (*render, "--replace")
     outputs = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in WEIGHT_FLAGS]
     assert "0 of 2 chunks are kept" in outputs[1], "other bits"
     assert "2 of 2 chunks are kept" in outputs[2]

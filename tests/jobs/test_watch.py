@@ -13,7 +13,6 @@ import pytest
 
 from longtake.jobs.watch.server import HEADERS, PAGE, WatchServer
 from longtake.pipeline.clock import MediaClock
-from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.event_log import EventLog
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import SceneCard, TakeCard, put_take
@@ -232,9 +231,13 @@ def test_only_reading_is_possible(server):
     assert fetch(server, "/status.json", method="POST")[0] == 501
 
 
-def test_a_place_without_a_take_is_not_served(tmp_path):
-    with pytest.raises(SpecError, match="holds no take"):
-        WatchServer(Store(str(tmp_path)))
+def test_the_page_waits_for_a_render_that_has_not_begun(tmp_path):
+    store = Store(str(tmp_path))
+    with serving(store) as server:
+        status, _, body = fetch(server, "/status.json")
+        assert (status, "this page waits for it" in json.loads(body)["error"]) == (503, True)
+        begin(store)
+        assert json.loads(fetch(server, "/status.json")[2])["state"] == "rendering"
 
 
 def longtake(*arguments, **options):
@@ -255,14 +258,11 @@ def test_the_status_command_prints_the_progress_of_a_take(tmp_path):
 
 
 def test_the_watch_command_serves_until_it_is_interrupted(tmp_path):
-    refused = longtake("watch", tmp_path, "--no-open")
-    assert refused.returncode == 2
-    assert "holds no take" in refused.stderr
-    begin(Store(str(tmp_path)))
     command = [sys.executable, "-m", "longtake.jobs", "watch", str(tmp_path), "--no-open"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
+        assert "waits" in process.stdout.readline(), "it may be started before the render"
         process.send_signal(2)
         try:
             assert process.wait(10) == 0

@@ -51,6 +51,10 @@ SAMPLE_RATE, HOP = 16_000, 800
 LARGEST_SIDE = 1920
 
 TEXT_EMBEDDER = "condition_embedder.text_embedder."
+_480P, _720P, _704P = ((832, 480), (480, 832)), ((1280, 720), (720, 1280)), ((1280, 704), (704, 1280))
+TRAINED_SIZES = {1536: _480P, 3072: _704P, 5120: (*_480P, *_720P)}
+"""Widths and heights of the pictures that the published weights were trained on (1.3B, 5B, 14B), by width of the
+transformer; see the model cards of Wan 2.1 and 2.2."""
 
 OVERLAP = 5
 """Latents of the last chunk from which bidirectional weights continue: 17 frames, about a second."""
@@ -150,8 +154,11 @@ class WanModel:
         """Limits of the storyboard; Wan has a single frame rate."""
         multiple = self._stride * self._folder.transformer["patch_size"][1]
         side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
+        transformer = self._folder.transformer
+        width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
         return ModelLimits(
             *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
+            trained_sizes=TRAINED_SIZES.get(width, ()),
             max_prompt_words=self.text.max_tokens,
             given=frozenset({"image", "film"}),
             needs_picture=self._folder.continues_image,
