@@ -20,7 +20,7 @@ from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import RETRIES, BatchSession, Rendered
 from longtake.jobs.batch.session import RaySession, ray_sessions
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces fast, duration: 2s}]}"
 DEADLY = "deadly"
@@ -98,17 +98,3 @@ class _DeadlySession(BatchSession):
     @override
     def close(self) -> None:
         self._session.close()
-
-
-BENCH = Bench(
-    {
-        "not_done": Figure("takes that should have been rendered and were not, of 197 (21 with --quick)", at_most=0),
-        "quarantined": Figure("takes given up: one impossible, one deadly, one whose store raises", at_least=3),
-        "overhead_per_take_s": Figure("median seconds of a take in which no stage was working", at_most=0.3),
-        "seconds_per_take": Figure("median seconds of a take in its gang"),
-        "second_run_s": Figure("seconds of the same command when nothing is left to do, start to end", at_most=5),
-        "done_twice": Figure("takes that the second run rendered again", at_most=0),
-    },
-    measure,
-    repeats=1,
-)

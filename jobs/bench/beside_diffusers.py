@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.pipeline.adapters.ltx2.model import CLIP_LATENTS, OVERLAP, open_folder
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import plan_film
@@ -131,14 +131,3 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     work = options.pick(full=Work(5), quick=Work(3), smoke=Work(1, clips=2, steps=1, width=32, height=32))
     with TemporaryDirectory(prefix="longtake-beside-") as folder:
         return ratios(Path(folder), work)
-
-
-BENCH = Bench(
-    {
-        "vs_diffusers_clip": Figure("seconds of diffusers' LTX-2 pipeline for one clip over ours", at_least=1.0),
-        "vs_diffusers_long": Figure("seconds of its windows over those of our segments, four clips long", at_least=1.0),
-        "vs_diffusers_causal": Figure("seconds of its windows over those of our causal film of that length"),
-    },
-    measure,
-    repeats=1,
-)

@@ -19,7 +19,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from longtake.actors.cluster import OWN_CLUSTER
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
@@ -227,19 +227,3 @@ def denoised_again(events: list[dict[str, Any]], before: int) -> int:
         {e["chunk"] for e in part if e["event"] == "denoise.chunk"} for part in (events[:before], events[before:])
     ]
     return len(denoised[0] & denoised[1])
-
-
-BENCH = Bench(
-    {
-        "faults": Figure("ranks, stages, nodes and drivers that were killed or stopped during renders"),
-        "films_identical": Figure("share of films that equal the undisturbed film bit for bit", at_least=1),
-        "max_chunks_lost": Figure("largest number of finished chunks denoised again after one fault", at_most=1),
-        "restart_s": Figure(
-            "median seconds from a fault until two more chunks are published; a stopped actor is replaced after ten"
-            " times its longest chunk"
-        ),
-        "longest_restart_s": Figure("largest of these"),
-    },
-    measure,
-    repeats=1,
-)

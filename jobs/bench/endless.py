@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.pipeline.film import render
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
@@ -71,14 +71,3 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         "chunk_time_s": median(seconds),
         "memory_growth": meter.resident[-1] / early_bytes - 1,
     }
-
-
-BENCH = Bench(
-    {
-        "chunk_time_growth": Figure("median time of the last 50 chunks over that of chunks 20-70", at_most=1.05),
-        "chunk_time_p95": Figure("95th percentile of chunk time over its median, cache refreshes included"),
-        "chunk_time_s": Figure("median seconds of a chunk in all stages"),
-        "memory_growth": Figure("resident bytes after the last chunk over those after chunk 50, minus 1", at_most=0.02),
-    },
-    measure,
-)

@@ -14,7 +14,7 @@ import torch
 import torchaudio
 from einops import reduce
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.film_ratings import FilmToRate, Rating, rate_all
 from longtake.pipeline.film import render
 from longtake.pipeline.inspect.sync import TOLERANCE_S, match, slope_ms_per_min
@@ -219,38 +219,3 @@ def _mean(values: Iterable[float]) -> float:
     """The mean, or NaN of nothing."""
     known = list(values)
     return mean(known) if known else nan
-
-
-BENCH = Bench(
-    {
-        "codec_psnr_db": Figure("mean PSNR of held-out clips after the video codec", at_least=30),
-        "sound_log_mel_error": Figure("mean difference of log mel levels after the sound codec, in dB"),
-        "prompt_accuracy": Figure("films whose colour, shape, background and motion match the prompt", at_least=0.9),
-        "prompt_accuracy_held_out": Figure("the same for held-out captions"),
-        "prompt_accuracy_apart": Figure("the same without attention between picture and sound", at_least=0.8),
-        "teleports_per_min": Figure("jumps of the shape by more than 8 pixels, per minute"),
-        "onset_f1": Figure("F1 of sound onsets and wall hits within 62.5 ms", at_least=0.65),
-        "onset_f1_shifted": Figure("the same with the sound shifted by half a film, which is chance", at_most=0.25),
-        "onset_f1_slow": Figure("F1 for slow prompts"),
-        "onset_f1_fast": Figure("F1 for fast prompts"),
-        "onset_f1_held_out": Figure("F1 for held-out captions"),
-        "onset_f1_40ms": Figure("F1 within 40 ms"),
-        "onset_f1_apart": Figure("F1 without attention between picture and sound"),
-        "onset_f1_apart_shifted": Figure("the same with shifted sound, which is chance"),
-        "silent_onsets_per_min": Figure("sound onsets per minute for prompts that ask for silence"),
-        "offset_ms": Figure("absolute value of the median offset of sound against picture", at_most=16),
-        "offset_ms_shifted": Figure("the same with shifted sound"),
-        "offset_abs_ms": Figure("median absolute offset", at_most=24),
-        "offset_abs_ms_shifted": Figure("the same with shifted sound"),
-        "sync_drift_ms_per_min": Figure("growth of the offset per minute over the long films, pooled", at_most=5),
-        "seam_ratio": Figure("change between frames at chunk borders over other latents' borders", at_most=1.05),
-        "seam_ratio_truth": Figure("the same for true clips after the codec"),
-        "std_drift_1min": Figure("largest change of contrast, one-minute films", at_most=0.05),
-        "saturation_drift_1min": Figure("largest change of saturation, one-minute films", at_most=0.05),
-        "std_drift_10min": Figure("change of contrast over ten minutes", at_most=0.1),
-        "saturation_drift_10min": Figure("change of saturation over ten minutes", at_most=0.1),
-        "realtime_factor": Figure("seconds of film per second of the whole pipeline in one process", at_least=1),
-    },
-    measure,
-    repeats=1,
-)

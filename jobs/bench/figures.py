@@ -50,16 +50,21 @@ class Figure:
         return self.at_most if self.at_most is not None else self.at_least
 
 
+Measure = Callable[[BenchOptions], Mapping[str, float]]
+"""Measures all figures of a bench once."""
+
+
 @dataclass(frozen=True)
 class Bench:
-    """A bench: its figures and the function that measures all of them.
+    """A bench: its figures and what measures all of them.
 
     Args:
+        measure: "module:name" of a `Measure`.
         repeats: how often to measure at full size; 1 where one measurement already repeats its work.
     """
 
     figures: Mapping[str, Figure]
-    measure: Callable[[BenchOptions], Mapping[str, float]]
+    measure: str
     repeats: int = 3
 
     def num_runs(self, options: BenchOptions) -> int:

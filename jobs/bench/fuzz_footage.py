@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from queue import Empty, Queue
 from threading import Thread
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 
 _DEADLINE_S = 60.0
 _STARTING_S = 120.0
@@ -82,15 +82,3 @@ def _read(child: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
     for line in child.stdout:
         lines.put(line.strip())
     lines.put(None)
-
-
-BENCH = Bench(
-    {
-        "files": Figure("mutated files, each of which every reader reads"),
-        "read": Figure("times that a file was read in spite of its faults"),
-        "refused": Figure("times that a file was refused by a sentence"),
-        "faults": Figure("crashes, hangs, errors without a sentence, and memory without a bound", at_most=0),
-    },
-    measure,
-    repeats=1,
-)

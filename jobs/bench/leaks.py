@@ -17,7 +17,7 @@ from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import plan_film
@@ -91,18 +91,3 @@ def _objects() -> int:
     found = re.search(r"Plasma memory usage .*?, (\d+) objects", summary)
     assert found is not None, summary
     return int(found[1])
-
-
-BENCH = Bench(
-    {
-        "takes": Figure("takes of two seconds that two pools of actors rendered in one cluster"),
-        "actors_left": Figure("actors that are still alive afterwards", at_most=0),
-        "groups_left": Figure("placement groups that are not removed", at_most=0),
-        "objects_left": Figure("objects left in shared memory", at_most=0),
-        "files_left": Figure(
-            "files that driver and actors hold open at the end, less those after four takes", at_most=0
-        ),
-    },
-    measure,
-    repeats=1,
-)

@@ -19,7 +19,7 @@ from time import sleep
 import psutil
 import torch
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.store import Store
@@ -165,19 +165,3 @@ def _counts(film: Path) -> tuple[int, Fraction]:
         sound = container.streams.audio[0]
         assert sound.duration, "MP4 stores it"
         return sum(1 for _ in container.decode(video=0)), sound.duration * Fraction(sound.time_base or 0)
-
-
-BENCH = Bench(
-    {
-        "families": Figure("families of open weights, tiny, random and causal, rendered by two ranks on Ray"),
-        "kills": Figure("drivers that were killed with SIGKILL when half of the film was denoised"),
-        "films_that_differ": Figure("resumed films whose latents, packets, sound or file differ in any bit", at_most=0),
-        "wrong_counts": Figure("films with a wrong number of frames or samples", at_most=0),
-        "memory_growth": Figure(
-            "resident bytes of the ranks in the last quarter of the time over those in the second, minus 1",
-            at_most=0.02,
-        ),
-    },
-    measure,
-    repeats=1,
-)

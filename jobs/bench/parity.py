@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from longtake.jobs.bench.diffusers_row import their_differences
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.film_parity import FilmCase, diverge_all
 from longtake.jobs.bench.parity_cases import Case, film, relative
 from longtake.jobs.bench.ranks import run_ranks
@@ -118,26 +118,3 @@ def _films(options: BenchOptions) -> dict[str, float]:
         "film_free_rel_float64": max(max(found[case].free) for case in double),
         "film_free_rel_float32": max(found[case].free[-1] for case in single),
     }
-
-
-BENCH = Bench(
-    {
-        "cases": Figure("compared cases: degrees x heads x sizes x precisions x models"),
-        "max_rel_float32": Figure("largest difference from one rank over the largest value, in float32", at_most=1e-5),
-        "max_rel_float64": Figure("the same in float64", at_most=1e-12),
-        "ranks_that_differ": Figure("ranks whose result differs from that of rank 0 in any bit", at_most=0),
-        "film_chunk_rel_float32": Figure(
-            "largest difference in a film of 2 and of 3 ranks whose chunks each start from the context of one rank",
-            at_most=1e-5,
-        ),
-        "film_free_rel_float64": Figure(
-            "the same in float64 when chunks start from the gang's own context", at_most=1e-8
-        ),
-        "film_free_rel_float32": Figure("the same in float32, last chunk: rounding that grows over the film"),
-        "diffusers_max_rel_float32": Figure(
-            "largest difference of diffusers' Ulysses, uncached, on shapes that it accepts"
-        ),
-        "diffusers_refused": Figure("shapes that diffusers' Ulysses refuses, even in its mode for uneven shapes"),
-    },
-    measure,
-)

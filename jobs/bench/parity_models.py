@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from longtake.jobs.bench import ltx2_parity as ltx2, wan_parity as wan
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.ranks import run_ranks
 from longtake.pipeline.parallel.context_parallel import context_parallel
 from longtake.pipeline.parallel.degrees import Degrees
@@ -94,20 +94,3 @@ def _on_rank(cases: Cases, clips: Sequence[wan.Clip], rank: int) -> dict[str, fl
             of_pass = ltx2.pass_difference(form, rope_type, parallel=parallel)
             found[f"a pass of LTX-2 {form}, {rope_type} positions, {degrees}"] = of_pass
     return found
-
-
-BENCH = Bench(
-    {
-        "cases": Figure("comparisons with diffusers: passes, clips, gangs and codecs"),
-        "max_abs_float32": Figure(
-            "largest difference of a pass, or of the latents or frames of a clip",
-            at_most=1e-5,
-        ),
-        "max_abs_ranks_float32": Figure("the same for clips and passes that 2 and 3 ranks share", at_most=1e-5),
-        "decode_abs_float64": Figure(
-            "largest difference between a decode in chunks and diffusers' decode of the whole", at_most=1e-10
-        ),
-    },
-    measure,
-    repeats=1,
-)

@@ -18,7 +18,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_folder
 from longtake.pipeline.journal.store import Store
@@ -208,18 +208,3 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
             found[name] = difference(CASES[name], Path(folder) / name, steps)
     exact = [found[name] for name in names if CASES[name].decision is None]
     return {"max_abs_float32": max(exact), **found}
-
-
-BENCH = Bench(
-    {
-        "max_abs_float32": Figure(
-            "largest difference of a film's latents from diffusers' clip, over all that have no decision", at_most=1e-5
-        ),
-        **{
-            name: Figure(f"of {name}" if case.decision is None else f"of {name}, wanted: {case.decision}")
-            for name, case in CASES.items()
-        },
-    },
-    measure,
-    repeats=1,
-)

@@ -13,7 +13,7 @@ from time import perf_counter, sleep
 
 import torch
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
 from longtake.pipeline.journal.journal import latents_to_bytes, segment_to_bytes
@@ -125,18 +125,3 @@ def same_takes(one: Take, other: Take) -> bool:
         if segment_to_bytes(segment) != segment_to_bytes(same_segment):
             return False
     return one.store.get("film.mp4") == other.store.get("film.mp4")
-
-
-BENCH = Bench(
-    {
-        "kills": Figure("drivers that were killed with SIGKILL before their film was done"),
-        "films_that_differ": Figure(
-            "resumed films whose latents, packets, sound or file differ from the undisturbed film in any bit", at_most=0
-        ),
-        "chunks_done_twice": Figure("finished chunks that were denoised or encoded again", at_most=0),
-        "finished_again_s": Figure(
-            "seconds of the render command when its film is finished, start to end; the least of three", at_most=2
-        ),
-    },
-    measure,
-)

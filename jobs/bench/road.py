@@ -16,7 +16,7 @@ from longtake.actors.film import render
 from longtake.actors.pacer import ChunkPacer
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.overlap import overlap
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model
@@ -118,25 +118,3 @@ def _time(event: Mapping[str, Any]) -> float:
 def _wall_s(events: list[dict[str, Any]]) -> float:
     ends = {event["event"]: _time(event) for event in events if event["event"] in ("film.start", "film.done")}
     return ends["film.done"] - ends["film.start"]
-
-
-BENCH = Bench(
-    {
-        "engine_tax": Figure(
-            "wall time on Ray with one chunk in flight over that in one process, without start_s", at_most=1.05
-        ),
-        "start_s": Figure("seconds until all actors are ready"),
-        "chunk_s": Figure("seconds of a chunk in one process"),
-        "overlap_sleep": Figure(
-            "three stages that sleep 0.5 s per chunk: wall time over that of one stage", at_most=1.08
-        ),
-        "core_use": Figure(
-            "CPU seconds in one process over 2 x wall time on Ray, for stages of similar length", at_least=0.75
-        ),
-        "first_segment": Figure(
-            "wall time from the first denoise call until its segment is published over its three stages' own",
-            at_most=1.2,
-        ),
-    },
-    measure,
-)

@@ -1,6 +1,5 @@
 """`longtake bench`: measure, take medians, compare them with the limits, print."""
 
-import importlib
 import json
 import os
 import platform
@@ -14,28 +13,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import Bench, BenchOptions, Figure, Measure
+from longtake.jobs.bench.table import BENCHES
 from longtake.pipeline.errors import SpecError
-
-BENCHES = (
-    *("batch", "beside-diffusers", "chaos", "endless", "fidelity", "fuzz-footage", "leaks", "open-weights", "parity"),
-    *("parity-models", "parity-road", "resume", "road", "scaling", "upscale"),
-)
+from longtake.pipeline.registry import resolve
 
 
-def load_bench(name: str) -> Bench:
-    """The bench of that name, from the module of that name. Raises `SpecError` if there is none."""
+def find_bench(name: str) -> Bench:
+    """The bench of that name. Raises `SpecError` if there is none."""
     if name not in BENCHES:
         raise SpecError(f"there is no bench {name!r}; use {', '.join(BENCHES)}")
-    bench: Bench = importlib.import_module(f"longtake.jobs.bench.{name.replace('-', '_')}").BENCH
-    return bench
+    return BENCHES[name]
 
 
 def list_benches() -> None:
     """Print every figure of every bench with its limit and its meaning."""
     table = Table("bench", "figure", "limit", "meaning")
-    for name in BENCHES:
-        for key, figure in load_bench(name).figures.items():
+    for name, bench in BENCHES.items():
+        for key, figure in bench.figures.items():
             sign = "<=" if figure.at_most is not None else ">="
             table.add_row(name, key, "" if figure.limit is None else f"{sign} {figure.limit:g}", figure.meaning)
     Console().print(table)
@@ -58,8 +53,9 @@ class Result:
 
 def run_bench(name: str, options: BenchOptions, *, as_json: bool) -> bool:
     """Measure and print. Returns False if a figure misses its limit, unless the size is "smoke"."""
-    bench, started = load_bench(name), perf_counter()
-    runs = [bench.measure(options) for _ in range(bench.num_runs(options))]
+    bench, started = find_bench(name), perf_counter()
+    measure: Measure = resolve(bench.measure)
+    runs = [measure(options) for _ in range(bench.num_runs(options))]
     result = Result(
         bench.figures,
         {key: median(run[key] for run in runs) for key in bench.figures},

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longtake.jobs.bench.diffusers_ulysses import shared_by_ulysses
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.parity_cases import relative
 from longtake.jobs.bench.ranks import run_ranks
 from longtake.jobs.bench.tiny_wan import tiny_wan
@@ -217,17 +217,3 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         "bytes_ratio": sum(rank.sent for rank in ranks) / ranks[0].planned,
         "vs_diffusers": ratio("theirs", "ours"),
     }
-
-
-BENCH = Bench(
-    {
-        "speedup_2": Figure("seconds of a pass on one rank over those of a pass that two share"),
-        "ceiling_2": Figure(
-            "the same for two independent passes at once, counted as one: the most that the machine allows"
-        ),
-        "efficiency_2": Figure("speedup_2 over ceiling_2", at_least=0.85),
-        "bytes_ratio": Figure("bytes sent for the attention of a pass over planned bytes", at_most=1.0),
-        "vs_diffusers": Figure("seconds of diffusers' Ulysses over ours for the same uncached pass", at_least=1.0),
-    },
-    measure,
-)

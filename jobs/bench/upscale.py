@@ -30,7 +30,7 @@ from longtake.actors.policy import RetryPolicy
 from longtake.actors.upscale_actor import WorkerConfig
 from longtake.actors.upscale_film import WorkerSetup, upscale as on_ray
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
-from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
+from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.upscale_quality import CLIPS, compare, quality_figures
 from longtake.pipeline import upscale_film as alone
 from longtake.pipeline.footage.index import open_footage
@@ -214,25 +214,3 @@ def _film(path: Path, frames: int, size: tuple[int, int], seed: int, scenes: int
             out.mux(audio.encode(sound))
         out.mux(audio.encode(None))
     return str(path)
-
-
-BENCH = Bench(
-    {
-        "workers_identical": Figure(
-            "1 if 1, 2 and 5 workers, one of them killed, and a handoff write the same packets as one process",
-            at_least=1,
-        ),
-        "speedup_2": Figure("seconds of one process without Ray over those of two workers"),
-        "ceiling_2": Figure("the same for two independent processes, counted as one: the most that the machine allows"),
-        "efficiency_2": Figure("median of speedup_2 over ceiling_2", at_least=0.92),
-        "memory_growth": Figure("resident bytes after 5,000 small frames over those after 500, minus 1", at_most=0.02),
-        "psnr_gain_db_min": Figure(
-            "least PSNR gain over the better of bicubic and Lanczos, of all clips and scales", at_least=0.5
-        ),
-        "ssim_gain_min": Figure("least SSIM gain over the better of the two", at_least=0.0),
-        "warp_ratio_max": Figure("largest temporal warping error over that of the bicubic enlargement", at_most=1.1),
-        "temporal_gain_db": Figure("PSNR gain of the KV store, at the scale where it is least", at_least=0.1),
-    },
-    measure,
-    repeats=1,
-)

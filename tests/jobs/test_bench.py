@@ -6,14 +6,25 @@ import pytest
 from longtake.jobs import cli
 from longtake.jobs.bench import run
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
-from longtake.jobs.bench.run import BENCHES, list_benches, load_bench, run_bench
+from longtake.jobs.bench.run import find_bench, list_benches, run_bench
+from longtake.jobs.bench.table import BENCHES
 
 
 @pytest.fixture
-def fake_bench(monkeypatch):
+def put_bench(monkeypatch):
+    """Puts a bench with these figures and this measurement in place of all others."""
+
+    def put(figures, measure):
+        monkeypatch.setattr(run, "find_bench", lambda _: Bench(figures, "fake:measure"))
+        monkeypatch.setattr(run, "resolve", lambda _: measure)
+
+    return put
+
+
+@pytest.fixture
+def fake_bench(put_bench):
     values = iter([1.0, 9.0, 2.0])
-    fake = Bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": next(values)})
-    monkeypatch.setattr(run, "load_bench", lambda _: fake)
+    put_bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": next(values)})
 
 
 @pytest.mark.usefixtures("fake_bench")
@@ -39,17 +50,15 @@ def test_a_missed_limit_exits_with_1_and_a_kept_one_with_0():
     assert missed.value.code == 1
 
 
-def test_a_smoke_run_enforces_no_limit(monkeypatch, capsys):
-    fake = Bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": 9.0})
-    monkeypatch.setattr(run, "load_bench", lambda _: fake)
+def test_a_smoke_run_enforces_no_limit(put_bench, capsys):
+    put_bench({"growth": Figure("grows", at_most=1.5)}, lambda _: {"growth": 9.0})
     assert not run_bench("fake", BenchOptions(size="quick"), as_json=False)
     assert run_bench("fake", BenchOptions(size="smoke"), as_json=False)
     assert "MISSED" in capsys.readouterr().out
 
 
-def test_figures_that_could_not_be_measured_are_null_since_json_has_no_nan(monkeypatch, capsys):
-    fake = Bench({"drift": Figure("drifts"), "ratio": Figure("rises")}, lambda _: {"drift": nan, "ratio": inf})
-    monkeypatch.setattr(run, "load_bench", lambda _: fake)
+def test_figures_that_could_not_be_measured_are_null_since_json_has_no_nan(put_bench, capsys):
+    put_bench({"drift": Figure("drifts"), "ratio": Figure("rises")}, lambda _: {"drift": nan, "ratio": inf})
     run_bench("fake", BenchOptions(size="quick"), as_json=True)
     report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert report["figures"] == {"drift": None, "ratio": None}
@@ -57,12 +66,12 @@ def test_figures_that_could_not_be_measured_are_null_since_json_has_no_nan(monke
 
 
 def test_a_bench_is_repeated_as_often_as_asked_or_else_by_its_own_number():
-    bench = Bench({}, lambda _: {}, repeats=1)
+    bench = Bench({}, "fake:measure", repeats=1)
     assert bench.num_runs(BenchOptions()) == 1
     assert bench.num_runs(BenchOptions(repeat=5)) == 5
     assert bench.num_runs(BenchOptions(repeat=5, size="quick")) == 5
-    assert Bench({}, lambda _: {}).num_runs(BenchOptions()) == 3
-    assert Bench({}, lambda _: {}).num_runs(BenchOptions(size="quick")) == 1
+    assert Bench({}, "fake:measure").num_runs(BenchOptions()) == 3
+    assert Bench({}, "fake:measure").num_runs(BenchOptions(size="quick")) == 1
 
 
 def test_every_size_has_its_own_value():
@@ -87,8 +96,8 @@ def test_the_list_explains_every_figure_of_every_bench(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "400")
     list_benches()
     listed = capsys.readouterr().out
-    for name in BENCHES:
-        for key, figure in load_bench(name).figures.items():
+    for name, bench in BENCHES.items():
+        for key, figure in bench.figures.items():
             assert f" {name} " in listed
             assert f" {key} " in listed
             assert figure.meaning in listed
@@ -99,7 +108,7 @@ def smoke(name, capsys):
     assert run_bench(name, BenchOptions(size="smoke"), as_json=True)
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["bench"] == name
-    assert list(report["figures"]) == list(report["spread"]) == list(load_bench(name).figures)
+    assert list(report["figures"]) == list(report["spread"]) == list(find_bench(name).figures)
     return report["figures"]
 
 

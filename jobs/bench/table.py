@@ -1,0 +1,261 @@
+"""All benches: their figures with limits, and the functions that measure them.
+
+A target is "module:name" and is imported when the bench runs, so listing the figures needs neither torch nor Ray. A new
+bench is one file in this folder and one entry here.
+"""
+
+from collections.abc import Mapping
+
+from longtake.jobs.bench.figures import Bench, Figure
+
+BENCHES: Mapping[str, Bench] = {
+    "batch": Bench(
+        {
+            "not_done": Figure(
+                "takes that should have been rendered and were not, of 197 (21 with --quick)", at_most=0
+            ),
+            "quarantined": Figure("takes given up: one impossible, one deadly, one whose store raises", at_least=3),
+            "overhead_per_take_s": Figure("median seconds of a take in which no stage was working", at_most=0.3),
+            "seconds_per_take": Figure("median seconds of a take in its gang"),
+            "second_run_s": Figure("seconds of the same command when nothing is left to do, start to end", at_most=5),
+            "done_twice": Figure("takes that the second run rendered again", at_most=0),
+        },
+        "longtake.jobs.bench.batch:measure",
+        repeats=1,
+    ),
+    "beside-diffusers": Bench(
+        {
+            "vs_diffusers_clip": Figure("seconds of diffusers' LTX-2 pipeline for one clip over ours", at_least=1.0),
+            "vs_diffusers_long": Figure(
+                "seconds of its windows over those of our segments, four clips long", at_least=1.0
+            ),
+            "vs_diffusers_causal": Figure("seconds of its windows over those of our causal film of that length"),
+        },
+        "longtake.jobs.bench.beside_diffusers:measure",
+        repeats=1,
+    ),
+    "chaos": Bench(
+        {
+            "faults": Figure("ranks, stages, nodes and drivers that were killed or stopped during renders"),
+            "films_identical": Figure("share of films that equal the undisturbed film bit for bit", at_least=1),
+            "max_chunks_lost": Figure("largest number of finished chunks denoised again after one fault", at_most=1),
+            "restart_s": Figure(
+                "median seconds from a fault until two more chunks are published; a stopped actor is replaced after ten"
+                " times its longest chunk"
+            ),
+            "longest_restart_s": Figure("largest of these"),
+        },
+        "longtake.jobs.bench.chaos:measure",
+        repeats=1,
+    ),
+    "endless": Bench(
+        {
+            "chunk_time_growth": Figure("median time of the last 50 chunks over that of chunks 20-70", at_most=1.05),
+            "chunk_time_p95": Figure("95th percentile of chunk time over its median, cache refreshes included"),
+            "chunk_time_s": Figure("median seconds of a chunk in all stages"),
+            "memory_growth": Figure(
+                "resident bytes after the last chunk over those after chunk 50, minus 1", at_most=0.02
+            ),
+        },
+        "longtake.jobs.bench.endless:measure",
+    ),
+    "fidelity": Bench(
+        {
+            "codec_psnr_db": Figure("mean PSNR of held-out clips after the video codec", at_least=30),
+            "sound_log_mel_error": Figure("mean difference of log mel levels after the sound codec, in dB"),
+            "prompt_accuracy": Figure(
+                "films whose colour, shape, background and motion match the prompt", at_least=0.9
+            ),
+            "prompt_accuracy_held_out": Figure("the same for held-out captions"),
+            "prompt_accuracy_apart": Figure("the same without attention between picture and sound", at_least=0.8),
+            "teleports_per_min": Figure("jumps of the shape by more than 8 pixels, per minute"),
+            "onset_f1": Figure("F1 of sound onsets and wall hits within 62.5 ms", at_least=0.65),
+            "onset_f1_shifted": Figure("the same with the sound shifted by half a film, which is chance", at_most=0.25),
+            "onset_f1_slow": Figure("F1 for slow prompts"),
+            "onset_f1_fast": Figure("F1 for fast prompts"),
+            "onset_f1_held_out": Figure("F1 for held-out captions"),
+            "onset_f1_40ms": Figure("F1 within 40 ms"),
+            "onset_f1_apart": Figure("F1 without attention between picture and sound"),
+            "onset_f1_apart_shifted": Figure("the same with shifted sound, which is chance"),
+            "silent_onsets_per_min": Figure("sound onsets per minute for prompts that ask for silence"),
+            "offset_ms": Figure("absolute value of the median offset of sound against picture", at_most=16),
+            "offset_ms_shifted": Figure("the same with shifted sound"),
+            "offset_abs_ms": Figure("median absolute offset", at_most=24),
+            "offset_abs_ms_shifted": Figure("the same with shifted sound"),
+            "sync_drift_ms_per_min": Figure("growth of the offset per minute over the long films, pooled", at_most=5),
+            "seam_ratio": Figure("change between frames at chunk borders over other latents' borders", at_most=1.05),
+            "seam_ratio_truth": Figure("the same for true clips after the codec"),
+            "std_drift_1min": Figure("largest change of contrast, one-minute films", at_most=0.05),
+            "saturation_drift_1min": Figure("largest change of saturation, one-minute films", at_most=0.05),
+            "std_drift_10min": Figure("change of contrast over ten minutes", at_most=0.1),
+            "saturation_drift_10min": Figure("change of saturation over ten minutes", at_most=0.1),
+            "realtime_factor": Figure("seconds of film per second of the whole pipeline in one process", at_least=1),
+        },
+        "longtake.jobs.bench.fidelity:measure",
+        repeats=1,
+    ),
+    "fuzz-footage": Bench(
+        {
+            "files": Figure("mutated files, each of which every reader reads"),
+            "read": Figure("times that a file was read in spite of its faults"),
+            "refused": Figure("times that a file was refused by a sentence"),
+            "faults": Figure("crashes, hangs, errors without a sentence, and memory without a bound", at_most=0),
+        },
+        "longtake.jobs.bench.fuzz_footage:measure",
+        repeats=1,
+    ),
+    "leaks": Bench(
+        {
+            "takes": Figure("takes of two seconds that two pools of actors rendered in one cluster"),
+            "actors_left": Figure("actors that are still alive afterwards", at_most=0),
+            "groups_left": Figure("placement groups that are not removed", at_most=0),
+            "objects_left": Figure("objects left in shared memory", at_most=0),
+            "files_left": Figure(
+                "files that driver and actors hold open at the end, less those after four takes", at_most=0
+            ),
+        },
+        "longtake.jobs.bench.leaks:measure",
+        repeats=1,
+    ),
+    "open-weights": Bench(
+        {
+            "families": Figure("families of open weights, tiny, random and causal, rendered by two ranks on Ray"),
+            "kills": Figure("drivers that were killed with SIGKILL when half of the film was denoised"),
+            "films_that_differ": Figure(
+                "resumed films whose latents, packets, sound or file differ in any bit", at_most=0
+            ),
+            "wrong_counts": Figure("films with a wrong number of frames or samples", at_most=0),
+            "memory_growth": Figure(
+                "resident bytes of the ranks in the last quarter of the time over those in the second, minus 1",
+                at_most=0.02,
+            ),
+        },
+        "longtake.jobs.bench.open_weights:measure",
+        repeats=1,
+    ),
+    "parity": Bench(
+        {
+            "cases": Figure("compared cases: degrees x heads x sizes x precisions x models"),
+            "max_rel_float32": Figure(
+                "largest difference from one rank over the largest value, in float32", at_most=1e-5
+            ),
+            "max_rel_float64": Figure("the same in float64", at_most=1e-12),
+            "ranks_that_differ": Figure("ranks whose result differs from that of rank 0 in any bit", at_most=0),
+            "film_chunk_rel_float32": Figure(
+                "largest difference in a film of 2 and of 3 ranks whose chunks each start from the context of one rank",
+                at_most=1e-5,
+            ),
+            "film_free_rel_float64": Figure(
+                "the same in float64 when chunks start from the gang's own context", at_most=1e-8
+            ),
+            "film_free_rel_float32": Figure("the same in float32, last chunk: rounding that grows over the film"),
+            "diffusers_max_rel_float32": Figure(
+                "largest difference of diffusers' Ulysses, uncached, on shapes that it accepts"
+            ),
+            "diffusers_refused": Figure("shapes that diffusers' Ulysses refuses, even in its mode for uneven shapes"),
+        },
+        "longtake.jobs.bench.parity:measure",
+    ),
+    "parity-models": Bench(
+        {
+            "cases": Figure("comparisons with diffusers: passes, clips, gangs and codecs"),
+            "max_abs_float32": Figure(
+                "largest difference of a pass, or of the latents or frames of a clip",
+                at_most=1e-5,
+            ),
+            "max_abs_ranks_float32": Figure("the same for clips and passes that 2 and 3 ranks share", at_most=1e-5),
+            "decode_abs_float64": Figure(
+                "largest difference between a decode in chunks and diffusers' decode of the whole", at_most=1e-10
+            ),
+        },
+        "longtake.jobs.bench.parity_models:measure",
+        repeats=1,
+    ),
+    "parity-road": Bench(
+        {
+            "max_abs_float32": Figure(
+                "largest difference of a film's latents from diffusers' clip, over all that have no decision",
+                at_most=1e-5,
+            ),
+            **{
+                name: Figure(f"of {name}" if case.decision is None else f"of {name}, wanted: {case.decision}")
+                for name, case in CASES.items()
+            },
+        },
+        "longtake.jobs.bench.parity_road:measure",
+        repeats=1,
+    ),
+    "resume": Bench(
+        {
+            "kills": Figure("drivers that were killed with SIGKILL before their film was done"),
+            "films_that_differ": Figure(
+                "resumed films whose latents, packets, sound or file differ from the undisturbed film in any bit",
+                at_most=0,
+            ),
+            "chunks_done_twice": Figure("finished chunks that were denoised or encoded again", at_most=0),
+            "finished_again_s": Figure(
+                "seconds of the render command when its film is finished, start to end; the least of three", at_most=2
+            ),
+        },
+        "longtake.jobs.bench.resume:measure",
+    ),
+    "road": Bench(
+        {
+            "engine_tax": Figure(
+                "wall time on Ray with one chunk in flight over that in one process, without start_s", at_most=1.05
+            ),
+            "start_s": Figure("seconds until all actors are ready"),
+            "chunk_s": Figure("seconds of a chunk in one process"),
+            "overlap_sleep": Figure(
+                "three stages that sleep 0.5 s per chunk: wall time over that of one stage", at_most=1.08
+            ),
+            "core_use": Figure(
+                "CPU seconds in one process over 2 x wall time on Ray, for stages of similar length", at_least=0.75
+            ),
+            "first_segment": Figure(
+                "wall time from the first denoise call until its segment is published over its three stages' own",
+                at_most=1.2,
+            ),
+        },
+        "longtake.jobs.bench.road:measure",
+    ),
+    "scaling": Bench(
+        {
+            "speedup_2": Figure("seconds of a pass on one rank over those of a pass that two share"),
+            "ceiling_2": Figure(
+                "the same for two independent passes at once, counted as one: the most that the machine allows"
+            ),
+            "efficiency_2": Figure("speedup_2 over ceiling_2", at_least=0.85),
+            "bytes_ratio": Figure("bytes sent for the attention of a pass over planned bytes", at_most=1.0),
+            "vs_diffusers": Figure("seconds of diffusers' Ulysses over ours for the same uncached pass", at_least=1.0),
+        },
+        "longtake.jobs.bench.scaling:measure",
+    ),
+    "upscale": Bench(
+        {
+            "workers_identical": Figure(
+                "1 if 1, 2 and 5 workers, one of them killed, and a handoff write the same packets as one process",
+                at_least=1,
+            ),
+            "speedup_2": Figure("seconds of one process without Ray over those of two workers"),
+            "ceiling_2": Figure(
+                "the same for two independent processes, counted as one: the most that the machine allows"
+            ),
+            "efficiency_2": Figure("median of speedup_2 over ceiling_2", at_least=0.92),
+            "memory_growth": Figure(
+                "resident bytes after 5,000 small frames over those after 500, minus 1", at_most=0.02
+            ),
+            "psnr_gain_db_min": Figure(
+                "least PSNR gain over the better of bicubic and Lanczos, of all clips and scales", at_least=0.5
+            ),
+            "ssim_gain_min": Figure("least SSIM gain over the better of the two", at_least=0.0),
+            "warp_ratio_max": Figure(
+                "largest temporal warping error over that of the bicubic enlargement", at_most=1.1
+            ),
+            "temporal_gain_db": Figure("PSNR gain of the KV store, at the scale where it is least", at_least=0.1),
+        },
+        "longtake.jobs.bench.upscale:measure",
+        repeats=1,
+    ),
+}
+"""Name -> bench."""
