@@ -55,16 +55,13 @@ weights: setup
 
 setup: $(READY)
 
-# deepspeed imports torch while it is built, so it is installed second and without build isolation;
-# its kernels are compiled on first use, not here.
-$(READY): requirements.lock requirements-deepspeed.lock pyproject.toml setup.py
+$(READY): requirements.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "longtake needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	    echo "Use another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV): about 3 minutes and 5.5 GB the first time"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --requirement requirements.lock
-	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation --requirement requirements-deepspeed.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -10,6 +10,10 @@ import ray
 
 from longtake.pipeline.errors import SpecError
 
+LOG = logging.getLogger("longtake.cluster")
+"""Ray logs from the level on that is set here; from `INFO` on, the logs of actors are shown too. Otherwise only errors
+are."""
+
 OWN_CLUSTER = {
     "RAY_worker_niceness": "0",  # Ray's default is 15: behind everything else on the machine
     "RAY_max_direct_call_object_size": str(2**20),  # smaller values travel with the call, not by shared memory
@@ -71,8 +75,8 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
             num_cpus=max(ceil(num_cpus), os.cpu_count() or 1),
             include_dashboard=False,
             configure_logging=True,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
+            logging_level=LOG.level or logging.ERROR,
+            log_to_driver=_shows_actors(),
         )
     try:
         yield
@@ -87,7 +91,7 @@ def _from_environment() -> str | None:
 
 def _connect(address: str | None) -> None:
     try:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address or "auto", log_to_driver=_shows_actors(), logging_level=LOG.level or logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         where = f"--address is {address}" if address else f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS')}"
         why = str(error).strip().partition("\n")[0]
@@ -95,3 +99,7 @@ def _connect(address: str | None) -> None:
             f"{where}, and no Ray cluster can be joined there: {why}; start one (ray start --head), or use --address"
             f" {LOCAL} for one on this machine"
         ) from error
+
+
+def _shows_actors() -> bool:
+    return logging.NOTSET < LOG.level <= logging.INFO

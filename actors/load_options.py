@@ -2,8 +2,10 @@
 
 from typing import get_args
 
+import ray
 import torch
 
+from longtake.actors.cluster import joined, joins
 from longtake.actors.node_cache import on_this_node
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.devices import check_device
@@ -16,7 +18,11 @@ QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quanti
 def load_options(
     dtype: str | None = None, quantize: str | None = None, device: str = "cpu", offload: str = "none"
 ) -> LoadOptions:
-    """The load options of these flags on this node. Raises `SpecError` for unknown values."""
+    """The load options of these flags on this node. Raises `SpecError` for unknown values.
+
+    Args:
+        device: "cpu" or "cuda"; "auto" is resolved by `resolve_device`.
+    """
     for flag, value, known in (("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZATIONS)):
         if value is not None and value not in known:
             raise SpecError(f"{flag} is {value}; use {', '.join(known)}, or leave it out to keep weights as stored")
@@ -32,3 +38,18 @@ def load_options(
             offload=known_offload,
         )
     )
+
+
+def resolve_device(device: str, *, in_process: bool = False, address: str | None = None) -> str:
+    """`device`, or for "auto" what models run on: "cuda" if there is a GPU where they run, otherwise "cpu".
+
+    Args:
+        in_process: models run in this process.
+        address: of the Ray cluster that they run on otherwise; see `cluster.joined`. A cluster that exists is asked.
+    """
+    if device != "auto":
+        return device
+    if in_process or not joins(address):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    with joined(address):
+        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"

@@ -21,7 +21,7 @@ from longtake.actors.policy import hung_after_s
 from longtake.actors.pool_config import PoolConfig
 from longtake.actors.stage_actor import CONTROL_GROUP, PublisherActor, StageActor, TakeConfig
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError
-from longtake.pipeline.observe import Observer
+from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.registry import STAGES
 from longtake.pipeline.stages.publish import Film
 
@@ -38,6 +38,8 @@ class ActorPool:
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
+        self.observer: Observer = SILENT
+        """Is notified while actors start, which blocks; these events go to no log."""
         self._groups: dict[str, ActorGroup] = {}
         self._epochs = dict.fromkeys(config.groups, 0)
         self._take: TakeConfig | None = None
@@ -102,6 +104,7 @@ class ActorPool:
         attempts = StartAttempts(self.config.timeouts.start, self.config.retries)
         while missing := [name for name in self.config.groups if name not in self._groups]:
             started: dict[str, ActorGroup] = {}
+            self.observer.event("actors.start", actors=self.config.num_actors(missing))
             try:
                 for name in missing:
                     started[name] = self._start_group(name)
@@ -211,6 +214,7 @@ class ActorPool:
     def _open(self, groups: Iterable[ActorGroup]) -> None:
         assert self._take is not None, "stages are built for a take"
         take, groups = self._take, list(groups)
+        self.observer.event("actors.load", actors=self.config.num_actors(group.name for group in groups))
         self._opened.difference_update(group.name for group in groups)
         self._get([ref for group in groups for ref in group.open(take)])
         self._opened.update(group.name for group in groups)

@@ -1,6 +1,6 @@
 """The configuration of an actor pool: its stages, what each asks Ray for, timeouts and retries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -129,3 +129,7 @@ class PoolConfig:
     def groups(self) -> tuple[str, ...]:
         """The names of all actor groups."""
         return (*self.acts, *self.gangs[1:])
+
+    def num_actors(self, groups: Iterable[str]) -> int:
+        """How many actors these groups have."""
+        return sum(self.resources.ranks if name in self.gangs else 1 for name in groups)

@@ -167,7 +167,8 @@ def render(take: Take, options: RenderOptions, observer: Observer, tick: Callabl
     """Render an opened take, or resume it, with the options that it was opened with.
 
     Args:
-        observer: receives the events that also go to `events.jsonl`, in the calling thread.
+        observer: receives the events that also go to `events.jsonl`, and those of the start of Ray and the actors, in
+            the calling thread.
         tick: called a few times a second on Ray, and at each event in this process. An error that it raises ends the
             render and is raised here; finished chunks are kept.
 
@@ -183,6 +184,7 @@ def render(take: Take, options: RenderOptions, observer: Observer, tick: Callabl
             threads = torch.get_num_threads()
             observers.event("road.start", road="in-process", torch=str(torch.__version__), threads=threads)
             return film.render(take, observers)
+    observer.event("cluster.start")
     session_options = options.session_options(take.plan)
     resources = session_options.pool_config(take.plan.storyboard.acts).resources
     with joined(options.address, resources.num_cpus), RenderSession(session_options) as session:

@@ -111,6 +111,7 @@ class RenderSession:
                 finished chunks are kept. While one of them blocks, no further chunk is started.
         """
         pool, guarded = self._suitable_pool(take), _Guarded(observer)
+        pool.observer = guarded
 
         def look() -> None:
             with _not_retried():
@@ -122,6 +123,8 @@ class RenderSession:
             pool.report(guarded)
         except _FrontEndError as error:
             raise error.cause from None
+        finally:
+            pool.observer = SILENT
         return rendered
 
     def close(self) -> None:

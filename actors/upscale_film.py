@@ -60,6 +60,7 @@ def upscale(
         if written is None:
             missing = work.missing()
             if (first := next(missing, None)) is not None:
+                observer.event("cluster.start")
                 task = UpscaleTask.of(work, setup.config)
                 with setup.workers as workers, workers.opened(task, observer, setup.count) as run:
                     run.make(chain((first,), missing), tick)

@@ -26,6 +26,7 @@ class UpscaleOptions:
     in_process: bool = False
     address: str | None = None
     model: str = "upscaler"
+    device: str = "auto"
     threads: int = 1
     segment_deadline_s: float = 900.0
     damaged: str = STOP

@@ -14,6 +14,7 @@ from longtake.actors.upscale_film import WorkerSetup
 from longtake.actors.upscale_options import UpscaleOptions
 from longtake.actors.upscale_pool import UpscalePool, UpscalePoolConfig
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.models.devices import DEVICES, check_device
 from longtake.pipeline.models.streaming_upscaler import StreamingUpscaler, grid_of
 from longtake.pipeline.upscaling.preflight import check_memory, check_model, worker_bytes
 from longtake.pipeline.upscaling.work import numerics
@@ -22,13 +23,15 @@ CPU, GPU = "cpu", "cuda"
 
 
 def load_here(options: UpscaleOptions) -> StreamingUpscaler:
-    """The model in this process, on its GPU if it has one.
+    """The model in this process, on its GPU if it has one and `--device` allows it.
 
     Raises:
         SpecError: the model does not support the options.
+        CapacityError: it is to run on a GPU of this machine, which has none.
         WeightsError: there is no such model.
     """
-    model = WorkerConfig(options.model, _device_here(), options.threads).load()
+    check_device(options.device, here=not joins(options.address), known=("auto", *DEVICES))
+    model = WorkerConfig(options.model, _device_here(options), options.threads).load()
     check_model(model, options.spec)
     return model
 
@@ -53,14 +56,15 @@ def _workers_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUp
     stack.enter_context(joined(options.address))
     resources: dict[str, float] = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    worker = WorkerConfig(options.model, GPU if gpus else CPU, options.threads)
+    device = options.device if options.device != "auto" else GPU if gpus else CPU
+    worker = WorkerConfig(options.model, device, options.threads)
     count = options.workers or gpus or max(1, int(resources.get("CPU", 1)) // options.threads)
-    parts = numerics(model) if _device_here() == worker.device else numerics_there(worker)
+    parts = numerics(model) if _device_here(options) == worker.device else numerics_there(worker)
     return WorkerSetup(_started(nullcontext(), _pool_config(options, worker, count)), worker, parts, grid_of(model))
 
 
 def _workers_here(options: UpscaleOptions, footage: Footage, most: int, model: StreamingUpscaler) -> WorkerSetup:
-    worker = WorkerConfig(options.model, _device_here(), options.threads)
+    worker = WorkerConfig(options.model, _device_here(options), options.threads)
     need, free = worker_bytes(footage, options.scale, model), free_bytes(worker.device)
     cores = max(1, (os.cpu_count() or 1) // options.threads)
     if options.workers is None:
@@ -85,5 +89,5 @@ def _pool_config(options: UpscaleOptions, worker: WorkerConfig, count: int) -> U
     return UpscalePoolConfig(count, worker, timeouts=Timeouts(chunk=options.segment_deadline_s))
 
 
-def _device_here() -> str:
-    return GPU if torch.cuda.is_available() else CPU
+def _device_here(options: UpscaleOptions) -> str:
+    return GPU if options.device != CPU and torch.cuda.is_available() else CPU

@@ -1,6 +1,9 @@
 """`longtake`: the command line. A command imports what it needs when it runs, so that help answers at once."""
 
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from longtake.jobs import cancel, clean, convert, init
 from longtake.jobs.batch import command as batch
@@ -34,9 +37,27 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.command,
 }
 
-app = new_app(
-    help="Render films of any length, picture and sound together, with diffusion transformers.", no_args_is_help=True
-)
+app = new_app(no_args_is_help=True, add_completion=True)
+
+
+def print_version(*, asked: bool) -> None:
+    """Print the version and exit, if asked to."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"longtake {version('longtake')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Render films of any length, picture and sound together, with diffusion transformers."""
+
+
 for name, command in COMMANDS.items():
     app.command(name, cls=Command)(command)
 

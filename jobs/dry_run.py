@@ -1,7 +1,9 @@
 """`longtake render --dry-run`: print the plan, and its expected cost on this machine."""
 
+from collections import Counter
 from fractions import Fraction
 from time import perf_counter
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -45,6 +47,34 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         rows["expected"] += ", with one rank"
     for name, value in rows.items():
         console.print(f"{name:>9}  {value}", highlight=False)
+
+
+def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees) -> dict[str, Any]:
+    """The plan in JSON's types."""
+    longest = max(plan.chunks, key=plan.tokens)
+    counts = Counter(chunk.scene for chunk in plan.chunks)
+    scenes = [
+        {
+            "prompt": written.prompt,
+            "cut": scene.cut,
+            "frames": [scene.frames.start, scene.frames.stop],
+            "chunks": counts[scene.index],
+        }
+        for scene, written in zip(plan.scenes, plan.storyboard.scenes, strict=True)
+    ]
+    return {
+        "title": plan.storyboard.title,
+        "film_s": float(plan.num_frames / plan.clock.fps),
+        "frames": plan.num_frames,
+        "samples": plan.num_samples,
+        "chunks": len(plan.chunks),
+        "scenes": scenes,
+        "tokens_per_pass": plan.tokens(longest),
+        "passes_per_chunk": plan.num_passes,
+        "kv_bytes": kv_bytes(plan, model),
+        "ranks": degrees.ranks,
+        "expected_s": round(expected_seconds(plan, model), 2),
+    }
 
 
 def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 the call, the storyboard or the manifest is wrong, 130 interrupted.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,20 @@ class Command(TyperCommand):
         """The parameters, flags without a metavar."""
         return _without_flag_types(super().get_params(ctx))
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with `--json`, an error is printed as an object, too."""
+        try:
+            return super().invoke(ctx)
+        except LongtakeError as error:
+            if ctx.params.get("json"):
+                cause = cause_of(error)
+                print(
+                    json.dumps(
+                        {"error": type(cause).__name__, "message": redacted(str(cause)), "exit_code": code_of(error)}
+                    )
+                )
+            raise
+
 
 class Group(TyperGroup):
     """A group of commands whose help shows no value type for flags."""
@@ -37,14 +52,26 @@ class Group(TyperGroup):
 
 def _without_flag_types(params: list[Any]) -> list[Any]:
     for param in params:
-        if isinstance(param, TyperOption) and param.is_flag:
+        if isinstance(param, TyperOption) and (param.is_flag or param.count):
             param.metavar = ""
     return params
 
 
 def new_app(**settings: Any) -> typer.Typer:
     """An app without commands; `settings` are those of `typer.Typer`."""
-    return typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False, **settings)
+    defaults: dict[str, Any] = {"cls": Group, "add_completion": False, "pretty_exceptions_enable": False}
+    return typer.Typer(**{**defaults, **settings})
+
+
+def code_of(error: LongtakeError) -> int:
+    """The exit code that an error means."""
+    return 2 if isinstance(error, SpecError) else 1
+
+
+def cause_of(error: LongtakeError) -> BaseException:
+    """The error without the stack trace that Ray adds."""
+    cause: BaseException = getattr(error, "cause", error)
+    return cause
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
@@ -52,9 +79,8 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except LongtakeError as error:
-        cause = getattr(error, "cause", error)  # without the stack trace that Ray adds
-        typer.secho(f"longtake: {redacted(str(cause))}", err=True, fg="red")
-        sys.exit(2 if isinstance(error, SpecError) else 1)
+        typer.secho(f"longtake: {redacted(str(cause_of(error)))}", err=True, fg="red")
+        sys.exit(code_of(error))
     except Exception as error:
         if not _is_of_a_store(error):
             raise

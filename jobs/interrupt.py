@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,25 @@ def interrupt_once() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, first)
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Within the block, Ctrl-C prints that the same command resumes.
+
+    Args:
+        kept: what is kept, such as "finished chunks".
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say_resumable(kept)
+        raise
+
+
+def say_resumable(kept: str) -> None:
+    """Print that the command was interrupted, and that the same command resumes."""
+    print(f"longtake: interrupted; run the same command again to resume ({kept} are kept)", file=sys.stderr)
 
 
 @contextmanager

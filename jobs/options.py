@@ -1,8 +1,19 @@
 """Flags and arguments that several commands share, so that each has one name and one help text."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from longtake.jobs.feedback import LogLevel as Level, Mode
+
+# ------------------------------------------------------------------ the groups in which help lists flags
+
+COMPUTE = "Where and how it runs"
+RANKS = "Several ranks"
+LIMITS = "Limits"
+FEEDBACK = "What is printed"
+
+# ------------------------------------------------------------------ what to do
 
 Overrides = Annotated[
     list[str] | None,
@@ -11,33 +22,51 @@ Overrides = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and exit.")]
-InProcess = Annotated[bool, typer.Option("--in-process", help="Run in this process, without Ray.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line.")]
 Take = Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a render: a path or fsspec URL.")]
 
 # ------------------------------------------------------------------ where and how a model runs
 
+InProcess = Annotated[
+    bool, typer.Option("--in-process", help="Run in this process, without Ray.", rich_help_panel=COMPUTE)
+]
 Address = Annotated[
     str | None,
-    typer.Option(help="Ray cluster to join (default: $RAY_ADDRESS, or a new cluster here; local: a new one)."),
+    typer.Option(
+        help="Ray cluster to join (default: $RAY_ADDRESS, or a new cluster here; local: a new one).",
+        rich_help_panel=COMPUTE,
+    ),
 ]
+DeviceName = Literal["auto", "cpu", "cuda"]
 Device = Annotated[
-    str, typer.Option(help="Where to denoise, decode and upscale: cpu, or cuda with one GPU for each rank.")
+    DeviceName,
+    typer.Option(
+        help="Where models run: cpu, cuda (one GPU for each rank or worker), or auto: cuda if there is a GPU.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="Weight precision: float32, bfloat16 or float16 (default: as stored). Changes the output bits."),
+    typer.Option(
+        help="Weight precision: float32, bfloat16 or float16 (default: as stored). Changes the output bits.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 Quantize = Annotated[
-    str | None, typer.Option(help="Quantize the denoiser to int8 or float8 (default: no). Changes the output.")
+    str | None,
+    typer.Option(
+        help="Quantize the denoiser to int8 or float8 (default: no). Changes the output.", rich_help_panel=COMPUTE
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads of each process. Changes the output bits.", rich_help_panel=COMPUTE)
 ]
 Offload = Annotated[
     str,
     typer.Option(
-        help="Do not keep in memory: layers (of the denoiser), encoder (of prompts), none, or auto: if needed."
+        help="Do not keep in memory: layers (of the denoiser), encoder (of prompts), none, or auto: if needed.",
+        rich_help_panel=COMPUTE,
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each process. Changes the output bits.")]
 AnySize = Annotated[
     bool, typer.Option("--any-size", help="Also render sizes that the model was not trained on; expect noise.")
 ]
@@ -50,8 +79,54 @@ Replace = Annotated[
 
 # ------------------------------------------------------------------ limits
 
-BudgetMib = Annotated[int, typer.Option(min=1, help="Memory limit for all chunks in flight of one take, in MiB.")]
+BudgetMib = Annotated[
+    int,
+    typer.Option(min=1, help="Memory limit for all chunks in flight of one take, in MiB.", rich_help_panel=LIMITS),
+]
 ChunkDeadline = Annotated[
     float,
-    typer.Option("--chunk-deadline", min=1, help="Seconds that an actor may take for one chunk before it is replaced."),
+    typer.Option(
+        "--chunk-deadline",
+        min=1,
+        help="Seconds that an actor may take for one chunk before it is replaced; an actor whose chunks take long may"
+        " take ten times its longest.",
+        rich_help_panel=LIMITS,
+    ),
 ]
+
+# ------------------------------------------------------------------ what is printed
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object on one line; all else goes to standard error.",
+        rich_help_panel=FEEDBACK,
+    ),
+]  # fmt: skip
+ProgressMode = Annotated[
+    Mode,
+    typer.Option(
+        "--progress",
+        help="bars; plain: a line every ten seconds; json: an object a line; none; or auto: bars in a terminal,"
+        " otherwise plain.",
+        rich_help_panel=FEEDBACK,
+    ),
+]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, rich_help_panel=FEEDBACK,
+        help="Print every event; -vv: also the logs of Ray and the actors.",
+    ),
+]  # fmt: skip
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="Print only the result and errors.", rich_help_panel=FEEDBACK),
+]
+LogLevel = Annotated[
+    Level | None,
+    typer.Option(
+        "--log-level", help="Show the logs of Ray and the actors from this level on (default: none).",
+        rich_help_panel=FEEDBACK,
+    ),
+]  # fmt: skip

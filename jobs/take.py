@@ -3,7 +3,8 @@
 from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, notes
-from longtake.jobs.dry_run import print_plan
+from longtake.jobs.dry_run import plan_card, print_plan
+from longtake.jobs.feedback import Feedback, print_json
 from longtake.pipeline.journal.root import has_take
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take
@@ -16,10 +17,14 @@ def print_before(take: Take, options: RenderOptions, console: Console) -> None:
         console.print(f"[yellow]{note}.", highlight=False)
 
 
-def print_dry_run(take: Take, options: RenderOptions, console: Console) -> None:
+def print_dry_run(take: Take, options: RenderOptions, feedback: Feedback) -> None:
     """Print the plan."""
-    print_before(take, options, console)
-    print_plan(take.plan, take.model, options.gang.degrees(take.plan), console)
+    print_before(take, options, feedback.console)
+    degrees = options.gang.degrees(take.plan)
+    if feedback.as_json:
+        print_json(plan_card(take.plan, take.model, degrees))
+    else:
+        print_plan(take.plan, take.model, degrees, Console())
 
 
 def print_reused(take: Take, console: Console) -> None:
@@ -32,8 +37,25 @@ def print_reused(take: Take, console: Console) -> None:
     console.print(f"Resuming in {take.store.url}: {len(kept)} of {chunks} chunks are kept{why}.", highlight=False)
 
 
-def print_film(film: Film, console: Console) -> None:
-    """Print where the film is."""
-    console.print(f"{film.url}: {float(film.duration_s):g} s, {film.num_frames} frames, {film.num_samples} samples")
+def print_film(film: Film, feedback: Feedback, *, kept: int, rendered: int, seconds: float) -> None:
+    """Print where the film is.
+
+    Args:
+        kept: chunks that an earlier render finished.
+        rendered: chunks that were rendered now.
+        seconds: how long the command took.
+    """
+    text = f"{film.url}: {float(film.duration_s):g} s, {film.num_frames} frames, {film.num_samples} samples"
     if film.playlist_url:
-        console.print(f"{film.playlist_url}: the same film as a live playlist")
+        text += f"\n{film.playlist_url}: the same film as a live playlist"
+    feedback.result(
+        text,
+        film=film.url,
+        playlist=film.playlist_url,
+        film_s=float(film.duration_s),
+        frames=film.num_frames,
+        samples=film.num_samples,
+        kept_chunks=kept,
+        rendered_chunks=rendered,
+        seconds=round(seconds, 2),
+    )

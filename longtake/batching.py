@@ -7,12 +7,12 @@ from threading import Event
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.report import Report
 from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.session import ray_sessions
+from longtake.jobs.progress import Progress
 from longtake.options import check_known
 from longtake.pipeline.journal.store import Store
 
@@ -44,5 +44,4 @@ def batch(
         store = Store(root)
         store.put("manifest.yaml", yaml.safe_dump(dict(manifest), sort_keys=False).encode())
         manifest = store.url_of("manifest.yaml")
-    quiet = Console(quiet=True)
-    return render_batch(os.fspath(manifest), root, BatchOptions(**options), ray_sessions, Event(), quiet)
+    return render_batch(os.fspath(manifest), root, BatchOptions(**options), ray_sessions, Event(), Progress.silent())

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 import yaml
 
-from longtake.actors.load_options import load_options
+from longtake.actors.load_options import load_options, resolve_device
 from longtake.actors.rendering import GangSpec, RenderOptions as Options, open_render, render as render_take
 from longtake.options import check_known
 from longtake.pipeline.errors import SpecError
@@ -32,7 +32,7 @@ class RenderOptions(TypedDict, total=False):
         replace: overwrite a finished film of which less than half would be kept.
         any_size: also render sizes that the model was not trained on.
         threads: compute threads of each process; changes the bits.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda", or "auto" (default): "cuda" if there is a GPU where the film is rendered.
         dtype: "float32", "bfloat16" or "float16"; changes the bits.
         quantize: "int8" or "float8"; changes the bits.
         offload: "layers", "encoder" or "auto": what is not kept in memory.
@@ -64,7 +64,6 @@ class RenderOptions(TypedDict, total=False):
 
 
 _GANG = ("ranks", "ulysses", "ring", "cfg", "gangs")
-_LOAD = ("device", "dtype", "quantize", "offload")
 _RUN = ("fresh", "replace", "any_size", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
 
 
@@ -108,7 +107,16 @@ def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderO
         overrides = (f"model={yaml.safe_dump(options['model']).splitlines()[0]}", *overrides)
     values: Mapping[str, Any] = options
     gang = GangSpec(**{name: values[name] for name in _GANG if name in values})
-    load = load_options(**{name: values[name] for name in _LOAD if name in values})
+    load = load_options(
+        options.get("dtype"),
+        options.get("quantize"),
+        resolve_device(
+            options.get("device", "auto"),
+            in_process=options.get("in_process", False),
+            address=options.get("address"),
+        ),
+        options.get("offload", "none"),
+    )
     resolved = Options(gang=gang, load=load, **{name: values[name] for name in _RUN if name in values})
     return open_render(read_storyboard(storyboard, overrides), os.fspath(output), resolved), resolved
 

@@ -24,7 +24,7 @@ class UpscaleOptions(TypedDict, total=False):
         quality: the codec's constant quantizer; lower is better and larger.
         continuity: "exact", "handoff" or "warmup=N".
         start, end: such as "90s" or "48f".
-        in_process, address, fresh, threads: as in `render`.
+        in_process, address, fresh, device, threads: as in `render`.
         damaged: for frames that do not decode: "stop", "skip" or "hold".
         deinterlace: "auto" or "off".
         scene_threshold, segment_frames, segment_deadline_s: see `longtake upscale --help`.
@@ -41,6 +41,7 @@ class UpscaleOptions(TypedDict, total=False):
     in_process: bool
     address: str
     fresh: bool
+    device: str
     threads: int
     scene_threshold: float
     segment_frames: int

@@ -23,6 +23,7 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -293,7 +294,7 @@ class SamplingSpec(_Spec):
     guidance_2: Annotated[float, number(0, 100)] | None = None
     schedule: Annotated[str | tuple[float, ...], BeforeValidator(_schedule)] = "shifted"
     shift: Annotated[float, number(0.01, 100)] = 2.5
-    solver: Annotated[str, BeforeValidator(_solver)] = "euler"
+    solver: Annotated[str, BeforeValidator(_solver), WithJsonSchema({"enum": list(SOLVERS)})] = "euler"
     restarts: Annotated[int, whole(0, 10)] = 0
 
     @model_serializer(mode="wrap")
@@ -387,7 +388,7 @@ class Storyboard(_Spec):
     negative: Negative = None
     continue_from: Annotated[Place | None, Conditions("film")] = None
     video: VideoSpec = VideoSpec()
-    audio: Annotated[AudioSpec, BeforeValidator(_sound_file)] = AudioSpec()
+    audio: Annotated[AudioSpec, BeforeValidator(_sound_file, json_schema_input_type=AudioSpec | str)] = AudioSpec()
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
     loras: Annotated[tuple[LoraSpec, ...], AfterValidator(_loras)] = ()
     sampling: SamplingSpec = SamplingSpec()

@@ -23,7 +23,7 @@ class BatchOptions:
     overrides: tuple[str, ...] = ()
     dtype: str | None = None
     quantize: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
     offload: str = "none"
     replace: bool = False
     any_size: bool = False

@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from longtake.jobs.batch.ledger import STATES, Record, Totals
-from longtake.jobs.batch.progress import span
 from longtake.jobs.batch.thumbnails import link, thumbnails
+from longtake.jobs.pace import span
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.pages.template import render_page
 

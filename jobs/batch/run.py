@@ -14,15 +14,14 @@ from pathlib import PurePosixPath
 from threading import Event
 from time import monotonic
 
-from rich.console import Console
-
 from longtake.jobs.batch.ledger import ENDED, STATES, Ledger, Totals
 from longtake.jobs.batch.manifest import LEDGER, TakeSpec, read_manifest
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.progress import BatchProgress
 from longtake.jobs.batch.report import PAGE, Report, Run, put_report
 from longtake.jobs.batch.scheduler import BatchScheduler, BatchSession
-from longtake.jobs.interrupt import stop_on
+from longtake.jobs.interrupt import EXIT_CODE, say_resumable, stop_on
+from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.root import output_root
 from longtake.pipeline.journal.store import Store
@@ -32,34 +31,45 @@ Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager
 """Opens render sessions for the unfinished takes; they can be used within the block."""
 
 
-def batch_command(manifest: str, output: str | None, options: BatchOptions) -> int:
+def batch_command(manifest: str, output: str | None, options: BatchOptions, progress: Progress) -> int:
     """Render the unfinished takes on Ray. Returns the exit code: 0 all done, 1 some takes failed, 130 stopped."""
-    console, stop = Console(), Event()
+    stop = Event()
 
     @contextmanager
     def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
         for take in todo:
             if take.output.startswith("memory:"):
                 raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")
+        progress.phase("loading PyTorch and Ray")
         from longtake.actors.cluster import cluster_note
         from longtake.jobs.batch.session import ray_sessions
 
         if note := cluster_note(options.address):
-            console.print(f"[yellow]{note}.", highlight=False)
-
+            progress.say(f"{note}.")
+        progress.phase("starting Ray")
         # After the import above, since importing Ray sets a signal handler.
-        with ray_sessions(todo, options) as open_session, stopping_cleanly(stop, console):
+        with ray_sessions(todo, options) as open_session, stopping_cleanly(stop, progress):
             yield open_session
 
-    report = render_batch(manifest, output or f"out/{PurePosixPath(manifest).stem}", options, on_ray, stop, console)
+    report = render_batch(manifest, output or f"out/{PurePosixPath(manifest).stem}", options, on_ray, stop, progress)
+    progress.stop()
     states = report.totals.states
     counts = ", ".join(f"{states[state]} {state}" for state in STATES if states.get(state))
-    console.print(f"{counts} of {len(report.records)} takes: {report.url}", highlight=False)
-    return 130 if report.run.stopped else int(states.get("done", 0) < len(report.records))
+    progress.feedback.result(
+        f"{counts} of {len(report.records)} takes: {report.url}",
+        takes=len(report.records),
+        **{state: states.get(state, 0) for state in STATES},
+        report=report.url,
+        seconds=round(report.run.seconds, 2),
+    )
+    if report.run.stopped:
+        say_resumable("finished takes and chunks")
+        return EXIT_CODE
+    return int(states.get("done", 0) < len(report.records))
 
 
 def render_batch(
-    manifest: str, root: str, options: BatchOptions, sessions: Sessions, stop: Event, console: Console
+    manifest: str, root: str, options: BatchOptions, sessions: Sessions, stop: Event, progress: Progress
 ) -> Report:
     """Render the unfinished takes of a batch into `root`, and write the report there.
 
@@ -83,10 +93,10 @@ def render_batch(
         done_before = len([record for record in ledger.records if record.state == "done"])
         num_gangs = min(options.at_once, len(todo))
         if todo:
-            console.print(f"Rendering {len(todo)} of {len(takes)} takes, {num_gangs} at once.", highlight=False)
+            progress.say(f"Rendering {len(todo)} of {len(takes)} takes, {num_gangs} at once.")
             scheduler = BatchScheduler(todo, ledger, options.retries, stop)
-            with sessions(todo, options) as open_session, BatchProgress(ledger, num_gangs, console) as progress:
-                scheduler.run(open_session, num_gangs, progress.tick)
+            with sessions(todo, options) as open_session, BatchProgress(ledger, num_gangs, progress) as shown:
+                scheduler.run(open_session, num_gangs, shown.tick)
         states = Totals.of(ledger.records).states
         run = Run(
             manifest=manifest,
@@ -103,11 +113,11 @@ def render_batch(
 
 
 @contextmanager
-def stopping_cleanly(stop: Event, console: Console) -> Iterator[None]:
+def stopping_cleanly(stop: Event, progress: Progress) -> Iterator[None]:
     """Within the block, the first Ctrl-C or SIGTERM sets `stop`; the second ends the process."""
 
     def announce() -> None:
-        console.print("Stopping: running takes stop after their current chunk and are kept. Repeat to stop at once.")
+        progress.say("Stopping: running takes stop after their current chunk and are kept. Repeat to stop at once.")
         stop.set()
 
     with stop_on([signal.SIGINT, signal.SIGTERM], announce):

@@ -10,7 +10,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from longtake.actors.cluster import joined, joins
-from longtake.actors.load_options import load_options
+from longtake.actors.load_options import load_options, resolve_device
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import Resources, Timeouts
 from longtake.actors.rendering import GangSpec, check_gpu, check_kept, check_ours
@@ -42,6 +42,7 @@ def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[
     Raises:
         SpecError: there is no GPU to render on, or finished films would be lost; no cluster was started.
     """
+    options = replace(options, device=resolve_device(options.device, address=options.address))
     check_gpu(options.device, here=not joins(options.address))
     if not options.replace:
         _check_kept(todo, options)

@@ -12,7 +12,6 @@ from threading import Event
 from time import perf_counter
 
 import ray
-from rich.console import Console
 from typing_extensions import override
 
 from longtake.jobs.batch.manifest import TakeSpec
@@ -21,6 +20,7 @@ from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import RETRIES, BatchSession, Rendered
 from longtake.jobs.batch.session import RaySession, ray_sessions
 from longtake.jobs.bench.figures import BenchOptions
+from longtake.jobs.progress import Progress
 
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces fast, duration: 2s}]}"
 DEADLY = "deadly"
@@ -33,7 +33,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     with TemporaryDirectory() as folder:
         manifest, root = _manifest(Path(folder), num_takes), Path(folder) / "out"
         batch = BatchOptions(gangs=options.pick(full=2, quick=2, smoke=1), retries=retries)
-        figures = render_batch(str(manifest), str(root), batch, _sessions, Event(), Console(quiet=True)).figures()
+        figures = render_batch(str(manifest), str(root), batch, _sessions, Event(), Progress.silent()).figures()
         started = perf_counter()
         command = [sys.executable, "-m", "longtake.jobs.batch", str(manifest), "-o", str(root)]
         again = subprocess.run(command, capture_output=True, check=False)

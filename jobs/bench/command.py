@@ -25,6 +25,8 @@ def command(
     """Measure what longtake promises; exit with 1 if a figure misses its limit."""
     from longtake.jobs.bench.figures import BenchOptions, Size
     from longtake.jobs.bench.run import list_benches, run_bench
+    from longtake.jobs.feedback import Feedback
+    from longtake.jobs.progress import Progress
 
     if list_keys or name is None:
         list_benches()
@@ -32,5 +34,7 @@ def command(
     if quick and smoke:
         raise SpecError("--quick and --smoke are two sizes of a bench; leave one of them out")
     size: Size = "smoke" if smoke else "quick" if quick else "full"
-    if not run_bench(name, BenchOptions(repeat, seed, size, ranks), as_json=json):
+    with Progress(Feedback(json=True), f"measuring {name}"):
+        kept = run_bench(name, BenchOptions(repeat, seed, size, ranks), as_json=json)
+    if not kept:
         raise typer.Exit(1)

@@ -1,45 +1,38 @@
-"""The table of `longtake models`: the models that longtake renders, with their licence, size and memory."""
+"""The list of `longtake models`: the models that longtake renders, with their licence, size and memory."""
 
 import json
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from longtake.pipeline.adapters.catalogue import ITEM_BYTES, KNOWN, Known, Size
-from longtake.pipeline.plan import kv_bytes, plan_film
-from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.adapters.catalogue import KNOWN, Known
 from longtake.pipeline.weights.licence import terms_of
-from longtake.pipeline.weights.load import EMBEDDED, load_model
-
-STORYBOARD = "{{model: {name}, sampling: {{guidance: 1}}, scenes: [{{prompt: a red circle rests, duration: 60s}}]}}"
 
 FOOTNOTE = """\
 Memory is that of the denoiser's weights in bfloat16 (built-in models: float32) and of the KV store for one guidance
-branch; a guidance other than 1 needs two. It does not grow with the length of the film. The activations of a pass, the
-text encoder and the codecs need memory too; the latter two are in other actors. Segment rollouts have no KV store.
+branch; a guidance other than 1 needs two. It does not grow with the length of the film. The activations of a pass need
+memory too; text encoder and codecs are in other processes. Segment rollouts have no KV store.
 Any folder, repository or URL of these families in diffusers' format can be rendered as well: see
 `longtake render --help`. Convert other checkpoints first: longtake convert CHECKPOINT OUT --base MODEL."""
 
 
 def print_models(*, as_json: bool) -> None:
-    """Print one row for each model; its sizes are computed from its configuration."""
-    rows = [*(_embedded(name) for name in EMBEDDED), *(_known(known) for known in KNOWN)]
+    """Print each model with its parts. Names are never cut, however narrow the terminal is."""
+    rows = [_row(known) for known in KNOWN]
     if as_json:
         print(json.dumps({"models": rows}))
         return
-    table = Table("model", "rollout", "licence", "parameters", "weights", "memory", box=None)
-    for row in rows:
-        memory = [f"{one['width']}x{one['height']}: {_gib(one['gib'])}" for one in row["memory"]]
-        name = f"{row['name']} (convert)" if row["convert"] else row["name"]
-        sizes = (_count(row["parameters"]), _gib(row["weights_gib"]))
-        table.add_row(name, row["rollout"], row["licence"], *sizes, "\n".join(memory))
     console = Console(highlight=False)
-    console.print(table)
     for row in rows:
+        console.print(f"[bold]{row['name']}[/]{' (convert first)' if row['convert'] else ''}", soft_wrap=True)
+        parts = ", ".join(f"{name} {_count(number)}" for name, number in row["parts"].items())
+        console.print(f"  {row['rollout']} rollout, {row['licence']}", soft_wrap=True)
+        console.print(f"  {_count(row['parameters'])} parameters: {parts}", soft_wrap=True)
+        memory = ", ".join(f"{one['width']}x{one['height']}: {_gib(one['gib'])}" for one in row["memory"])
+        console.print(f"  weights {_gib(row['weights_gib'])}; memory for {memory}", soft_wrap=True)
         if row["terms"]:
-            console.print(f"[yellow]{row['name']}: {row['terms']}.")
-    console.print(FOOTNOTE)
+            console.print(f"  [yellow]{row['terms']}", soft_wrap=True)
+    console.print(f"\n{FOOTNOTE}")
 
 
 def _gib(size: float) -> str:
@@ -47,68 +40,27 @@ def _gib(size: float) -> str:
 
 
 def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _embedded(name: str) -> dict[str, Any]:
-    model = load_model(name)
-    weights = list(model.parameters())
-    weights_bytes = sum(weight.nbytes for weight in weights)
-    storyboard = parse_storyboard(STORYBOARD.format(name=name))
-    size = (storyboard.video.width, storyboard.video.height)
-    memory = _memory(size, weights_bytes, kv_bytes(plan_film(storyboard, model), model))
-    parameters = sum(weight.numel() for weight in weights)
-    return _row(
-        name=name,
-        family="embedded",
-        rollout="causal",
-        licence="apache-2.0",
-        parameters=parameters,
-        weights_bytes=weights_bytes,
-        memory=[memory],
-        convert=False,
-    )
-
-
-def _known(known: Known) -> dict[str, Any]:
-    parameters = known.num_parameters
-    weights_bytes = ITEM_BYTES * parameters
-    memory = [_memory(size, weights_bytes, known.kv_bytes(size)) for size in known.sizes]
-    return _row(
-        name=known.name,
-        family=known.family,
-        rollout=known.rollout,
-        licence=known.licence,
-        parameters=parameters,
-        weights_bytes=weights_bytes,
-        memory=memory,
-        convert=known.recipe is not None,
-    )
-
-
-def _memory(size: Size, weights: int, kv: int) -> dict[str, Any]:
-    return {"width": size[0], "height": size[1], "kv_gib": kv / 2**30, "gib": (weights + kv) / 2**30}
-
-
-def _row(
-    *,
-    name: str,
-    family: str,
-    rollout: str,
-    licence: str,
-    parameters: int,
-    weights_bytes: int,
-    memory: list[dict[str, Any]],
-    convert: bool,
-) -> dict[str, Any]:
+def _row(known: Known) -> dict[str, Any]:
     return {
-        "name": name,
-        "family": family,
-        "rollout": rollout,
-        "licence": licence,
-        "terms": terms_of(licence),
-        "parameters": parameters,
-        "weights_gib": weights_bytes / 2**30,
-        "memory": memory,
-        "convert": convert,
+        "name": known.name,
+        "family": known.family,
+        "rollout": known.rollout,
+        "licence": known.licence,
+        "terms": terms_of(known.licence),
+        "parameters": known.num_parameters,
+        "parts": dict(known.parts),
+        "weights_gib": known.item_bytes * known.num_parameters / 2**30,
+        "memory": [
+            {
+                "width": width,
+                "height": height,
+                "kv_gib": kv_bytes / 2**30,
+                "gib": (known.denoiser_bytes + kv_bytes) / 2**30,
+            }
+            for (width, height), kv_bytes in known.kv_bytes.items()
+        ],
+        "convert": known.recipe is not None,
     }

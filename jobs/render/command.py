@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
+from longtake.jobs.feedback import Feedback
+from longtake.jobs.interrupt import resumable
 from longtake.jobs.options import (
+    COMPUTE,
+    RANKS,
     Address,
     AnySize,
     BudgetMib,
@@ -13,11 +17,16 @@ from longtake.jobs.options import (
     DryRun,
     Dtype,
     InProcess,
+    Json,
+    LogLevel,
     Offload,
     Overrides,
+    ProgressMode,
     Quantize,
+    Quiet,
     Replace,
     Threads,
+    Verbose,
 )
 
 
@@ -37,35 +46,55 @@ def command(
     in_process: InProcess = False,
     address: Address = None,
     threads: Threads = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     budget_mib: BudgetMib = 256,
     chunk_deadline_s: ChunkDeadline = 900.0,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help="Ranks that denoise each chunk together (default: 1, or the product of the degrees)."),
+        typer.Option(
+            min=1,
+            help="Ranks that denoise each chunk together (default: 1, or the product of the degrees).",
+            rich_help_panel=RANKS,
+        ),
     ] = None,
     ulysses: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that split the attention heads (default: chosen from --ranks).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ranks that split the attention heads (default: chosen from --ranks).",
+            rich_help_panel=RANKS,
+        ),
     ] = None,
     ring: Annotated[
         int | None,
-        typer.Option(min=1, help="Ranks that split the tokens of each chunk (default: chosen from --ranks)."),
+        typer.Option(
+            min=1,
+            help="Ranks that split the tokens of each chunk (default: chosen from --ranks).",
+            rich_help_panel=RANKS,
+        ),
     ] = None,
     cfg_parallel: Annotated[
         int | None,
         typer.Option(
-            min=1, max=2, help="2: compute the guidance passes on separate ranks (default: chosen from --ranks)."
+            min=1,
+            max=2,
+            help="2: compute the guidance passes on separate ranks (default: chosen from --ranks).",
+            rich_help_panel=RANKS,
         ),
     ] = None,
     gangs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Gangs that render scenes between cuts in parallel (default: 2 with parallel_scenes: true)."
+            min=1,
+            help="Gangs that render scenes between cuts in parallel (default: 2 with parallel_scenes: true).",
+            rich_help_panel=RANKS,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A name, file, folder, owner/name or URL (default: the storyboard's model)."),
+        typer.Option(
+            help="A name, file, folder, owner/name or URL (default: the storyboard's model).", rich_help_panel=COMPUTE
+        ),
     ] = None,
     loras: Annotated[
         list[str] | None,
@@ -78,44 +107,52 @@ def command(
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
+    progress: ProgressMode = "auto",
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_level: LogLevel = None,
 ) -> None:
     """Render a storyboard to a film with sound, playable as soon as the first chunk is done.
 
     Rendering into a folder that already holds a render resumes it: chunks whose inputs have not changed are reused.
 
-    Exit codes: 0 done, 1 failed, 2 the storyboard or the command line is wrong, 130 interrupted.
+    Exit codes: 0 done, 1 failed (finished chunks are kept), 2 the command or the storyboard is wrong, 130 interrupted.
     """
     from json import dumps as quoted
 
+    from longtake.jobs.progress import Progress
     from longtake.jobs.render.loras import lora_key
-    from longtake.jobs.render.request import Request
+    from longtake.jobs.render.request import Request, device_here
     from longtake.pipeline.spec import load_storyboard
 
+    feedback = Feedback(progress, json, verbose, quiet, log_level)
     lora_override = () if loras is None else (f"loras={quoted([lora_key(lora) for lora in loras])}",)
     model_override = () if model is None else (f"model={quoted(model)}",)
     story = load_storyboard(storyboard, (*model_override, *lora_override, *(overrides or ())))
     degrees = (ranks, ulysses, ring, cfg_parallel)
-    request = Request.of(story, output, device, (threads, dtype, quantize, offload, degrees))
-    if not (fresh or dry_run) and request.print_finished():
+    request = Request.of(story, output, device_here(device, address), (threads, dtype, quantize, offload, degrees))
+    if not (fresh or dry_run) and request.print_finished(feedback):
         return
 
-    from longtake.actors.load_options import load_options
-    from longtake.actors.rendering import GangSpec, RenderOptions
-    from longtake.jobs.render.run import dry_run_command, render_command
+    with resumable("finished chunks"), Progress(feedback, "loading PyTorch and Ray") as shown:
+        from longtake.actors.load_options import load_options, resolve_device
+        from longtake.actors.rendering import GangSpec, RenderOptions
+        from longtake.jobs.render.run import dry_run_command, render_command
 
-    options = RenderOptions(
-        fresh=fresh,
-        replace=replace,
-        any_size=any_size,
-        in_process=in_process,
-        threads=threads,
-        address=address,
-        budget_mib=budget_mib,
-        chunk_deadline_s=chunk_deadline_s,
-        gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
-        load=load_options(dtype=dtype, quantize=quantize, device=device, offload=offload),
-    )
-    if dry_run:
-        dry_run_command(story, output, options)
-    else:
-        render_command(story, request, options, watch=watch)
+        options = RenderOptions(
+            fresh=fresh,
+            replace=replace,
+            any_size=any_size,
+            in_process=in_process,
+            threads=threads,
+            address=address,
+            budget_mib=budget_mib,
+            chunk_deadline_s=chunk_deadline_s,
+            gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
+            load=load_options(dtype, quantize, resolve_device(device, in_process=in_process, address=address), offload),
+        )
+        if dry_run:
+            dry_run_command(story, output, options, shown)
+        else:
+            render_command(story, request, options, shown, watch=watch)

@@ -16,8 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-
+from longtake.jobs.feedback import Feedback
 from longtake.pipeline.journal.finished import FilmRecord, read_finished
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.spec import Storyboard
@@ -58,12 +57,12 @@ class Request:
             return cls(output, None)
         return cls(output, sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
 
-    def print_finished(self) -> bool:
+    def print_finished(self, feedback: Feedback = Feedback()) -> bool:  # noqa: B008 (it is frozen)
         """Print that the film is finished, if it is known to be; whether it is."""
         store = Store(self.output)
         record = self._finished(store)
         if record is not None:
-            print_finished(store, record)
+            print_finished(store, record, feedback)
         return record is not None
 
     def remember(self, take: "Take") -> None:
@@ -82,17 +81,35 @@ class Request:
         return None
 
 
-def print_finished(store: Store, record: FilmRecord) -> None:
+def print_finished(store: Store, record: FilmRecord, feedback: Feedback) -> None:
     """Print that a film is finished, and where it is."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"{store.url} is finished: {record.chunks} of {record.chunks} chunks are kept, nothing to render"
-        " (--fresh renders it again, into a new folder)."
+    film = store.url_of(record.film)
+    playlist = None if record.playlist is None else store.url_of(record.playlist)
+    lines = [
+        (
+            f"{store.url} is finished: {record.chunks} of {record.chunks} chunks are kept, nothing to render"
+            " (--fresh renders it again, into a new folder)."
+        ),
+        f"{film}: {float(record.duration_s):g} s, {record.frames} frames, {record.samples} samples",
+        *([] if playlist is None else [f"{playlist}: the same film as a live playlist"]),
+    ]
+    feedback.result(
+        "\n".join(lines),
+        film=film,
+        playlist=playlist,
+        film_s=float(record.duration_s),
+        frames=record.frames,
+        samples=record.samples,
+        kept_chunks=record.chunks,
+        rendered_chunks=0,
+        seconds=0.0,
     )
-    length = f"{float(record.duration_s):g} s, {record.frames} frames, {record.samples} samples"
-    console.print(f"{store.url_of(record.film)}: {length}")
-    if record.playlist is not None:
-        console.print(f"{store.url_of(record.playlist)}: the same film as a live playlist")
+
+
+def device_here(device: str, address: str | None) -> str:
+    """`device`, or for "auto" "cpu" if that is known without torch: on a machine without a GPU, and no cluster."""
+    joins = address not in (None, "local") or "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+    return "cpu" if device == "auto" and not joins and not Path("/dev/nvidiactl").exists() else device
 
 
 class _NotKnownError(Exception):

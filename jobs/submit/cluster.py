@@ -8,12 +8,13 @@ id            the parcel's name with a counter: longtake-<hash>-a<attempt>
 import logging
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from packaging.version import Version
@@ -82,8 +83,12 @@ def _use_token() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: str) -> str:
-    """Submit a parcel as the next attempt of its name, and return the id of the job."""
+def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: str, tell: Callable[[str], None]) -> str:
+    """Submit a parcel as the next attempt of its name, and return the id of the job.
+
+    Args:
+        tell: is called with what the command waits for.
+    """
     ended = {job.submission_id: job.status.is_terminal() for job in client.list_jobs()}
     job = next_attempt(parcel.name, ended, address)
     with TemporaryDirectory(prefix="longtake-") as scratch:
@@ -100,27 +105,28 @@ def send(client: "JobSubmissionClient", parcel: Parcel, address: str, output: st
             "env_vars": {"PYTHONUNBUFFERED": "1"},
         }
         metadata = {"title": parcel.title, "output": output, "longtake": version("longtake")}
-        _submit(client, job, shlex.join(parcel.command), runtime_env, metadata, address)
+        call = partial(
+            client.submit_job,
+            entrypoint=shlex.join(parcel.command),
+            submission_id=job,
+            runtime_env=runtime_env,
+            metadata=metadata,
+        )
+        _submit(call, job, address, tell)
     return job
 
 
-def _submit(
-    client: "JobSubmissionClient",
-    job: str,
-    entrypoint: str,
-    runtime_env: dict[str, Any],
-    metadata: dict[str, str],
-    address: str,
-) -> None:
+def _submit(submit: Callable[[], object], job: str, address: str, tell: Callable[[str], None]) -> None:
     # No entrypoint resources: the driver only waits, and belongs on the head node, which offers no CPUs.
     for retry in range(RETRIES):
         try:
-            client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, metadata=metadata)
+            submit()
             return
         except (RuntimeError, OSError) as error:
             if "No available agent" not in str(error) or retry == RETRIES - 1:
                 raise LongtakeError(f"{address} does not accept {job}: {error}; see `ray status`") from error
-            sleep(RETRY_S)  # its head node has only just started
+            tell(f"waiting for a job agent on the head node of {address}")  # it has only just started
+            sleep(RETRY_S)
 
 
 def next_attempt(name: str, ended: Mapping[str | None, bool], address: str) -> str:

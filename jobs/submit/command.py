@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.options import Overrides
+from longtake.jobs.feedback import Feedback
+from longtake.jobs.options import Json, LogLevel, Overrides, ProgressMode, Quiet, Verbose
 
 
 def command(
@@ -33,17 +34,29 @@ def command(
         bool,
         typer.Option("--follow/--no-wait", help="Follow the job's log and exit with its code, or just print its id."),
     ] = True,
+    progress: ProgressMode = "auto",
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_level: LogLevel = None,
 ) -> None:
-    """Render on a Ray cluster, as a job that keeps running without this machine."""
-    from longtake.jobs.submit.parcel import SubmitOptions
-    from longtake.jobs.submit.run import submit_command
+    """Render on a Ray cluster, as a job that keeps running without this machine.
 
-    options = SubmitOptions(
-        address=address,
-        output=output,
-        overrides=tuple(overrides or ()),
-        flags=tuple(flags or ()),
-        follow=follow,
-    )
-    if code := submit_command(storyboard, options):
-        raise typer.Exit(code)
+    The flags on what is printed are those of this command; those of the job follow --, such as -- --progress json.
+    """
+    from longtake.jobs.progress import Progress
+
+    feedback = Feedback(progress, json, verbose, quiet, log_level)
+    with Progress(feedback, "loading Ray") as shown:
+        from longtake.jobs.submit.parcel import SubmitOptions
+        from longtake.jobs.submit.run import submit_command
+
+        options = SubmitOptions(
+            address=address,
+            output=output,
+            overrides=tuple(overrides or ()),
+            flags=tuple(flags or ()),
+            follow=follow,
+        )
+        if code := submit_command(storyboard, options, shown):
+            raise typer.Exit(code)

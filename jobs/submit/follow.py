@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from longtake.jobs.submit.cluster import RETRIES, RETRY_S
 from longtake.pipeline.errors import LongtakeError
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 
-def follow(client: "JobSubmissionClient", job: str, address: str) -> int:
-    """Print the log of a job until it has ended, and return its exit code. Ctrl-C stops following, not the job."""
+def follow(client: "JobSubmissionClient", job: str, address: str, log: TextIO) -> int:
+    """Write the log of a job to `log` until it has ended, and return its exit code. Ctrl-C does not stop the job."""
     try:
-        has_output, end = asyncio.run(_tail(client, job))
+        has_output, end = asyncio.run(_tail(client, job, log))
     except KeyboardInterrupt:
         print(f"\n{job} keeps running; to stop it: ray job stop --address {address} {job}", file=sys.stderr)
         return 130
@@ -34,7 +34,7 @@ def follow(client: "JobSubmissionClient", job: str, address: str) -> int:
     return 128 - code if code < 0 else code
 
 
-async def _tail(client: "JobSubmissionClient", job: str) -> tuple[bool, "JobDetails"]:
+async def _tail(client: "JobSubmissionClient", job: str, log: TextIO) -> tuple[bool, "JobDetails"]:
     """Whether the job printed anything, and how it ended. Raises `OSError` when its server stays unreachable."""
     from aiohttp import ClientError
 
@@ -43,7 +43,7 @@ async def _tail(client: "JobSubmissionClient", job: str) -> tuple[bool, "JobDeta
         position = 0  # each new connection sends the log from its beginning
         try:
             async for text in client.tail_job_logs(job):
-                print(text[max(0, printed - position) :], end="", flush=True)
+                print(text[max(0, printed - position) :], end="", flush=True, file=log)
                 position += len(text)
                 printed, failures = max(printed, position), 0
             end = await asyncio.to_thread(client.get_job_info, job)

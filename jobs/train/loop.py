@@ -8,15 +8,17 @@ from threading import Event
 from time import monotonic
 
 from ray.exceptions import RayActorError
-from rich.console import Console
 
 from longtake.actors.cluster import cluster_note, joined
+from longtake.actors.load_options import resolve_device
 from longtake.actors.train_workers import TrainConfig, TrainWorkers
 from longtake.jobs.interrupt import stop_on
+from longtake.jobs.pace import Pace
+from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.root import check_folder
 from longtake.pipeline.journal.writer import sole_writer
-from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
+from longtake.pipeline.training.run_folder import Progress as Position, RunFolder, fresh_folder
 from longtake.pipeline.training.spec import TrainSpec, load_train_spec
 from longtake.pipeline.training.task import TaskBuilder
 
@@ -31,18 +33,20 @@ class TrainOptions:
     data: str | None = None
     fresh: bool = False
     address: str | None = None
+    device: str | None = None
 
 
-def train(spec: TrainSpec, folder: RunFolder, build: TaskBuilder, stopping: Event, console: Console) -> Progress:
-    """Train until `spec.steps`, or until `stopping` is set; both save a checkpoint. Returns the progress."""
+def train(spec: TrainSpec, folder: RunFolder, build: TaskBuilder, stopping: Event, shown: Progress) -> Position:
+    """Train until `spec.steps`, or until `stopping` is set; both save a checkpoint. Returns the position."""
     config = TrainConfig(spec, build, folder.store.url)
     try:
         with ExitStack() as stack:
             stack.enter_context(sole_writer(folder.store))
-            progress = folder.open(spec)
-            folder.cut_log(progress.step)
-            workers = stack.enter_context(TrainWorkers(config, progress.step))
-            return TrainLoop(spec, folder, workers, progress, console).run(stopping)
+            position = folder.open(spec)
+            folder.cut_log(position.step)
+            shown.phase(f"starting {spec.workers} workers")
+            workers = stack.enter_context(TrainWorkers(config, position.step))
+            return TrainLoop(spec, folder, workers, position, shown).run(stopping)
     except RayActorError as error:
         what = str(error).splitlines()[0]
         raise ActorLost(
@@ -54,17 +58,19 @@ class TrainLoop:
     """A training run on workers that have started."""
 
     def __init__(
-        self, spec: TrainSpec, folder: RunFolder, workers: TrainWorkers, progress: Progress, console: Console
+        self, spec: TrainSpec, folder: RunFolder, workers: TrainWorkers, position: Position, shown: Progress
     ) -> None:
-        self._spec, self._folder, self._workers, self._console = spec, folder, workers, console
-        self._progress, self._kept_step = progress, progress.step
+        self._spec, self._folder, self._workers, self._shown = spec, folder, workers, shown
+        self._position, self._kept_step = position, position.step
+        self._pace = Pace()
         self._saved = self._sampled = monotonic()
         self._interval = Interval()
         self._steps_per_call = 1
 
-    def run(self, stopping: Event) -> Progress:
+    def run(self, stopping: Event) -> Position:
         """Train until the last step, or until `stopping` is set."""
-        while self._progress.step < self._spec.steps and not stopping.is_set():
+        self._shown.count("training", "steps", self._spec.steps, self._position.step)
+        while self._position.step < self._spec.steps and not stopping.is_set():
             self._advance()
             if monotonic() - self._saved >= self._spec.checkpoint_every_s:
                 self._keep()
@@ -72,15 +78,15 @@ class TrainLoop:
                 self._workers.sample()
                 self._sampled = monotonic()
         if stopping.is_set():
-            self._console.print("Stopping after a checkpoint; press Ctrl-C again to stop without one.")
-        if self._progress.step > self._kept_step:
+            self._shown.say("Stopping after a checkpoint; press Ctrl-C again to stop without one.")
+        if self._position.step > self._kept_step:
             self._keep()
-        if self._progress.step == self._spec.steps:
+        if self._position.step == self._spec.steps:
             self._workers.sample()
-        return self._progress
+        return self._position
 
     def _advance(self) -> None:
-        spec, done = self._spec, self._progress.step
+        spec, done = self._spec, self._position.step
         until_log = spec.log_every - done % spec.log_every
         num_steps = min(self._steps_per_call, until_log, spec.steps - done)
         started = monotonic()
@@ -88,27 +94,31 @@ class TrainLoop:
         seconds = monotonic() - started
         self._steps_per_call = max(1, int(CALL_S * num_steps / max(seconds, 1e-6)))
         self._interval.add(losses, num_steps, seconds)
-        self._progress = Progress(done + num_steps, self._progress.seconds + seconds)
+        self._position = Position(done + num_steps, self._position.seconds + seconds)
+        self._pace.add(monotonic(), num_steps)
+        speed = "" if self._pace.per_s is None else f"{self._spec.batch_size * self._pace.per_s:.3g} examples/s"
+        left_s = self._pace.left_s(spec.steps - self._position.step)
+        self._shown.update(self._position.step, speed=speed, left_s=left_s, **losses)
         if num_steps in (until_log, spec.steps - done):
             self._log()
 
     def _log(self) -> None:
         line = {
-            "step": self._progress.step,
-            "seconds": round(self._progress.seconds, 3),
-            "lr": self._spec.lr_at(self._progress.step - 1),
+            "step": self._position.step,
+            "seconds": round(self._position.seconds, 3),
+            "lr": self._spec.lr_at(self._position.step - 1),
             **self._interval.losses(),
             "examples_per_s": round(self._spec.batch_size * self._interval.steps / self._interval.seconds, 3),
         }
         self._folder.log(line)
         fields = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
-        self._console.print(f"step {self._progress.step}/{self._spec.steps}  {fields}", highlight=False, soft_wrap=True)
+        self._shown.say(f"step {self._position.step}/{self._spec.steps}  {fields}")
         self._interval = Interval()
 
     def _keep(self) -> None:
         self._workers.save()
-        self._folder.keep(self._spec, self._progress)
-        self._kept_step = self._progress.step
+        self._folder.keep(self._spec, self._position)
+        self._kept_step = self._position.step
         self._saved = monotonic()
 
 
@@ -131,26 +141,33 @@ class Interval:
         return {name: total / self.steps for name, total in self._sums.items()}
 
 
-def train_command(stage: str, config: str, output: str, options: TrainOptions) -> None:
+def train_command(stage: str, config: str, output: str, options: TrainOptions, shown: Progress) -> None:
     """Train, or resume the run in `output`."""
     from longtake.pipeline.training.tasks import build_task
 
     data = (f"data={options.data}",) if options.data else ()
-    spec = load_train_spec(config, (f"stage={stage}", *data, *options.overrides))
+    device = () if options.device is None else (f"device={resolve_device(options.device, address=options.address)}",)
+    spec = load_train_spec(config, (f"stage={stage}", *data, *device, *options.overrides))
     folder = fresh_folder(output) if options.fresh else RunFolder(output)
     check_folder(folder.path, output)
-    console = Console()
-    progress = folder.open(spec)
-    if progress.step:
-        console.print(f"Resuming {folder.store.url}: {progress.step} of {spec.steps} steps are done.", highlight=False)
+    position = folder.open(spec)
+    if position.step:
+        shown.say(f"Resuming {folder.store.url}: {position.step} of {spec.steps} steps are done.")
     stopping = Event()
     with stop_on([signal.SIGINT], stopping.set):
-        if progress.step < spec.steps:
+        if position.step < spec.steps:
             if note := cluster_note(options.address):
-                console.print(f"[yellow]{note}.", highlight=False)
+                shown.say(f"{note}.")
+            shown.phase("starting Ray")
             with joined(options.address):
-                progress = train(spec, folder, build_task, stopping, console)
-    done = f"{progress.step} of {spec.steps} steps, {progress.seconds:.0f} s of training"
-    console.print(f"{folder.model_path}: {done}", highlight=False, soft_wrap=True)
-    if stopping.is_set() and progress.step < spec.steps:
+                position = train(spec, folder, build_task, stopping, shown)
+    shown.stop()
+    shown.feedback.result(
+        f"{folder.model_path}: {position.step} of {spec.steps} steps, {position.seconds:.0f} s of training",
+        model=str(folder.model_path),
+        step=position.step,
+        steps=spec.steps,
+        seconds=round(position.seconds, 2),
+    )
+    if stopping.is_set() and position.step < spec.steps:
         raise KeyboardInterrupt

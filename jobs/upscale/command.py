@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.options import Address, DryRun, InProcess, Threads
+from longtake.jobs.feedback import Feedback
+from longtake.jobs.interrupt import resumable
+from longtake.jobs.options import (
+    COMPUTE,
+    LIMITS,
+    Address,
+    Device,
+    DryRun,
+    InProcess,
+    Json,
+    LogLevel,
+    ProgressMode,
+    Quiet,
+    Threads,
+    Verbose,
+)
 
 
 def command(
@@ -16,7 +31,11 @@ def command(
     scale: Annotated[int, typer.Option(help="Enlargement of each side: 2 or 4.")] = 2,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the work (default: one for each GPU, or each CPU core)."),
+        typer.Option(
+            min=1,
+            help="Processes that share the work (default: one for each GPU, or each CPU core).",
+            rich_help_panel=COMPUTE,
+        ),
     ] = None,
     codec: Annotated[str, typer.Option(help="Video codec: h264, hevc, av1, prores, or ffv1 (lossless).")] = "h264",
     quality: Annotated[
@@ -55,41 +74,59 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            "--upscaler", "--model", help="The upscaler: a name, or the path of its weights (longtake or FlashVSR)."
+            "--upscaler",
+            "--model",
+            help="The upscaler: a name, or the path of its weights (longtake or FlashVSR).",
+            rich_help_panel=COMPUTE,
         ),
     ] = "upscaler",
+    device: Device = "auto",
     threads: Threads = 1,
     segment_deadline_s: Annotated[
         float,
         typer.Option(
-            "--segment-deadline", min=1, help="Seconds that a worker may take for one segment before it is replaced."
+            "--segment-deadline",
+            min=1,
+            help="Seconds that a worker may take for one segment before it is replaced; a worker whose segments take"
+            " long may take ten times its longest.",
+            rich_help_panel=LIMITS,
         ),
     ] = 900.0,
+    progress: ProgressMode = "auto",
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_level: LogLevel = None,
 ) -> None:
     """Upscale a film of any length; the result does not depend on the number of workers.
 
     Sound, subtitles, chapters and metadata are preserved. Run the same command again to resume.
     """
-    from longtake.actors.upscale_options import UpscaleOptions
-    from longtake.jobs.upscale.run import upscale_command
+    from longtake.jobs.progress import Progress
 
-    options = UpscaleOptions(
-        scale=scale,
-        workers=workers,
-        codec=codec,
-        quality=quality,
-        continuity=continuity,
-        start=start,
-        end=end,
-        scene_threshold=scene_threshold,
-        segment_frames=segment_frames,
-        fresh=fresh,
-        in_process=in_process,
-        address=address,
-        model=model,
-        threads=threads,
-        segment_deadline_s=segment_deadline_s,
-        damaged=damaged,
-        deinterlace=deinterlace,
-    )
-    upscale_command(footage, output, options, preview=preview, dry_run=dry_run)
+    feedback = Feedback(progress, json, verbose, quiet, log_level)
+    with resumable("finished segments"), Progress(feedback, "loading PyTorch and Ray") as shown:
+        from longtake.actors.upscale_options import UpscaleOptions
+        from longtake.jobs.upscale.run import upscale_command
+
+        options = UpscaleOptions(
+            scale=scale,
+            workers=workers,
+            codec=codec,
+            quality=quality,
+            continuity=continuity,
+            start=start,
+            end=end,
+            scene_threshold=scene_threshold,
+            segment_frames=segment_frames,
+            fresh=fresh,
+            in_process=in_process,
+            address=address,
+            model=model,
+            device=device,
+            threads=threads,
+            segment_deadline_s=segment_deadline_s,
+            damaged=damaged,
+            deinterlace=deinterlace,
+        )
+        upscale_command(footage, output, options, shown, preview=preview, dry_run=dry_run)

@@ -1,5 +1,7 @@
 """Device and threads of a process, and deterministic kernels on GPUs."""
 
+from collections.abc import Sequence
+
 import torch
 
 from longtake.pipeline.errors import CapacityError, SpecError
@@ -7,10 +9,10 @@ from longtake.pipeline.errors import CapacityError, SpecError
 DEVICES = ("cpu", "cuda")
 
 
-def check_device(device: str, here: bool = True) -> None:
-    """Raise an error unless `device` is supported, and, if `here`, available in this process."""
-    if device not in DEVICES:
-        raise SpecError(f"--device is {device!r}; use {' or '.join(DEVICES)}")
+def check_device(device: str, here: bool = True, known: Sequence[str] = DEVICES) -> None:
+    """Raise an error unless `device` is one of `known`, and, if `here`, available in this process."""
+    if device not in known:
+        raise SpecError(f"--device is {device!r}; use {' or '.join(known)}")
     if here and device == "cuda" and not torch.cuda.is_available():
         raise CapacityError("--device is cuda, but PyTorch finds no GPU in this process; use --device cpu")
 

@@ -1,6 +1,5 @@
 """Basics of the node's cache: locks, atomic writes and cached checksums."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,22 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from longtake.pipeline.errors import WeightsError
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Hold the lock at `file`; waits while another process of this node holds it. The kernel frees it on exit."""
+    lock = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        opened = file.open("w")
+        lock.acquire()
     except OSError as error:
         raise WeightsError(
             f"the cache {file.parent} cannot be written: {error}; set LONGTAKE_CACHE to a writable folder"
         ) from error
-    with opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_whole(file: Path, text: str) -> None:

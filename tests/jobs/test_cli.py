@@ -1,12 +1,16 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from time import perf_counter
 
+import jsonschema
 import pytest
+import yaml
 from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, open_render
@@ -15,7 +19,7 @@ from longtake.jobs.take import print_before
 from longtake.pipeline.journal.event_log import EventLog
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
-from longtake.pipeline.spec import load_storyboard
+from longtake.pipeline.spec import STORYBOARD_TEMPLATE, load_storyboard
 from longtake.pipeline.weights.load import save_model
 
 LONGTAKE = [sys.executable, "-m", "longtake.jobs"]
@@ -46,10 +50,87 @@ def test_help_answers_within_half_a_second():
     assert min(seconds) <= 0.5
 
 
-def test_the_command_line_does_not_import_torch_or_ray():
-    script = "import sys, longtake.jobs.cli; print(*({'torch', 'ray'} & sys.modules.keys()))"
-    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not answer.stdout.strip()
+def test_what_computes_nothing_imports_neither_torch_nor_ray_nor_a_model_library():
+    script = """if True:
+        import sys
+        from longtake.jobs.cli import main
+
+        heavy = {"torch", "ray", "diffusers", "transformers"}
+        for arguments, code in (
+            (["--help"], 0),
+            (["--version"], 0),
+            (["render", "--help"], 0),
+            (["render"], 2),
+            (["render", "film.yaml", "-o", "out", "--no-such-flag"], 2),
+            (["upscale", "film.mp4", "-o", "out.mp4", "--device", "tpu"], 2),
+            (["batch", "batch.yaml", "-v", "-q"], 2),
+            (["init", "--json-schema"], 0),
+            (["bench", "--list"], 0),
+            (["bench", "nothing"], 2),
+            (["models"], 0),
+        ):
+            try:
+                main(arguments)
+                ended = 0
+            except SystemExit as end:
+                ended = end.code or 0
+            assert ended == code, (arguments, ended)
+            assert not heavy & sys.modules.keys(), (arguments, heavy & sys.modules.keys())
+    """
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+def test_the_version_is_printed():
+    assert longtake("--version", check=True).stdout == f"longtake {version('longtake')}\n"
+
+
+def test_the_json_schema_accepts_storyboards_and_refuses_mistakes():
+    schema = json.loads(longtake("init", "--json-schema", check=True).stdout)
+    good = [STORYBOARD_TEMPLATE, *(path.read_text() for path in (ROOT / "examples").glob("*.yaml"))]
+    scenes = "scenes: [{prompt: a red circle, duration: 2s}]"
+    good += [f"{{audio: song.wav, {scenes}}}", f"{{sampling: {{guidance: {{video: 3}}, steps: 4}}, {scenes}}}"]
+    for text in good:
+        jsonschema.validate(yaml.safe_load(text), schema)
+    for text in ("seed: 3", f"{{sed: 3, {scenes}}}", f"{{sampling: {{solver: heun}}, {scenes}}}"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(text), schema)
+
+
+def test_the_result_of_a_render_is_one_json_object_and_progress_goes_to_standard_error(storyboard, tmp_path):
+    out = tmp_path / "out"
+    answer = longtake(
+        "render", storyboard, "-o", out, "--in-process", "--json", "--progress", "plain", "-v", check=True
+    )
+    result = json.loads(answer.stdout)
+    assert (result["film"], result["frames"], result["rendered_chunks"]) == (str(out / "film.mp4"), 32, 2)
+    assert "denoise.chunk" in answer.stderr
+    wrong = longtake("render", storyboard, "-o", out, "--in-process", "--json", "--set", "seed=-1")
+    assert json.loads(wrong.stdout)["error"] == "SpecError"
+    assert json.loads(wrong.stdout)["exit_code"] == wrong.returncode == 2
+
+
+def test_the_plan_is_one_json_object(storyboard, tmp_path):
+    answer = longtake("render", storyboard, "-o", tmp_path / "out", "--in-process", "--dry-run", "--json", check=True)
+    plan = json.loads(answer.stdout)
+    assert (plan["frames"], plan["chunks"], plan["scenes"][0]["chunks"]) == (32, 2, 2)
+    assert plan["expected_s"] > 0
+
+
+def test_ctrl_c_says_that_the_same_command_resumes(tmp_path):
+    path = tmp_path / "film.yaml"
+    path.write_text("{model: tiny, scenes: [{prompt: a red circle bounces, duration: 10m}]}")
+    command = [*LONGTAKE, "render", str(path), "-o", str(tmp_path / "out"), "--in-process", "--progress", "json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if json.loads(line).get("done"):
+                child.send_signal(signal.SIGINT)
+                break
+        _, error = child.communicate()
+    assert child.returncode == 130
+    assert error.splitlines()[-1:] == [
+        "longtake: interrupted; run the same command again to resume (finished chunks are kept)"
+    ]
 
 
 def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
@@ -141,18 +222,22 @@ def test_the_event_log_of_a_remote_store_is_whole():
     assert [event["event"] for event in events] == ["one", "two", "road.failed"]
 
 
-def test_models_are_listed_with_licence_and_memory(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_models_are_listed_with_licence_and_memory_and_full_names_at_any_width(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     print_models(as_json=True)
     rows = json.loads(capsys.readouterr().out)["models"]
     by_name = {row["name"]: row for row in rows}
     assert by_name["tiny"]["rollout"] == "causal"
-    assert by_name["Wan-AI/Wan2.1-T2V-14B-Diffusers"]["parameters"] == 14_288_491_584
+    wan = by_name["Wan-AI/Wan2.1-T2V-14B-Diffusers"]
+    assert wan["parts"]["denoiser"] == 14_288_491_584
+    assert wan["parameters"] == sum(wan["parts"].values()) > 20e9, "the text encoder and the codecs count, too"
     assert "forbids commercial use" in by_name["tianweiy/CausVid"]["terms"]
     assert by_name["tiny"]["terms"] is None
-    assert all(row["memory"][0]["gib"] >= row["weights_gib"] > 0 for row in rows)
+    assert all(row["memory"][0]["gib"] > 0 and row["weights_gib"] > 0 for row in rows)
     print_models(as_json=False)
-    assert capsys.readouterr().out.count("forbids commercial use") == 1, "once, plainly"
+    printed = capsys.readouterr().out
+    assert printed.count("forbids commercial use") == 1, "once, plainly"
+    assert set(by_name) <= {line.removesuffix(" (convert first)") for line in printed.splitlines()}
 
 
 def test_the_terms_of_a_model_are_printed_before_it_renders(storyboard, tmp_path, monkeypatch):

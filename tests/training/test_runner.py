@@ -5,9 +5,9 @@ from threading import Event
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
+from longtake.jobs.progress import Progress
 from longtake.jobs.train.loop import train
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.testing.training import build_linear_task
@@ -37,7 +37,7 @@ class StopsAfter(Event):
 
 def run(path, stopping=None, **changes):
     spec = TrainSpec.model_validate({**SPEC.model_dump(), **changes})
-    return train(spec, RunFolder(str(path)), build_linear_task, stopping or Event(), Console(quiet=True)).step
+    return train(spec, RunFolder(str(path)), build_linear_task, stopping or Event(), Progress.silent()).step
 
 
 def log_of(path):

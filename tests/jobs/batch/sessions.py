@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event, Lock
 
-from rich.console import Console
-
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.run import render_batch
 from longtake.jobs.batch.scheduler import RETRIES, BatchSession, Rendered
+from longtake.jobs.progress import Progress
 from longtake.pipeline.journal.store import Store
 
 AT_ONCE = replace(RETRIES, back_off_s=0)
@@ -72,9 +71,7 @@ class FakeSession(BatchSession):
 def run(manifest, root, world, *, stop=None, **options):
     """One run of the command; returns its report."""
     options = BatchOptions(**{"retries": AT_ONCE, **options})
-    return render_batch(
-        str(manifest), str(root), options, world.sessions, stop or Event(), Console(quiet=True, force_terminal=False)
-    )
+    return render_batch(str(manifest), str(root), options, world.sessions, stop or Event(), Progress.silent())
 
 
 def states(report):
