@@ -20,6 +20,20 @@ _UNLIKE_DIFFUSERS: Mapping[str, str] = {
 }
 """The cases of `parity-road`; of these, the page that says why they differ."""
 
+_OF_A_LAYER = {
+    "kernels": Figure("kernels of one layer in a pass"),
+    "elementwise": Figure("those that are no matrix product and no attention"),
+    "elementwise_mb": Figure("megabytes that those read and write"),
+    "casts": Figure("those that only change the dtype"),
+    "views": Figure("operations of one layer that start no kernel"),
+    "kernels_outside": Figure("kernels of a pass outside its layers"),
+}
+_OF_THEIRS = {
+    "kernels_diffusers": Figure("kernels of one layer of diffusers' own pass"),
+    "elementwise_mb_diffusers": Figure("megabytes of its elementwise kernels"),
+}
+"""Figures of `hot-path` for each family, and those of diffusers' pass next to it."""
+
 BENCHES: Mapping[str, Bench] = {
     "batch": Bench(
         {
@@ -114,6 +128,22 @@ BENCHES: Mapping[str, Bench] = {
             "faults": Figure("crashes, hangs, errors without a sentence, and memory without a bound", at_most=0),
         },
         "longtake.jobs.bench.fuzz_footage:measure",
+        repeats=1,
+    ),
+    "hot-path": Bench(
+        {
+            "host_syncs_per_pass": Figure("times that the host waits for the device in a pass, the most of any family"),
+            "transfers_in_loop": Figure("copies between host and device in the step loop of a chunk of two steps"),
+            **{f"wan_{key}": figure for key, figure in {**_OF_A_LAYER, **_OF_THEIRS}.items()},
+            **{f"ltx2_{key}": figure for key, figure in {**_OF_A_LAYER, **_OF_THEIRS}.items()},
+            **{f"built_in_{key}": figure for key, figure in _OF_A_LAYER.items()},
+            "collectives_per_layer": Figure("collectives of a layer of Wan, Ulysses over 8 ranks", at_most=2),
+            "messages_per_layer": Figure("messages from rank to rank of such a layer", at_most=0),
+            "ulysses_kernels": Figure("kernels of such a layer"),
+            "host_us_per_layer": Figure("CPU microseconds of the host for a layer of a tiny Wan"),
+            "host_us_vs_diffusers": Figure("those over diffusers'"),
+        },
+        "longtake.jobs.bench.hot_path:measure",
         repeats=1,
     ),
     "leaks": Bench(
