@@ -1,6 +1,6 @@
 # longtake: each target first sets up .venv; this needs Python >= 3.11, make and a C compiler.
 #
-#   make demo     render examples/demo.yaml into out/demo, and measure it
+#   make demo     render the demo film into out/demo, and measure it
 #   make test     run the tests            (make test ARGS="-k clock -x"; in one process: ARGS=-n0)
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
@@ -28,8 +28,7 @@ LONG := $(addprefix --set ,start=out/train/upscaler/model.safetensors seed=2 ste
 .PHONY: demo test check weights setup clean
 
 demo: setup
-	$(VENV)/bin/longtake render examples/demo.yaml -o out/demo --in-process
-	$(VENV)/bin/longtake inspect out/demo --html out/demo/report.html --sheet out/demo/contact.png
+	$(VENV)/bin/longtake demo --no-open
 
 test: setup
 	$(VENV)/bin/python -m pytest -n $(PROCESSES) $(ARGS)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs import cancel, clean, convert, init
+from longtake.jobs import cancel, clean, convert, demo, init
 from longtake.jobs.batch import command as batch
 from longtake.jobs.bench import command as bench
 from longtake.jobs.doctor import command as doctor
@@ -20,6 +20,7 @@ from longtake.jobs.upscale import command as upscale
 from longtake.jobs.watch import command as watch
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.command,
     "init": init.command,
     "render": render.command,
     "upscale": upscale.command,
