@@ -10,7 +10,7 @@
 PYTHON ?= python3
 ARGS ?=
 # Processes that run the tests; each wants a core and 2 GB.
-PROCESSES ?= 3
+PROCESSES ?= 2
 
 VENV := .venv
 READY := $(VENV)/.ready

@@ -30,8 +30,8 @@ settings.load_profile("longtake")
 class FilesAndGroups(LoadGroupScheduling):
     """Gives each process a file at a time, so that its fixtures are made once, and keeps the tests of a group together.
 
-    Tests of the group "ray" share a cluster, and time out on purpose. Tests of the group "clusters" start clusters of
-    their own, or run whole commands and benches on Ray. A process runs each group, one test after another.
+    Tests of the group "ray" start clusters and actors. One process runs them all, one after another: each actor takes
+    6 s of CPU time to start, and clusters that start at the same time miss the timeouts that are tested.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -47,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAn
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put users of the cluster into the group "ray", and start the groups first: they take longest, and wait most."""
+    """Put users of the cluster into the group "ray", and start that first: it takes longest, and waits most."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))

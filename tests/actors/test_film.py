@@ -132,7 +132,7 @@ def test_an_event_log_actor_that_dies_continues_its_log(pool, tmp_path):
     assert names[-1] == "film.done"
 
 
-def test_a_chunk_that_keeps_failing_ends_the_take_and_keeps_finished_chunks(pool, tmp_path):
+def test_a_chunk_that_keeps_failing_ends_the_take_and_keeps_finished_chunks(alone, pool, tmp_path):
     take = take_at(tmp_path)
     chunk = f"{take.journal._keys.latents[3].key}"
     with (
@@ -142,10 +142,13 @@ def test_a_chunk_that_keeps_failing_ends_the_take_and_keeps_finished_chunks(pool
         ),
     ):
         render(take, pool, pacer_for(take))
-    assert take.journal.num_kept("segments") == 3
+    kept = take.journal.kept("segments")
+    assert kept[:3] == [0, 1, 2]
+    assert 3 not in kept
     assert not take.store.exists("film.mp4")
     assert events(take)[-1]["event"] == "road.failed"
     render(take, pool, pacer_for(take))
+    assert journal_bytes(take) == journal_bytes(alone)
     assert take.store.exists("film.mp4")
 
 

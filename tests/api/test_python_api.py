@@ -121,7 +121,7 @@ def test_a_model_is_opened_with_its_defaults():
     assert longtake.open_model("tiny").name == "tiny"
 
 
-@pytest.mark.xdist_group("clusters")
+@pytest.mark.xdist_group("ray")
 def test_renders_on_one_cluster_equal_those_in_process(rendered, tmp_path):
     with longtake.cluster(num_cpus=4):
         film = longtake.render(STORYBOARD, tmp_path / "ray")

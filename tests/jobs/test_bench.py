@@ -120,7 +120,7 @@ def test_every_bench_runs(name, capsys):
     smoke(name, capsys)
 
 
-@pytest.mark.xdist_group("clusters")
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ON_RAY)
 def test_every_bench_on_ray_runs(name, capsys):

@@ -60,7 +60,7 @@ def test_the_command_exits_with_1_and_shows_the_fix_when_something_fails(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("clusters")
+@pytest.mark.xdist_group("ray")
 def test_ray_starts_and_runs_a_task():
     finding = only(local_ray.check_ray(start=True))
     assert finding.level == "ok", finding

@@ -32,7 +32,7 @@ scenes:
 """
 KILLED_AT = 5
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clusters")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def events(folder):

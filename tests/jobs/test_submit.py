@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 START_S, JOB_S = 120, 240
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clusters")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 class LocalCluster:
