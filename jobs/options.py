@@ -21,6 +21,14 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a value for one run, such as sampling.steps=4. Repeatable."
     ),
 ]
+AllowScheme = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-scheme",
+        metavar="SCHEME",
+        help="Also open URLs of this scheme that a storyboard or manifest names, such as sftp. Repeatable.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and exit.")]
 Take = Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a render: a path or fsspec URL.")]
 

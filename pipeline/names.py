@@ -1,6 +1,7 @@
 """Names of files that come from elsewhere, in listings, indexes, manifests and storyboards: where they may lead."""
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from longtake.pipeline.errors import SpecError
@@ -35,7 +36,7 @@ def is_relative(url: str) -> bool:
     return not scheme_of(url) and "::" not in url and not url.startswith(("/", "~"))
 
 
-def allow_schemes(schemes: tuple[str, ...]) -> None:
+def allow_schemes(schemes: Iterable[str]) -> None:
     """Let storyboards and manifests name URLs of further schemes in this process."""
     _allowed.update(scheme.lower() for scheme in schemes)
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from longtake.jobs import cli
+from longtake.pipeline import names
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.names import check_place, is_plain, is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import parse_storyboard
@@ -91,6 +93,32 @@ def test_a_storyboard_names_no_other_places(url, key):
 )
 def test_passwords_in_urls_are_not_shown(text, shown):
     assert redacted(text) == shown
+
+
+def test_a_scheme_can_be_allowed(monkeypatch):
+    monkeypatch.setattr(names, "_allowed", set(names._allowed))
+    names.allow_schemes(["SFTP"])
+    assert check_place("sftp://host/a") == "sftp://host/a"
+    with pytest.raises(SpecError, match="chained"):
+        check_place("simplecache::sftp://host/a")
+
+
+@pytest.mark.parametrize("command", ["render", "batch", "submit"])
+def test_the_flag_reaches_the_storyboard(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(names, "_allowed", set(names._allowed))
+    sent = []
+    monkeypatch.setattr("longtake.jobs.submit.run.submit_command", lambda _, options, __: sent.append(options) or 0)
+    board = "{model: tiny, continue_from: 'sftp://host/a.mp4', scenes: [{prompt: a red circle, duration: 2s}]}"
+    text = board if command != "batch" else f"takes: [{{storyboard: {board}}}]"
+    (tmp_path / "film.yaml").write_text(text)
+    arguments = [command, str(tmp_path / "film.yaml"), "-o", str(tmp_path / "out"), "--allow-scheme", "sftp"]
+    with pytest.raises(SystemExit):
+        cli.main(
+            [*arguments, *(["--address", "http://127.0.0.1:1"] if command == "submit" else ["--address", "local"])]
+        )
+    assert "--allow-scheme" not in capsys.readouterr().err
+    assert names.check_place("sftp://host/a")
+    assert not sent or sent[0].flags == ("--allow-scheme", "sftp")
 
 
 def test_no_log_event_or_error_shows_a_password(tmp_path, capsys):

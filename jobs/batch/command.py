@@ -10,6 +10,7 @@ from longtake.jobs.interrupt import resumable
 from longtake.jobs.options import (
     RANKS,
     Address,
+    AllowScheme,
     AnySize,
     BudgetMib,
     ChunkDeadline,
@@ -65,6 +66,7 @@ def command(
     budget_mib: BudgetMib = 256,
     chunk_deadline_s: ChunkDeadline = 900.0,
     overrides: Overrides = None,
+    allow_scheme: AllowScheme = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
@@ -87,7 +89,9 @@ def command(
         from longtake.jobs.batch.options import BatchOptions
         from longtake.jobs.batch.run import batch_command
         from longtake.jobs.batch.scheduler import RETRIES
+        from longtake.pipeline.names import allow_schemes
 
+        allow_schemes(allow_scheme or ())
         options = BatchOptions(
             gangs=gangs,
             max_parallel=max_parallel,

@@ -10,6 +10,7 @@ from longtake.jobs.options import (
     COMPUTE,
     RANKS,
     Address,
+    AllowScheme,
     AnySize,
     BudgetMib,
     ChunkDeadline,
@@ -36,6 +37,7 @@ def command(
         str, typer.Option("-o", "--output", metavar="OUT", help="The folder to write to: a path or fsspec URL.")
     ],
     overrides: Overrides = None,
+    allow_scheme: AllowScheme = None,
     dry_run: DryRun = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="If OUT already holds a render, start a new one in OUT-2, OUT-3, ...")
@@ -124,8 +126,10 @@ def command(
     from longtake.jobs.progress import Progress
     from longtake.jobs.render.loras import lora_key
     from longtake.jobs.render.request import Request, device_here
+    from longtake.pipeline.names import allow_schemes
     from longtake.pipeline.spec import load_storyboard
 
+    allow_schemes(allow_scheme or ())
     feedback = Feedback(progress, json, verbose, quiet, log_level)
     lora_override = () if loras is None else (f"loras={quoted([lora_key(lora) for lora in loras])}",)
     model_override = () if model is None else (f"model={quoted(model)}",)

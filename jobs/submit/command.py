@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from longtake.jobs.feedback import Feedback
-from longtake.jobs.options import Json, LogLevel, Overrides, ProgressMode, Quiet, Verbose
+from longtake.jobs.options import AllowScheme, Json, LogLevel, Overrides, ProgressMode, Quiet, Verbose
 
 
 def command(
@@ -30,6 +30,7 @@ def command(
         typer.Argument(metavar="-- FLAGS", help="Flags passed on to render or batch, such as --ranks 4."),
     ] = None,
     overrides: Overrides = None,
+    allow_scheme: AllowScheme = None,
     follow: Annotated[
         bool,
         typer.Option("--follow/--no-wait", help="Follow the job's log and exit with its code, or just print its id."),
@@ -50,12 +51,15 @@ def command(
     with Progress(feedback, "loading Ray") as shown:
         from longtake.jobs.submit.parcel import SubmitOptions
         from longtake.jobs.submit.run import submit_command
+        from longtake.pipeline.names import allow_schemes
 
+        allow_schemes(allow_scheme or ())
+        also = [part for scheme in allow_scheme or () for part in ("--allow-scheme", scheme)]
         options = SubmitOptions(
             address=address,
             output=output,
             overrides=tuple(overrides or ()),
-            flags=tuple(flags or ()),
+            flags=(*also, *(flags or ())),
             follow=follow,
         )
         if code := submit_command(storyboard, options, shown):
