@@ -17,6 +17,8 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from longtake.pipeline.media.ffmpeg import same_scheduling
+
 PICTURES, RATE, SAMPLE_RATE = 12, 25, 48_000
 CLICK_S = 0.2
 
@@ -49,7 +51,7 @@ class Recipe:
 
     def write(self, path: Path) -> Path:
         """Write the film to `path`."""
-        with av.open(str(path), "w", format=self.container, options=self.muxer) as out:
+        with same_scheduling(), av.open(str(path), "w", format=self.container, options=self.muxer) as out:
             cover = _cover(out) if self.cover == "first" else None
             video = self._video(out)
             sound: Any = None

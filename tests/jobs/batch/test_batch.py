@@ -300,7 +300,7 @@ def test_a_torn_record_counts_as_a_take_that_was_never_tried(tmp_path):
 
 RECORD = {
     *("id", "wish", "state", "attempts", "cause", "seconds", "overhead_s", "spent_s", "film_s", "output"),
-    *("project", "tags"),
+    *("film", "project", "tags"),
 }
 
 
