@@ -76,7 +76,8 @@ def test_a_session_keeps_its_actors_and_hands_out_finished_chunks_in_any_thread(
         observer = Segments(take)
         rendered = in_a_thread(lambda take=take, observer=observer: session.render(take, observer))
         assert rendered.num_frames == take.plan.num_frames
-        assert (observer.names[0], observer.names[-1]) == ("road.start", "film.done")
+        names = [name for name in observer.names if not name.startswith("actors.")]  # how far their start is
+        assert (names[0], names[-1]) == ("road.start", "film.done")
         assert [segment.span for segment in observer.segments] == list(take.plan.chunks)
         expected = [alone.journal.segment(chunk) for chunk in alone.plan.chunks]
         assert [*map(segment_to_bytes, observer.segments)] == [*map(segment_to_bytes, expected)]
