@@ -60,9 +60,8 @@ def film_keys(
 
     Args:
         numerics: what decides the bits in addition to the storyboard: weights, versions, dtype, threads and so on. An
-            "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key, and"
-            " "loras" those
-            of its LoRAs in order.
+            "upscaler" touches segments only. "given" holds the SHA-256 of the storyboard's files by key, and "loras"
+            those of its LoRAs in order.
         last_seen: gives the last chunk whose latents a chunk's pictures depend on.
         unguided: whether guidance reads a negative prompt.
     """

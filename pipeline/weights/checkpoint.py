@@ -27,6 +27,9 @@ from longtake.pipeline.weights.tensors import shards_of
 STATES = ("generator_ema", "generator", "state_dict", "model", "module")
 """Keys under which checkpoints hold a model's tensors, averaged weights first."""
 
+_PICKLES = (b"PK", b"\x80")
+"""How the files of `torch.save` begin: with a zip archive, or with a pickle."""
+
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 WRAPPERS = (
@@ -92,7 +95,11 @@ def read_checkpoint(source: Path) -> Checkpoint:
     if first[8:9] == b"{":
         tensors, metadata = _read_safetensors(source)
         return Checkpoint(source, tensors, metadata)
-    return Checkpoint(source, _read_pickle(source))
+    if first.startswith(_PICKLES):
+        return Checkpoint(source, _read_pickle(source))
+    if first.startswith(b"version h"):
+        raise WeightsError(f"{source} is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
+    raise WeightsError(f"{source} is no safetensors, GGUF or PyTorch file; fetch it again from the source")
 
 
 def pick_state(checkpoint: Checkpoint, spec: str | None) -> tuple[str, dict[str, Tensor]]:
@@ -169,8 +176,7 @@ def unpacked(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Ten
         if (packing := _PACKED.get(key.rpartition(".")[2])) is not None:
             raise WeightsError(
                 f"{source} is packed as {packing} ({key}), which is not supported; use the float8, int8, GGUF or"
-                f" bfloat16"
-                " file of this model"
+                " bfloat16 file of this model"
             )
         if key in scales or _ASIDE.search(key):
             continue

@@ -98,11 +98,12 @@ def refused(pickle: str) -> WeightsError:
 
 def unreadable(checkpoint: Path, error: Exception) -> WeightsError:
     """The error for a checkpoint that cannot be read as tensors and plain values."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-    if isinstance(error, pickle.UnpicklingError):  # its own message suggests running the code
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        harmless = named is not None and named[1].partition(".")[0] in _HARMLESS
-        reason = f"also {named[1]}, which is not read" if named and harmless else "its other contents may run code"
+    if not isinstance(error, pickle.UnpicklingError):
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+        return WeightsError(f"{checkpoint} is damaged or truncated ({reason}); fetch it again from the source")
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))  # the rest of the message suggests running the code
+    harmless = named is not None and named[1].partition(".")[0] in _HARMLESS
+    reason = f"also {named[1]}, which is not read" if named and harmless else "its other contents may run code"
     return WeightsError(f"{checkpoint} holds more than tensors ({reason}); fetch it again from the source")
 
 

@@ -298,10 +298,18 @@ def test_an_existing_out_and_a_missing_checkpoint_are_refused(tmp_path):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
-def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_fix(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is no safetensors, GGUF or PyTorch file; fetch it again"),
+        (b"hello", r"is no safetensors, GGUF or PyTorch file; fetch it again"),
+        (b"PK\x03\x04 cut short", r"is damaged or truncated \(\w+Error.*\); fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", r"a pointer of Git LFS.*`git lfs pull`"),
+    ],
+)
+def test_a_file_that_is_not_a_checkpoint_is_refused_with_the_fix(tmp_path, content, message):
     (tmp_path / "in.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"holds more than tensors \(\w+Error.*\); fetch it again"):
+    with pytest.raises(WeightsError, match=message):
         convert(tmp_path / "in.pt", tmp_path / "out", ConvertOptions())
 
 
