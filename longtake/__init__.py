@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ActorLost as ActorLost,
         Cancelled as Cancelled,
         CapacityError as CapacityError,
+        EncodingError as EncodingError,
         JournalError as JournalError,
         KernelError as KernelError,
         LongtakeError as LongtakeError,
@@ -44,8 +45,17 @@ if TYPE_CHECKING:
     from longtake.upscaling import upscale as upscale
 
 _ERRORS = (
-    *("ActorLost", "Cancelled", "CapacityError", "JournalError", "KernelError", "LongtakeError", "MediaError"),
-    *("NumericsError", "PoisonError", "ShapeError", "SpecError", "StartError", "WeightsError"),
+    *("ActorLost", "Cancelled", "CapacityError", "EncodingError", "JournalError", "KernelError"),
+    *(
+        "LongtakeError",
+        "MediaError",
+        "NumericsError",
+        "PoisonError",
+        "ShapeError",
+        "SpecError",
+        "StartError",
+        "WeightsError",
+    ),
 )
 _HOMES = {
     **dict.fromkeys(_ERRORS, "pipeline.errors"),

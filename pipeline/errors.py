@@ -68,3 +68,7 @@ class WeightsError(LongtakeError):
 
 class MediaError(LongtakeError):
     """A media file could not be read or written as asked."""
+
+
+class EncodingError(MediaError, SpecError):
+    """A file was asked for in a form that its codec or container cannot have."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from longtake.pipeline.errors import MediaError
+from longtake.pipeline.errors import EncodingError
 from longtake.pipeline.footage.colour import Layout, layout_of, matrix_of
 from longtake.pipeline.footage.values import Colour, Footage
 
@@ -60,12 +60,12 @@ class FootageEncoding:
 
     def __post_init__(self) -> None:
         if self.codec not in _CODECS:
-            raise MediaError(f"codec is {self.codec!r}; known are {', '.join(_CODECS)}")
+            raise EncodingError(f"codec is {self.codec!r}; known are {', '.join(_CODECS)}")
         best, _, worst = _CODECS[self.codec].quality
         if self.quality is not None and not best <= self.quality <= worst:
-            raise MediaError(f"quality is {self.quality}; {self.codec} knows {best} (best) to {worst} (worst)")
+            raise EncodingError(f"quality is {self.quality}; {self.codec} knows {best} (best) to {worst} (worst)")
         if self.threads < 1:
-            raise MediaError(f"threads is {self.threads}; the encoder needs a fixed number of at least 1")
+            raise EncodingError(f"threads is {self.threads}; the encoder needs a fixed number of at least 1")
 
     @property
     def quantiser(self) -> int:
@@ -98,17 +98,19 @@ class Target:
     most_rate: int | None
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise `MediaError` for a size or a rate that the codec cannot hold."""
+        """Raise `EncodingError` for a size or a rate that the codec cannot hold."""
         if self.most_rate is not None and self.footage.encoded_rate > self.most_rate:
-            raise MediaError(
+            raise EncodingError(
                 f"the footage has {float(self.footage.encoded_rate):g} frames per second; {self.encoder} holds at most"
                 f" {self.most_rate}: use --codec h264 or --codec hevc"
             )
         if min(width, height) < self.min_size:
-            raise MediaError(f"{width}x{height} is too small for {self.encoder}, which needs {self.min_size}; use ffv1")
+            raise EncodingError(
+                f"{width}x{height} is too small for {self.encoder}, which needs {self.min_size}; use ffv1"
+            )
         for name, size, step in (("width", width, 2), ("height", height, 2)):
             if self.layout.chroma not in {"444", "gray", "rgb"} and size % step:
-                raise MediaError(f"{name} is {size}; {self.pix_fmt} needs even sizes: enlarge by 2 or 4")
+                raise EncodingError(f"{name} is {size}; {self.pix_fmt} needs even sizes: enlarge by 2 or 4")
 
     @property
     def pix_fmt(self) -> str:

@@ -19,7 +19,7 @@ import torch
 from av.packet import Packet
 from av.stream import Disposition
 
-from longtake.pipeline.errors import MediaError
+from longtake.pipeline.errors import EncodingError, MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding, target_of
 from longtake.pipeline.footage.copy import Copier, Excerpt, lost_languages, lost_streams, sound_before_zero_s
 from longtake.pipeline.footage.encode import FootagePacket, FootageSegment, FootageSegmentEncoder
@@ -132,7 +132,7 @@ def write_footage(
 
 def _format(path: Path, encoding: FootageEncoding) -> str:
     if path.suffix.lower() not in encoding.containers:
-        raise MediaError(f"{path.name}: {encoding.codec} is written to {', '.join(encoding.containers)}; end it so")
+        raise EncodingError(f"{path.name}: {encoding.codec} is written to {', '.join(encoding.containers)}; end it so")
     return _FORMATS[path.suffix.lower()]
 
 
