@@ -2,12 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
+from typing import Any
 
 import ray
 
+from longtake.actors.worker_start import ForkServers
 from longtake.pipeline.errors import SpecError
 
 LOG = logging.getLogger("longtake.cluster")
@@ -27,6 +29,8 @@ OWN_CLUSTER = {
 """Settings of a cluster that this process starts. Its processes read them from the environment; a value that is set
 already stays."""
 
+
+_FORKS: list[ForkServers] = []  # of the cluster that this process has started, if any
 
 LOCAL = "local"
 """The address of a new cluster on this machine, whatever `RAY_ADDRESS` says."""
@@ -67,21 +71,43 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls that were in flight when an actor died
     if joins(address):
         _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
     else:
-        for name, value in OWN_CLUSTER.items():
-            os.environ.setdefault(name, value)
-        ray.init(
-            LOCAL,  # never one that happens to run on this machine
+        with local_cluster(
             num_cpus=max(ceil(num_cpus), os.cpu_count() or 1),
-            include_dashboard=False,
-            configure_logging=True,
             logging_level=LOG.level or logging.ERROR,
             log_to_driver=_shows_actors(),
-        )
+        ):
+            yield
+
+
+@contextmanager
+def local_cluster(**options: Any) -> Iterator[None]:
+    """Start a cluster on this machine, without a dashboard, for the length of the block.
+
+    Args:
+        options: of `ray.init`.
+    """
+    for name, value in OWN_CLUSTER.items():
+        os.environ.setdefault(name, value)
+    ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
+    _FORKS.append(ForkServers())
     try:
         yield
     finally:
+        _FORKS.pop().close()
         ray.shutdown()
+
+
+def worker_command(env: Mapping[str, str]) -> str | None:
+    """How Ray starts an actor with these environment variables faster than by a new Python, as `py_executable`.
+
+    None on clusters that this process has not started.
+    """
+    return _FORKS[-1].command(env) if _FORKS else None
 
 
 def _from_environment() -> str | None:

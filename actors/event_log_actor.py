@@ -1,11 +1,12 @@
 """One actor writes the event log of a take for all others, in the order in which events reach it."""
 
+from collections.abc import Mapping
 from typing import IO, Any
 
 import ray
 from typing_extensions import override
 
-from longtake.actors.handles import Handle, Ref
+from longtake.actors.handles import Handle, Ref, runtime_env
 from longtake.actors.metrics import meters
 from longtake.pipeline.journal.event_log import EventLog, now
 from longtake.pipeline.journal.store import Store
@@ -63,10 +64,12 @@ class EventLogActor:
         return self._log
 
 
-def start_event_log() -> Handle:
-    """Start an event log actor, which Ray restarts whenever it dies."""
+def start_event_log(env: Mapping[str, str]) -> Handle:
+    """Start an event log actor, with these environment variables, which Ray restarts whenever it dies."""
     actor: Any = ray.remote(EventLogActor)
-    handle: Handle = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    handle: Handle = actor.options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, runtime_env=runtime_env(env)
+    ).remote()
     return handle
 
 

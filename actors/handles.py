@@ -8,6 +8,8 @@ import ray
 from ray import ObjectRef
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from longtake.actors.cluster import worker_command
+
 Ref: TypeAlias = ObjectRef[Any]
 """A reference to the result of a call on a `Handle`."""
 
@@ -41,7 +43,14 @@ def start_actor(actor: type, options: ActorOptions, **arguments: Any) -> Handle:
         declared["concurrency_groups"] = dict(options.concurrency_groups)
     placed = {} if options.bundle is None else {"scheduling_strategy": options.bundle}
     started: Any = ray.remote(**declared)(actor).options(
-        num_cpus=options.cpus, num_gpus=options.gpus, runtime_env={"env_vars": dict(options.env)}, **placed
+        num_cpus=options.cpus, num_gpus=options.gpus, runtime_env=runtime_env(options.env, options.gpus), **placed
     )
     handle: Handle = started.remote(**arguments)
     return handle
+
+
+def runtime_env(env: Mapping[str, str], gpus: float = 0.0) -> dict[str, Any]:
+    """Ray's runtime environment of an actor with these environment variables."""
+    # With a GPU, processes start in the ordinary way: CUDA and forks do not mix.
+    command = None if gpus else worker_command(env)
+    return {"env_vars": dict(env), **({} if command is None else {"py_executable": command})}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import ray
 from ray.exceptions import RayError
 
-from longtake.actors.handles import Handle, Ref
+from longtake.actors.handles import Handle, Ref, runtime_env
 
 
 class Heartbeat(NamedTuple):
@@ -47,10 +47,17 @@ def heartbeats(groups: Mapping[str, Sequence[Handle]], timeout_s: float) -> Hear
     return dict(_answers(probes, monotonic() + timeout_s))
 
 
-def heartbeats_from_task(groups: Mapping[str, Sequence[Handle]], timeout_s: float, start_s: float) -> Heartbeats:
-    """`heartbeats`, sent by a task; by this process where the task does not start within another `start_s`."""
+def heartbeats_from_task(
+    groups: Mapping[str, Sequence[Handle]], timeout_s: float, start_s: float, env: Mapping[str, str]
+) -> Heartbeats:
+    """`heartbeats`, sent by a task; by this process where the task does not start within another `start_s`.
+
+    Args:
+        env: environment variables of the task.
+    """
     try:
-        answers: Heartbeats = ray.get(_probe.remote(groups, timeout_s), timeout=start_s + timeout_s)
+        task = _probe.options(runtime_env=runtime_env(env))
+        answers: Heartbeats = ray.get(task.remote(groups, timeout_s), timeout=start_s + timeout_s)
     except RayError:
         return heartbeats(groups, timeout_s)  # may report a waiting actor as hung: replaced, which costs time only
     return answers

@@ -49,7 +49,7 @@ class ActorPool:
         self._env = {"OMP_NUM_THREADS": str(config.threads), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 
     def __enter__(self) -> Self:
-        self.event_log = start_event_log()
+        self.event_log = start_event_log(self._env)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -137,7 +137,8 @@ class ActorPool:
             return lost
         timeouts = self.config.timeouts
         probed = {name: group.actors for name, group in self._groups.items() if name not in lost}
-        for name, heartbeats in heartbeats_from_task(probed, timeouts.heartbeat, timeouts.start).items():
+        answers = heartbeats_from_task(probed, timeouts.heartbeat, timeouts.start, self._env)
+        for name, heartbeats in answers.items():
             if heartbeats is None:
                 lost[name] = f"gave no answer for {timeouts.heartbeat:g} s"
             elif (busy_s := max(heartbeat.busy_s for heartbeat in heartbeats)) > self.deadline_s:

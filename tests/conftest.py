@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 # Before torch and numpy read it. Tests run in several processes at once, and models this small gain nothing from a
@@ -90,22 +91,24 @@ def ray_cluster() -> Iterator[None]:
 
     Its files lie in a folder of its own with a short name, since the paths of its sockets must stay below 108 bytes.
     """
-    import ray
+    from longtake.actors.cluster import local_cluster
 
-    with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Ray's own making, such as on how it will treat GPUs one day
-            ray.init(
-                "local",  # never one that this machine happens to run
-                num_cpus=8,
-                include_dashboard=False,
-                object_store_memory=256 * 2**20,
-                _temp_dir=folder,
-                logging_level="ERROR",
-                log_to_driver=False,
+            stack.enter_context(
+                local_cluster(
+                    num_cpus=8,
+                    object_store_memory=256 * 2**20,
+                    _temp_dir=folder,
+                    logging_level="ERROR",
+                    log_to_driver=False,
+                )
             )
         yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

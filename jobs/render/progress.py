@@ -66,12 +66,13 @@ class StagePace:
 
 
 class RenderProgress(Observer):
-    """An observer that shows the events of a render."""
+    """An observer that shows the events of a render. It is made before the render: events arrive some time later."""
 
     def __init__(self, take: Take, progress: Progress) -> None:
-        self._plan, self._progress, self._take = take.plan, progress, take
+        self._plan, self._progress = take.plan, progress
+        self._segments, self._latents = (frozenset(take.journal.kept(kind)) for kind in ("segments", "latents"))
         self._stages: dict[str, StagePace] = {}
-        self.kept = self.rendered = 0
+        self.kept, self.rendered = len(self._segments), 0
 
     @override
     def event(self, name: str, **fields: Any) -> None:
@@ -95,16 +96,13 @@ class RenderProgress(Observer):
             self._progress.say(f"{fields['act']} {fields['reason']}; replacing it.")
 
     def _start(self) -> None:
-        plan, journal = self._plan, self._take.journal
-        kept = set(journal.kept("segments"))
-        kept_latents = set(journal.kept("latents"))
-        unfinished = [chunk for chunk in plan.chunks if chunk.index not in kept]
-        latents = {chunk.index: denoising_work(plan, chunk) for chunk in unfinished if chunk.index not in kept_latents}
+        plan = self._plan
+        unfinished = [chunk for chunk in plan.chunks if chunk.index not in self._segments]
+        latents = {chunk.index: denoising_work(plan, chunk) for chunk in unfinished if chunk.index not in self._latents}
         frames = {chunk.index: float(len(chunk.frames)) for chunk in unfinished}
         self._stages = {
             stage: StagePace(latents if stage in _LATENT_STAGES else frames) for stage in plan.storyboard.acts
         }
-        self.kept = len(kept)
         self._progress.count("rendering", "chunks", len(plan.chunks), self.kept)
 
     def _chunk(self, stage: str, fields: Mapping[str, Any]) -> None:

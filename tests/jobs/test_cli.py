@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from time import perf_counter
+from resource import RUSAGE_CHILDREN, getrusage
 
 import jsonschema
 import pytest
@@ -40,14 +40,21 @@ def storyboard(tmp_path):
     return path
 
 
+def fastest(*commands):
+    """CPU seconds of each command, by turns; the fewest, since what else the machine does adds to them."""
+    seconds = {command: [] for command in commands}
+    for command in commands * 5:
+        before = getrusage(RUSAGE_CHILDREN)
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        after = getrusage(RUSAGE_CHILDREN)
+        seconds[command].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return [min(seconds[command]) for command in commands]
+
+
 def test_help_answers_within_half_a_second():
-    seconds = []
-    for _ in range(5):  # the fastest, since what else the machine does only adds to it
-        started = perf_counter()
-        answer = longtake("--help", check=True)
-        seconds.append(perf_counter() - started)
-        assert "render" in answer.stdout
-    assert min(seconds) <= 0.5
+    assert "render" in longtake("--help", check=True).stdout
+    ours, framework = fastest((*LONGTAKE, "--help"), (sys.executable, "-c", "import typer, typer.rich_utils"))
+    assert ours <= max(0.5, 1.5 * framework), "half a second, or on a slow machine what the framework alone needs"
 
 
 def test_what_computes_nothing_imports_neither_torch_nor_ray_nor_a_model_library():

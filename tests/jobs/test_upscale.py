@@ -266,7 +266,7 @@ def test_impossible_requests_are_refused_before_anything_is_written(clip, tmp_pa
         ((clip.url, "-o", tmp_path / "out"), 2, "names no file"),
         ((clip.url, "-o", out, "--continuity", "warm"), 2, "use exact, handoff, or warmup=N"),
         ((clip.url, "-o", out, "--start", "1h"), 2, "holds no frame"),
-        ((clip.url, "-o", out, "--codec", "ffv1"), 1, ".mkv"),
+        ((clip.url, "-o", out, "--codec", "ffv1"), 2, ".mkv"),
         ((clip.url, "-o", out, "--workers", "2"), 2, "one worker, not 2"),
     ):
         with pytest.raises(SystemExit) as refusal:

@@ -249,7 +249,8 @@ def places(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No cluster, credentials or wide terminal of this machine."""
+    """No cluster, credentials or wide terminal of this machine, nor the cluster of other tests in this process."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
