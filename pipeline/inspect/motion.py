@@ -138,8 +138,8 @@ def _turn(path: Array, before: int, turn: int, after: int) -> _Turn | None:
         return None
     near = np.concatenate(_sides(frames, crossing, _ROUND_FRAMES))
     away = near.astype(np.float64) - crossing
-    from_lines = _residual(_lines(away), path[near])
-    from_wave = min(_residual(_wave(away, wave), path[near]) for wave in _WAVES)
+    from_lines = float(_residuals(_lines(away), path[near]))
+    from_wave = float(_residuals(_waves(away), path[near]).min())
     sharp = _sharp_crossing(path, frames, turn)
     return _Turn(crossing if sharp is None else sharp, from_lines, from_wave)
 
@@ -150,7 +150,7 @@ def _sharp_crossing(path: Array, frames: NDArray[np.int64], turn: int) -> float 
     crossing = _crossing(path, near, turn, gap=0)
     if crossing is None:
         return None
-    off_px = np.sqrt(_residual(_lines(near.astype(np.float64) - crossing), path[near]) / len(near))
+    off_px = np.sqrt(_residuals(_lines(near.astype(np.float64) - crossing), path[near]) / len(near))
     return crossing if off_px < _SHARP_PX else None
 
 
@@ -161,7 +161,7 @@ def _crossing(path: Array, frames: NDArray[np.int64], turn: int, gap: float) -> 
         left, right = _sides(frames, crossing, gap)
         if min(len(left), len(right)) < 2:
             return None
-        (slope_a, start_a), (slope_b, start_b) = (np.polyfit(part, path[part], 1) for part in (left, right))
+        (slope_a, start_a), (slope_b, start_b) = (_line(part, path[part]) for part in (left, right))
         if slope_a * slope_b >= 0 or min(abs(slope_a), abs(slope_b)) < _LEAST_SLOPE:
             return None
         crossing = float((start_b - start_a) / (slope_a - slope_b))
@@ -184,13 +184,24 @@ def _lines(away: Array) -> Array:
     return np.stack([np.ones(len(away)), np.minimum(away, 0), np.maximum(away, 0)], axis=1)
 
 
-def _wave(away: Array, per_frame: float) -> Array:
-    return np.stack([np.ones(len(away)), np.cos(per_frame * away), np.sin(per_frame * away)], axis=1)
+def _waves(away: Array) -> Array:
+    """A sine and a cosine of every frequency around a level [waves n 3]."""
+    phases = _WAVES[:, None] * away
+    return np.stack([np.ones_like(phases), np.cos(phases), np.sin(phases)], axis=-1)
 
 
-def _residual(basis: Array, values: Array) -> float:
-    weights = np.linalg.lstsq(basis, values)[0]
-    return float(np.square(basis @ weights - values).sum())
+def _line(frames: NDArray[np.int64], values: Array) -> tuple[float, float]:
+    """Slope and value at frame 0 of the line of least squares through values [n]."""
+    away = frames - frames.mean()
+    slope = float(away @ values / (away @ away))
+    return slope, float(values.mean() - slope * frames.mean())
+
+
+def _residuals(bases: Array, values: Array) -> Array:
+    """What least squares leave of values [n] for each basis [... n 3], squared and summed [...]."""
+    spans, _ = np.linalg.qr(bases)
+    fitted = np.einsum("...nk,...k->...n", spans, np.einsum("...nk,n->...k", spans, values))
+    return np.asarray(np.square(fitted - values).sum(axis=-1))
 
 
 def _speeds(middles: Array, turns: Array) -> Array:

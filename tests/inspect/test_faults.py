@@ -10,7 +10,7 @@ from longtake.pipeline.inspect.subject import open_subject
 from longtake.pipeline.training.world import FPS, SAMPLE_RATE, Moves
 from tests.inspect.shapes_film import film_of, true_film, write_mp4, write_take
 
-SECONDS, CHUNK = 24, 16
+SECONDS, CHUNK = 12, 16
 FAST = "a red circle bounces fast on a dark background"
 SLOW = "a blue square bounces slow on a light background"
 
@@ -39,7 +39,7 @@ def fade(film):
 
 
 def freeze(film):
-    return replace(film, frames=film.frames[np.minimum(np.arange(len(film.frames)), 280)])
+    return replace(film, frames=film.frames[np.minimum(np.arange(len(film.frames)), 136)])
 
 
 def late_sound(film):
@@ -48,7 +48,7 @@ def late_sound(film):
 
 def click(film):
     sound = film.sound.copy()
-    sound[9 * SAMPLE_RATE] += 0.05
+    sound[5 * SAMPLE_RATE] += 0.05
     return replace(film, sound=sound)
 
 

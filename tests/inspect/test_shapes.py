@@ -11,6 +11,11 @@ from tests.inspect.shapes_film import film_of, inner, switched_film, true_film
 FAST = "a red circle bounces fast on a dark background"
 
 
+def noisy(frames, noise, rng):
+    added = noise * rng.standard_normal(frames.shape, dtype=np.float32)
+    return np.clip(frames + added, 0, 255).astype(np.uint8)
+
+
 def seen_motion(caption):
     return caption.motion.replace(" silently", "")
 
@@ -21,7 +26,7 @@ def test_every_caption_is_read_back_from_pixels(noise):
     wrong, right_frames = [], []
     for seed, caption in enumerate(CAPTIONS[::5]):
         film = true_film(str(caption), seconds=4, seed=seed)
-        frames = np.clip(film.frames + rng.normal(0, noise, film.frames.shape), 0, 255).astype(np.uint8)
+        frames = noisy(film.frames, noise, rng)
         track = read(frames, FPS)
         shown = (track.colour, track.shape, track.background, track.motion)
         wanted = (caption.colour, caption.shape, caption.background, seen_motion(caption))
@@ -39,8 +44,8 @@ def test_bounces_are_timed_to_a_small_fraction_of_a_frame(noise, within_s):
     bouncing = [caption for caption in CAPTIONS if caption.bounces]
     scores, offsets = [], []
     for seed, caption in enumerate(bouncing[::9]):
-        film = true_film(str(caption), seed=seed)
-        frames = np.clip(film.frames + rng.normal(0, noise, film.frames.shape), 0, 255).astype(np.uint8)
+        film = true_film(str(caption), seconds=8, seed=seed)
+        frames = noisy(film.frames, noise, rng)
         found = inner(read(frames, FPS).bounces_s, film.seconds)
         sync = match(inner(film.hits_s, film.seconds), found)
         scores.append(sync.f1)
