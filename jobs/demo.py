@@ -139,7 +139,7 @@ class _Demo:
                 page.terminate()
 
     def _say(self, text: str) -> None:
-        self._feedback.console.print(text, soft_wrap=True)
+        self._feedback.console.print(text)
 
 
 def bits_of(output: Path) -> tuple[str, frozenset[str]]:

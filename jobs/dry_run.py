@@ -6,7 +6,6 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from longtake.pipeline.clock import ChunkSpan
@@ -34,7 +33,8 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         f" ({float(longest.stop_s - longest.start_s):g} s)",
         "tokens": f"{plan.tokens(longest)} a pass, {plan.rollout.describe_context(plan.kv_plan)}",
         "passes": f"{plan.num_passes} a chunk: {plan.num_steps} steps"
-        f"{' and the clean pass' if plan.rollout.has_clean_pass else ''}, for {' and '.join(plan.branches)}",
+        f"{' and the clean pass' if plan.rollout.has_clean_pass else ''}, for {' and '.join(plan.branches)}"
+        f"{_repeated(plan)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
@@ -46,7 +46,7 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         rows["gang"] = _gang(plan, model, longest, degrees)
         rows["expected"] += ", with one rank"
     for name, value in rows.items():
-        console.print(f"{name:>9}  {value}", highlight=False)
+        console.print(f"{name:>9}  {value}")
 
 
 def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees) -> dict[str, Any]:
@@ -100,8 +100,12 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         decoded = perf_counter()
         denoise.dry_pass(latents[0], conditioning)
         decode_s, pass_s = decoded - started, perf_counter() - decoded
-    passes = plan.num_passes // len(plan.branches)
-    return len(plan.chunks) * (passes * pass_s + decode_s)
+    return sum(plan.passes(chunk) for chunk in plan.chunks) * pass_s + len(plan.chunks) * decode_s
+
+
+def _repeated(plan: FilmPlan) -> str:
+    more = max(map(plan.passes, plan.chunks)) - plan.num_passes // len(plan.branches)
+    return f"; {more} steps more for the first chunk after each cut" if more else ""
 
 
 def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) -> str:
@@ -139,7 +143,7 @@ def _short(value: object) -> str:
     if isinstance(value, GuidanceSpec):
         return "{" + ", ".join(f"{key}: {_short(each)}" for key, each in value) + "}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return escape(text if len(text) <= 40 else f"{text[:37]}...")
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _scenes(plan: FilmPlan) -> Table:

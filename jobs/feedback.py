@@ -44,7 +44,7 @@ class Feedback:
     @cached_property
     def console(self) -> Console:
         """Where notes and progress go: standard output, or standard error if the result is JSON; nowhere with `-q`."""
-        return Console(stderr=self.as_json, quiet=self.quiet, highlight=False)
+        return plain_console(stderr=self.as_json, quiet=self.quiet)
 
     @property
     def mode(self) -> Mode:
@@ -68,6 +68,11 @@ class Feedback:
         if level is not None:
             logging.basicConfig(level=level.upper())
             logging.getLogger("longtake.cluster").setLevel(level.upper())
+
+
+def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints text as it is: prompts and paths may hold brackets, and no line is wrapped."""
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(fields: Mapping[str, Any]) -> None:

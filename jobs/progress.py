@@ -97,7 +97,7 @@ class Nothing(View):
 
     @override
     def say(self, text: str, now: float) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text)
 
     @override
     def stop(self) -> None:
@@ -183,7 +183,7 @@ class Bars(View):
 
     @override
     def say(self, text: str, now: float) -> None:
-        self._bars.console.print(text, markup=False, soft_wrap=True)
+        self._bars.console.print(text)
 
     @override
     def stop(self) -> None:

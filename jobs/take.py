@@ -4,7 +4,7 @@ from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, notes
 from longtake.jobs.dry_run import plan_card, print_plan
-from longtake.jobs.feedback import Feedback, print_json
+from longtake.jobs.feedback import Feedback, plain_console, print_json
 from longtake.pipeline.journal.root import has_take
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take
@@ -14,7 +14,7 @@ def print_before(take: Take, options: RenderOptions, console: Console) -> None:
     """Print how much of an earlier render is reused, and what the user should know."""
     print_reused(take, console)
     for note in notes(take, options):
-        console.print(f"[yellow]{note}.", highlight=False)
+        console.print(f"{note}.", style="yellow")
 
 
 def print_dry_run(take: Take, options: RenderOptions, feedback: Feedback) -> None:
@@ -24,7 +24,7 @@ def print_dry_run(take: Take, options: RenderOptions, feedback: Feedback) -> Non
     if feedback.as_json:
         print_json(plan_card(take.plan, take.model, degrees))
     else:
-        print_plan(take.plan, take.model, degrees, Console())
+        print_plan(take.plan, take.model, degrees, plain_console())
 
 
 def print_reused(take: Take, console: Console) -> None:
@@ -34,7 +34,7 @@ def print_reused(take: Take, console: Console) -> None:
     chunks, kept = len(take.plan.chunks), take.journal.kept("latents")
     first = next((index for index in range(chunks) if index not in kept), None)
     why = "" if first is None else f"; chunk {first}: {take.journal.why_not('latents', first)}"
-    console.print(f"Resuming in {take.store.url}: {len(kept)} of {chunks} chunks are kept{why}.", highlight=False)
+    console.print(f"Resuming in {take.store.url}: {len(kept)} of {chunks} chunks are kept{why}.")
 
 
 def print_film(film: Film, feedback: Feedback, *, kept: int, rendered: int, seconds: float) -> None:

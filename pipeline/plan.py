@@ -31,7 +31,7 @@ from longtake.pipeline.sampling.guidance import (
     PerStream,
     StreamScales,
 )
-from longtake.pipeline.sampling.schedule import Levels, sigmas
+from longtake.pipeline.sampling.schedule import Levels, restart_step, sigmas
 from longtake.pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
 
 
@@ -116,9 +116,14 @@ class FilmPlan:
 
     @property
     def num_passes(self) -> int:
-        """Passes of one chunk in all branches: its steps, and the clean pass if the rollout has one."""
-        clean_passes = 1 if self.rollout.has_clean_pass else 0
-        return len(self.branches) * (self.num_steps + clean_passes)
+        """Passes of one chunk in all branches, without restarts: its steps, and any clean pass."""
+        return len(self.branches) * (self.num_steps + int(self.rollout.has_clean_pass))
+
+    def passes(self, chunk: ChunkSpan) -> int:
+        """Passes of `chunk` in one branch, with the steps that restarts repeat in the first chunk of a section."""
+        restarts = self.storyboard.sampling.restarts if chunk.index == chunk.section else 0
+        repeated = restarts * (self.num_steps - restart_step(self.sigmas)) if restarts else 0
+        return self.num_steps + repeated + int(self.rollout.has_clean_pass)
 
     def seen(self, chunk: ChunkSpan) -> ChunkSpan:
         """What the passes over `chunk` hold: the chunk, and the overlap that it continues."""

@@ -192,13 +192,18 @@ SpecT = TypeVar("SpecT", bound=_Spec)
 
 
 def split_strength(text: str) -> tuple[str, float]:
-    """The file and strength of `FILE[:STRENGTH]`, such as style.safetensors:0.8; the strength is 1 if it is left
-    out."""
+    """The file and strength of `FILE[:STRENGTH]`, such as style.safetensors:0.8; the strength is 1 if it is left out.
+
+    Raises:
+        SpecError: the strength is not a number.
+    """
     file, _, strength = text.rpartition(":")
-    try:
-        return (file, float(strength)) if file else (text, 1.0)
-    except ValueError:  # the colon of a URL
+    if not file or re.search(r"/|\.[a-zA-Z]", strength):  # the colon of a URL, or of a file's name
         return text, 1.0
+    try:
+        return file, float(strength)
+    except ValueError:
+        raise SpecError(f"{text}: the strength {strength!r} is not a number; write {file}:0.8") from None
 
 
 class VideoSpec(_Spec):

@@ -180,3 +180,6 @@ def test_a_strength_follows_a_colon():
     assert split_strength("style.safetensors:0.8") == ("style.safetensors", 0.8)
     assert split_strength("style.safetensors") == ("style.safetensors", 1.0)
     assert split_strength("https://films/style.safetensors") == ("https://films/style.safetensors", 1.0)
+    assert split_strength("style:v2.safetensors") == ("style:v2.safetensors", 1.0)
+    with pytest.raises(SpecError, match=r"the strength 'half' is not a number; write style\.safetensors:0\.8"):
+        split_strength("style.safetensors:half")

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
-from rich.console import Console
 from typing_extensions import override
 
 from longtake.actors.cluster import joined, joins
@@ -19,6 +18,7 @@ from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.scheduler import BatchSession, Rendered
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.journal.finished import num_finished_chunks
@@ -143,4 +143,4 @@ def _opened(spec: TakeSpec, options: BatchOptions) -> tuple[Take, Degrees]:
 def _print_terms(model: str, load: LoadOptions) -> None:
     """Print what a model's licence asks of its users, once."""
     if notice := terms(model, load):
-        Console().print(f"[yellow]{notice}.", highlight=False)
+        plain_console().print(f"{notice}.", style="yellow")

@@ -10,11 +10,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure, Measure
 from longtake.jobs.bench.table import BENCHES
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.registry import resolve
 
@@ -33,7 +33,7 @@ def list_benches() -> None:
         for key, figure in bench.figures.items():
             sign = "<=" if figure.at_most is not None else ">="
             table.add_row(name, key, "" if figure.limit is None else f"{sign} {figure.limit:g}", figure.meaning)
-    Console().print(table)
+    plain_console().print(table)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ray.actor import ActorHandle
 from typing_extensions import override
 
 from longtake.actors.cluster import joined
+from longtake.actors.handles import runtime_env
 from longtake.actors.policy import RetryPolicy
 from longtake.actors.upscale_actor import WorkerConfig
 from longtake.actors.upscale_film import WorkerSetup, upscale as on_ray
@@ -128,7 +129,7 @@ def _pace(folder: Path, options: BenchOptions) -> dict[str, float]:
     footage = open_footage(_film(folder / "pace.mp4", frames, (96, 72), options.seed))
     spec = UpscaleSpec(segment_frames=options.pick(full=32, quick=32, smoke=8))
     model, config = load_upscaler(SHIPPED), WorkerConfig(SHIPPED)
-    single: Any = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(_Alone)
+    single: Any = ray.remote(num_cpus=1, runtime_env=runtime_env({"OMP_NUM_THREADS": "1"}))(_Alone)
     processes: list[ActorHandle[Any]] = [single.remote() for _ in range(2)]
     ray.get([process.open.remote(SHIPPED) for process in processes])
     speedups, ceilings = [], []

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from longtake.jobs.doctor.clashes import check_working_folder
 from longtake.jobs.doctor.finding import REINSTALL, Finding, Level
@@ -20,6 +19,7 @@ from longtake.jobs.doctor.local_ray import check_ray
 from longtake.jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
 from longtake.jobs.doctor.output import check_disk, check_output
 from longtake.jobs.doctor.software import check_codecs, check_imports, check_python, check_versions
+from longtake.jobs.feedback import plain_console
 
 _COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
@@ -38,7 +38,7 @@ def run_doctor(output: str, *, ray: bool, as_json: bool) -> bool:
         seconds = round(perf_counter() - started, 2)
         print(json.dumps({"ok": healthy, "seconds": seconds, "findings": [asdict(finding) for finding in findings]}))
     else:
-        Console().print(_table(findings))
+        plain_console().print(_table(findings))
     return healthy
 
 
@@ -69,6 +69,5 @@ def examine(output: str, *, ray: bool) -> Iterator[Finding]:
 def _table(findings: list[Finding]) -> Table:
     table = Table("check", "", "seen", "fix")
     for finding in findings:
-        colour = _COLOURS[finding.level]
-        table.add_row(finding.check, f"[{colour}]{finding.level}", escape(finding.seen), escape(finding.fix))
+        table.add_row(finding.check, Text(finding.level, style=_COLOURS[finding.level]), finding.seen, finding.fix)
     return table

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.inspect.compare import Comparison, compare_films
 from longtake.pipeline.inspect.report import Inspection, inspect_film
@@ -39,7 +40,7 @@ def inspect_command(
         compared = {} if comparison is None else {"against": asdict(comparison)}
         print(json.dumps({**film.as_dict(), **compared}))
     else:
-        _print(film, comparison, Console())
+        _print(film, comparison, plain_console())
     if html is not None:
         _write_page(film, comparison, html)
     if sheet is not None:
@@ -72,14 +73,14 @@ def _print(film: Inspection, comparison: Comparison | None, console: Console) ->
     shots = len(film.subject.scenes)
     found = f", {shots} shots" if film.subject.planned_frames is None and shots > 1 else ""
     sound = f"{container.samples} samples" if container.samples else "no sound"
-    console.print(f"{container.seconds:g} s, {container.frames} frames{found}, {sound}", highlight=False)
+    console.print(f"{container.seconds:g} s, {container.frames} frames{found}, {sound}")
     table = Table("figure", "value", "", "good", "", box=None, pad_edge=False)
     for verdict in film.verdicts:
         grade = Text(_WORDS[verdict.grade], style=_COLOURS[verdict.grade])
         table.add_row(verdict.title, verdict.shown, grade, verdict.limit, Text(verdict.says, style="bright_black"))
     console.print(table)
     if comparison is not None:
-        console.print(_describe(comparison), highlight=False)
+        console.print(_describe(comparison))
     for missing in film.missing:
         console.print(missing, style="bright_black")
 

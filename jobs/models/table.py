@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.adapters.catalogue import KNOWN, Known
 from longtake.pipeline.weights.licence import terms_of
 
@@ -22,16 +23,16 @@ def print_models(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"models": rows}))
         return
-    console = Console(highlight=False)
+    console = plain_console()
     for row in rows:
-        console.print(f"[bold]{row['name']}[/]{' (convert first)' if row['convert'] else ''}", soft_wrap=True)
+        console.print(Text.assemble((row["name"], "bold"), " (convert first)" if row["convert"] else ""))
         parts = ", ".join(f"{name} {_count(number)}" for name, number in row["parts"].items())
-        console.print(f"  {row['rollout']} rollout, {row['licence']}", soft_wrap=True)
-        console.print(f"  {_count(row['parameters'])} parameters: {parts}", soft_wrap=True)
+        console.print(f"  {row['rollout']} rollout, {row['licence']}")
+        console.print(f"  {_count(row['parameters'])} parameters: {parts}")
         memory = ", ".join(f"{one['width']}x{one['height']}: {_gib(one['gib'])}" for one in row["memory"])
-        console.print(f"  weights {_gib(row['weights_gib'])}; memory for {memory}", soft_wrap=True)
+        console.print(f"  weights {_gib(row['weights_gib'])}; memory for {memory}")
         if row["terms"]:
-            console.print(f"  [yellow]{row['terms']}", soft_wrap=True)
+            console.print(f"  {row['terms']}", style="yellow")
     console.print(f"\n{FOOTNOTE}")
 
 

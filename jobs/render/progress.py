@@ -140,9 +140,9 @@ class RenderProgress(Observer):
 
 
 def denoising_work(plan: FilmPlan, chunk: ChunkSpan) -> float:
-    """The cost of a pass over `chunk` up to a constant: for each token, layers, calls, and attention to all keys."""
+    """The cost of `chunk` up to a constant: its passes, and in each for every token layers, calls and attention."""
     width = max(site.num_heads * site.head_dim for site in plan.sites)
     visible = plan.kv_plan.visible(chunk.section, chunk.index)
     tokens = plan.tokens(chunk)
     keys = tokens + sum(plan.tokens(plan.span(index)) for index in visible)
-    return tokens * (8 * width + _CALLS + keys)
+    return plan.passes(chunk) * tokens * (8 * width + _CALLS + keys)

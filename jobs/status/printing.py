@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.inspect.status import Status, TakeReader
 from longtake.pipeline.journal.root import take_root
 
@@ -17,7 +18,7 @@ _SCENES_SHOWN = 12
 
 def print_status(output: str, *, watch: bool, as_json: bool) -> None:
     """Print the status of the take in `output`; with `watch`, refresh it every second until the end or Ctrl-C."""
-    reader, console = TakeReader(take_root(output)), Console()
+    reader, console = TakeReader(take_root(output)), plain_console()
     status = reader.read()
     try:
         if as_json:

@@ -31,7 +31,7 @@ def submit_command(source: str, options: SubmitOptions, progress: Progress) -> i
     if not options.follow:
         feedback.result(how_to(job, options.address, output), **fields)
         return 0
-    feedback.console.print(how_to(job, options.address, output), markup=False, soft_wrap=True)
+    feedback.console.print(how_to(job, options.address, output))
     code = follow(client, job, options.address, sys.stderr if feedback.as_json else sys.stdout)
     if feedback.as_json:
         print_json({**fields, "exit_code": code})

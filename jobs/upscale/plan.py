@@ -53,7 +53,7 @@ def print_plan(work: Upscaling, card: Mapping[str, Any], console: Console) -> No
         "expected": f"{span(card['expected_s'])} in one process on this machine, {card['frames_per_s']:.2f} frames/s",
     }
     for name, value in rows.items():
-        console.print(f"{name:>9}  {value}", highlight=False)
+        console.print(f"{name:>9}  {value}")
 
 
 def cuts_in_words(cuts: Sequence[int]) -> str:

@@ -10,13 +10,11 @@ What it shares with the Python API is in `actors/upscaling.py`.
 
 from typing import Any
 
-from rich.console import Console
-
 from longtake.actors.cluster import cluster_note
 from longtake.actors.upscale_options import UpscaleOptions
 from longtake.actors.upscale_workers import load_here
 from longtake.actors.upscaling import check, upscale
-from longtake.jobs.feedback import Feedback, print_json
+from longtake.jobs.feedback import Feedback, plain_console, print_json
 from longtake.jobs.interrupt import interrupt_once
 from longtake.jobs.progress import Progress
 from longtake.jobs.upscale.plan import plan_card, print_plan
@@ -47,13 +45,13 @@ def upscale_command(
     frames = frames_to_upscale(footage, options.spec)
     shown = stretch(footage, frames) if preview else frames
     for warning in check(footage, shown, output, options, preview=preview):
-        console.print(warning, style="yellow", highlight=False, markup=False)
+        console.print(warning, style="yellow")
     if not options.in_process and (note := cluster_note(options.address)):
-        console.print(f"{note}.", style="yellow", highlight=False, markup=False)
+        console.print(f"{note}.", style="yellow")
     progress.phase(f"loading {options.model}")
     model = load_here(options)
     for note in upscaler_notes(options.model, model):
-        console.print(f"{note}.", style="yellow", highlight=False, markup=False)
+        console.print(f"{note}.", style="yellow")
     if preview:
         progress.phase("upscaling the preview")
         written = write_preview(footage, shown, options.spec, model, output_url)
@@ -80,7 +78,7 @@ def _dry_run(
     if progress.feedback.as_json:
         print_json(card)
     else:
-        print_plan(work, card, Console())
+        print_plan(work, card, plain_console())
 
 
 def _print_result(upscaled: Upscaled, feedback: Feedback) -> None:

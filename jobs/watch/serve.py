@@ -9,6 +9,7 @@ from threading import Thread
 
 from rich.console import Console
 
+from longtake.jobs.feedback import plain_console
 from longtake.jobs.watch.server import WatchServer
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.root import has_take, take_root
@@ -20,7 +21,7 @@ def serve(output: str, port: int, *, open_browser: bool) -> None:
     begun there, the page waits for it."""
     store = take_root(output, may_come=True)
     with _server(store, port) as server, suppress(KeyboardInterrupt):
-        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console = plain_console()
         console.print(f"{server.url}  shows {output}; Ctrl-C stops the page, not the render")
         if not has_take(store):
             console.print("No render has begun there yet; the page waits for it.")
@@ -34,7 +35,7 @@ def shown(store: Store, console: Console) -> Iterator[None]:
     """Serve a take while the block runs, and open a browser where there is a screen."""
     with _server(store, 0) as server:
         Thread(target=server.serve_forever, name="watch", daemon=True).start()
-        console.print(f"{server.url}  shows the film while it is rendered", highlight=False)
+        console.print(f"{server.url}  shows the film while it is rendered")
         _open(server.url)
         try:
             yield

@@ -20,12 +20,9 @@ from longtake.pipeline.models.branches import EVERY_BRANCH, Branches
 from longtake.pipeline.models.protocols import Denoiser, Stream
 from longtake.pipeline.sampling.guidance import Guidance
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.sampling.schedule import Levels
+from longtake.pipeline.sampling.schedule import Levels, restart_step
 from longtake.pipeline.sampling.solver import Solver
 from longtake.pipeline.values import GivenLatents, LatentChunk, PromptEmbedding
-
-RESTART_LEVEL = 0.65
-"""The picture's noise level from which a restart denoises again: above it the path of an object is decided."""
 
 Prompts = Mapping[str, PromptEmbedding]
 """The prompt of each guidance branch; see `sampling.guidance`."""
@@ -56,8 +53,8 @@ class Sampling:
 
     @property
     def restart_step(self) -> int:
-        """The first step at which the picture is at most at `RESTART_LEVEL`."""
-        return next(step for step, level in enumerate(self.sigmas["video"]) if level <= RESTART_LEVEL)
+        """The step from which a restart denoises again."""
+        return restart_step(self.sigmas)
 
 
 @dataclass(frozen=True)

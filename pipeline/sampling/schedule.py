@@ -19,6 +19,15 @@ Levels = Mapping[str, Sequence[float]]
 """The noise levels of each stream, step by step; all streams have the same number."""
 
 
+RESTART_LEVEL = 0.65
+"""The picture's noise level from which a restart denoises again: above it the path of an object is decided."""
+
+
+def restart_step(levels: Levels) -> int:
+    """The first step at which the picture is at most at `RESTART_LEVEL`."""
+    return next(step for step, level in enumerate(levels["video"]) if level <= RESTART_LEVEL)
+
+
 @dataclass(frozen=True)
 class Sampled:
     """What a schedule may depend on.

@@ -5,8 +5,10 @@ from math import prod
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from longtake.jobs.dry_run import print_plan
+from longtake.jobs.feedback import plain_console
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
@@ -40,3 +42,30 @@ def test_half_precision_sends_half_as_much_in_each_layer():
         sent[dtype] = int(text.split(" KiB sent in each layer")[0].rsplit(" ", 1)[1])
     assert sent[torch.float32] == pytest.approx(2 * sent[torch.bfloat16], abs=2)
     assert sent[torch.bfloat16] > 0
+
+
+def test_restarts_count_as_the_steps_that_they_repeat():
+    model, counted = EmbeddedModel.untrained(TINY), []
+    scenes = "[{prompt: a red circle, duration: 96f}, {prompt: a blue square, duration: 48f, transition: cut}]"
+    for restarts in (0, 2):
+        sampling = f"{{steps: 4, schedule: linear, restarts: {restarts}}}"
+        plan = plan_film(parse_storyboard(f"{{model: tiny, sampling: {sampling}, scenes: {scenes}}}"), model)
+        counted.append([plan.passes(chunk) for chunk in plan.chunks])
+        console = Console(record=True, width=300)
+        print_plan(plan, model, Degrees(), console)
+        assert ("steps more for the first chunk after each cut" in console.export_text()) == bool(restarts)
+    more = [again - once for once, again in zip(*counted, strict=True)]
+    opening = [chunk.index == chunk.section for chunk in plan.chunks]
+    assert [count > 0 for count in more] == opening
+    assert sum(opening) == 2
+    assert max(more) == 2 * sum(level <= 0.65 for level in plan.sigmas["video"][:-1])
+
+
+def test_brackets_of_prompts_and_paths_are_printed_and_no_line_is_wrapped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path, scenes = "out/[draft]/" + "film/" * 30, Table("prompt")
+    scenes.add_row("[bold] a [red] circle")
+    plain_console().print(path, scenes)
+    printed = capsys.readouterr().out
+    assert "[bold] a [red] circle" in printed
+    assert path in printed.splitlines()
