@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from longtake.actors.ray_signals import own_signals
 from longtake.actors.worker_start import ForkServers
 from longtake.pipeline.errors import SpecError
 
@@ -93,7 +94,8 @@ def local_cluster(**options: Any) -> Iterator[None]:
     """
     for name, value in OWN_CLUSTER.items():
         os.environ.setdefault(name, value)
-    ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
+    with own_signals():
+        ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
     _FORKS.append(ForkServers())
     try:
         yield
@@ -117,7 +119,8 @@ def _from_environment() -> str | None:
 
 def _connect(address: str | None) -> None:
     try:
-        ray.init(address=address or "auto", log_to_driver=_shows_actors(), logging_level=LOG.level or logging.ERROR)
+        with own_signals():
+            ray.init(address=address or "auto", log_to_driver=_shows_actors(), logging_level=LOG.level or logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         where = f"--address is {address}" if address else f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS')}"
         why = str(error).strip().partition("\n")[0]

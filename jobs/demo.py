@@ -3,8 +3,6 @@
 The render is a process of its own, the ordinary `longtake render`, so that `--chaos` can kill it as a crash would.
 """
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from typing import Annotated
 import typer
 
 from longtake.jobs.feedback import Feedback
-from longtake.jobs.interrupt import EXIT_CODE, resumable
+from longtake.jobs.interrupt import Interrupted, killed_with_this, resumable
 from longtake.jobs.options import Json, ProgressMode
 from longtake.pipeline.errors import JournalError, SpecError
 
@@ -107,21 +105,18 @@ class _Demo:
         child = subprocess.Popen(
             [sys.executable, "-m", "longtake.jobs", *map(str, arguments)],
             stdout=self._notes,
-            start_new_session=True,  # Ctrl-C reaches it from here, once
+            start_new_session=True,  # signals reach it from here, once
         )
-        try:
-            while child.poll() is None and not stopped:
-                sleep(_LOOK_S)
-                stopped = stop() if stop is not None else 0
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            if child.wait() == EXIT_CODE:  # it has said what is kept
-                raise typer.Exit(EXIT_CODE) from None
-            raise
-        finally:
-            if child.poll() is None:
-                os.kill(child.pid, signal.SIGKILL)
-                child.wait()
+        with killed_with_this(child):
+            try:
+                while child.poll() is None and not stopped:
+                    sleep(_LOOK_S)
+                    stopped = stop() if stop is not None else 0
+            except Interrupted as error:
+                child.send_signal(error.number)
+                if child.wait() == error.exit_code:  # it has said what is kept
+                    raise typer.Exit(error.exit_code) from None
+                raise
         if child.returncode and not stopped:
             raise typer.Exit(child.returncode)
         self._seconds[name] = monotonic() - started
@@ -132,11 +127,9 @@ class _Demo:
         """Run `longtake watch`, which opens a browser where there is a screen."""
         self._output.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "longtake.jobs", "watch", str(self._output)]
-        with subprocess.Popen(command, stdout=self._notes, start_new_session=True) as page:
-            try:
-                yield
-            finally:
-                page.terminate()
+        page = subprocess.Popen(command, stdout=self._notes, start_new_session=True)
+        with killed_with_this(page):
+            yield
 
     def _say(self, text: str) -> None:
         self._feedback.console.print(text)

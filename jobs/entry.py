@@ -1,16 +1,19 @@
 """Runs a command line: an error that longtake raises on purpose becomes one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 the call, the storyboard or the manifest is wrong, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the call, the storyboard or the manifest is wrong; 130, 143 and 129 ended by Ctrl-C,
+SIGTERM and SIGHUP.
 """
 
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from longtake.jobs.interrupt import Interrupted, ending_by_signals
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.names import redacted
 
@@ -31,14 +34,13 @@ class Command(TyperCommand):
         """Run the command; with `--json`, an error is printed as an object, too."""
         try:
             return super().invoke(ctx)
+        except Interrupted as error:
+            with suppress(OSError):  # of a pipe whose reader has ended, too
+                _print_json(ctx, error, error.exit_code)
+                print(f"longtake: {error}", file=sys.stderr, flush=True)
+            raise typer.Exit(error.exit_code) from None
         except LongtakeError as error:
-            if ctx.params.get("json"):
-                cause = cause_of(error)
-                print(
-                    json.dumps(
-                        {"error": type(cause).__name__, "message": redacted(str(cause)), "exit_code": code_of(error)}
-                    )
-                )
+            _print_json(ctx, cause_of(error), code_of(error))
             raise
 
 
@@ -48,6 +50,11 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, flags without a metavar."""
         return _without_flag_types(super().get_params(ctx))
+
+
+def _print_json(ctx: Any, error: BaseException, exit_code: int) -> None:
+    if ctx.params.get("json"):
+        print(json.dumps({"error": type(error).__name__, "message": redacted(str(error)), "exit_code": exit_code}))
 
 
 def _without_flag_types(params: list[Any]) -> list[Any]:
@@ -77,7 +84,8 @@ def cause_of(error: LongtakeError) -> BaseException:
 def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run `app` on `arguments` (default: argv); longtake's own errors are printed without a stack trace."""
     try:
-        app(arguments)
+        with ending_by_signals():
+            app(arguments)
     except LongtakeError as error:
         typer.secho(f"longtake: {redacted(str(cause_of(error)))}", err=True, fg="red")
         sys.exit(code_of(error))

@@ -80,7 +80,8 @@ def command(
 ) -> None:
     """Render all takes of a manifest; rerun it and only unfinished takes are rendered.
 
-    Exit codes: 0 all done, 1 some takes failed, 2 the manifest has mistakes, 130 interrupted.
+    Exit codes: 0 all done, 1 some takes failed, 2 the manifest has mistakes; 130, 143 or 129 ended by
+    Ctrl-C, SIGTERM or SIGHUP.
     """
     from longtake.jobs.progress import Progress
 

@@ -7,7 +7,6 @@ scheduler.py   gangs, retries, quarantine
 session.py     where a gang renders: the only file here that imports Ray and torch
 """
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
@@ -20,7 +19,7 @@ from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.progress import BatchProgress
 from longtake.jobs.batch.report import PAGE, Report, Run, put_report
 from longtake.jobs.batch.scheduler import BatchScheduler, BatchSession
-from longtake.jobs.interrupt import EXIT_CODE, say_resumable, stop_on
+from longtake.jobs.interrupt import received, stop_on_signals
 from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.root import output_root
@@ -32,7 +31,7 @@ Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager
 
 
 def batch_command(manifest: str, output: str | None, options: BatchOptions, progress: Progress) -> int:
-    """Render the unfinished takes on Ray. Returns the exit code: 0 all done, 1 some takes failed, 130 stopped."""
+    """Render the unfinished takes on Ray. Returns the exit code: 0 all done, 1 some takes failed."""
     stop = Event()
 
     @contextmanager
@@ -62,9 +61,8 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions, prog
         report=report.url,
         seconds=round(report.run.seconds, 2),
     )
-    if report.run.stopped:
-        say_resumable("finished takes and chunks")
-        return EXIT_CODE
+    if report.run.stopped and (interrupted := received()):
+        raise interrupted
     return int(states.get("done", 0) < len(report.records))
 
 
@@ -114,11 +112,11 @@ def render_batch(
 
 @contextmanager
 def stopping_cleanly(stop: Event, progress: Progress) -> Iterator[None]:
-    """Within the block, the first Ctrl-C or SIGTERM sets `stop`; the second ends the process."""
+    """Within the block, the first signal sets `stop`; the second ends the process."""
 
     def announce() -> None:
         progress.say("Stopping: running takes stop after their current chunk and are kept. Repeat to stop at once.")
         stop.set()
 
-    with stop_on([signal.SIGINT, signal.SIGTERM], announce):
+    with stop_on_signals(announce):
         yield

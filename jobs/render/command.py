@@ -119,7 +119,8 @@ def command(
 
     Rendering into a folder that already holds a render resumes it: chunks whose inputs have not changed are reused.
 
-    Exit codes: 0 done, 1 failed (finished chunks are kept), 2 the command or the storyboard is wrong, 130 interrupted.
+    Exit codes: 0 done, 1 failed (finished chunks are kept), 2 the command or the storyboard is wrong;
+    130, 143 or 129 ended by Ctrl-C, SIGTERM or SIGHUP.
     """
     from json import dumps as quoted
 

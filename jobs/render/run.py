@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from time import monotonic
 
 from longtake.actors.rendering import RenderOptions, open_render, render
-from longtake.jobs.interrupt import interrupt_once
 from longtake.jobs.progress import Progress
 from longtake.jobs.render.progress import RenderProgress
 from longtake.jobs.render.request import Request, print_finished
@@ -23,7 +22,6 @@ def render_command(
         request: the command, which is remembered with the film that it renders.
         watch: whether to show the render in a browser, too.
     """
-    interrupt_once()
     started, feedback = monotonic(), progress.feedback
     progress.phase(f"loading {storyboard.model}")
     take = open_render(storyboard, request.output, options)
@@ -44,7 +42,6 @@ def render_command(
 
 def dry_run_command(storyboard: Storyboard, output: str, options: RenderOptions, progress: Progress) -> None:
     """`longtake render --dry-run`: check everything, and print the plan."""
-    interrupt_once()
     progress.phase(f"loading {storyboard.model}")
     take = open_render(storyboard, output, options)
     progress.phase("timing one chunk")

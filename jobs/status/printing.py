@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longtake.jobs.feedback import plain_console
+from longtake.jobs.interrupt import until_ctrl_c
 from longtake.pipeline.inspect.status import Status, TakeReader
 from longtake.pipeline.journal.root import take_root
 
@@ -20,15 +21,13 @@ def print_status(output: str, *, watch: bool, as_json: bool) -> None:
     """Print the status of the take in `output`; with `watch`, refresh it every second until the end or Ctrl-C."""
     reader, console = TakeReader(take_root(output)), plain_console()
     status = reader.read()
-    try:
+    with until_ctrl_c():
         if as_json:
             _print_json(reader, status, watch=watch)
         elif watch:
             _watch(reader, status, console)
         else:
             console.print(_layout(status))
-    except KeyboardInterrupt:
-        return
 
 
 def _print_json(reader: TakeReader, status: Status, *, watch: bool) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from longtake.jobs.interrupt import Interrupted
 from longtake.jobs.submit.cluster import RETRIES, RETRY_S
 from longtake.pipeline.errors import LongtakeError
 
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def follow(client: "JobSubmissionClient", job: str, address: str, log: TextIO) -> int:
-    """Write the log of a job to `log` until it has ended, and return its exit code. Ctrl-C does not stop the job."""
+    """Write the log of a job to `log` until it has ended, and return its exit code. A signal does not stop the job."""
     try:
         has_output, end = asyncio.run(_tail(client, job, log))
-    except KeyboardInterrupt:
-        print(f"\n{job} keeps running; to stop it: ray job stop --address {address} {job}", file=sys.stderr)
-        return 130
+    except Interrupted as error:
+        error.add_note(f"{job} keeps running; to stop it: ray job stop --address {address} {job}")
+        raise
     except OSError as error:
         raise LongtakeError(
             f"{address} no longer answers ({error}); {job} keeps running if the head node does: ray job logs --follow"

@@ -1,6 +1,5 @@
 """Train a model on Ray with DeepSpeed; a run can be stopped at any step and resumed from its last checkpoint."""
 
-import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from ray.exceptions import RayActorError
 from longtake.actors.cluster import cluster_note, joined
 from longtake.actors.load_options import resolve_device
 from longtake.actors.train_workers import TrainConfig, TrainWorkers
-from longtake.jobs.interrupt import stop_on
+from longtake.jobs.interrupt import received, stop_on_signals
 from longtake.jobs.pace import Pace
 from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import ActorLost
@@ -78,7 +77,7 @@ class TrainLoop:
                 self._workers.sample()
                 self._sampled = monotonic()
         if stopping.is_set():
-            self._shown.say("Stopping after a checkpoint; press Ctrl-C again to stop without one.")
+            self._shown.say("Stopping after a checkpoint; a second Ctrl-C or signal stops without one.")
         if self._position.step > self._kept_step:
             self._keep()
         if self._position.step == self._spec.steps:
@@ -154,7 +153,7 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions, s
     if position.step:
         shown.say(f"Resuming {folder.store.url}: {position.step} of {spec.steps} steps are done.")
     stopping = Event()
-    with stop_on([signal.SIGINT], stopping.set):
+    with stop_on_signals(stopping.set):
         if position.step < spec.steps:
             if note := cluster_note(options.address):
                 shown.say(f"{note}.")
@@ -169,5 +168,5 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions, s
         steps=spec.steps,
         seconds=round(position.seconds, 2),
     )
-    if stopping.is_set() and position.step < spec.steps:
-        raise KeyboardInterrupt
+    if (interrupted := received()) and position.step < spec.steps:
+        raise interrupted

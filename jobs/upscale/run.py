@@ -15,7 +15,6 @@ from longtake.actors.upscale_options import UpscaleOptions
 from longtake.actors.upscale_workers import load_here
 from longtake.actors.upscaling import check, upscale
 from longtake.jobs.feedback import Feedback, plain_console, print_json
-from longtake.jobs.interrupt import interrupt_once
 from longtake.jobs.progress import Progress
 from longtake.jobs.upscale.plan import plan_card, print_plan
 from longtake.jobs.upscale.preview import stretch, write_preview
@@ -36,7 +35,6 @@ def upscale_command(
     url: str, output_url: str, options: UpscaleOptions, progress: Progress, *, preview: bool, dry_run: bool
 ) -> None:
     """Upscale footage, on Ray or in this process; resumes from the segments that are finished."""
-    interrupt_once()
     check_input(url)
     progress.phase("reading the footage")
     feedback = progress.feedback

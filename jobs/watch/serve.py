@@ -4,12 +4,13 @@ import os
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Thread
 
 from rich.console import Console
 
 from longtake.jobs.feedback import plain_console
+from longtake.jobs.interrupt import until_ctrl_c
 from longtake.jobs.watch.server import WatchServer
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.root import has_take, take_root
@@ -20,7 +21,7 @@ def serve(output: str, port: int, *, open_browser: bool) -> None:
     """Serve the take in `output` on the loopback interface until Ctrl-C; port 0 means any free one. If no render has
     begun there, the page waits for it."""
     store = take_root(output, may_come=True)
-    with _server(store, port) as server, suppress(KeyboardInterrupt):
+    with _server(store, port) as server, until_ctrl_c():
         console = plain_console()
         console.print(f"{server.url}  shows {output}; Ctrl-C stops the page, not the render")
         if not has_take(store):

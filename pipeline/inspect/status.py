@@ -226,7 +226,7 @@ class _Run:
         self.points.append(self.first_point)
 
     def _fail(self, error: str, message: str) -> None:
-        self.ended = "interrupted" if error in ("KeyboardInterrupt", "Cancelled") else "failed"
+        self.ended = "interrupted" if error in ("Interrupted", "KeyboardInterrupt", "Cancelled") else "failed"
         self.error = None if self.ended == "interrupted" else f"{error}: {message}".removesuffix(": ")
 
     def film_s(self, chunks: int) -> float:
