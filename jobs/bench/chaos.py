@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 from ray.cluster_utils import Cluster
 
-from longtake.actors.cluster import OWN_CLUSTER
+from longtake.actors.cluster import LOCAL, OWN_CLUSTER
 from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline import film
@@ -51,13 +51,14 @@ SMOKE_FAULTS = ("publish",)
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """One undisturbed film, then one film for each seed, with all faults in an order and at moments of that seed.
 
-    A smoke run has one rank, so that its undisturbed film can be rendered in this process.
+    A smoke run has one rank, so that its undisturbed film can be rendered in this process, and each driver of it starts
+    a cluster of its own.
     """
     torch.set_num_threads(1)
     degrees = Degrees(ulysses=options.pick(full=2, quick=2, smoke=1))
     seeds = options.pick(full=3, quick=1, smoke=1)
     faults = options.pick(full=FAULTS, quick=QUICK_FAULTS, smoke=SMOKE_FAULTS)
-    num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=1)
+    num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=0)
     with (
         TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         LocalCluster(Path(folder), num_chunks, num_nodes, degrees) as cluster,
@@ -102,7 +103,11 @@ class Render:
 
 
 class LocalCluster:
-    """A Ray cluster on this machine, whose head computes nothing. Each film has a driver process of its own."""
+    """A Ray cluster on this machine, whose head computes nothing. Each film has a driver process of its own.
+
+    Args:
+        num_nodes: besides the head; with 0, each driver starts a cluster of its own.
+    """
 
     def __init__(self, root: Path, num_chunks: int, num_nodes: int, degrees: Degrees) -> None:
         self._root, self._num_nodes, self._degrees = root, num_nodes, degrees
@@ -110,6 +115,8 @@ class LocalCluster:
         (root / "film.yaml").write_text(self._storyboard)
 
     def __enter__(self) -> Self:
+        if not self._num_nodes:
+            return self
         os.environ.update({name: os.environ.get(name, value) for name, value in OWN_CLUSTER.items()})
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self._root / "ray")}
         config = {"prestart_worker_first_driver": False}
@@ -120,7 +127,8 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.shutdown()
+        if self._num_nodes:
+            self._cluster.shutdown()
 
     def _add_node(self) -> None:
         node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
@@ -191,7 +199,8 @@ class LocalCluster:
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "longtake.jobs.render", str(self._root / "film.yaml"), "-o", str(out)]
-        command += ["--address", self._cluster.address, "--ulysses", str(self._degrees.ulysses), "--budget-mib", "1"]
+        command += ["--address", self._cluster.address if self._num_nodes else LOCAL]
+        command += ["--ulysses", str(self._degrees.ulysses), "--budget-mib", "1"]
         out.mkdir(exist_ok=True)
         with (out / "driver.log").open("ab") as log:
             return subprocess.Popen([*command, "--chunk-deadline", str(DEADLINE_S)], stdout=log, stderr=log)
