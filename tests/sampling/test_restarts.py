@@ -7,7 +7,7 @@ import torch
 
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.sampling.engine import RESTART_LEVEL
+from longtake.pipeline.sampling.schedule import RESTART_LEVEL
 from longtake.pipeline.spec import parse_storyboard
 from tests.tiny import FPS, prompts, tiny_chunks, tiny_model, tiny_rollout, tiny_store
 
