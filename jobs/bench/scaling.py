@@ -86,6 +86,7 @@ class Passes:
             with self._store.open(chunk, "guided", write=True) as context:
                 self._denoiser(self.streams(chunk), self._text, context, Pass(None, "guided"))
                 context.commit()
+        self._inputs = self.streams(self.chunk)
 
     def streams(self, chunk: ChunkSpan) -> dict[str, Stream]:
         """Random latents at noise level 0.5."""
@@ -101,7 +102,7 @@ class Passes:
     def __call__(self) -> Tensor:
         """One pass over the last chunk. Returns its video velocity."""
         with self._store.open(self.chunk, "guided") as context:
-            return self._denoiser(self.streams(self.chunk), self._text, context, Pass(0, "guided"))["video"]
+            return self._denoiser(self._inputs, self._text, context, Pass(0, "guided"))["video"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from longtake.pipeline.attention.kernels import Partial, attend, merge
 from longtake.pipeline.attention.kv_plan import PageTable, Run, SiteLayout, join_runs
 from longtake.pipeline.attention.mask import SiteRows, Visibility
 from longtake.pipeline.attention.masked import KeySegment, attend_masked
+from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Ropes, Rotation, rope_of
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import CapacityError
@@ -63,29 +64,32 @@ class StoreShared:
     Args:
         layouts: the space on this rank.
         exchanges: how ranks share a site.
+        device: of the pages.
     """
 
     ropes: Ropes
     sharing: Sharing
     layouts: Mapping[str, SiteLayout]
     exchanges: Mapping[str, Exchange]
-    _rotations: dict[tuple[str, str], tuple[Tensor, Rotation]] = field(default_factory=dict)
+    device: torch.device | str
+    _rotations: dict[tuple[str, str], Latest[Rotation]] = field(default_factory=dict)
 
     def rotation(self, layout: SiteLayout, name: str, positions: Tensor) -> Rotation:
-        """The rotation of this rank's rows of a whole stream; kept while positions stay, for all steps of a chunk."""
-        known, rotation = self._rotations.get((layout.kind, name), (None, None))
-        if rotation is None or known is None or not torch.equal(known, positions):
+        """The rotation of this rank's rows of a whole stream; kept while `positions` is the same tensor, as it is for
+        all passes over a chunk."""
+
+        def turn() -> Rotation:
             grid = layout.stream(name).grid(len(positions))
             columns = self.sharing.columns(name, grid.size)
             own = rearrange(positions, "(f s) a -> f s a", f=grid.frames)[:, columns]
-            rotation = rope_of(self.ropes, layout.kind).rotation(rearrange(own, "f s a -> (f s) a"))
-            self._rotations[layout.kind, name] = (positions, rotation)
-        return rotation
+            return rope_of(self.ropes, layout.kind).rotation(rearrange(own, "f s a -> (f s) a"))
+
+        return self._rotations.setdefault((layout.kind, name), Latest()).of(positions, None, turn)
 
     def shift(self, layout: SiteLayout, shift_s: Fraction) -> Rotation:
         """The rotation by a time shift, for tokens at the origin or keys that are rotated already, with all heads."""
         rope = rope_of(self.ropes, layout.kind)
-        return rope.rotation(rope.origin(1), shift_s)
+        return rope.rotation(rope.origin(1, self.device), shift_s)
 
 
 class StoreContext(AttentionContext):

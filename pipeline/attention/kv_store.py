@@ -79,7 +79,7 @@ class KVStore:
         self.plan, self.dtype, self.device = plan, dtype, device
         self._exchanges = {site.kind: parallel.at(site) for site in sites}
         self.layouts = {site.kind: self._exchanges[site.kind].layout(site) for site in sites}
-        self._shared = StoreShared(rope, parallel, self.layouts, self._exchanges)
+        self._shared = StoreShared(rope, parallel, self.layouts, self._exchanges, device)
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
         allocate = partial(_allocate, plan=plan, batch=batch, dtype=dtype, device=device)
         for layout in self.layouts.values():

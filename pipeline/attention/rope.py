@@ -59,7 +59,8 @@ class Rope:
 
     def __init__(self, frequencies: Tensor, axes: Tensor, num_axes: int) -> None:
         assert frequencies.dtype == torch.float64, "angles lose hours in anything shorter than float64"
-        self._frequencies, self._axes, self._num_axes = frequencies, axes, num_axes
+        self._on = {frequencies.device: (frequencies, axes)}
+        self._num_axes = num_axes
         self.head_dim = 2 * frequencies.shape[-1]
 
     @classmethod
@@ -69,16 +70,21 @@ class Rope:
         axes = [number for number, axis in enumerate(frequencies) for _ in axis]
         return cls(torch.tensor([flat], dtype=torch.float64), torch.tensor([axes]), len(frequencies))
 
-    def origin(self, num_tokens: int) -> Tensor:
+    def origin(self, num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
         """Positions [l a] of tokens without their own."""
-        return torch.zeros(num_tokens, self._num_axes, dtype=torch.float64)
+        return torch.zeros(num_tokens, self._num_axes, dtype=torch.float64, device=device)
 
     def rotation(self, positions: Tensor, shift_s: Fraction = Fraction(0)) -> Rotation:
-        """The rotation for `positions` (float64 [l a]), moved by `shift_s` seconds along the time axis."""
+        """The rotation for `positions` (float64 [l a]), moved by `shift_s` seconds along the time axis;
+        computed on their device."""
         assert positions.dtype == torch.float64, "positions lose hours in anything shorter than float64"
-        moved = positions.cpu().clone()
+        if positions.device not in self._on:  # once per device
+            frequencies, axes = next(iter(self._on.values()))
+            self._on[positions.device] = (frequencies.to(positions.device), axes.to(positions.device))
+        frequencies, axes = self._on[positions.device]
+        moved = positions.clone()
         moved[:, 0] += float(shift_s)
-        angles = rearrange(moved[:, self._axes], "l h d -> h l d") * self._frequencies.unsqueeze(1)
+        angles = rearrange(moved[:, axes], "l h d -> h l d") * frequencies.unsqueeze(1)
         return Rotation(angles.cos(), angles.sin())
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Rope, geometric
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import Stream, Tokens
@@ -90,6 +91,8 @@ class AVDiT(nn.Module):
         )
         self.places = _zeroed(nn.Linear(4 * PLACE_FREQUENCIES, config.video_width, bias=False))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self._positions = {"video": Latest[Tensor](), "audio": Latest[Tensor]()}
+        self._waves: Latest[Tensor] = Latest()
         self.heads = nn.ModuleDict(
             {
                 "video": StreamHead(config.video_width, video_size),
@@ -104,8 +107,9 @@ class AVDiT(nn.Module):
         }
         if "video" in tokens:
             *_, h, w = streams["video"].latents.shape
-            waves = place_waves(h // self.config.patch, w // self.config.patch).to(tokens["video"].x)
-            tokens["video"] = replace(tokens["video"], x=tokens["video"].x + self.places(waves))
+            x, sides = tokens["video"].x, (h // self.config.patch, w // self.config.patch)
+            waves = self._waves.of(self.places.weight, (sides, x.dtype, x.device), lambda: place_waves(*sides).to(x))
+            tokens["video"] = replace(tokens["video"], x=x + self.places(waves))
         return tokens
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
@@ -133,17 +137,12 @@ class AVDiT(nn.Module):
 
     def _flatten(self, name: str, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of latents [b f s c], the noise level of each latent frame [b f], and the rows' positions [f s 3]."""
-        times_s, latents = stream.times_s.to(torch.float64), stream.latents.to(self.places.weight.dtype)
+        latents, p = stream.latents.to(self.places.weight.dtype), self.config.patch
+        sides = () if name == "audio" else tuple(size // p for size in latents.shape[-2:])
+        positions = self._positions[name].of(stream.times_s, sides, lambda: _placed(stream.times_s, sides))
         if name == "audio":
-            zeros = torch.zeros_like(times_s)
-            positions = rearrange([times_s, zeros, zeros], "a f -> f 1 a")
             return rearrange(latents, "b f c -> b f 1 c"), stream.sigma, positions
-        p = self.config.patch
-        _, _, _, h, w = latents.shape
-        rows = rearrange(latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
-        lines = (torch.arange(size // p, dtype=torch.float64) for size in (h, w))
-        positions = rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
-        return rows, stream.sigma, positions
+        return rearrange(latents, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p), stream.sigma, positions
 
 
 class StreamEmbed(nn.Module):
@@ -278,6 +277,16 @@ def sinusoids(sigma: Tensor) -> Tensor:
     frequencies = torch.exp(-log(10_000) / SIGMA_FREQUENCIES * steps)
     angles = 1000 * sigma.unsqueeze(-1) * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def _placed(times_s: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """Positions float64 [f s 3] at these times, of a grid of tokens or of one token without a place."""
+    times_s = times_s.to(torch.float64)
+    if not sides:
+        zeros = torch.zeros_like(times_s)
+        return rearrange([times_s, zeros, zeros], "a f -> f 1 a")
+    lines = (torch.arange(size, dtype=torch.float64, device=times_s.device) for size in sides)
+    return rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
 
 
 def place_waves(rows: int, columns: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""Device and threads of a process, and deterministic kernels on GPUs."""
+"""Device and threads of a process, deterministic kernels on GPUs, and copies that nobody waits for."""
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from longtake.pipeline.errors import CapacityError, SpecError
 
@@ -23,3 +24,10 @@ def settle(threads: int, device: str) -> None:
     if device != "cpu":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x` on `device`; the host does not wait until it has arrived."""
+    if torch.device(device).type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return (x.pin_memory() if torch.cuda.is_available() else x).to(device, non_blocking=True)

@@ -30,12 +30,19 @@ class Stream:
     Args:
         latents: [b f c h w] for video, [b l c] for audio.
         sigma: noise level of each latent frame, float32 or finer [b f]; 0 is clean, 1 is noise.
-        times_s: the middle of each latent frame in seconds, float64 [f].
+        times_s: the middle of each latent frame in seconds, float64 [f]; the same tensor in all passes over a chunk.
+        levels: `sigma` on the host, from a caller that knows it, so that no pass waits for the device.
     """
 
     latents: Tensor
     sigma: Tensor
     times_s: Tensor
+    levels: Tensor | None = None
+
+    @property
+    def host_sigma(self) -> Tensor:
+        """`sigma` on the host."""
+        return self.sigma.cpu() if self.levels is None else self.levels
 
 
 class Denoiser(Protocol):

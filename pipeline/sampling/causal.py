@@ -65,16 +65,17 @@ class CausalEngine(RolloutEngine):
         values = {"video": latents.video.unsqueeze(0), "audio": latents.audio.unsqueeze(0)}
         values = {name: x.to(self.store.device) for name, x in values.items()}
         scope = Scope(latents.span, self.times_s(latents.span))
-        streams = self._streams(scope, values, dict.fromkeys(values, 0.0))
+        streams = {name: self._inputs(scope, name, [0.0], x.dtype).stream(x, 0) for name, x in values.items()}
+        texts = self._sent(prompts)
         with ExitStack() as stack:
             own = self._passes.branches(prompts)
             contexts = {
-                branch: stack.enter_context(self.store.open(latents.span, branch, True, prompts[branch].masks))
+                branch: stack.enter_context(self.store.open(latents.span, branch, True, texts[branch].masks))
                 for branch in own
             }
             for branch, context in contexts.items():
                 seen = self.sampling.guidance.context(branch, context)
-                self.denoiser(streams, self._text(prompts[branch]), seen, Pass(None, branch))
+                self.denoiser(streams, texts[branch].tokens.unsqueeze(0), seen, Pass(None, branch))
             for context in contexts.values():
                 context.commit()
 

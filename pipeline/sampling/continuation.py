@@ -70,7 +70,8 @@ class ContinuationEngine(RolloutEngine):
         """One pass of the cost of the next chunk's, in all branches, over finished `latents`: to be timed."""
         scope = self._scope(latents.span, conditioning.given)
         values = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
-        self._guided(self._streams(scope, values, dict.fromkeys(values, 1.0)), scope.span, conditioning.prompts, 0)
+        streams = {name: self._inputs(scope, name, [1.0], x.dtype).stream(x, 0) for name, x in values.items()}
+        self._guided(streams, scope.span, self._sent(conditioning.prompts), 0)
         self._remember(latents)
 
     def _scope(self, chunk: ChunkSpan, given: Given | None) -> Scope:

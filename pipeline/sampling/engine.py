@@ -5,8 +5,8 @@
 Shapes: b batch (1), f latent frames, c channels, h w latent height and width, l audio latents.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock
 from longtake.pipeline.models.branches import EVERY_BRANCH, Branches
+from longtake.pipeline.models.devices import sent
 from longtake.pipeline.models.protocols import Denoiser, Stream
 from longtake.pipeline.sampling.guidance import Guidance
 from longtake.pipeline.sampling.noise import KeyedNoise
@@ -77,6 +78,9 @@ class Scope:
 class RolloutEngine:
     """The base of the rollout engines.
 
+    What the passes over a chunk read is prepared and sent to the device before the first one, so that no pass waits for
+    the device and nothing is copied to it between them.
+
     Args:
         denoiser: predicts velocities.
         store: its KV store, with a branch for every guidance branch that is run here.
@@ -98,6 +102,7 @@ class RolloutEngine:
         self.denoiser, self.store, self.clock, self.sampling = denoiser, store, clock, sampling
         self.latent_shapes, self._passes = latent_shapes, passes
         self._finished: dict[int, LatentChunk] = {}
+        self._times: dict[str, tuple[Sequence[float], Tensor]] = {}
 
     def _from_noise(self, scope: Scope, prompts: Prompts) -> dict[str, Tensor]:
         """The clean latents of everything in `scope`, by stream, each with a batch of one.
@@ -107,13 +112,14 @@ class RolloutEngine:
         """
         sampling, opens = self.sampling, scope.span.index == scope.span.section
         noise = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
-        values = self._steps(scope, prompts, dict(noise), noise)
+        on_device = self._sent(prompts)
+        values = self._steps(scope, on_device, dict(noise), noise)
         for restart in range(1, sampling.restarts + 1 if opens else 1):
             first, draw = sampling.restart_step, restart * (sampling.num_steps + 1)
             noise = {name: self._noise(scope.span, name, draw) for name in values}
             sigmas = {name: levels[first] for name, levels in sampling.sigmas.items()}
             values = {name: (1 - sigmas[name]) * x + sigmas[name] * noise[name] for name, x in values.items()}
-            values = self._steps(scope, prompts, values, noise, first, draw)
+            values = self._steps(scope, on_device, values, noise, first, draw)
         return values
 
     def _steps(
@@ -133,39 +139,71 @@ class RolloutEngine:
         """
         sampling = self.sampling
         steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
+        seen = {name: [sampling.solver.seen_level(level) for level, _ in pairs] for name, pairs in steps.items()}
+        inputs = {name: self._inputs(scope, name, seen[name], x.dtype) for name, x in values.items()}
+        fresh = {name: self._fresh_noise(scope.span, name, steps[name][first:], draw + first + 1) for name in noise}
         solvers = {name: sampling.solver.begin(sampling.sigmas[name][first:]) for name in noise}
         for step in range(first, sampling.num_steps):
-            sigmas = {name: steps[name][step][0] for name in values}
-            values = {name: _held(scope, name, x, noise[name], sigmas[name]) for name, x in values.items()}
-            seen = {name: sampling.solver.seen_level(sigma) for name, sigma in sigmas.items()}
-            velocity = self._guided(self._streams(scope, values, seen), scope.span, prompts, step)
+            values = {name: inputs[name].held(x, noise[name], steps[name][step][0]) for name, x in values.items()}
+            streams = {name: inputs[name].stream(x, step) for name, x in values.items()}
+            velocity = self._guided(streams, scope.span, prompts, step)
             for name, x in values.items():
-                fresh_noise = partial(self._noise, scope.span, name, draw=draw + step + 1)
-                values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh_noise)
-        return {name: _held(scope, name, x, noise[name], 0.0) for name, x in values.items()}
+                values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh[name][step - first])
+        return {name: inputs[name].held(x, noise[name], 0.0) for name, x in values.items()}
 
     def _guided(
         self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts, step: int
     ) -> dict[str, Tensor]:
-        """The velocities of one step: its passes in all branches, combined."""
+        """The velocities of one step: its passes in all branches, combined; `prompts` are on the device."""
         own = {}
         for branch in self._passes.branches(prompts):
             with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
                 seen = self.sampling.guidance.context(branch, context)
-                own[branch] = self.denoiser(streams, self._text(prompts[branch]), seen, Pass(step, branch))
+                own[branch] = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), seen, Pass(step, branch))
         return self.sampling.guidance.combine(self._passes.all_branches(own, prompts), streams)
 
-    def _streams(self, scope: Scope, values: Mapping[str, Tensor], sigmas: Mapping[str, float]) -> dict[str, Stream]:
-        return {
-            name: Stream(
-                x, _levels(scope, name, x, sigmas[name]), torch.tensor(scope.times_s[name], dtype=torch.float64)
-            )
-            for name, x in values.items()
-        }
+    def _inputs(self, scope: Scope, name: str, levels: Sequence[float], dtype: torch.dtype) -> "_StreamInputs":
+        """What the passes over latents of `dtype` read of a stream at each of `levels`, on the device."""
+        device, given, times_s = self.store.device, scope.given.get(name), list(scope.times_s[name])
+        # In float32 or finer: the model tells 0.900 from 0.898.
+        rows = torch.tensor(levels, dtype=torch.promote_types(dtype, torch.float32))[:, None, None]
+        rows = rows.repeat(1, 1, len(times_s))
+        places = values = None
+        if given is not None:
+            places, values = torch.tensor(given.places, dtype=torch.long), sent(given.values.to(dtype), device)
+            if scope.clean:
+                rows[:, :, places] = 0.0
+            places = sent(places, device)
+        known, on_device = self._times.get(name, (None, None))
+        if on_device is None or known != times_s:  # the passes of a chunk and its clean pass have the same
+            on_device = sent(torch.tensor(times_s, dtype=torch.float64), device)
+            self._times[name] = (times_s, on_device)
+        return _StreamInputs(on_device, rows, sent(rows, device), scope.clean, places, values)
 
-    def _text(self, prompt: PromptEmbedding) -> Tensor:
-        """Prompt tokens [1 l d] on the denoiser's device."""
-        return prompt.tokens.unsqueeze(0).to(self.store.device)
+    def _fresh_noise(
+        self, chunk: ChunkSpan, name: str, steps: Sequence[tuple[float, float]], first_draw: int
+    ) -> list[Callable[[], Tensor]]:
+        """The fresh noise of each step; what the solver is known to ask for is drawn now."""
+
+        def drawn(draw: int, following: float) -> Callable[[], Tensor]:
+            draw_now = partial(self._noise, chunk, name, draw=draw)
+            if not self.sampling.solver.adds_noise or not following:
+                return draw_now
+            noise = draw_now()
+            return lambda: noise
+
+        return [drawn(draw, following) for draw, (_, following) in enumerate(steps, start=first_draw)]
+
+    def _sent(self, prompts: Prompts) -> dict[str, PromptEmbedding]:
+        """The prompts on the denoiser's device."""
+        device = self.store.device
+
+        def on_device(prompt: PromptEmbedding) -> PromptEmbedding:
+            seen = None if prompt.seen is None else sent(prompt.seen, device)
+            return replace(prompt, tokens=sent(prompt.tokens, device), seen=seen)
+
+        once = {id(prompt): on_device(prompt) for prompt in prompts.values()}  # branches may read the same one
+        return {branch: once[id(prompt)] for branch, prompt in prompts.items()}
 
     def times_s(self, span: ChunkSpan) -> dict[str, list[float]]:
         """The middle of each of the chunk's latents in seconds, by stream."""
@@ -174,27 +212,44 @@ class RolloutEngine:
     def _noise(self, chunk: ChunkSpan, name: str, draw: int) -> Tensor:
         latents = {"video": chunk.latents, "audio": chunk.audio_latents}[name]
         noise = self.sampling.noise.draw(name, latents, self.latent_shapes[name], draw)
-        return noise.unsqueeze(0).to(self.store.device, latent_dtype(self.store.dtype))
+        return sent(noise.unsqueeze(0).to(latent_dtype(self.store.dtype)), self.store.device)
 
 
-def _levels(scope: Scope, name: str, x: Tensor, sigma: float) -> Tensor:
-    """The noise level of every latent frame [b f], in float32 or finer: the model tells 0.900 from 0.898."""
-    levels = torch.full(x.shape[:2], sigma, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    if scope.clean and name in scope.given:
-        levels[:, list(scope.given[name].places)] = 0.0
-    return levels
+@dataclass(frozen=True)
+class _StreamInputs:
+    """What the passes over one stream of a scope read in addition to its latents.
+
+    Args:
+        times_s: the middle of each latent in seconds, float64 [f].
+        levels: the noise level of every latent frame at each step, on the host [n 1 f] for n steps.
+        sigmas: the same on the device.
+        clean: whether given latents enter a pass clean, or noised to the level of the step.
+        places: of the given latents, [k]; None if there are none.
+        given: their values [k ...].
+    """
+
+    times_s: Tensor
+    levels: Tensor
+    sigmas: Tensor
+    clean: bool
+    places: Tensor | None
+    given: Tensor | None
+
+    def stream(self, x: Tensor, step: int) -> Stream:
+        """Latents [1 f ...] as the passes of a step see them."""
+        return Stream(x, self.sigmas[step], self.times_s, self.levels[step])
+
+    def held(self, x: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """`x` [1 f ...] with the given latents in their places: clean, or at the level of the step from their own
+        noise."""
+        if self.places is None or self.given is None:
+            return x
+        given = self.given.unsqueeze(0)
+        if not self.clean:
+            given = (1 - sigma) * given + sigma * noise.index_select(1, self.places)
+        return x.index_copy(1, self.places, given)
 
 
 def latent_dtype(weights: torch.dtype) -> torch.dtype:
     """The dtype of latents for weights of that dtype: float32 or finer, so that small steps are not rounded away."""
     return torch.promote_types(weights, torch.float32)
-
-
-def _held(scope: Scope, name: str, x: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """`x` [b f ...] with the given latents in their places: clean, or at the level of the step from their own noise."""
-    if name not in scope.given:
-        return x
-    places, given = list(scope.given[name].places), scope.given[name].values.to(x.device, x.dtype)
-    held = x.clone()
-    held[:, places] = given if scope.clean else (1 - sigma) * given + sigma * noise[:, places]
-    return held

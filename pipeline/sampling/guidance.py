@@ -89,7 +89,7 @@ class ByNoiseLevel(ClassifierFree):
 
     @override
     def combine(self, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        noisiest = max(float(stream.sigma.max()) for stream in streams.values())
+        noisiest = max(float(stream.host_sigma.max()) for stream in streams.values())
         # Levels are float32, in which 0.9 is below 0.9.
         here = ClassifierFree(self.scale if noisiest >= self.boundary - ROUNDING else self.low)
         return here.combine(velocities, streams)

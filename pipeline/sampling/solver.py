@@ -17,9 +17,11 @@ class Solver(Protocol):
 
     Attributes:
         lowest_level: the lowest noise level above 0 that a schedule should lead to; 0 where the schedule may choose.
+        adds_noise: whether every step to a level above 0 draws fresh noise, which is then drawn before the first step.
     """
 
     lowest_level: float
+    adds_noise: bool = False
 
     def begin(self, levels: Sequence[float]) -> "Steps":
         """The steps of one stream of one chunk along `levels`."""
@@ -62,6 +64,8 @@ class Euler(_Memoryless):
 
 class Renoise(_Memoryless):
     """Predicts clean latents and adds fresh noise: for few-step distilled models (CausVid, Self-Forcing)."""
+
+    adds_noise = True
 
     @override
     def step(

@@ -125,6 +125,8 @@ class CountingDevice(FakeTensorMode):  # type: ignore[no-untyped-call]  # of its
         packet = func.overloadpacket
         if func in READ_BY_HOST:
             return self._read(func, args)
+        if packet == aten.is_set_to:
+            return _same_memory(args[0], args[1])
         if packet in (aten.index, aten.masked_select) and _is_masked(args[1]):
             self._add(syncs=1, kernels=1, elementwise=1)  # the host asks how many there are
             return self._quietly(lambda: torch.empty(args[0].numel(), dtype=args[0].dtype, device=CUDA))
@@ -207,6 +209,13 @@ def _is_view(func: Any) -> bool:
     """Whether the results of an operation are views of its arguments."""
     returns = func._schema.returns
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """What `Tensor.is_set_to` says, for fake tensors, too."""
+    if one.untyped_storage()._cdata != other.untyped_storage()._cdata or one.shape != other.shape:
+        return False
+    return (one.storage_offset(), one.stride()) == (other.storage_offset(), other.stride())
 
 
 def _bytes(x: Tensor) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.models.protocols import Stream, Tokens
 
@@ -73,6 +74,7 @@ class LTX2Denoiser(nn.Module):
         self.ltx, self._text_tokens, self._cross_timestep = transformer, text_tokens, cross_timestep
         self.rope = ropes(transformer.config)
         self.blocks = [LTX2Block(block) for block in transformer.transformer_blocks]
+        self._places = {"video": Latest[Tensor](), "audio": Latest[Tensor]()}
 
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents, and prompt tokens `text` [b t (video audio)], to tokens."""
@@ -102,18 +104,20 @@ class LTX2Denoiser(nn.Module):
     def _tokens(self, name: str, patches: Tensor, own: Stream, other: Stream, prompt: Tensor) -> LTX2Tokens:
         half, weight = self._half(name), self.ltx.proj_in.weight
         x = half.enter(patches.to(weight.device, weight.dtype))
-        sigma = own.sigma[:, :1] if bool((own.sigma == own.sigma[:, :1]).all()) else own.sigma
+        levels = own.host_sigma
+        sigma = own.sigma[:, :1] if bool((levels == levels[:, :1]).all()) else own.sigma
         # The exchange knows one level of the other stream: that of the step, which given latents are below.
         crossing = other.sigma.amax(dim=1, keepdim=True).expand_as(sigma) if self._cross_timestep else sigma
         gated = crossing * (self.ltx.config.cross_attn_timestep_scale_multiplier / self._time_scale)
         modulation, condition = _timed(half.time, sigma, x)
         parts = [modulation, _timed(half.cross, crossing, x)[0], _timed(half.gate, gated, x)[0]]
         text = prompt.to(x)
+        sides = tuple(own.latents.shape[-2:]) if name == "video" else ()
         return LTX2Tokens(
             x=x,
             condition=condition,
             modulation=rearrange(torch.cat(parts, dim=-1), "b f 1 (m d) -> b f 1 m d", d=x.shape[-1]),
-            positions=self._positions(name, own),
+            positions=self._places[name].of(own.times_s, sides, lambda: self._positions(name, own)),
             text=text if half.caption is None else half.caption(text),
             text_modulation=None
             if half.prompt is None
@@ -142,12 +146,13 @@ class LTX2Denoiser(nn.Module):
 
     def _positions(self, name: str, stream: Stream) -> Tensor:
         """Seconds, and for the picture pixels, in the middle of each token: float64 [f s a]."""
-        times_s, config = stream.times_s.cpu().to(torch.float64), self.ltx.config
+        times_s, config = stream.times_s.to(torch.float64), self.ltx.config
         if name == "audio":
             return rearrange(_heard(times_s, config), "f -> f 1 1")
         size, (_, down, across) = config.patch_size, config.vae_scale_factors
         sides = zip(stream.latents.shape[-2:], (down, across), strict=True)
-        lines = [(torch.arange(0, side, size, dtype=torch.float64) + size / 2) * scale for side, scale in sides]
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": times_s.device}
+        lines = [(torch.arange(0, side, size, **exact) + size / 2) * scale for side, scale in sides]
         return rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
+from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import Stream, Tokens
@@ -63,6 +64,7 @@ class WanDenoiser(nn.Module):
         self.wan, self._latents_per_s, self._text_tokens = transformer, latents_per_s, text_tokens
         self.rope = rope(transformer.config, latents_per_s)
         self.blocks = [WanBlock(block) for block in transformer.blocks]
+        self._positions: Latest[Tensor] = Latest()
 
     def project(self, text: Tensor) -> Tensor:
         """Prompt tokens [b t c] of Wan's text encoder as the blocks read them, [b t d]: once per prompt."""
@@ -80,13 +82,11 @@ class WanDenoiser(nn.Module):
         steps = embedder.timesteps_proj(timesteps).to(embedder.time_embedder.linear_1.weight.dtype)
         condition = embedder.time_embedder(rearrange(steps, "(b f) d -> b f 1 d", f=f)).type_as(patches)
         modulation = embedder.time_proj(embedder.act_fn(condition))
-        lines = (torch.arange(size, dtype=torch.float64) for size in (h, w))
-        positions = torch.cartesian_prod(self._evenly(video.times_s), *lines)
         tokens = WanTokens(
             x=rearrange(patches, "b d f h w -> b f (h w) d"),
             condition=condition,
             modulation=rearrange(modulation, "b f 1 (m d) -> b f 1 m d", m=6),
-            positions=rearrange(positions, "(f s) a -> f s a", f=f),
+            positions=self._positions.of(video.times_s, (h, w), lambda: self._placed(video.times_s, h, w)),
             text=text.to(weight.device, weight.dtype),
             image=self._image(streams),
         )
@@ -125,11 +125,17 @@ class WanDenoiser(nn.Module):
         image: Tensor = embedder(streams["image"].latents.to(self.wan.patch_embedding.weight))
         return image
 
+    def _placed(self, times_s: Tensor, rows: int, columns: int) -> Tensor:
+        """Seconds, row and column of each token: float64 [f s 3]."""
+        lines = (torch.arange(size, dtype=torch.float64, device=times_s.device) for size in (rows, columns))
+        positions = torch.cartesian_prod(self._evenly(times_s), *lines)
+        return rearrange(positions, "(f s) a -> f s a", f=len(times_s))
+
     def _evenly(self, times_s: Tensor) -> Tensor:
         """Times [f] as if a section's first latent held as many frames as the others, as Wan counts: the middle of its
         one frame is the only one that lies inside a frame."""
         frame_s = 1 / (LATENT_FRAMES * self._latents_per_s)
-        times_s = times_s.cpu().to(torch.float64)
+        times_s = times_s.to(torch.float64)
         inside = (2 * times_s / frame_s).round() % 2 == 1
         return torch.where(inside, times_s - (LATENT_FRAMES - 1) / 2 * frame_s, times_s)
 

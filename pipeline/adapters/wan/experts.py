@@ -52,7 +52,7 @@ class WanExperts(BlockDenoiser):
     @override
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         # `text` [b t (e d)] holds the prompt as each expert reads it, one after another.
-        index = self._choose(streams["video"].sigma)
+        index = self._choose(streams["video"].host_sigma)
         own = text.chunk(len(self._experts), dim=-1)[index]
         video = _video(self.expert(index).embed(streams, own))
         return {"video": replace(video, expert=index)}

@@ -84,7 +84,7 @@ class WanContinued(BlockDenoiser):
 
 
 def _num_given(video: Stream) -> int:
-    clean: list[bool] = (video.sigma[0] == 0).tolist()
+    clean: list[bool] = (video.host_sigma[0] == 0).tolist()
     count = sum(clean)
     if not count or not all(clean[:count]):
         places = [place for place, is_clean in enumerate(clean) if is_clean]
