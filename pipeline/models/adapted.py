@@ -255,7 +255,7 @@ class LoraDenoiser(BlockDenoiser):
 
     @override
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
-        level = float(max(stream.sigma.max() for stream in streams.values())) if self._by_noise else 0.0
+        level = float(max(stream.host_sigma.max() for stream in streams.values())) if self._by_noise else 0.0
         for each in self._loras:
             each.use(self.scene, level)
         return self._denoiser.embed(streams, text)
