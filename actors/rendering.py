@@ -212,9 +212,10 @@ def notes(take: Take, options: RenderOptions) -> Iterator[str]:
 def fresh_place(output: str) -> Store:
     """The output root if it holds no take, or the first of `output-2`, `output-3` ... that holds none."""
     number, place = 1, Store(output)
+    first = place.url
     while has_take(place):
         number += 1
-        place = Store(f"{output.rstrip('/')}-{number}")
+        place = Store(f"{first}-{number}")
     return place
 
 

@@ -4,6 +4,7 @@ The result is either frozen takes or a single `SpecError` with one line for each
 value, what is wrong, and the fix.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from longtake.jobs.manifest_rows import READ_FIX, Row, read_rows
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.store import Store, resolved
 from longtake.pipeline.names import check_place, scheme_of
 from longtake.pipeline.spec import Storyboard, located, parse_storyboard
 from longtake.pipeline.yaml_spec import Place, message_of, read_text, whole, words
@@ -205,10 +206,11 @@ class _Reader:
     def _output(self, output: str) -> str:
         try:
             if _is_absolute(output):
-                return Store(output).url.rstrip("/")
-            if output.split("/", maxsplit=1)[0] == LEDGER:
+                return Store(output).url
+            name = posixpath.normpath(output)
+            if name.split("/", maxsplit=1)[0] == LEDGER:
                 raise SpecError(f"{LEDGER}/ holds the ledger")
-            return self._root.url_of(output.rstrip("/"))
+            return self._root.url_of(name)
         except (OSError, ValueError, ImportError) as error:
             raise SpecError(f"output is {output!r}; {error}") from None
 
@@ -246,7 +248,7 @@ def _shared(takes: Sequence[tuple[str, TakeSpec]]) -> Iterator[str]:
     names: dict[str, str] = {}
     outputs: dict[str, str] = {}
     for where, take in takes:
-        named, placed = names.setdefault(take.id.casefold(), where), outputs.setdefault(take.output, where)
+        named, placed = names.setdefault(take.id.casefold(), where), outputs.setdefault(resolved(take.output), where)
         if named != where:
             yield f"{where}: id is {take.id!r}, as in {named}; give one of them another id"
         elif placed != where:
@@ -281,4 +283,4 @@ def _storyboards(manifest: str, rows: Sequence[Row]) -> Mapping[str, str | SpecE
 
 
 def _is_absolute(url: str) -> bool:
-    return url.startswith("/") or bool(scheme_of(url))
+    return url.startswith(("/", "~")) or bool(scheme_of(url))

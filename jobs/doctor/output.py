@@ -59,7 +59,12 @@ def check_output(output: str) -> Iterator[Finding]:
         fix = "use another -o, or fix its permissions (chmod), free space or credentials"
         yield Finding("output", "FAIL", f"{store.url_of(name)}: {type(error).__name__}: {error}", fix)
     else:
-        yield Finding("output", "ok", f"{store.url} can be written, read and deleted from; {served}")
+        seen = f"{store.url} can be written, read and deleted from; {served}"
+        if store.can_put_if_absent:
+            yield Finding("output", "ok", seen)
+        else:
+            fix = "begin one render at a time there; S3 and shared folders decide exactly"
+            yield Finding("output", "warn", f"{seen}; of renders that begin within seconds, one is stopped later", fix)
     finally:
         for folder in new_folders:
             if folder.exists() and not any(folder.iterdir()):

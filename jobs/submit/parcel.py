@@ -15,6 +15,7 @@ import yaml
 
 from longtake.jobs.manifest_rows import READ_FIX, read_rows
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.store import canonical
 from longtake.pipeline.names import is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import Storyboard, parse_storyboard
 from longtake.pipeline.yaml_spec import composed, read_text
@@ -153,9 +154,9 @@ def place_of(output: str) -> str:
             f"-o is {output}; its password would be shown with the job: give the nodes credentials of their own, such"
             " as AWS_ACCESS_KEY_ID in their environment, and leave it out"
         )
-    return str(Path(output).absolute()) if is_path(output) else output
+    return canonical(output)
 
 
 def is_path(output: str) -> bool:
     """Whether an output root is a path rather than a URL."""
-    return "://" not in output or output.startswith("file:")
+    return "://" not in canonical(output)

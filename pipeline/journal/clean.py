@@ -14,13 +14,15 @@ SCRATCH = "journal/scratch/"
 
 _DATA = re.compile(r"(journal/(?:latents|segments)/\d{5,})-[0-9a-f]{16}\.safetensors")
 _UNFINISHED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{16}\.unfinished")
+_PROBE = re.compile(r"journal/probe-[0-9a-f]{16}|\.doctor-\d+|\.longtake-[^/]+/.*")
+"""What a check of the output root left when it was killed."""
 _OWNER = re.compile(r"journal/writer-\d{5,}\.json")
 _BELOW = re.compile(r"(?!journal/)(?P<root>.+?/)journal/")
 """A name that belongs to a take in a folder below."""
 
 
 def clean(store: Store, *, dry_run: bool = False) -> dict[str, int]:
-    """Delete data that no manifest names, unfinished files, scratch files and cards of earlier owners.
+    """Delete data that no manifest names, unfinished files, scratch files, probes and cards of earlier owners.
 
     Args:
         dry_run: delete nothing.
@@ -51,7 +53,7 @@ def _litter(store: Store) -> Iterator[tuple[str, int]]:
     found = {name: size for name, size in found.items() if not name.startswith(others)}
     owners = sorted(filter(_OWNER.fullmatch, found), key=lambda name: (len(name), name))
     for name, size in found.items():
-        left = name in owners[:-1] or name.startswith(SCRATCH) or _UNFINISHED.fullmatch(name)
+        left = name in owners[:-1] or name.startswith(SCRATCH) or _UNFINISHED.fullmatch(name) or _PROBE.fullmatch(name)
         if left or _is_orphan(store, name, found):
             yield name, size
 

@@ -4,15 +4,17 @@
     journal/writer-00002.json      the second owner's card, and so on: the highest number owns the root
 
 A number is claimed by a put that fails if the name exists, so exactly one of several claimants wins, also when the
-last owner is dead. Clocks are compared only to refuse: a card that was renewed a moment ago by our clock belongs to a
-living owner. If the times look old or implausible, a successor observes the card for a whole lease by its own
-monotonic clock. A wrong clock therefore costs a wait, and never the root.
+last owner is dead. Whether it is alive is known at once if it ran on this machine. Otherwise a successor observes its
+card by its own monotonic clock: an owner that renews it is alive, and one that does not for a whole lease is dead. The
+clocks of two machines are never compared.
 
-An owner that could not renew for a whole lease, or sees its successor's card, has lost the root, and `check` raises.
+An owner that could not renew for a whole lease, or sees its successor's card or another's in place of its own (where
+puts are not exact, see `Store.put_if_absent`), has lost the root, and `check` raises.
 Its writes in flight do no harm: its data has unique names, and a manifest that it still writes has the same content
 as its successor's, since equal keys mean equal bits.
 """
 
+import logging
 import re
 import threading
 from contextlib import suppress
@@ -23,6 +25,8 @@ from typing import NamedTuple, Self
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.journal.owner import OwnerCard
 from longtake.pipeline.journal.store import Store
+
+LOG = logging.getLogger("longtake.journal")
 
 LEASE_S = 60.0
 
@@ -39,7 +43,12 @@ class Held(NamedTuple):
 def latest(store: Store) -> Held | None:
     """The last owner of a root, alive or not; None if there was none."""
     numbers = [int(found[1]) for name in store.list("journal") if (found := _NAME.fullmatch(name))]
-    return _held(store, max(numbers)) if numbers else None
+    if not numbers:
+        return None
+    number = max(numbers)
+    while store.exists(_name(number + 1)):  # some stores list a new name late
+        number += 1
+    return _held(store, number)
 
 
 class Lease:
@@ -80,7 +89,15 @@ class Lease:
 
     def _outlive(self, last: Held) -> None:
         """Return once the last owner has released the lease or does not renew it; JournalError if it is alive."""
-        alive = 0 <= time() - last.card.renewed < LEASE_S
+        runs = last.card.runs
+        if runs is False:
+            return
+        alive = bool(runs) and 0 <= time() - last.card.renewed < LEASE_S  # by one clock
+        if not alive:
+            LOG.warning(
+                "%s was being rendered by %s; waiting up to %.0f s to see whether it is alive",
+                self._store.url, last.card.who, LEASE_S,
+            )  # fmt: skip
         deadline = monotonic() + LEASE_S
         while not alive and monotonic() < deadline:
             sleep(LEASE_S / 20)
@@ -96,7 +113,8 @@ class Lease:
             asked = monotonic()
             card = self.card.model_copy(update={"renewals": self.card.renewals + 1, "renewed": time()})
             try:
-                if self._store.exists(_name(self._number + 1)):
+                number = self._number
+                if self._store.exists(_name(number + 1)) or _held(self._store, number).card.token != card.token:
                     self._superseded = True
                     return
                 self._store.put(_name(self._number), card.model_dump_json().encode())

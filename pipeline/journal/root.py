@@ -17,6 +17,7 @@ def output_root(url: str) -> Store:
     Raises:
         SpecError: it cannot be written to, or is named like a film.
     """
+    check_spelling(url)
     store = Store(url)
     if not store.is_local:
         _check_remote(store)
@@ -68,6 +69,12 @@ def check_input(url: str) -> None:
     if info["type"] != "file" or info["size"] == 0:
         what = "empty" if info["type"] == "file" else "a folder"
         raise SpecError(f"{url} is {what}; name a film")
+
+
+def check_spelling(url: str) -> None:
+    """Raise `SpecError` for the value of `-o=URL`, which a command line reads as `=URL`."""
+    if url.startswith("="):
+        raise SpecError(f"-o is {url}; write -o {url[1:]}, with a space, or --output={url[1:]}")
 
 
 def has_take(store: Store) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import fsspec
@@ -22,7 +23,43 @@ _SHOWS_UNFINISHED = {"memory", "sftp", "ssh"}
 
 # If two writers create the same name at once, these refuse one. S3: PutObject with If-None-Match.
 _REFUSES_SECOND = {"file", "local", "memory", "s3", "s3a"}
+SETTLE_S = 2.0
+"""Elsewhere a writer looks for the name, puts, and looks again after this time whose bytes stayed."""
+
 _CREATE_LOCK = threading.Lock()  # fsspec's memory store tests first and writes afterwards
+
+
+# Several names of one file system.
+_ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "local": "file"}
+
+
+def canonical(url: str) -> str:
+    """The one name of a place: an absolute path on this machine, or a URL; without `//`, `.`, `..` or a last `/`.
+
+    Symbolic links stay as they are; see `resolved`. Chained URLs and those of web servers, which may mean something
+    else by such parts, are not changed.
+    """
+    scheme, has_scheme, path = url.partition("://")
+    scheme = _ALIASES.get(scheme.lower(), scheme.lower())
+    if "::" in scheme or (scheme in ("http", "https") and has_scheme):
+        return url
+    if not has_scheme or scheme == "file":
+        local = str(LocalFileSystem._strip_protocol(f"file://{path.removeprefix('localhost')}" if has_scheme else url))
+        links = ".." in local.split("/")  # the folder above a link is that of its target
+        return str(Path(local).resolve()) if links else os.path.abspath(f"/{local.lstrip('/')}")  # noqa: PTH100
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[max(1, len(parts) - 1) :]  # never the bucket
+        elif part not in ("", "."):
+            parts.append(part)
+    return f"{scheme}://{'/'.join(parts)}"
+
+
+def resolved(url: str) -> str:
+    """The one name of a place, symbolic links followed."""
+    place = canonical(url)
+    return place if "://" in place else str(Path(place).resolve())
 
 
 def located(url: str) -> tuple[Any, str]:
@@ -31,9 +68,9 @@ def located(url: str) -> tuple[Any, str]:
     Raises:
         SpecError: no file system serves it.
     """
+    url = canonical(url)
     if "://" not in url:
-        files = LocalFileSystem(use_listings_cache=False)
-        return files, str(files._strip_protocol(url))
+        return LocalFileSystem(use_listings_cache=False), url
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except Exception as error:  # each file system has errors of its own: unknown schemes, missing packages
@@ -59,7 +96,7 @@ class Store:
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._shows_unfinished = not _SHOWS_UNFINISHED.isdisjoint(protocols)
         self._refuses_second = not _REFUSES_SECOND.isdisjoint(protocols)
-        self._url = self._root if self._is_local else url
+        self._url = self._root if self._is_local else canonical(url)
         self._may_write: Callable[[], None] = lambda: None
 
     @property
@@ -115,8 +152,8 @@ class Store:
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store `data` under `name` unless the name exists; whether `data` is stored there now.
 
-        Of concurrent callers exactly one gets True. Without `can_put_if_absent` the last writer gets True, provided
-        that all read after all have written.
+        Of concurrent callers exactly one gets True. Without `can_put_if_absent` that is the last writer, provided that
+        no caller takes `SETTLE_S` from looking for the name to the end of its put.
 
         Args:
             data: unique to the caller. If an answer is lost and the library retries, the bytes show whose object
@@ -130,6 +167,8 @@ class Store:
         except OSError:
             if not self.exists(name):
                 raise
+        if not self._refuses_second:
+            sleep(SETTLE_S)
         return self.get(name) == data
 
     def get(self, name: str) -> bytes:
@@ -266,9 +305,12 @@ def _create_local(path: Path, data: bytes) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Make a file, or the names in a folder, survive a power cut. Some network file systems cannot for folders."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

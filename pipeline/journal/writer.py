@@ -39,10 +39,10 @@ def sole_writer(store: Store) -> Iterator[OwnerCard]:
 
 
 def owner_of(store: Store) -> OwnerCard | None:
-    """The present owner of the output root; None if there is none. A lease's owner may be dead: see `renewed`."""
+    """The present owner of the output root; None if there is none. A lease's owner on another machine may be dead."""
     if not store.is_local:
         held = latest(store)
-        return None if held is None or held.card.released else held.card
+        return None if held is None or held.card.released or held.card.runs is False else held.card
     path = Path(store.url_of(NAME))
     if not path.exists():
         return None
@@ -102,5 +102,10 @@ def _locks(file: IO[str], wait_s: float, kind: int = fcntl.LOCK_EX) -> bool:
             if monotonic() >= deadline:
                 return False
             sleep(0.05)
+        except OSError as error:
+            raise JournalError(
+                f"{Path(file.name).parent.parent} is on a file system without locks ({error.strerror}), so two renders"
+                " could write there at once; mount it with locks, or use another -o"
+            ) from error
         else:
             return True

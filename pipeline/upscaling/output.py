@@ -21,7 +21,8 @@ from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.encode import FootageSegment
 from longtake.pipeline.footage.mux import write_footage
 from longtake.pipeline.footage.values import Footage
-from longtake.pipeline.journal.store import Store, fsync, located
+from longtake.pipeline.journal.root import check_spelling
+from longtake.pipeline.journal.store import Store, canonical, fsync, located, resolved
 
 SCRATCH = "journal/scratch"
 
@@ -72,20 +73,20 @@ class Output:
     """
 
     def __init__(self, url: str) -> None:
-        self.journal = Store(f"{url}.longtake")
+        check_spelling(url)
+        self.journal = Store(f"{canonical(url)}.longtake")
         self._files: Any
         self._files, self._path = located(url)
         folder, _, self._name = self._path.rpartition("/")
         if not PurePosixPath(self._name).suffix or self._files.isdir(self._path):
             raise SpecError(f"-o is {url}, which names no file; use a path such as out/film.mp4")
         self.is_local = self.journal.is_local
-        self.url = self._path if self.is_local else url
+        self.url = self._path if self.is_local else canonical(url)
         self._folder = folder
 
     def is_at(self, url: str) -> bool:
         """Whether the output would replace the file at `url`."""
-        files, path = located(url)
-        return type(files) is type(self._files) and path == self._path
+        return resolved(url) == resolved(self.url)
 
     def check_ours(self) -> None:
         """Raise `SpecError` if the output exists and was not written from this journal."""

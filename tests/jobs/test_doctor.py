@@ -217,8 +217,11 @@ def test_an_output_that_loses_bytes_fails(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_output_in_memory_is_tried_without_touching_the_disk():
+def test_an_output_in_memory_is_tried_without_touching_the_disk(monkeypatch):
     assert only(output_root.check_output("memory://doctor")).level == "ok"
+    monkeypatch.setattr(output_root.Store, "can_put_if_absent", False)
+    unsafe = only(output_root.check_output("memory://doctor"))
+    assert (unsafe.level, "one render at a time" in unsafe.fix) == ("warn", True)
 
 
 def test_a_check_that_raises_is_a_finding_and_the_others_still_run(monkeypatch, tmp_path):

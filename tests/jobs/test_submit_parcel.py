@@ -86,7 +86,8 @@ def test_attempts_are_counted_and_a_second_at_once_is_refused():
 def test_an_output_is_absolute_or_a_url_and_never_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert place_of("out/film") == str(tmp_path / "out/film")
-    assert place_of("s3://films/one") == "s3://films/one"
+    assert place_of(f"file://{tmp_path}//out/./film/") == str(tmp_path / "out/film")
+    assert place_of("s3://films/one") == place_of("s3a://films//one/") == "s3://films/one"
     with pytest.raises(SpecError, match="memory belongs to one process"):
         place_of("memory://film")
 

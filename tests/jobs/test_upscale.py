@@ -263,6 +263,9 @@ def test_impossible_requests_are_refused_before_anything_is_written(clip, tmp_pa
     for arguments, code, words in (
         ((lies, "-o", out), 1, "lies.mp4"),
         ((clip.url, "-o", clip.url), 2, "the footage itself"),
+        ((clip.url, "-o", f"file://{clip.url}"), 2, "the footage itself"),
+        ((clip.url, "-o", Path(clip.url).parent / "." / "x" / ".." / Path(clip.url).name), 2, "the footage itself"),
+        ((clip.url, f"-o=~/{Path(clip.url).name}"), 2, "with a space"),
         ((clip.url, "-o", tmp_path / "out"), 2, "names no file"),
         ((clip.url, "-o", out, "--continuity", "warm"), 2, "use exact, handoff, or warmup=N"),
         ((clip.url, "-o", out, "--start", "1h"), 2, "holds no frame"),

@@ -17,6 +17,9 @@ LITTER = {
     "journal/scratch/longtake-x/film.mp4": 7,
     "live/.video-00001.m4s.0123456789abcdef.unfinished": 8,
     ".film.mp4.0123456789abcdef.unfinished": 9,
+    "journal/probe-0123456789abcdef": 1,
+    ".doctor-123": 2,
+    ".longtake-x1/file": 3,
 }
 OTHERS = ("notes.txt", "journal/latents/mine.safetensors", "journal/.unfinished", "live/old.m4s")
 

@@ -1,11 +1,17 @@
+import subprocess
 import threading
+from contextlib import suppress
+from random import random
 from time import sleep
+from typing import ClassVar
 from uuid import uuid4
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from longtake.pipeline.errors import JournalError
-from longtake.pipeline.journal import lease as lease_module
+from longtake.pipeline.journal import lease as lease_module, owner as owner_module, store as store_module
 from longtake.pipeline.journal.lease import Lease, latest
 from longtake.pipeline.journal.owner import OwnerCard
 from longtake.pipeline.journal.store import Store
@@ -87,6 +93,86 @@ def test_a_dead_owners_root_is_taken_over_after_a_whole_lease_was_watched(store,
     with sole_writer(store):
         assert lease_module.monotonic() - started > 1.9
         assert latest(store).number == 8
+
+
+@pytest.mark.usefixtures("short")
+def test_an_owner_on_another_machine_that_renews_is_alive_and_one_that_does_not_is_dead(store, monkeypatch, caplog):
+    monkeypatch.setattr(owner_module, "_machine", lambda: "another")
+    with sole_writer(store) as owner:
+        monkeypatch.setattr(owner_module, "_machine", lambda: "this")
+        with pytest.raises(JournalError, match="being rendered by"), sole_writer(Store(store.url)):
+            pass
+        assert owner_of(store).token == owner.token
+    put_card(store, 2, host="gone", pid=1, machine="another", renewed=lease_module.time())
+    caplog.clear()
+    with sole_writer(store):
+        assert latest(store).number == 3
+    assert "process 1 on gone, since ?; waiting up to 2 s to see whether it is alive" in caplog.text
+
+
+def test_a_killed_owner_on_this_machine_is_succeeded_at_once(store):
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    card = OwnerCard.of_this_process()
+    for number, changed in enumerate(({"pid": child.pid}, {"started": "2000-01-01T00:00:00+00:00"}), 1):
+        dead = card.model_copy(update=changed)  # gone; or its number was given to a later process
+        put_card(store, number * 10, **dead.model_dump())
+        assert owner_of(store) is None
+        started = lease_module.monotonic()
+        with sole_writer(store):
+            assert lease_module.monotonic() - started < 1
+
+
+def test_a_card_that_the_store_lists_late_counts(store, monkeypatch):
+    for number in (1, 2, 3):
+        put_card(store, number, released=number < 3, host="late")
+    listed = Store.list
+    monkeypatch.setattr(Store, "list", lambda *a: {n: s for n, s in listed(*a).items() if "00003" not in n})
+    assert latest(store).number == 3
+
+
+class PlainFileSystem(MemoryFileSystem):
+    """An object store that knows no conditional put, and takes its time."""
+
+    protocol = "plain"
+    store: ClassVar[dict] = {}
+
+    def pipe_file(self, path, value, **_):
+        sleep(0.02 * random())
+        super().pipe_file(path, value)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    fsspec.register_implementation("plain", PlainFileSystem, clobber=True)
+    monkeypatch.setattr(store_module, "SETTLE_S", 0.2)
+    return Store(f"plain://{uuid4()}")
+
+
+@pytest.mark.usefixtures("short")
+def test_without_conditional_puts_exactly_one_owner_wins_and_one_that_was_overwritten_stops(plain):
+    assert not plain.can_put_if_absent
+    start, won = threading.Barrier(8), []
+
+    def race():
+        mine = Store(plain.url)
+        start.wait()
+        with suppress(JournalError), sole_writer(mine) as card:
+            won.append(card)
+            sleep(0.5)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    with sole_writer(plain):
+        number = latest(plain).number
+        put_card(Store(plain.url), number, host="slow", token="another")  # its put took longer than expected
+        sleep(1)
+        with pytest.raises(JournalError, match="lost its lease"):
+            plain.put("film.mp4", b"")
 
 
 @pytest.mark.usefixtures("short")

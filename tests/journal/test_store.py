@@ -1,3 +1,7 @@
+import errno
+import fcntl
+import os
+import stat
 import threading
 from itertools import count
 from time import monotonic
@@ -5,8 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from longtake.pipeline.errors import SpecError
-from longtake.pipeline.journal.store import Store
+from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.journal.store import Store, canonical, resolved
+from longtake.pipeline.journal.writer import sole_writer
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -148,3 +153,61 @@ def test_a_fault_names_its_object(store, monkeypatch):
     monkeypatch.setattr(type(store._fs), "cat_file", broken)
     with pytest.raises(OSError, match="live/a could not be read: connection reset"):
         store.get("live/a")
+
+
+PLACES = {
+    "/tmp/a/b": (
+        "/tmp//a/b/",
+        "/tmp/./a/b",
+        "/tmp/c/../a/b",
+        "file:///tmp/a/b",
+        "file:/tmp/a//b",
+        "FILE://localhost/tmp/a/b",
+    ),
+    "s3://bucket/film": (
+        "s3://bucket//film/",
+        "s3a://bucket/./film",
+        "S3://bucket/x/../film",
+        "s3://../bucket/../film",
+    ),
+    "gs://bucket/film": ("gcs://bucket/film",),
+    "memory://a/b": ("memory:///a//b", "memory://a/b/"),
+    "https://host/a//b?next=/../c": (),
+    "simplecache::s3://bucket//film": (),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_has_one_name(place):
+    assert {canonical(name) for name in (place, *PLACES[place])} == {place}
+
+
+def test_paths_are_relative_to_the_working_folder_and_to_ones_home_and_links_lead_to_one_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "deep" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "out")
+    assert {canonical(name) for name in ("out", "./out", "out//", "~/out")} == {str(tmp_path / "out")}
+    assert canonical("link/../film") == str(tmp_path / "deep" / "film"), "as the operating system reads it"
+    assert resolved("link/film") == resolved("file://" + str(tmp_path / "deep/out//film"))
+    assert resolved("link/film") != resolved("out/film")
+
+
+def test_folders_that_cannot_be_synced_and_file_systems_without_locks(tmp_path, monkeypatch):
+    def refuses(number, *, folders):
+        def call(descriptor, *_):
+            if not folders or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", refuses(errno.EINVAL, folders=True))
+    place = Store(str(tmp_path))
+    place.put("a", b"stored")
+    assert place.get("a") == b"stored"
+    monkeypatch.setattr(os, "fsync", refuses(errno.EIO, folders=True))
+    with pytest.raises(OSError, match="could not be put"):
+        place.put("a", b"lost")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: refuses(errno.ENOLCK, folders=False)(0))
+    with pytest.raises(JournalError, match=f"{tmp_path} is on a file system without locks"), sole_writer(place):
+        pass

@@ -114,6 +114,18 @@ def test_every_mistake_is_named_at_once_with_line_key_value_and_fix(folder):
     ]
 
 
+def test_one_output_by_several_names_belongs_to_one_take(folder):
+    (folder / "out").mkdir()
+    (folder / "link").symlink_to(folder / "out")
+    names = ("./one", "one//", "x/../one", f"file://{folder}/out//one", f"{folder}/link/one")
+    for name in names:
+        rows = [{"id": "a", "storyboard": "one.yaml", "output": "one"}]
+        rows.append({"id": "b", "storyboard": "one.yaml", "output": name})
+        (folder / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(SpecError, match="give one of them another output"):
+            read_manifest(str(folder / "films.jsonl"), str(folder / "out"))
+
+
 def test_ids_and_outputs_belong_to_one_take_each(folder):
     found = mistakes(
         folder,
