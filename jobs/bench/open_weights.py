@@ -22,6 +22,7 @@ import torch
 from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline.adapters.open import open_model
+from longtake.pipeline.film import render
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
@@ -90,7 +91,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     """For each family, render one film undisturbed, and one whose driver is killed in the middle and started again.
 
     A quick run has fewer families and no shorter films: those would take nearly as long, and end before the memory of
-    the ranks is level. A smoke run has one rank, and no Ray.
+    the ranks is level. A smoke run has one rank and no Ray, and only the driver that it kills is another process.
     """
     torch.set_num_threads(1)
     families: list[str] = options.pick(full=["wan", "ltx2"], quick=["ltx2"], smoke=["wan"])
@@ -120,7 +121,13 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 def _render(film: Film, out: str) -> float:
-    """Render or resume. Returns by how much the ranks' memory grew from the second to the last quarter of the time."""
+    """Render or resume. Returns by how much the ranks' memory grew from the second to the last quarter of the time.
+
+    Without Ray there are no ranks; the film is rendered by this process, which has imported diffusers already.
+    """
+    if film.degrees.ranks == 1:
+        render(film.take(out))
+        return 0.0
     resident, log = [], film.root / f"{out}.log"
     with log.open("w") as stderr:
         driver = subprocess.Popen(film.command(out), stdout=subprocess.DEVNULL, stderr=stderr)

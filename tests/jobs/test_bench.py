@@ -113,9 +113,12 @@ def smoke(name, capsys):
 
 
 ON_RAY = ("batch", "chaos", "leaks", "road", "upscale")
+GROUPED = {"hot-path": [pytest.mark.xdist_group("hot-path")]}  # with the tests of the same counts
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHES if name not in ON_RAY])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=GROUPED.get(name, [])) for name in BENCHES if name not in ON_RAY]
+)
 def test_every_bench_runs(name, capsys):
     smoke(name, capsys)
 

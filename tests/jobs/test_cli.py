@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, open_render
+from longtake.jobs.cli import main
 from longtake.jobs.models.table import print_models
 from longtake.jobs.take import print_before
 from longtake.pipeline.journal.event_log import EventLog
@@ -31,6 +32,22 @@ STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle
 def longtake(*arguments, check=False, **options):
     command = [*LONGTAKE, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, **options)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command as `longtake` does, but in this process, which has imported torch already: that takes seconds."""
+
+    def run(*arguments, check=False):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
+        if check:
+            answer.check_returncode()
+        return answer
+
+    return run
 
 
 @pytest.fixture
@@ -104,7 +121,7 @@ def test_the_json_schema_accepts_storyboards_and_refuses_mistakes():
             jsonschema.validate(yaml.safe_load(text), schema)
 
 
-def test_the_result_of_a_render_is_one_json_object_and_progress_goes_to_standard_error(storyboard, tmp_path):
+def test_the_result_of_a_render_is_one_json_object_and_progress_goes_to_standard_error(storyboard, tmp_path, command):
     out = tmp_path / "out"
     answer = longtake(
         "render", storyboard, "-o", out, "--in-process", "--json", "--progress", "plain", "-v", check=True
@@ -112,13 +129,13 @@ def test_the_result_of_a_render_is_one_json_object_and_progress_goes_to_standard
     result = json.loads(answer.stdout)
     assert (result["film"], result["frames"], result["rendered_chunks"]) == (str(out / "film.mp4"), 32, 2)
     assert "denoise.chunk" in answer.stderr
-    wrong = longtake("render", storyboard, "-o", out, "--in-process", "--json", "--set", "seed=-1")
+    wrong = command("render", storyboard, "-o", out, "--in-process", "--json", "--set", "seed=-1")
     assert json.loads(wrong.stdout)["error"] == "SpecError"
     assert json.loads(wrong.stdout)["exit_code"] == wrong.returncode == 2
 
 
-def test_the_plan_is_one_json_object(storyboard, tmp_path):
-    answer = longtake("render", storyboard, "-o", tmp_path / "out", "--in-process", "--dry-run", "--json", check=True)
+def test_the_plan_is_one_json_object(storyboard, tmp_path, command):
+    answer = command("render", storyboard, "-o", tmp_path / "out", "--in-process", "--dry-run", "--json", check=True)
     plan = json.loads(answer.stdout)
     assert (plan["frames"], plan["chunks"], plan["scenes"][0]["chunks"]) == (32, 2, 2)
     assert plan["expected_s"] > 0
@@ -140,58 +157,60 @@ def test_ctrl_c_says_that_the_same_command_resumes(tmp_path):
     ]
 
 
-def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
+def test_init_then_dry_run_shows_the_plan_and_writes_nothing(tmp_path, command):
     path, out = tmp_path / "film.yaml", tmp_path / "out"
-    longtake("init", path, check=True)
-    assert longtake("init", path).returncode == 2, "init never overwrites"
-    answer = longtake("render", path, "-o", out, "--dry-run", "--set", "model=tiny", check=True)
+    command("init", path, check=True)
+    assert command("init", path).returncode == 2, "init never overwrites"
+    answer = command("render", path, "-o", out, "--dry-run", "--set", "model=tiny", check=True)
     for part in ("480 frames", "480000 samples", "chunks  30", "MiB", "expected", "continue", "cut"):
         assert part in answer.stdout
     assert not out.exists()
 
 
-def test_render_writes_the_film_the_playlist_and_the_event_log_and_resumes_where_it_ended(storyboard, tmp_path):
+def test_render_writes_the_film_the_playlist_and_the_event_log_and_resumes_where_it_ended(
+    storyboard, tmp_path, command
+):
     out = tmp_path / "out"
-    longtake("render", storyboard, "-o", out, "--in-process", check=True)
+    command("render", storyboard, "-o", out, "--in-process", check=True)
     film = (out / "film.mp4").read_bytes()
     assert "#EXT-X-ENDLIST" in (out / "live" / "video.m3u8").read_text()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events][:2] == ["road.start", "film.start"]
     assert events[-1]["event"] == "film.done"
     assert {event["chunk"] for event in events if event["event"] == "denoise.chunk"} == {0, 1}
-    again = longtake("render", storyboard, "-o", out, "--in-process", check=True)
+    again = command("render", storyboard, "-o", out, "--in-process", check=True)
     assert "2 of 2 chunks are kept" in " ".join(again.stdout.split())
-    refused = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3")
+    refused = command("render", storyboard, "-o", out, "--in-process", "--set", "seed=3")
     assert refused.returncode == 2, "a finished film is not overwritten without --replace"
     assert "2 of its 2 chunks would be lost (seed was 0, is 3); add --replace" in " ".join(refused.stderr.split())
     assert (out / "film.mp4").read_bytes() == film
-    edited = longtake("render", storyboard, "-o", out, "--in-process", "--set", "seed=3", "--replace", check=True)
+    edited = command("render", storyboard, "-o", out, "--in-process", "--set", "seed=3", "--replace", check=True)
     assert "0 of 2 chunks are kept; chunk 0: seed was 0, is 3" in " ".join(edited.stdout.split())
     assert (out / "film.mp4").read_bytes() != film
 
 
-def test_the_model_its_dtype_and_its_quantization_can_be_set_by_flags(storyboard, tmp_path):
+def test_the_model_its_dtype_and_its_quantization_can_be_set_by_flags(storyboard, tmp_path, command):
     pytest.importorskip("torchao")
     save_model(EmbeddedModel.untrained(TINY), f"{tmp_path}/own.safetensors")
     render = ("render", storyboard, "-o", tmp_path / "out", "--in-process", "--model", tmp_path / "own.safetensors")
     render = (*render, "--replace")
-    outputs = [" ".join(longtake(*render, *flags, check=True).stdout.split()) for flags in WEIGHT_FLAGS]
+    outputs = [" ".join(command(*render, *flags, check=True).stdout.split()) for flags in WEIGHT_FLAGS]
     assert "0 of 2 chunks are kept" in outputs[1], "other bits"
     assert "2 of 2 chunks are kept" in outputs[2]
-    wrong = longtake(*render, "--dtype", "int8")
+    wrong = command(*render, "--dtype", "int8")
     assert (wrong.returncode, "--dtype is int8; use float32" in wrong.stderr) == (2, True)
 
 
-def test_fresh_starts_next_to_the_old_take_and_never_over_it(storyboard, tmp_path):
+def test_fresh_starts_next_to_the_old_take_and_never_over_it(storyboard, tmp_path, command):
     out = tmp_path / "out"
     for _ in range(3):
-        longtake("render", storyboard, "-o", out, "--in-process", "--fresh", check=True)
+        command("render", storyboard, "-o", out, "--in-process", "--fresh", check=True)
     assert (tmp_path / "out-2" / "film.mp4").read_bytes() == (tmp_path / "out-3" / "film.mp4").read_bytes()
 
 
-def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path):
+def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path, command):
     (tmp_path / "film.mp4").write_bytes(b"precious")
-    answer = longtake("render", storyboard, "-o", tmp_path, "--in-process")
+    answer = command("render", storyboard, "-o", tmp_path, "--in-process")
     assert answer.returncode == 2
     assert "nothing was overwritten" in answer.stderr
     assert (tmp_path / "film.mp4").read_bytes() == b"precious"
@@ -206,8 +225,8 @@ def test_a_foreign_film_is_never_overwritten(storyboard, tmp_path):
         ("scenes.0.prompt=a zebra bounces", 2, "'zebra'"),
     ],
 )
-def test_errors_are_one_message_with_a_documented_exit_code(storyboard, tmp_path, override, code, message):
-    answer = longtake("render", storyboard, "-o", tmp_path / "out", "--in-process", "--set", override)
+def test_errors_are_one_message_with_a_documented_exit_code(storyboard, tmp_path, override, code, message, command):
+    answer = command("render", storyboard, "-o", tmp_path / "out", "--in-process", "--set", override)
     assert answer.returncode == code
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr

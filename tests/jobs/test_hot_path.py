@@ -7,6 +7,8 @@ from longtake.jobs.bench.hot_path import counted, counting
 from longtake.jobs.bench.table import BENCHES
 from longtake.pipeline.testing.counting_device import CUDA
 
+pytestmark = pytest.mark.xdist_group("hot-path")  # one process counts, for these tests and the bench's
+
 MOST = {
     "host_syncs_per_pass": 0,
     "transfers_in_loop": 0,
