@@ -8,7 +8,9 @@ from math import ceil
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
+from longtake.actors.address import HOW_TO, LOCAL, from_environment, named, reachable, written
 from longtake.actors.ray_signals import own_signals
 from longtake.actors.worker_start import ForkServers
 from longtake.pipeline.errors import SpecError
@@ -33,21 +35,18 @@ already stays."""
 
 _FORKS: list[ForkServers] = []  # of the cluster that this process has started, if any
 
-LOCAL = "local"
-"""The address of a new cluster on this machine, whatever `RAY_ADDRESS` says."""
-
 
 def joins(address: str | None) -> bool:
     """Whether `joined` connects to a cluster that exists, rather than starting one."""
-    if address is not None:
-        return address != LOCAL
-    return ray.is_initialized() or "RAY_JOB_ID" in os.environ or _from_environment() is not None
+    if written(address) is not None:
+        return written(address) != LOCAL
+    return ray.is_initialized() or "RAY_JOB_ID" in os.environ or from_environment() is not None
 
 
 def cluster_note(address: str | None) -> str | None:
     """A sentence for users whose environment, and not their command, names the cluster to join; else None."""
-    there = _from_environment()
-    if address is not None or there is None or "RAY_JOB_ID" in os.environ or ray.is_initialized():
+    there = from_environment()
+    if written(address) is not None or there is None or "RAY_JOB_ID" in os.environ or ray.is_initialized():
         return None
     return f"RAY_ADDRESS is {there}: joining that cluster; for one on this machine, add --address {LOCAL}"
 
@@ -66,7 +65,7 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
     Raises:
         SpecError: no cluster answers at the address.
     """
-    if address is None and ray.is_initialized():
+    if written(address) is None and ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls that were in flight when an actor died
@@ -112,22 +111,20 @@ def worker_command(env: Mapping[str, str]) -> str | None:
     return _FORKS[-1].command(env) if _FORKS else None
 
 
-def _from_environment() -> str | None:
-    address = os.environ.get("RAY_ADDRESS", LOCAL)
-    return None if address in ("", LOCAL) else address
-
-
 def _connect(address: str | None) -> None:
+    place = reachable(address)
     try:
         with own_signals():
-            ray.init(address=address or "auto", log_to_driver=_shows_actors(), logging_level=LOG.level or logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"--address is {address}" if address else f"RAY_ADDRESS is {os.environ.get('RAY_ADDRESS')}"
-        why = str(error).strip().partition("\n")[0]
-        raise SpecError(
-            f"{where}, and no Ray cluster can be joined there: {why}; start one (ray start --head), or use --address"
-            f" {LOCAL} for one on this machine"
-        ) from error
+            ray.init(address=place, log_to_driver=_shows_actors(), logging_level=LOG.level or logging.ERROR)
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+        why = " ".join(str(error).split())
+        if why.startswith("Version mismatch"):
+            fix = "use the cluster's versions of Ray and Python (deploy/Dockerfile), or longtake submit"
+        elif isinstance(error, AuthenticationError):
+            fix = "put the cluster's token into RAY_AUTH_TOKEN, or into the file that RAY_AUTH_TOKEN_PATH names"
+        else:
+            fix = HOW_TO
+        raise SpecError(f"{named(address)}, and no Ray cluster can be joined there: {why}; {fix}") from error
 
 
 def _shows_actors() -> bool:

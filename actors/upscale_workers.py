@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import ray
 import torch
 
-from longtake.actors.cluster import LOCAL, joined, joins
+from longtake.actors.address import LOCAL
+from longtake.actors.cluster import joined, joins
 from longtake.actors.pool_config import Timeouts
 from longtake.actors.upscale_actor import WorkerConfig, free_bytes, numerics_there
 from longtake.actors.upscale_film import WorkerSetup

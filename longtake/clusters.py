@@ -11,7 +11,7 @@ def cluster(address: str | None = None, *, num_cpus: float = 2) -> Iterator[None
     """Keep one Ray cluster for all calls in the block; without it, each call on Ray starts a cluster and ends it.
 
     Args:
-        address: of a cluster to join, such as "ray://host:10001" or "auto"; None joins the cluster of `RAY_ADDRESS`, or
+        address: of a cluster to join, such as "10.0.0.1:6379" or "auto"; None joins the cluster of `RAY_ADDRESS`, or
             starts one on this machine that ends with the block.
         num_cpus: CPUs that a new cluster offers at least, however few cores the machine has. A render needs its threads
             for each rank, and two for the other stages.

@@ -18,7 +18,8 @@ from typing import Any, Self
 import torch
 from ray.cluster_utils import Cluster
 
-from longtake.actors.cluster import LOCAL, OWN_CLUSTER
+from longtake.actors.address import LOCAL
+from longtake.actors.cluster import OWN_CLUSTER
 from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.resume import same_takes
 from longtake.pipeline import film

@@ -108,7 +108,8 @@ def print_finished(store: Store, record: FilmRecord, feedback: Feedback) -> None
 
 def device_here(device: str, address: str | None) -> str:
     """`device`, or for "auto" "cpu" if that is known without torch: on a machine without a GPU, and no cluster."""
-    joins = address not in (None, "local") or "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    joins = named.strip() not in ("", "local") or "RAY_JOB_ID" in os.environ
     return "cpu" if device == "auto" and not joins and not Path("/dev/nvidiactl").exists() else device
 
 

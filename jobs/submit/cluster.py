@@ -33,7 +33,9 @@ RETRIES = 20
 def connect(address: str) -> "JobSubmissionClient":
     """A client of the jobs server at `address`. Raises `LongtakeError` if there is none that can be used."""
     if urlsplit(address).scheme not in ("http", "https"):
-        raise SpecError(f"--address is {address}; use the URL of the dashboard, such as http://127.0.0.1:8265")
+        host = urlsplit(address if "://" in address else f"//{address}").hostname
+        likely = host if host not in (None, "auto", "local") else "127.0.0.1"
+        raise SpecError(f"--address is {address}; use the URL of the dashboard, such as http://{likely}:8265")
     _use_token()
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         os.environ.pop(name, None)  # Ray would prefer them to the address that it receives

@@ -56,7 +56,7 @@ def command(
         allow_schemes(allow_scheme or ())
         also = [part for scheme in allow_scheme or () for part in ("--allow-scheme", scheme)]
         options = SubmitOptions(
-            address=address,
+            address=address.strip().rstrip("/"),
             output=output,
             overrides=tuple(overrides or ()),
             flags=(*also, *(flags or ())),

@@ -43,7 +43,15 @@ def test_a_cluster_that_may_grow_is_waited_for():
 
 @pytest.mark.parametrize(
     ("address", "environment", "joined"),
-    [(None, None, False), ("auto", None, True), ("local", "10.0.0.1:6379", False), (None, "10.0.0.1:6379", True)],
+    [
+        (None, None, False),
+        ("auto", None, True),
+        ("local", "10.0.0.1:6379", False),
+        (None, " 10.0.0.1:6379 ", True),
+        (" local ", None, False),
+        ("  ", " ", False),
+        (None, " local\n", False),
+    ],
 )
 def test_a_cluster_is_joined_only_on_request(monkeypatch, address, environment, joined):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
@@ -75,5 +83,6 @@ def test_an_address_where_no_cluster_answers_is_named(monkeypatch):
         raise ConnectionError("Failed to connect to GCS.\nA long explanation")
 
     monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("longtake.actors.cluster.reachable", str)
     with pytest.raises(SpecError, match=r"--address is 10\.0\.0\.1:6379, and no Ray cluster can be joined there: Fail"):
         joined("10.0.0.1:6379").__enter__()
