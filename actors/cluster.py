@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from math import ceil
 from typing import Any
 
@@ -52,7 +52,7 @@ def cluster_note(address: str | None) -> str | None:
 
 
 @contextmanager
-def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
+def joined(address: str | None, num_cpus: float = 2, env: Mapping[str, str] | None = None) -> Iterator[None]:
     """Connect to the cluster at `address`; without one, to the cluster that this process has joined or that this job
     runs on, or else to a new one on this machine.
 
@@ -61,6 +61,8 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
 
     Args:
         address: "local" is a new cluster in any case.
+        env: environment variables of the actors that are started first; what they import is then imported while a new
+            cluster starts.
 
     Raises:
         SpecError: no cluster answers at the address.
@@ -77,6 +79,7 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
             ray.shutdown()
     else:
         with local_cluster(
+            env,
             num_cpus=max(ceil(num_cpus), os.cpu_count() or 1),
             logging_level=LOG.level or logging.ERROR,
             log_to_driver=_shows_actors(),
@@ -85,22 +88,25 @@ def joined(address: str | None, num_cpus: float = 2) -> Iterator[None]:
 
 
 @contextmanager
-def local_cluster(**options: Any) -> Iterator[None]:
+def local_cluster(env: Mapping[str, str] | None = None, **options: Any) -> Iterator[None]:
     """Start a cluster on this machine, without a dashboard, for the length of the block.
 
     Args:
+        env: see `joined`.
         options: of `ray.init`.
     """
     for name, value in OWN_CLUSTER.items():
         os.environ.setdefault(name, value)
-    with own_signals():
-        ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
-    _FORKS.append(ForkServers())
-    try:
-        yield
-    finally:
-        _FORKS.pop().close()
-        ray.shutdown()
+    with closing(ForkServers(env)) as forks:
+        with own_signals():
+            ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
+        forks.ray_started()
+        _FORKS.append(forks)
+        try:
+            yield
+        finally:
+            _FORKS.remove(forks)
+            ray.shutdown()
 
 
 def worker_command(env: Mapping[str, str]) -> str | None:

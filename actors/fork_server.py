@@ -1,6 +1,7 @@
 """The process that workers are forked from; see `worker_start`.
 
-It is started with the number of a listening socket, on which `fork_client` asks, and ends with its standard input.
+It is started with the number of a listening socket, on which `fork_client` asks. Its standard input brings the
+environment of the workers as one line of JSON, and ends it.
 """
 
 import gc
@@ -21,6 +22,9 @@ from longtake.actors.fork_client import FORKED
 
 LOG = logging.getLogger("longtake.fork_server")
 
+PIPELINE_IMPORTS = ("longtake.pipeline.acts", "longtake.pipeline.upscale_film")
+"""Import no Ray, whose library reads environment variables when it is loaded."""
+
 WORKER_IMPORTS = ("longtake.actors.gang", "longtake.actors.upscale_actor", "longtake.actors.event_log_actor")
 RAY_IMPORTS = ("ray._private.node", "ray._private.async_compat", "ray._private.runtime_env.setup_hook")
 SET_BY_RAY = frozenset({"PYTHONBREAKPOINT", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV"})
@@ -32,10 +36,19 @@ REQUEST_S = 5.0
 def serve(listener: socket.socket) -> "Worker | None":
     """Fork a worker for every request at a listening socket, until standard input ends.
 
+    Standard input holds the environment of the workers as one line of JSON. It differs from that of this process in
+    variables of Ray only, since other libraries are imported before it is read.
+
     Returns:
         In a fork, the worker that it is to be; in the server None.
     """
-    env = dict(os.environ)
+    for name in PIPELINE_IMPORTS:
+        importlib.import_module(name)
+    line = sys.stdin.buffer.readline()  # the driver knows it once Ray has started
+    if not line:
+        return None
+    env = json.loads(line)
+    os.environ.update(env)
     for name in (*RAY_IMPORTS, *WORKER_IMPORTS):
         importlib.import_module(name)
     gc.collect()

@@ -18,7 +18,7 @@ from longtake.actors.gang import Gang
 from longtake.actors.handles import ActorOptions, Handle, Ref, start_actor
 from longtake.actors.heartbeat import heartbeats_from_task
 from longtake.actors.policy import hung_after_s
-from longtake.actors.pool_config import PoolConfig
+from longtake.actors.pool_config import PoolConfig, actor_env
 from longtake.actors.stage_actor import CONTROL_GROUP, PublisherActor, StageActor, TakeConfig
 from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError
 from longtake.pipeline.observe import SILENT, Observer
@@ -46,7 +46,7 @@ class ActorPool:
         self._opened: set[str] = set()
         self._next_draining_check = 0.0
         self._longest_s = 0.0
-        self._env = {"OMP_NUM_THREADS": str(config.threads), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+        self._env = actor_env(config.threads)
 
     def __enter__(self) -> Self:
         self.event_log = start_event_log(self._env)

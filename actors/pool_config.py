@@ -81,6 +81,11 @@ class Timeouts:
         return cls(chunk=chunk, exchange=min(EXCHANGE_S, chunk / 2))
 
 
+def actor_env(threads: int) -> dict[str, str]:
+    """Environment variables of an actor with so many compute threads."""
+    return {"OMP_NUM_THREADS": str(threads), "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+
+
 @dataclass(frozen=True)
 class PoolConfig:
     """The configuration of an actor pool.

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from longtake.actors.capacity import wait_for
 from longtake.actors.cluster import cluster_note, joined, joins
-from longtake.actors.pool_config import Timeouts
+from longtake.actors.pool_config import Timeouts, actor_env
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model, terms
@@ -186,9 +186,10 @@ def render(take: Take, options: RenderOptions, observer: Observer, tick: Callabl
             return film.render(take, observers)
     observer.event("cluster.start")
     session_options = options.session_options(take.plan)
-    resources = session_options.pool_config(take.plan.storyboard.acts).resources
-    with joined(options.address, resources.num_cpus), RenderSession(session_options) as session:
-        if reason := wait_for(resources):
+    config = session_options.pool_config(take.plan.storyboard.acts)
+    env = actor_env(config.threads) if config.load.device.type == "cpu" else None
+    with joined(options.address, config.resources.num_cpus, env), RenderSession(session_options) as session:
+        if reason := wait_for(config.resources):
             observer.event("cluster.wait", reason=reason)
         return session.render(take, observer, tick)
 

@@ -6,13 +6,14 @@ shares the memory of the imported code. Ray starts a worker with the command in 
 with another environment, or one after it has ended, is started in the ordinary way.
 """
 
+import json
 import os
 import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,48 +28,75 @@ LONGEST_PATH = 100
 
 
 class ForkServers:
-    """The fork servers of a cluster that this process has just started, one for each environment of its actors."""
+    """The fork servers of a cluster that this process starts, one for each environment of its actors.
 
-    def __init__(self) -> None:
-        self._env = dict(os.environ)  # as the cluster has inherited it; this process may change its own
+    Args:
+        env: environment variables of the first actors, whose server imports what needs no Ray while Ray starts.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None) -> None:
+        self._env = dict(os.environ)
         self._resources = ExitStack()
         self._folder = Path(self._resources.enter_context(TemporaryDirectory(prefix="lt-", ignore_cleanup_errors=True)))
+        self._servers: dict[frozenset[tuple[str, str]], _Server] = {}
         self._commands: dict[frozenset[tuple[str, str]], str] = {}
+        if env is not None:
+            self._start(env)
+
+    def ray_started(self) -> None:
+        """Ray has been started with the present environment, which this process may change later."""
+        self._env = dict(os.environ)
 
     def command(self, env: Mapping[str, str]) -> str | None:
         """The `py_executable` of actors with these environment variables; None where none can be served."""
         key = frozenset(env.items())
         if key not in self._commands:
-            path = self._folder / str(len(self._commands))
             raylets = [child.pid for child in psutil.Process().children() if child.name() == "raylet"]
-            if sys.platform != "linux" or len(raylets) != 1 or len(os.fsencode(path)) > LONGEST_PATH:
+            if len(raylets) != 1 or not (key in self._servers or self._start(env)):
                 return None
             # Ray's library reads both variables when it is loaded.
             ray_env = {"RAY_RAYLET_PID": str(raylets[0]), "RAY_JOB_ID": ray.get_runtime_context().get_job_id()}
-            self._resources.callback(_stop, _start(path, {**self._env, **ray_env, **env}))
-            self._commands[key] = shlex.join([sys.executable, "-S", "-E", fork_client.__file__, str(path)])
+            server = self._servers[key]
+            server.serve({**self._env, **ray_env, **env})
+            self._commands[key] = shlex.join([sys.executable, "-S", "-E", fork_client.__file__, str(server.path)])
         return self._commands[key]
 
     def close(self) -> None:
         """End the servers; the workers that they have forked are Ray's to end."""
         self._resources.close()
 
-
-def _start(path: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(128)  # clients may ask while the server still imports
-        return subprocess.Popen(
-            [sys.executable, "-m", SERVER, str(listener.fileno())],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C is for the process that asked for the actors
-        )
+    def _start(self, env: Mapping[str, str]) -> bool:
+        path = self._folder / str(len(self._servers))
+        if sys.platform != "linux" or len(os.fsencode(path)) > LONGEST_PATH:
+            return False
+        server = self._servers[frozenset(env.items())] = _Server(path, {**self._env, **env})
+        self._resources.callback(server.stop)
+        return True
 
 
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.kill()
-    server.communicate()
+class _Server:
+    def __init__(self, path: Path, env: Mapping[str, str]) -> None:
+        self.path = path
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(128)  # clients may ask while the server still imports
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", SERVER, str(listener.fileno())],
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,  # Ctrl-C is for the process that asked for the actors
+            )
+
+    def serve(self, env: Mapping[str, str]) -> None:
+        """Serve workers with this environment, which differs from the server's own in variables of Ray only."""
+        assert self._process.stdin is not None, "it is a pipe"
+        with suppress(BrokenPipeError):  # it has ended: workers start in the ordinary way
+            self._process.stdin.write(json.dumps(dict(env)).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()

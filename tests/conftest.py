@@ -92,6 +92,7 @@ def ray_cluster() -> Iterator[None]:
     Its files lie in a folder of its own with a short name, since the paths of its sockets must stay below 108 bytes.
     """
     from longtake.actors.cluster import local_cluster
+    from longtake.actors.pool_config import actor_env
 
     with (
         tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -101,6 +102,7 @@ def ray_cluster() -> Iterator[None]:
             warnings.simplefilter("ignore")  # of Ray's own making, such as on how it will treat GPUs one day
             stack.enter_context(
                 local_cluster(
+                    actor_env(1),
                     num_cpus=8,
                     object_store_memory=256 * 2**20,
                     _temp_dir=folder,

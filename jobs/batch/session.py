@@ -11,7 +11,7 @@ from typing_extensions import override
 from longtake.actors.cluster import joined, joins
 from longtake.actors.load_options import load_options, resolve_device
 from longtake.actors.pool import ActorPool
-from longtake.actors.pool_config import Resources, Timeouts
+from longtake.actors.pool_config import Resources, Timeouts, actor_env
 from longtake.actors.rendering import GangSpec, check_gpu, check_kept, check_ours
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.jobs.batch.busy_time import BusyTime
@@ -50,7 +50,8 @@ def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[
     acts = tuple(act for act in STAGES if any(act in take.storyboard.acts for take in todo))
     ranks = max(take.ranks or options.ranks for take in todo)
     largest = Resources.of(options.threads, ranks, acts=acts, device=options.device)
-    with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus):
+    env = actor_env(options.threads) if options.device == "cpu" else None
+    with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus, env):
         yield lambda: RaySession(options, acts)
 
 

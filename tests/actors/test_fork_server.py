@@ -13,7 +13,7 @@ from longtake.actors import fork_client
 SERVER = """
 import socket, sys
 from longtake.actors import fork_server
-fork_server.RAY_IMPORTS = fork_server.WORKER_IMPORTS = ("json.tool",)
+fork_server.PIPELINE_IMPORTS = fork_server.RAY_IMPORTS = fork_server.WORKER_IMPORTS = ("json.tool",)
 with socket.socket(fileno=int(sys.argv[1])) as requests:
     worker = fork_server.serve(requests)
 if worker is not None:
@@ -37,13 +37,17 @@ def server(tmp_path_factory):
         listener.listen()
         command, inherited = [sys.executable, "-c", SERVER, str(listener.fileno())], [listener.fileno()]
         process = subprocess.Popen(command, env=ENV, stdin=subprocess.PIPE, pass_fds=inherited)
+    process.stdin.write(json.dumps({**ENV, "RAY_JOB_ID": "01"}).encode() + b"\n")
+    process.stdin.flush()
     yield process, folder
     process.communicate(timeout=10)
 
 
 def worker(folder, **env):
     command = [sys.executable, "-S", "-E", fork_client.__file__, folder / "socket", folder / "worker.py", "a", "b c"]
-    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, cwd=folder, env={**ENV, **env}, timeout=20)
+    ended = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, cwd=folder, env={**ENV, "RAY_JOB_ID": "01", **env}, timeout=20
+    )
     return ended, json.loads(ended.stdout)
 
 
