@@ -131,7 +131,8 @@ class Report:
 
     def _about(self) -> Iterable[str]:
         yield f"{len(self.records)} takes"
-        yield f"run of {self.run.began}: {span(self.run.seconds)}, {self.run.num_gangs} gangs"
+        gangs = f"{self.run.num_gangs} gang{'s' * (self.run.num_gangs > 1)}"
+        yield f"run of {self.run.began}: {span(self.run.seconds)}, {gangs}"
         yield self.run.root
 
 
