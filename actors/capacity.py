@@ -25,6 +25,19 @@ def wait_for(wanted: Resources) -> str | None:
     return None if _holds(free, _total(wanted)) else f"waiting for {_words(_total(wanted))}: {_words(free)} are free"
 
 
+def may_grow(nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a cluster of these nodes may get more."""
+    return any(NODE_GROUP in node.get("Labels", {}) for node in nodes)
+
+
+def lack_until_it_grows(wanted: Resources) -> str | None:
+    """What the cluster that this process has joined lacks at the moment, as a sentence; None if it has enough."""
+    try:
+        return shortage(wanted, ray.nodes())
+    except CapacityError as error:
+        return str(error)
+
+
 def shortage(wanted: Resources, nodes: Sequence[Mapping[str, Any]]) -> str | None:
     """What a cluster of these nodes lacks and may still get, as a sentence; None if it has enough.
 
@@ -40,7 +53,7 @@ def shortage(wanted: Resources, nodes: Sequence[Mapping[str, Any]]) -> str | Non
         lack = f"an actor asks for {_words(largest)}, and no node of the cluster has as many"
     else:
         return None
-    if any(NODE_GROUP in node.get("Labels", {}) for node in nodes):
+    if may_grow(nodes):
         return f"{lack}; waiting for more nodes"
     gpu = ", or --device cpu" if wanted.num_gpus else ""
     raise CapacityError(f"{lack}; use fewer --ranks, --gangs or --threads{gpu}, or a larger cluster")

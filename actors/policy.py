@@ -8,6 +8,9 @@ TICK_S = 0.25
 START_S = 180.0
 """Seconds that actors may take to start, back-off included. Ray takes about 12 s to notice that a node died."""
 
+NODES_S = 600.0
+"""Seconds that nodes may take to come in addition, where an autoscaler starts them."""
+
 SLOWDOWN = 10
 """A call is hung only once it has taken this many times as long as the longest call before it."""
 

@@ -11,6 +11,7 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from longtake.actors.actor_group import ActorGroup, PassThrough, PublisherGroup
+from longtake.actors.capacity import lack_until_it_grows, may_grow
 from longtake.actors.draining import draining_nodes
 from longtake.actors.event_log_actor import RemoteObserver, start_event_log
 from longtake.actors.failures import StartAttempts, cause_of
@@ -26,6 +27,7 @@ from longtake.pipeline.registry import STAGES
 from longtake.pipeline.stages.publish import Film
 
 _DRAINING_CHECK_S = 5.0
+_NODES_CHECK_S = 5.0
 
 
 class ActorPool:
@@ -101,7 +103,9 @@ class ActorPool:
             StartError: they failed twice in the same way.
             RayError: they failed in several ways until there was no time left.
         """
-        attempts = StartAttempts(self.config.timeouts.start, self.config.retries)
+        timeouts = self.config.timeouts
+        limit_s = timeouts.start + (timeouts.nodes if may_grow(ray.nodes()) else 0)
+        attempts = StartAttempts(limit_s, self.config.retries)
         while missing := [name for name in self.config.groups if name not in self._groups]:
             started: dict[str, ActorGroup] = {}
             self.observer.event("actors.start", actors=self.config.num_actors(missing))
@@ -109,12 +113,12 @@ class ActorPool:
                 for name in missing:
                     started[name] = self._start_group(name)
                 refs = [ref for group in started.values() for ref in group.start()]
-                ray.get(refs, timeout=max(1.0, attempts.until - time.monotonic()))
+                self._await(refs, attempts.until)
             except BaseException as error:
                 for group in started.values():
                     group.kill()
                 if isinstance(error, GetTimeoutError):
-                    raise self._too_small() from None
+                    raise self._too_small(limit_s) from None
                 if not isinstance(error, RayError):
                     raise
                 attempts.failed(error)
@@ -227,7 +231,24 @@ class ActorPool:
             }
             self.event("actor.ready", act=group.name, epoch=self._epochs[group.name], **where)
 
-    def _too_small(self) -> CapacityError:
+    def _await(self, refs: list[Ref], until: float) -> None:
+        """Wait for actors to start, and say what the cluster lacks meanwhile. Raises what `ray.get` raises."""
+        told = None
+        while True:
+            left_s = until - time.monotonic()
+            try:
+                ray.get(refs, timeout=max(1.0, min(_NODES_CHECK_S, left_s)))
+            except GetTimeoutError:
+                if left_s <= _NODES_CHECK_S:
+                    raise
+            else:
+                return
+            lack = lack_until_it_grows(self.config.resources)
+            if lack is not None and lack != told:
+                self.observer.event("cluster.wait", reason=lack)
+            told = lack
+
+    def _too_small(self, limit_s: float) -> CapacityError:
         wanted, cluster = self.config.resources, ray.cluster_resources()
         asked, has, fix = f"{wanted.num_cpus:g} CPUs", f"{cluster.get('CPU', 0):g}", "use fewer --ranks or --threads"
         if wanted.num_gpus:
@@ -235,7 +256,7 @@ class ActorPool:
             has += f" and {cluster.get('GPU', 0):g}"
             fix += ", or --device cpu"
         return CapacityError(
-            f"the actors did not start within {self.config.timeouts.start:g} s: they ask for {asked}, the cluster has"
+            f"the actors did not start within {limit_s:g} s: they ask for {asked}, the cluster has"
             f" {has}; free some, or {fix}"
         )
 

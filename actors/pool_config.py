@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from longtake.actors.policy import START_S, RetryPolicy
+from longtake.actors.policy import NODES_S, START_S, RetryPolicy
 from longtake.pipeline.parallel.degrees import EXCHANGE_S, Degrees
 from longtake.pipeline.registry import STAGES
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions
@@ -64,6 +64,7 @@ class Timeouts:
 
     Args:
         start: for all actors to start, back-off included.
+        nodes: in addition, for nodes that an autoscaler has yet to start.
         exchange: of a rank, for its peers.
         chunk: for a chunk, after which the actor that works on it counts as hung. Longer than `exchange`, after which
             a rank that waits for a hung peer raises by itself.
@@ -74,11 +75,12 @@ class Timeouts:
     exchange: float = EXCHANGE_S
     chunk: float = 900.0
     heartbeat: float = 10.0
+    nodes: float = NODES_S
 
     @classmethod
-    def of(cls, chunk: float) -> Self:
-        """Timeouts for chunks that take `chunk` seconds at most."""
-        return cls(chunk=chunk, exchange=min(EXCHANGE_S, chunk / 2))
+    def of(cls, chunk: float, nodes: float = NODES_S) -> Self:
+        """Timeouts for chunks that take `chunk` seconds at most, and nodes that take `nodes` seconds."""
+        return cls(chunk=chunk, exchange=min(EXCHANGE_S, chunk / 2), nodes=nodes)
 
 
 def actor_env(threads: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from longtake.actors.capacity import wait_for
 from longtake.actors.cluster import cluster_note, joined, joins
+from longtake.actors.policy import NODES_S
 from longtake.actors.pool_config import Timeouts, actor_env
 from longtake.actors.session import RenderSession, SessionOptions
 from longtake.pipeline import film
@@ -93,6 +94,7 @@ class RenderOptions:
         address: of a Ray cluster to join; None: see `cluster.joined`.
         budget_mib: memory of all chunks in flight.
         chunk_deadline_s: an actor that works on one chunk for longer is replaced.
+        nodes_s: how long to wait for nodes that an autoscaler has yet to start.
         load: precision and device of the model.
     """
 
@@ -104,6 +106,7 @@ class RenderOptions:
     address: str | None = None
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
+    nodes_s: float = NODES_S
     gang: GangSpec = field(default_factory=GangSpec)
     load: LoadOptions = field(default_factory=LoadOptions)
 
@@ -125,7 +128,7 @@ class RenderOptions:
             degrees=self.gang.degrees(plan),
             gangs=self.gang.count(plan),
             load=self.load,
-            timeouts=Timeouts.of(self.chunk_deadline_s),
+            timeouts=Timeouts.of(self.chunk_deadline_s, self.nodes_s),
             budget_bytes=self.budget_mib * 2**20,
         )
 

@@ -1,5 +1,6 @@
 """Flags and arguments that several commands share, so that each has one name and one help text."""
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import typer
@@ -101,6 +102,30 @@ ChunkDeadline = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
+WaitForNodes = Annotated[
+    str,
+    typer.Option(
+        "--wait-for-nodes",
+        metavar="TIME",
+        help="How long to wait for nodes that a cluster with an autoscaler has yet to start: 10m, 90s.",
+        rich_help_panel=LIMITS,
+    ),
+]
+
+
+def nodes_s(wait_for_nodes: str) -> float:
+    """Seconds of `--wait-for-nodes`. Raises `SpecError` for what is no length of time."""
+    from longtake.pipeline.errors import SpecError
+    from longtake.pipeline.spec import parse_duration
+
+    try:
+        seconds, frames = parse_duration(wait_for_nodes)
+    except SpecError:
+        seconds, frames = Fraction(0), 1
+    if frames:
+        raise SpecError(f"--wait-for-nodes is {wait_for_nodes}; write a number with its unit: 90s, 10m or 1h")
+    return float(seconds)
+
 
 # ------------------------------------------------------------------ what is printed
 

@@ -40,6 +40,7 @@ class RenderOptions(TypedDict, total=False):
         gangs: gangs that render independent scenes in parallel.
         budget_mib: memory limit for the chunks in flight.
         chunk_deadline_s: an actor that works on one chunk for longer is replaced.
+        nodes_s: how long to wait for nodes that an autoscaler has yet to start.
     """
 
     overrides: Sequence[str]
@@ -61,10 +62,11 @@ class RenderOptions(TypedDict, total=False):
     gangs: int
     budget_mib: int
     chunk_deadline_s: float
+    nodes_s: float
 
 
 _GANG = ("ranks", "ulysses", "ring", "cfg", "gangs")
-_RUN = ("fresh", "replace", "any_size", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s")
+_RUN = ("fresh", "replace", "any_size", "in_process", "threads", "address", "budget_mib", "chunk_deadline_s", "nodes_s")
 
 
 def render(

@@ -26,6 +26,8 @@ from longtake.jobs.options import (
     Replace,
     Threads,
     Verbose,
+    WaitForNodes,
+    nodes_s,
 )
 
 
@@ -65,6 +67,7 @@ def command(
     address: Address = None,
     budget_mib: BudgetMib = 256,
     chunk_deadline_s: ChunkDeadline = 900.0,
+    wait_for_nodes: WaitForNodes = "10m",
     overrides: Overrides = None,
     allow_scheme: AllowScheme = None,
     dtype: Dtype = None,
@@ -104,6 +107,7 @@ def command(
             address=address,
             budget_mib=budget_mib,
             chunk_deadline_s=chunk_deadline_s,
+            nodes_s=nodes_s(wait_for_nodes),
             overrides=tuple(overrides or ()),
             dtype=dtype,
             quantize=quantize,

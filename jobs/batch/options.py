@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from longtake.actors.policy import RetryPolicy
+from longtake.actors.policy import NODES_S, RetryPolicy
 from longtake.jobs.batch.scheduler import RETRIES
 
 
@@ -20,6 +20,7 @@ class BatchOptions:
     address: str | None = None
     budget_mib: int = 256
     chunk_deadline_s: float = 900.0
+    nodes_s: float = NODES_S
     overrides: tuple[str, ...] = ()
     dtype: str | None = None
     quantize: str | None = None

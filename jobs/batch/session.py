@@ -66,7 +66,7 @@ class RaySession(BatchSession):
                 threads=options.threads,
                 acts=tuple(acts),
                 load=_load(options),
-                timeouts=Timeouts.of(options.chunk_deadline_s),
+                timeouts=Timeouts.of(options.chunk_deadline_s, options.nodes_s),
                 budget_bytes=options.budget_mib * 2**20,
             )
         )

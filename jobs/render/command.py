@@ -28,6 +28,8 @@ from longtake.jobs.options import (
     Replace,
     Threads,
     Verbose,
+    WaitForNodes,
+    nodes_s,
 )
 
 
@@ -51,6 +53,7 @@ def command(
     device: Device = "auto",
     budget_mib: BudgetMib = 256,
     chunk_deadline_s: ChunkDeadline = 900.0,
+    wait_for_nodes: WaitForNodes = "10m",
     ranks: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +157,7 @@ def command(
             address=address,
             budget_mib=budget_mib,
             chunk_deadline_s=chunk_deadline_s,
+            nodes_s=nodes_s(wait_for_nodes),
             gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
             load=load_options(dtype, quantize, resolve_device(device, in_process=in_process, address=address), offload),
         )

@@ -1,11 +1,19 @@
 """What a cluster can never hold is refused at once; what it may hold later is waited for, with a reason."""
 
+from itertools import count
+from time import monotonic
+
 import pytest
+from ray.exceptions import GetTimeoutError
+from typing_extensions import override
 
 from longtake.actors.capacity import NODE_GROUP, shortage
 from longtake.actors.cluster import cluster_note, joined, joins
-from longtake.actors.pool_config import Resources
+from longtake.actors.pool import ActorPool
+from longtake.actors.pool_config import PoolConfig, Resources
+from longtake.jobs.options import nodes_s
 from longtake.pipeline.errors import CapacityError, SpecError
+from longtake.pipeline.observe import Observer
 
 ONE_RANK = Resources.of(threads=2)
 TWO_GPUS = Resources.of(threads=1, ranks=2, device="cuda")
@@ -39,6 +47,44 @@ def test_what_a_cluster_can_never_hold_is_refused(wanted, nodes, message):
 
 def test_a_cluster_that_may_grow_is_waited_for():
     assert "waiting for more nodes" in shortage(ONE_RANK, [node(0, grows=True)])
+
+
+class Waits(Observer):
+    def __init__(self):
+        self.reasons = []
+
+    @override
+    def event(self, name, **fields):
+        if name == "cluster.wait":
+            self.reasons.append(fields["reason"])
+
+
+def test_nodes_that_come_late_are_waited_for_and_what_is_missing_is_said_once(monkeypatch):
+    calls, clusters = count(), [node(0, grows=True)]
+
+    def get(_, timeout):
+        assert timeout <= 5
+        clusters[:] = [node(min(2, next(calls)), grows=True)]
+        if clusters[0]["Resources"]["CPU"] < 2 or next(calls) < 6:
+            raise GetTimeoutError
+
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.nodes", lambda: clusters)
+    pool = ActorPool(PoolConfig.of(threads=2))
+    pool.observer = waits = Waits()
+    pool._await([], monotonic() + 600)
+    has = [reason.partition("has ")[2] for reason in waits.reasons]
+    assert has == [f"{cpus} CPUs; waiting for more nodes" for cpus in (0, 1, 2)]
+    calls = count()
+    with pytest.raises(GetTimeoutError):
+        pool._await([], monotonic() + 1)
+
+
+@pytest.mark.parametrize("text", ["ten", "10", "48f", ""])
+def test_a_time_to_wait_has_a_unit(text):
+    assert nodes_s("10m") == 600
+    with pytest.raises(SpecError, match=f"--wait-for-nodes is {text}; write a number with its unit"):
+        nodes_s(text)
 
 
 @pytest.mark.parametrize(
