@@ -3,6 +3,7 @@
 import os
 import socket
 from importlib import import_module
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
@@ -56,11 +57,17 @@ def reachable(address: str | None) -> str:
         where += f", the cluster at {place}"
     host, port = _parts(place, where)
     try:
-        is_ray = _is_ray(host, port)
+        answer = _answer(host, port)
     except OSError as error:
         why = error.strerror or str(error)
         raise SpecError(f"{where}, and no Ray cluster can be joined there: {why}; {HOW_TO}") from error
-    if not is_ray:
+    if answer == grpc.StatusCode.UNAUTHENTICATED:
+        seen = "refuses the token" if _uses_token() else "asks for a token"
+        raise SpecError(
+            f"{where}, a cluster that {seen}; set RAY_AUTH_MODE=token, and put the token into RAY_AUTH_TOKEN, or the"
+            " name of its file into RAY_AUTH_TOKEN_PATH (~/.ray/auth_token is read by default)"
+        )
+    if answer in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
         raise SpecError(
             f"{where}, and what listens there is not the server of a Ray cluster; use the address that ray start"
             " printed, usually port 6379, or longtake submit with the dashboard's URL"
@@ -69,8 +76,7 @@ def reachable(address: str | None) -> str:
 
 
 def _started_here(where: str) -> str:
-    if from_environment() is None:
-        os.environ.pop("RAY_ADDRESS", None)  # Ray would take spaces for an address
+    os.environ["RAY_ADDRESS"] = from_environment() or ""  # Ray would take spaces for an address
     try:
         found = import_module("ray._private.services").get_ray_address_from_environment(AUTO, None)
     except ConnectionError:
@@ -100,18 +106,29 @@ def _parts(address: str, where: str) -> tuple[str, int]:
     return host, port
 
 
-def _is_ray(host: str, port: int) -> bool:
-    """Whether the server of a Ray cluster answers there. Raises `OSError` where nothing listens."""
+def _answer(host: str, port: int) -> grpc.StatusCode:
+    """What the server of a Ray cluster answers there. Raises `OSError` where nothing listens, or does not answer."""
     socket.create_connection((host, port), ANSWER_S).close()
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return True
+        return grpc.StatusCode.OK
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    metadata = (("authorization", f"Bearer {_token()}"),) if _uses_token() else ()
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         alive: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_ALIVE)
         try:
-            alive(b"", timeout=ANSWER_S)
+            alive(b"", timeout=ANSWER_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TimeoutError(f"what listens there gave no answer for {ANSWER_S:g} s") from None
-            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
-    return True
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def _uses_token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+
+
+def _token() -> str:
+    """The token that Ray sends; "" if there is none."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file.is_file() else "")

@@ -17,12 +17,13 @@ from longtake.pipeline.errors import SpecError
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    for name in ("RAY_USE_TLS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @contextmanager
-def grpc_server(code):
-    """A gRPC server on loopback whose calls end in `code`; None: it does not answer."""
+def grpc_server(code, token=None):
+    """A gRPC server on loopback whose calls end in `code`, but for those with `token`; None: it does not answer."""
 
     class Calls(grpc.GenericRpcHandler):
         def service(self, _):
@@ -31,7 +32,9 @@ def grpc_server(code):
         def answer(self, _, context):
             if code is None:
                 over.wait(10)
-            elif code is not grpc.StatusCode.OK:
+            elif code is not grpc.StatusCode.OK and ("authorization", f"Bearer {token}") not in (
+                context.invocation_metadata()
+            ):
                 context.abort(code, "no")
             return b""
 
@@ -94,10 +97,21 @@ def test_servers_of_other_kinds_and_ports_where_nobody_listens_are_told_within_s
         assert "gave no answer for 0.3 s" in refused(hangs)
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED], ids=str)
-def test_a_cluster_answers_also_if_it_asks_for_a_token_or_a_proxy_is_set(code, monkeypatch):
+def test_a_missing_or_wrong_token_is_told_within_seconds(tmp_path, monkeypatch):
+    with grpc_server(grpc.StatusCode.UNAUTHENTICATED, token="right") as cluster:
+        assert "asks for a token; set RAY_AUTH_MODE=token" in refused(cluster)
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+        assert "refuses the token" in refused(cluster)
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        (tmp_path / "token").write_text("right\n")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+        assert reachable(cluster) == cluster
+
+
+def test_a_cluster_answers_also_if_a_proxy_is_set_and_there_is_space_around_its_address(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with grpc_server(code) as cluster:
+    with grpc_server(grpc.StatusCode.OK) as cluster:
         assert reachable(f" {cluster} ") == cluster
         monkeypatch.setenv("RAY_ADDRESS", f"{cluster}\n")
         assert reachable(None) == reachable("auto") == cluster
@@ -111,6 +125,8 @@ def test_auto_names_the_cluster_of_this_machine_that_no_longer_answers(monkeypat
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
     assert f"--address is auto, the cluster at {nobody}, and no Ray cluster can be joined" in refused("auto")
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", list)
+    monkeypatch.setenv("RAY_ADDRESS", " auto ")
+    assert "RAY_ADDRESS is auto, and no Ray cluster runs on this machine" in refused(None)
     monkeypatch.setenv("RAY_ADDRESS", "  ")
     assert "no Ray cluster runs on this machine; start one" in refused("auto")
 
