@@ -3,7 +3,7 @@
 Shapes: b batch, h heads, l tokens of one stream, d head width, a axes of position.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple, Protocol
@@ -45,10 +45,39 @@ class QKV(NamedTuple):
     v: Tensor
 
 
+@dataclass(frozen=True)
+class PromptKV:
+    """Keys and values of a stream without queries that depend on nothing but a prompt, so that a context may keep them
+    for as long as the prompt's tokens are the same tensor.
+
+    Args:
+        source: what they are made of, [b l e].
+        owner: the layer that makes them.
+        make: makes keys and values, each [b h l d] before rotation.
+    """
+
+    source: Tensor
+    owner: object
+    make: Callable[[], tuple[Tensor, Tensor]]
+
+    def made(self) -> QKV:
+        """Keys and values, made now."""
+        return QKV(None, *self.make())
+
+
+Meeting = Mapping[str, QKV | PromptKV]
+"""The streams that meet at a site."""
+
+
+def made(streams: Meeting) -> dict[str, QKV]:
+    """The streams with all keys and values made."""
+    return {name: stream.made() if isinstance(stream, PromptKV) else stream for name, stream in streams.items()}
+
+
 class AttentionContext(Protocol):
     """Attention of one forward pass over everything that its tokens may see."""
 
-    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Attend from every stream's queries over the visible keys of all streams of the site.
 
         Args:
@@ -87,7 +116,8 @@ class ChunkCausalContext(AttentionContext):
         self._rotations: dict[tuple[str, str], Rotation] = {}
 
     @override
-    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        streams = made(streams)
         if not positions:  # no stream has a place in time, so all chunks see the same keys
             every = [
                 torch.cat(parts, dim=2) for parts in zip(*((qkv.k, qkv.v) for qkv in streams.values()), strict=True)
@@ -103,7 +133,7 @@ class ChunkCausalContext(AttentionContext):
         querying = {name: stream.q for name, stream in cut.items() if stream.q is not None}
         out: dict[str, list[Tensor]] = {name: [] for name in querying}
         for index, chunk in enumerate(self._chunks):
-            begin = [rope.rotation(rope.origin(text.k.shape[2]), chunk.start_s) for text in texts]
+            begin = [rope.rotation(rope.origin(text.k.shape[2], text.k.device), chunk.start_s) for text in texts]
             keys = [rotate(text.k) for rotate, text in zip(begin, texts, strict=True)]
             values = [text.v for text in texts]
             for name, stream in cut.items():

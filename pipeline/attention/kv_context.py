@@ -18,13 +18,13 @@ from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
 from longtake.pipeline.attention.exchange import Exchange, Over, Sharing
 from longtake.pipeline.attention.kernels import Partial, attend, merge
 from longtake.pipeline.attention.kv_plan import PageTable, Run, SiteLayout, join_runs
 from longtake.pipeline.attention.mask import SiteRows, Visibility
 from longtake.pipeline.attention.masked import KeySegment, attend_masked
-from longtake.pipeline.attention.memory import Latest
+from longtake.pipeline.attention.memory import Latest, same_memory
 from longtake.pipeline.attention.rope import Ropes, Rotation, rope_of
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.errors import CapacityError
@@ -37,16 +37,39 @@ class SiteBuffer:
     Args:
         sink: the sink's keys at their own positions, [b h t d] by stream.
         sink_shift_s: by how much the sink's keys in `keys` are shifted now; None if that must be done first.
+        prompts: of which prompts the keys and values here are made, by stream.
     """
 
     keys: Tensor
     values: Tensor
     sink: dict[str, Tensor]
     sink_shift_s: Fraction | None = None
+    prompts: dict[str, "KeptPrompt"] = field(default_factory=dict)
 
     def run(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Keys and values of some slots."""
         return self.keys[:, :, start:stop], self.values[:, :, start:stop]
+
+
+@dataclass(frozen=True)
+class KeptPrompt:
+    """What the keys and values of a prompt in a buffer are made of.
+
+    Args:
+        site: whose they are; buffers may be shared.
+        source, owner: see `PromptKV`.
+        start_s: of the chunk where they lie; None where they are not rotated.
+    """
+
+    site: Site
+    source: Tensor
+    owner: object
+    start_s: Fraction | None
+
+    def is_of(self, other: "KeptPrompt") -> bool:
+        """Whether they equal those of `other`."""
+        same_place = (self.site, self.start_s) == (other.site, other.start_s)
+        return same_place and self.owner is other.owner and same_memory(self.source, other.source)
 
 
 @dataclass
@@ -123,19 +146,21 @@ class StoreContext(AttentionContext):
         self._open = False
 
     @override
-    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert self._open, "the pass is over"
         layout, exchange = self._shared.layouts[site.kind], self._shared.exchanges[site.kind]
         buffer = self._branch.buffers[site]
-        lengths = {name: self._length(layout, name, qkv, positions) for name, qkv in streams.items()}
+        lengths = {name: self._length(layout, name, stream, positions) for name, stream in streams.items()}
         self._check_fits(layout, lengths)
         self._move_sink(layout, buffer)
-        rotated = {n: self._rotated(layout, n, qkv, positions) for n, qkv in streams.items()} if positions else streams
+        new, prompts = self._without_kept(site, buffer, streams, rotated=bool(positions))
+        rotated = {name: self._rotated(layout, name, qkv, positions) for name, qkv in new.items()} if positions else new
         queries = {}
         for name, qkv in exchange.scatter(rotated, lengths).items():
             self._put(layout, buffer, name, qkv)
             if qkv.q is not None:
                 queries[name] = qkv.q
+        buffer.prompts |= prompts
         self._written.add(site)
         # From here on peers may send their queries, which are attended over the keys on this rank like its own.
         return exchange.attend(queries, lengths, self._over(site, buffer, queries, lengths))
@@ -148,6 +173,23 @@ class StoreContext(AttentionContext):
         assert not missing, f"the pass never attended at {sorted(missing)}; its pages would hold stale keys"
         self._branch.table.commit(self._chunk, self._lengths)
         self._open = False
+
+    def _without_kept(
+        self, site: Site, buffer: SiteBuffer, streams: Meeting, *, rotated: bool
+    ) -> tuple[dict[str, QKV], dict[str, KeptPrompt]]:
+        """The streams whose keys are not in the buffer already, and the prompts among them."""
+        new: dict[str, QKV] = {}
+        prompts: dict[str, KeptPrompt] = {}
+        for name, stream in streams.items():
+            if isinstance(stream, QKV):
+                new[name] = stream
+                continue
+            start_s = self._chunk.start_s if rotated else None
+            wanted, kept = KeptPrompt(site, stream.source, stream.owner, start_s), buffer.prompts.get(name)
+            if torch.is_grad_enabled() or kept is None or not kept.is_of(wanted):
+                buffer.prompts.pop(name, None)  # until all of it is written
+                new[name], prompts[name] = stream.made(), wanted
+        return new, prompts
 
     def _over(self, site: Site, buffer: SiteBuffer, queries: Mapping[str, Tensor], lengths: Mapping[str, int]) -> Over:
         """Attention over the keys of this site on this rank. All queries see the same runs of slots, unless the site is
@@ -203,10 +245,12 @@ class StoreContext(AttentionContext):
             slots[:, segment.slot : segment.slot + len(numbers)] = keys[:, numbers]
         return slots if seen is None else slots & seen
 
-    def _length(self, layout: SiteLayout, name: str, qkv: QKV, positions: Mapping[str, Tensor]) -> int:
+    def _length(self, layout: SiteLayout, name: str, qkv: QKV | PromptKV, positions: Mapping[str, Tensor]) -> int:
         """The length of a whole stream."""
         if name in positions:
             return len(positions[name])
+        if isinstance(qkv, PromptKV):
+            return qkv.source.shape[1]
         if qkv.q is None or qkv.k.shape[2]:
             return qkv.k.shape[2]
         # A query-only stream without positions, such as video over the prompt: some columns of every frame are here.

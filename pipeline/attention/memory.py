@@ -12,6 +12,9 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+PROMPTS = 4
+"""Prompts that passes read in turn: those of the branches of guidance, each with the LoRAs of some noise levels."""
+
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether both tensors show the same elements of the same memory."""

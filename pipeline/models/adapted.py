@@ -16,6 +16,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.memory import PROMPTS, Latest
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.models.protocols import Block, BlockDenoiser, Stream, Tokens
 
@@ -146,6 +147,11 @@ class NetworkLoras:
             self._used = used
             self._write()
 
+    @property
+    def used(self) -> tuple[bool, ...]:
+        """Which of them are in use."""
+        return tuple(self._used)
+
     def in_use(self, index: int) -> bool:
         """Whether the LoRA with this index is in use."""
         return self._used[index]
@@ -227,7 +233,8 @@ def _write_parameter(network: nn.Module, key: str, value: Tensor) -> None:
 
 
 class LoraDenoiser(BlockDenoiser):
-    """A denoiser whose LoRAs are those of the present scene and noise level.
+    """A denoiser whose LoRAs are those of the present scene and noise level. It hands on one copy of a prompt for each
+    set of LoRAs in use, because layers recognize by its memory a prompt whose keys and values they have made.
 
     Args:
         denoiser: of a model whose networks `loras` are attached to.
@@ -237,6 +244,7 @@ class LoraDenoiser(BlockDenoiser):
     def __init__(self, denoiser: BlockDenoiser, loras: Sequence[NetworkLoras]) -> None:
         self._denoiser, self._loras = denoiser, loras
         self._by_noise = any(each.by_noise for each in loras)
+        self._texts: Latest[Tensor] = Latest(PROMPTS)
         self.scene = 0
 
     @property
@@ -258,7 +266,8 @@ class LoraDenoiser(BlockDenoiser):
         level = float(max(stream.host_sigma.max() for stream in streams.values())) if self._by_noise else 0.0
         for each in self._loras:
             each.use(self.scene, level)
-        return self._denoiser.embed(streams, text)
+        used = tuple(each.used for each in self._loras)
+        return self._denoiser.embed(streams, self._texts.of(text, used, text.clone))
 
     @override
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ a axes of position.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log, tau
 
 import torch
@@ -22,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, PromptKV, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Rope, geometric
@@ -183,7 +184,8 @@ class Block(nn.Module):
         modulations = {name: own[name].modulation(stream) for name, stream in tokens.items()}
         qkv = {name: own[name].qkv(stream, modulations[name]) for name, stream in tokens.items()}
         positions = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
-        attended = context.attend(Site(layer, "joint"), {**qkv, "text": self.text(first.text)}, positions)
+        text = PromptKV(first.text, self.text, partial(self.text, first.text))
+        attended = context.attend(Site(layer, "joint"), {**qkv, "text": text}, positions)
         return {name: own[name].update(stream, modulations[name], attended[name]) for name, stream in tokens.items()}
 
 
@@ -249,10 +251,10 @@ class TextKeys(nn.Module):
         self.to_kv = nn.Linear(config.text_width, 2 * config.attention_width)
         self.k_norm = HeadNorm(config.head_dim)
 
-    def forward(self, text: Tensor) -> QKV:
+    def forward(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [b n t k] of prompt tokens [b t e]."""
         k, v = rearrange(self.to_kv(text), "b t (two n k) -> two b n t k", two=2, n=self.num_heads)
-        return QKV(None, self.k_norm(k), v)
+        return self.k_norm(k), v
 
 
 class StreamHead(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_store import KVStore
+from longtake.pipeline.attention.memory import PROMPTS, same_memory
 from longtake.pipeline.clock import ChunkSpan, MediaClock
 from longtake.pipeline.models.branches import EVERY_BRANCH, Branches
 from longtake.pipeline.models.devices import sent
@@ -103,6 +104,7 @@ class RolloutEngine:
         self.latent_shapes, self._passes = latent_shapes, passes
         self._finished: dict[int, LatentChunk] = {}
         self._times: dict[str, tuple[Sequence[float], Tensor]] = {}
+        self._texts: list[tuple[Tensor, Tensor]] = []
 
     def _from_noise(self, scope: Scope, prompts: Prompts) -> dict[str, Tensor]:
         """The clean latents of everything in `scope`, by stream, each with a batch of one.
@@ -200,10 +202,20 @@ class RolloutEngine:
 
         def on_device(prompt: PromptEmbedding) -> PromptEmbedding:
             seen = None if prompt.seen is None else sent(prompt.seen, device)
-            return replace(prompt, tokens=sent(prompt.tokens, device), seen=seen)
+            return replace(prompt, tokens=self._text(prompt.tokens), seen=seen)
 
         once = {id(prompt): on_device(prompt) for prompt in prompts.values()}  # branches may read the same one
         return {branch: once[id(prompt)] for branch, prompt in prompts.items()}
+
+    def _text(self, tokens: Tensor) -> Tensor:
+        """Prompt tokens on the denoiser's device: one tensor for all chunks with this prompt, of which layers then make
+        their keys and values once."""
+        for known, on_device in self._texts:
+            if same_memory(known, tokens) or (tokens.device.type == "cpu" and torch.equal(known, tokens)):
+                return on_device
+        on_device = sent(tokens, self.store.device)
+        self._texts = [*self._texts, (tokens, on_device)][-PROMPTS:]
+        return on_device
 
     def times_s(self, span: ChunkSpan) -> dict[str, list[float]]:
         """The middle of each of the chunk's latents in seconds, by stream."""

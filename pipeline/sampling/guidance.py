@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, Site
 from longtake.pipeline.models.branches import Velocities
 from longtake.pipeline.models.protocols import Stream
 
@@ -183,8 +183,9 @@ class Perturbed(AttentionContext):
         self._context, self._kinds, self._layers, self._values = context, kinds, layers, values
 
     @override
-    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         attended = self._context.attend(site, streams, positions)
         if site.kind not in self._kinds or (self._layers is not None and site.layer not in self._layers):
             return attended
-        return {name: streams[name].v for name in attended} if self._values else {}
+        own = {name: stream.v for name, stream in streams.items() if isinstance(stream, QKV)}
+        return {name: own[name] for name in attended} if self._values else {}

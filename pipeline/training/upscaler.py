@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, ChunkCausalContext, ChunkLengths, Site
+from longtake.pipeline.attention.context import (
+    QKV,
+    AttentionContext,
+    ChunkCausalContext,
+    ChunkLengths,
+    Meeting,
+    Site,
+    made,
+)
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.upscaler import Upscaler
@@ -168,9 +176,9 @@ class HiddenPastContext(AttentionContext):
         self._num_chunks, self._one = len(chunks), one
 
     @override
-    def attend(self, site: Site, streams: Mapping[str, QKV], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         k = self._num_chunks  # positions are relative, so every chunk can use those of the first
-        apart = {name: QKV(*(_split(x, k) for x in qkv if x is not None)) for name, qkv in streams.items()}
+        apart = {name: QKV(*(_split(x, k) for x in qkv if x is not None)) for name, qkv in made(streams).items()}
         first = {name: place[: len(place) // k] for name, place in positions.items()}
         seen = self._one.attend(site, apart, first)
         return {name: rearrange(x, "(b k) n l d -> b n (k l) d", k=k) for name, x in seen.items()}

@@ -20,9 +20,9 @@ from diffusers import LTX2VideoTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
-from longtake.pipeline.attention.memory import Latest
+from longtake.pipeline.attention.memory import PROMPTS, Latest
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.models.protocols import Stream, Tokens
 
@@ -75,6 +75,7 @@ class LTX2Denoiser(nn.Module):
         self.rope = ropes(transformer.config)
         self.blocks = [LTX2Block(block) for block in transformer.transformer_blocks]
         self._places = {"video": Latest[Tensor](), "audio": Latest[Tensor]()}
+        self._captions = {name: Latest[Tensor](PROMPTS) for name in self._places}
 
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents, and prompt tokens `text` [b t (video audio)], to tokens."""
@@ -111,14 +112,15 @@ class LTX2Denoiser(nn.Module):
         gated = crossing * (self.ltx.config.cross_attn_timestep_scale_multiplier / self._time_scale)
         modulation, condition = _timed(half.time, sigma, x)
         parts = [modulation, _timed(half.cross, crossing, x)[0], _timed(half.gate, gated, x)[0]]
-        text = prompt.to(x)
+        caption = half.caption or nn.Identity()
+        text = self._captions[name].of(prompt, (x.dtype, x.device), lambda: caption(prompt.to(x)))
         sides = tuple(own.latents.shape[-2:]) if name == "video" else ()
         return LTX2Tokens(
             x=x,
             condition=condition,
             modulation=rearrange(torch.cat(parts, dim=-1), "b f 1 (m d) -> b f 1 m d", d=x.shape[-1]),
             positions=self._places[name].of(own.times_s, sides, lambda: self._positions(name, own)),
-            text=text if half.caption is None else half.caption(text),
+            text=text,
             text_modulation=None
             if half.prompt is None
             else _timed(half.prompt, own.sigma.amax(dim=1, keepdim=True), x)[0][:, :, 0],
@@ -257,6 +259,7 @@ class AttendArgs:
     Args:
         queries, keys: the stream that has queries at the site, and the one that has keys.
         positions: of both; none over the prompt.
+        kept: whether the keys are a prompt's, as it was embedded; the noise level modulates those of 2.3.
     """
 
     context: AttentionContext
@@ -264,6 +267,7 @@ class AttendArgs:
     queries: str
     keys: str
     positions: Mapping[str, Tensor]
+    kept: bool = False
 
 
 class LTX2Block:
@@ -286,7 +290,8 @@ class LTX2Block:
         seconds = {name: positions[:, :1] for name, positions in film.items()}
 
         def attend(kind: str, queries: str, keys: str, positions: Mapping[str, Tensor]) -> AttendArgs:
-            return AttendArgs(context, Site(layer, kind), queries, keys, positions)
+            kept = keys == "text" and video.text_modulation is None
+            return AttendArgs(context, Site(layer, kind), queries, keys, positions, kept)
 
         picture, sound = self._block(
             *(rearrange(stream.x, "b f s d -> b (f s) d") for stream in (video, audio)),
@@ -337,12 +342,17 @@ class ContextProcessor:
         heads, pairs = attention.heads, film is not None and attention.rope_type == "interleaved"
         keyed = x if others is None else others
         q = _by_head(attention.norm_q(attention.to_q(x)), heads, pairs)
-        k = _by_head(attention.norm_k(attention.to_k(keyed)), heads, pairs)
-        v = _by_head(attention.to_v(keyed), heads, False)
+
+        def keys() -> tuple[Tensor, Tensor]:
+            k = attention.norm_k(attention.to_k(keyed))
+            return _by_head(k, heads, pairs), _by_head(attention.to_v(keyed), heads, False)
+
+        streams: Meeting
         if args.queries == args.keys:
-            streams = {args.queries: QKV(q, k, v)}
+            streams = {args.queries: QKV(q, *keys())}
         else:
-            streams = {args.keys: QKV(None, k, v), args.queries: QKV(q, q[:, :, :0], q[:, :, :0])}
+            other = PromptKV(keyed, attention, keys) if args.kept else QKV(None, *keys())
+            streams = {args.keys: other, args.queries: QKV(q, q[:, :, :0], q[:, :, :0])}
         attended = args.context.attend(args.site, streams, args.positions).get(args.queries)
         if attended is None:
             return torch.zeros_like(x)

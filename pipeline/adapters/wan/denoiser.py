@@ -11,7 +11,7 @@ Shapes: b batch, f latent frames, c channels, h w latent height and width, p q p
 l tokens of a pass, d their width, m modulations, t text tokens, i image tokens, n heads, k head width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
-from longtake.pipeline.attention.memory import Latest
+from longtake.pipeline.attention.memory import PROMPTS, Latest
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import Stream, Tokens
@@ -65,6 +65,7 @@ class WanDenoiser(nn.Module):
         self.rope = rope(transformer.config, latents_per_s)
         self.blocks = [WanBlock(block) for block in transformer.blocks]
         self._positions: Latest[Tensor] = Latest()
+        self._texts: Latest[Tensor] = Latest(PROMPTS)
 
     def project(self, text: Tensor) -> Tensor:
         """Prompt tokens [b t c] of Wan's text encoder as the blocks read them, [b t d]: once per prompt."""
@@ -87,7 +88,7 @@ class WanDenoiser(nn.Module):
             condition=condition,
             modulation=rearrange(modulation, "b f 1 (m d) -> b f 1 m d", m=6),
             positions=self._positions.of(video.times_s, (h, w), lambda: self._placed(video.times_s, h, w)),
-            text=text.to(weight.device, weight.dtype),
+            text=self._texts.of(text, (weight.device, weight.dtype), lambda: text.to(weight.device, weight.dtype)),
             image=self._image(streams),
         )
         return {"video": tokens}
@@ -242,18 +243,29 @@ class ContextProcessor:
             site = Site(args.layer, "video_self")
             attended = args.context.attend(site, {"video": QKV(q, k, v)}, args.positions)["video"]
         else:
-            k, v = attention.norm_k(attention.to_k(args.text)), attention.to_v(args.text)
-            attended = self._read(attention, args, "text", q, k, v)
+            asked = (attention.to_k, attention.norm_k, attention.to_v)
+            attended = self._read(attention, args, "text", q, args.text, asked)
         if args.image is not None:
-            k, v = attention.norm_added_k(attention.add_k_proj(args.image)), attention.add_v_proj(args.image)
-            attended = attended + self._read(attention, args, "image", q, k, v)
+            asked = (attention.add_k_proj, attention.norm_added_k, attention.add_v_proj)
+            attended = attended + self._read(attention, args, "image", q, args.image, asked)
         out: Tensor = attention.to_out[0](rearrange(attended, "b n (f s) k -> (b f) s (n k)", f=args.frames))
         return out
 
-    def _read(self, attention: Any, args: AttendArgs, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention [b n l k] over the prompt or the image alone, whose keys and values are [b t d]."""
-        k, v = self._heads(attention, k, 1), rearrange(v, "b t (n k) -> b n t k", n=attention.heads)
-        streams = {"video": QKV(q, q[:, :, :0], q[:, :, :0]), name: QKV(None, k, v)}
+    def _read(
+        self, attention: Any, args: AttendArgs, name: str, q: Tensor, source: Tensor, layers: Sequence[nn.Module]
+    ) -> Tensor:
+        """Attention [b n l k] over the prompt or the image alone, tokens [b t d].
+
+        Args:
+            layers: that make its keys, norm them, and make its values.
+        """
+        to_k, norm_k, to_v = layers
+
+        def keys() -> tuple[Tensor, Tensor]:
+            v = rearrange(to_v(source), "b t (n k) -> b n t k", n=attention.heads)
+            return self._heads(attention, norm_k(to_k(source)), 1), v
+
+        streams: Meeting = {"video": QKV(q, q[:, :, :0], q[:, :, :0]), name: PromptKV(source, attention, keys)}
         return args.context.attend(Site(args.layer, f"video_{name}"), streams, {})["video"]
 
     def _heads(self, attention: Any, x: Tensor, frames: int) -> Tensor:
