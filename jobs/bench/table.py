@@ -130,6 +130,39 @@ BENCHES: Mapping[str, Bench] = {
         "longtake.jobs.bench.fuzz_footage:measure",
         repeats=1,
     ),
+    "gpu": Bench(
+        {
+            "matmul_tflops": Figure("TFLOP/s of products of bf16 matrices"),
+            "copy_tb_s": Figure("TB/s that a copy inside the GPU reads and writes"),
+            "pageable_gb_s": Figure("GB/s to the GPU from ordinary memory"),
+            "pinned_gb_s": Figure("GB/s to the GPU from pinned memory"),
+            **{
+                f"{kernel}_{precision}_tflops": Figure(
+                    f"TFLOP/s of the attention kernel {kernel}; 0 if it is not exact"
+                )
+                for kernel in ("flash", "cudnn", "efficient", "flex")
+                for precision in ("bf16", "fp16", "fp32")
+            },
+            "cuda_away_from_cpu": Figure("the most that a tiny film's latents differ from a CPU's", at_most=1e-4),
+            "renders_that_differ": Figure("1 if a film rendered twice has different bits", at_most=0),
+            "waits": Figure("passes that wait for the GPU", at_most=0),
+            "longlive_chunk_ms": Figure("a chunk of causal Wan 1.3B at 832x480 with the window of LongLive"),
+            "longlive_fps": Figure("frames per second of its denoising", at_least=40),
+            "longlive_launch_ms": Figure("what the host takes to start a pass"),
+            "self_forcing_chunk_ms": Figure("a chunk with the window of Self-Forcing"),
+            "self_forcing_fps": Figure("frames per second of its denoising"),
+            "self_forcing_launch_ms": Figure("what the host takes to start a pass"),
+            "peak_gib": Figure("the most GPU memory of these films"),
+            "decode_fp32_ms": Figure("the decoder for a chunk, in float32"),
+            "decode_bf16_ms": Figure("the same in bf16"),
+            "decode_bf16_channels_last_ms": Figure("the same with channels last"),
+            "text_ms": Figure("a prompt through an encoder of UMT5-XXL's size"),
+            "wan_14b_chunk_ms": Figure("a chunk of causal Wan 14B at 832x480 with the window of LongLive"),
+            "wan_14b_launch_ms": Figure("what the host takes to start a pass"),
+        },
+        "longtake.jobs.bench.gpu:measure",
+        1,
+    ),
     "hot-path": Bench(
         {
             "host_syncs_per_pass": Figure(

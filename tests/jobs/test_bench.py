@@ -8,6 +8,7 @@ from longtake.jobs.bench import run
 from longtake.jobs.bench.figures import Bench, BenchOptions, Figure
 from longtake.jobs.bench.run import find_bench, list_benches, run_bench
 from longtake.jobs.bench.table import BENCHES
+from longtake.pipeline.errors import CapacityError
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ def test_limits_hold_in_both_directions_and_nan_keeps_none():
     assert Figure("", at_least=0.5).kept(0.5)
     assert not Figure("", at_least=0.5).kept(0.4)
     assert not Figure("", at_most=1).kept(float("nan"))
+
+
+def test_without_a_gpu_only_the_rehearsal_of_its_bench_runs(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(CapacityError, match=r"this machine has no GPU; .*--smoke"):
+        run_bench("gpu", BenchOptions(size="quick"), as_json=True)
 
 
 def test_the_list_explains_every_figure_of_every_bench(monkeypatch, capsys):
