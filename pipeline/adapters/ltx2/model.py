@@ -3,7 +3,7 @@
 Networks are loaded on first use, so an actor holds only those that it runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -44,9 +44,10 @@ def open_folder(folder: Path, load: LoadOptions) -> FilmModel:
         WeightsError: the folder is of another family, damaged or incomplete.
     """
     found = LTX2Folder.read(folder)
-    for part in found.networks:
-        check_tensors(found.on_meta(part), folder / part)
-    return LTX2Model(found, load)
+    networks = {part: found.on_meta(part) for part in found.networks}
+    for part, network in networks.items():
+        check_tensors(network, folder / part)
+    return LTX2Model(found, load, networks)
 
 
 class LTX2Model:
@@ -55,12 +56,13 @@ class LTX2Model:
     Args:
         folder: the model's folder.
         load: dtype of denoiser, text encoder and connectors, and the device; codecs keep their stored precision.
+        networks: without weights, by part; they are not kept.
     """
 
     audio_lag = 0.0
     trained = True
 
-    def __init__(self, folder: LTX2Folder, load: LoadOptions) -> None:
+    def __init__(self, folder: LTX2Folder, load: LoadOptions, networks: Mapping[str, Any]) -> None:
         self.name, self.device, mark = model_name(folder.path), load.device, folder.mark
         self._folder, self._load = folder, as_published(load, self.name, folder.path / "transformer")
         self.rollout: Rollout = Causal() if mark else Continuation(OVERLAP)
@@ -69,10 +71,7 @@ class LTX2Model:
         self.text = LTX2Text(self._tokenizer, self._text_encoder, self._connectors)
         self.text.keeps_encoder = load.offload != "encoder"
         self.denoiser = LazyDenoiser(ropes(folder.transformer), self._sites, self._denoiser)
-        vae, sound = (
-            LTX2VideoCodec(folder.on_meta("vae")),
-            LTX2SoundCodec(folder.on_meta("audio_vae"), folder.on_meta("vocoder")),
-        )
+        vae, sound = LTX2VideoCodec(networks["vae"]), LTX2SoundCodec(networks["audio_vae"], networks["vocoder"])
         self.video_codec = LazyDecoder(vae.left_context, vae.lookahead, self._video_codec)
         self.sound_codec = LazyDecoder(sound.left_context, sound.lookahead, self._sound_codec)
 

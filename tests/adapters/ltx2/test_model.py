@@ -52,6 +52,12 @@ def load(tmp_path_factory):
     return LoadOptions(cache=tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def own(folders, tmp_path):
+    """A folder of weights that a test may change."""
+    return shutil.copytree(folders["clips"], tmp_path / "ltx2")
+
+
 def render(model, place, observer=SILENT):
     return film.render(open_take(plan_film(STORYBOARD, model), model, Store(str(place)), numerics(model)), observer)
 
@@ -149,11 +155,11 @@ def test_a_folder_of_another_family_is_refused(load, tmp_path):
 
 
 @pytest.mark.parametrize(("part", "other"), [("vocoder", "NobodysVocoder"), ("text_encoder", "NobodysEncoder")])
-def test_a_part_of_an_unknown_kind_is_refused_before_rendering(load, tmp_path, part, other):
-    index = save(tmp_path) / "model_index.json"
+def test_a_part_of_an_unknown_kind_is_refused_before_rendering(load, own, part, other):
+    index = own / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), part: ["nobody", other]}))
     with pytest.raises(WeightsError, match=f"has the .*{other}.*; use a vocoder of LTX2Vocoder or"):
-        open_folder(tmp_path, load)
+        open_folder(own, load)
 
 
 @pytest.mark.parametrize(
@@ -166,19 +172,17 @@ def test_a_part_of_an_unknown_kind_is_refused_before_rendering(load, tmp_path, p
         ("scheduler", {"shift": "x"}, r"scheduler_config\.json: shift is 'x'; use a number such as 1\.0"),
     ],
 )
-def test_settings_of_other_weights_are_refused_before_loading(load, tmp_path, part, changes, message):
-    folder = save(tmp_path / "ltx2")
-    file = next((folder / part).glob("*config.json"))
+def test_settings_of_other_weights_are_refused_before_loading(load, own, part, changes, message):
+    file = next((own / part).glob("*config.json"))
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(WeightsError, match=message):
-        open_folder(folder, load)
+        open_folder(own, load)
 
 
-def test_missing_weights_of_a_text_encoder_are_not_filled_at_random(load, tmp_path):
-    folder = save(tmp_path / "ltx2")
-    file = folder / "text_encoder/model.safetensors"
+def test_missing_weights_of_a_text_encoder_are_not_filled_at_random(load, own):
+    file = own / "text_encoder/model.safetensors"
     tensors = load_file(file)
     lost = next(key for key in tensors if key.endswith("mlp.up_proj.weight"))
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file, {"format": "pt"})
     with pytest.raises(WeightsError, match=r"do not fit Gemma3ForConditionalGeneration: 1 missing \(.*up_proj"):
-        open_folder(folder, load).text.embed("a red circle")
+        open_folder(own, load).text.embed("a red circle")
