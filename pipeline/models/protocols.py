@@ -32,12 +32,14 @@ class Stream:
         sigma: noise level of each latent frame, float32 or finer [b f]; 0 is clean, 1 is noise.
         times_s: the middle of each latent frame in seconds, float64 [f]; the same tensor in all passes over a chunk.
         levels: `sigma` on the host, from a caller that knows it, so that no pass waits for the device.
+        given: the given latents [k ...], if there are some: the same tensor in all passes over a chunk.
     """
 
     latents: Tensor
     sigma: Tensor
     times_s: Tensor
     levels: Tensor | None = None
+    given: Tensor | None = None
 
     @property
     def host_sigma(self) -> Tensor:

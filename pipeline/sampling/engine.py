@@ -249,7 +249,7 @@ class _StreamInputs:
 
     def stream(self, x: Tensor, step: int) -> Stream:
         """Latents [1 f ...] as the passes of a step see them."""
-        return Stream(x, self.sigmas[step], self.times_s, self.levels[step])
+        return Stream(x, self.sigmas[step], self.times_s, self.levels[step], self.given)
 
     def held(self, x: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """`x` [1 f ...] with the given latents in their places: clean, or at the level of the step from their own

@@ -17,6 +17,7 @@ from typing_extensions import override
 from longtake.pipeline.adapters.wan.experts import WanExperts
 from longtake.pipeline.adapters.wan.image import WanImage
 from longtake.pipeline.attention.kv_plan import SiteLayout
+from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import Block, BlockDenoiser, Stream, Tokens
@@ -36,7 +37,8 @@ class WanContinued(BlockDenoiser):
 
     def __init__(self, experts: WanExperts, image: Callable[[], WanImage]) -> None:
         self._experts, self._image = experts, image
-        self._made: tuple[Tensor, int, dict[str, Stream]] | None = None
+        self._made: Latest[dict[str, Stream]] = Latest()
+        self._noise: Latest[Tensor] = Latest()
 
     @property
     @override
@@ -62,13 +64,15 @@ class WanContinued(BlockDenoiser):
         if "condition" in streams:
             return self._experts.embed(streams, text)
         video = streams["video"]
-        count = _num_given(video)
-        level = video.sigma.max()
+        count, num_latents, size = _num_given(video), video.latents.shape[1], video.sigma.shape
+        level, host_level = video.sigma.max(), video.host_sigma.max()
         given, rest = video.latents[:, :count], video.latents[:, count:]
-        noise = NOISE.draw("given", range(count), given.shape[2:]).unsqueeze(0).to(given)
+        known = given if video.given is None else video.given
+        noise = self._noise.of(known, count, lambda: NOISE.draw("given", range(count), given.shape[2:])[None].to(given))
         noised = ((1 - level) * given + level * noise).to(given)
-        shown = replace(video, latents=torch.cat([noised, rest], dim=1), sigma=level.expand(video.sigma.shape))
-        condition = self._condition(given[0], video.latents.shape[1])
+        x = torch.cat([noised, rest], dim=1)
+        shown = replace(video, latents=x, sigma=level.expand(size), levels=host_level.expand(size), given=None)
+        condition = self._made.of(known, (count, num_latents), lambda: self._condition(given[0], num_latents))
         return self._experts.embed({**streams, **condition, "video": shown}, text)
 
     @override
@@ -76,11 +80,9 @@ class WanContinued(BlockDenoiser):
         return self._experts.head(tokens, streams)
 
     def _condition(self, given: Tensor, num_latents: int) -> dict[str, Stream]:
-        """The further streams for given latents [k c h w]; made once for all steps and branches of a chunk."""
-        if self._made is None or self._made[1] != num_latents or not torch.equal(self._made[0], given):
-            found = self._image().after(given, num_latents)
-            self._made = (given.clone(), num_latents, {name: _clean(values) for name, values in found.items()})
-        return self._made[2]
+        """The further streams for given latents [k c h w], the same in all passes over a chunk."""
+        found = self._image().after(given, num_latents)
+        return {name: _clean(values) for name, values in found.items()}
 
 
 def _num_given(video: Stream) -> int:
