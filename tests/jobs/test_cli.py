@@ -14,7 +14,6 @@ import yaml
 from rich.console import Console
 
 from longtake.actors.rendering import RenderOptions, open_render
-from longtake.jobs.cli import main
 from longtake.jobs.models.table import print_models
 from longtake.jobs.take import print_before
 from longtake.pipeline.journal.event_log import EventLog
@@ -32,22 +31,6 @@ STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle
 def longtake(*arguments, check=False, **options):
     command = [*LONGTAKE, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, **options)
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs a command as `longtake` does, but in this process, which has imported torch already: that takes seconds."""
-
-    def run(*arguments, check=False):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
-        if check:
-            answer.check_returncode()
-        return answer
-
-    return run
 
 
 @pytest.fixture

@@ -205,9 +205,9 @@ def longtake(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_command_upscales_and_reports_when_there_is_nothing_to_do(clip, undisturbed, tmp_path):
+def test_the_command_upscales_and_reports_when_there_is_nothing_to_do(clip, undisturbed, tmp_path, command):
     arguments = (clip.url, "-o", tmp_path / "out.mp4", "--in-process", *FLAGS)
-    plan = longtake(*arguments, "--dry-run")
+    plan = command("upscale", *arguments, "--dry-run")
     assert plan.returncode == 0
     for part in (
         f"{2 * WIDTH}x{2 * HEIGHT}",
@@ -217,33 +217,33 @@ def test_the_command_upscales_and_reports_when_there_is_nothing_to_do(clip, undi
     ):
         assert part in plan.stdout
     assert not list(tmp_path.iterdir())
-    assert longtake(*arguments).returncode == 0
+    assert command("upscale", *arguments).returncode == 0
     assert packets_of(tmp_path / "out.mp4") == undisturbed
-    assert "nothing to do" in longtake(*arguments).stdout
-    refused = longtake(*arguments, "--continuity", "warmup=4")
+    assert "nothing to do" in command("upscale", *arguments).stdout
+    refused = command("upscale", *arguments, "--continuity", "warmup=4")
     assert refused.returncode == 2
     assert "continuity was exact, is warmup=4" in " ".join(refused.stderr.split())
-    approximate = longtake(*arguments, "--continuity", "warmup=4", "--fresh")
+    approximate = command("upscale", *arguments, "--continuity", "warmup=4", "--fresh")
     assert "differs from an exact one by" in " ".join(approximate.stdout.split())
 
 
-def test_the_command_takes_a_model_that_looks_ahead_and_refuses_to_repeat_a_long_history(clip, tmp_path):
+def test_the_command_takes_a_model_that_looks_ahead_and_refuses_to_repeat_a_long_history(clip, tmp_path, command):
     out = tmp_path / "out.mp4"
     flags = ("--scale", "4", "--segment-frames", "16", "--in-process", "--upscaler")
     deep = save_tiny_flashvsr(tmp_path / "deep.safetensors", layers=12)
-    refused = longtake(clip.url, "-o", out, *flags, deep)
+    refused = command("upscale", clip.url, "-o", out, *flags, deep)
     assert refused.returncode == 2
     assert "over 328 frames before every segment" in " ".join(refused.stderr.split())
     file = save_tiny_flashvsr(tmp_path / "flashvsr.safetensors")
-    warmed = longtake(clip.url, "-o", out, *flags, file, "--continuity", "warmup=8")
+    warmed = command("upscale", clip.url, "-o", out, *flags, file, "--continuity", "warmup=8")
     assert warmed.returncode == 0
     assert "After the first segment border, in frames 21-32, the short warm-up differs" in " ".join(
         warmed.stdout.split()
     )
-    preview = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--preview")
+    preview = command("upscale", clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--preview")
     assert preview.returncode == 0
     assert open_footage(str(tmp_path / "out.preview.mp4")).num_frames == 50
-    plan = longtake(clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--fresh", "--dry-run")
+    plan = command("upscale", clip.url, "-o", out, *flags, file, "--continuity", "handoff", "--fresh", "--dry-run")
     assert "handoff: 0 frames are processed twice" in " ".join(plan.stdout.split())
 
 
