@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from io import FileIO
 from pathlib import Path
 
 import pytest
 import torch
 
+from longtake.jobs.bench.ranks import fork_server
 from longtake.pipeline import film
 from longtake.pipeline.journal import store as store_module
 from longtake.pipeline.journal.store import Store
@@ -22,7 +21,6 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
 from longtake.pipeline.weights.load import load_model
 
-ROOT = Path(__file__).parents[1]
 STORYBOARD = """
 model: tiny
 sampling: {steps: 1, guidance: 1}
@@ -149,9 +147,10 @@ def test_a_publisher_killed_while_it_finishes_leaves_no_half_film_and_the_next_o
     moment, undisturbed, tmp_path
 ):
     shutil.copytree(undisturbed / "journal", tmp_path / "journal")  # all chunks are finished: only the film is missing
-    code = f"from tests.test_finish_killed import render_and_die; render_and_die({moment!r}, {str(tmp_path)!r})"
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = fork_server().Process(target=render_and_die, args=(moment, str(tmp_path)))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     seen = tmp_path / "film.mp4"
     assert seen.exists() == (moment in FILM_IS_THERE)
     if seen.exists():
