@@ -1,6 +1,8 @@
 """What decides a film's bits in addition to its storyboard: weights, versions, precision, threads, ranks, processor."""
 
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -39,6 +41,8 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
+    if load.device.type == "cpu":
+        parts["cpu arithmetic"] = cpu_arithmetic(model.dtype)
     parts["rollout"] = model.rollout.describe(model.kv_plan)
     if gpu := gpu_parts(load.device):
         parts |= gpu
@@ -63,6 +67,27 @@ def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dic
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+@cache
+def cpu_arithmetic(dtype: torch.dtype) -> str:
+    """A digest of what this process computes from fixed numbers, in float32 and `dtype`.
+
+    MKL and oneDNN choose their code by the processor and by the environment (`MKL_CBWR`, `ONEDNN_MAX_CPU_ISA`), and do
+    not say which. Other code adds in another order, so it gives other bits.
+    """
+    draw = torch.Generator().manual_seed(0)
+    digest = sha256()
+    with torch.no_grad():
+        for kind in dict.fromkeys((torch.float32, dtype)):
+            for rows, inner, columns in ((7, 67, 5), (64, 256, 192)):
+                left = torch.randn(rows, inner, generator=draw).to(kind)
+                product = left @ torch.randn(inner, columns, generator=draw).to(kind)
+                digest.update(product.float().numpy().tobytes())
+            pictures, filters = (torch.randn(shape, generator=draw) for shape in ((1, 16, 12, 12), (24, 16, 3, 3)))
+            convolved = torch.nn.functional.conv2d(pictures.to(kind), filters.to(kind), padding=1)
+            digest.update(torch.nn.functional.gelu(convolved.float()).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def gpu_parts(device: torch.device) -> dict[str, Any]:
@@ -108,7 +133,9 @@ def check_same(here: Parts, promised: Parts) -> None:
         if here.get(name) != promised.get(name)
     ]
     if differ:
-        raise JournalError(f"this node would render other bits: {'; '.join(differ)}; use the same image everywhere")
+        raise JournalError(
+            f"this node would render other bits: {'; '.join(differ)}; use the same image and processor everywhere"
+        )
 
 
 def _attention_kernels(model: FilmModel, device: str) -> str:

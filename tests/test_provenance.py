@@ -1,6 +1,9 @@
 """What decides a film's bits is part of the journal's keys, and a process that would render other bits refuses."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from longtake.pipeline import provenance
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
-from longtake.pipeline.provenance import check_same, numerics
+from longtake.pipeline.provenance import check_same, cpu_arithmetic, numerics
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.weights.options import LoadOptions
 
@@ -51,6 +54,16 @@ def test_another_context_or_lag_gives_other_numerics(settings):
     assert parts_of(**settings) != parts_of()
 
 
+def test_code_for_another_processor_that_mkl_runs_gives_other_numerics():
+    script = "import torch; from longtake.pipeline.provenance import cpu_arithmetic; torch.set_num_threads(1)"
+    script += "; print(cpu_arithmetic(torch.float32))"
+    env = {**os.environ, "MKL_CBWR": "COMPATIBLE"}
+    compatible = subprocess.check_output([sys.executable, "-c", script], env=env, text=True).strip()
+    torch.set_num_threads(1)
+    assert compatible != cpu_arithmetic(torch.float32) == cpu_arithmetic(torch.float32)
+    assert cpu_arithmetic(torch.float32) != cpu_arithmetic(torch.bfloat16)
+
+
 def test_another_rollout_or_overlap_gives_other_numerics():
     rollouts = (Causal(), Continuation(3), Continuation(5), Continuation(5, clean=False))
     assert len({parts_of(rollout)["rollout"] for rollout in rollouts}) == len(rollouts)
@@ -63,7 +76,7 @@ def test_rollouts_are_described_in_the_words_of_journals_that_exist():
 
 
 def test_on_a_cpu_nothing_of_a_gpu_is_in_the_keys(a_gpu):
-    assert list(parts_of()) == CPU_PARTS
+    assert list(parts_of()) == [*CPU_PARTS[:-1], "cpu arithmetic", "rollout"]
     assert not a_gpu
 
 

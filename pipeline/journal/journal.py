@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from longtake.pipeline.clock import ChunkSpan
-from longtake.pipeline.journal.keys import ChunkKey, FilmKeys, Parts
+from longtake.pipeline.journal.keys import RECORDED_LATER, ChunkKey, FilmKeys, Parts
 from longtake.pipeline.journal.manifests import Manifest, ManifestStore, indented_json, manifest_file
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.values import LatentChunk, Segment, SoundChunk, VideoFormat, VideoPacket
@@ -92,7 +92,7 @@ class Journal:
         return [
             index
             for name, index, key in named
-            if manifest_file(name) in there and self._manifests.matching(name, *_accepted(key)) is not None
+            if manifest_file(name) in there and self._manifests.matching(name, *key.accepted) is not None
         ]
 
     def num_kept(self, kind: Kind) -> int:
@@ -121,7 +121,7 @@ class Journal:
     def _data(self, kind: Kind, index: int) -> bytes | None:
         """A chunk's data; None if it is missing or damaged, or holds values that are not numbers, which no stage hands
         on any more."""
-        data = self._manifests.get(chunk_name(kind, index), *_accepted(self._of(kind)[index]))
+        data = self._manifests.get(chunk_name(kind, index), *self._of(kind)[index].accepted)
         return data if data is not None and _is_finite(data) else None
 
     def _of(self, kind: Kind) -> tuple[ChunkKey, ...]:
@@ -132,12 +132,7 @@ class Journal:
 
 
 def _differ(one: Parts, other: Parts, name: str) -> bool:
-    return bool(one.get(name) != other.get(name))
-
-
-def _accepted(key: ChunkKey) -> tuple[str, ...]:
-    """The keys under which a chunk's data counts."""
-    return (key.key, key.unbroken)
+    return bool(one.get(name) != other.get(name)) and (name in one or name not in RECORDED_LATER)
 
 
 def latents_to_bytes(latents: LatentChunk) -> bytes:

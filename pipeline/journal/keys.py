@@ -10,7 +10,7 @@ chains, so a codec or quality setting does not touch the latents.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -21,6 +21,10 @@ Parts = Mapping[str, Any]
 """What a key is made of: plain values, with names that a person understands."""
 
 
+RECORDED_LATER = ("cpu arithmetic",)
+"""Numerics that earlier versions did not record: what they rendered counts as equal."""
+
+
 @dataclass(frozen=True)
 class ChunkKey:
     """The key of one chunk's latents or segment, and what it adds to the chain.
@@ -28,11 +32,18 @@ class ChunkKey:
     Args:
         unbroken: its key in one chain through the whole film, as earlier versions wrote it. It promises the same bits,
             and more.
+        older: its keys in versions that did not record `RECORDED_LATER`.
     """
 
     key: str
     parts: Parts
     unbroken: str = ""
+    older: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The keys under which a chunk's data counts."""
+        return (self.key, self.unbroken, *self.older)
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,26 @@ def film_keys(
         last_seen: gives the last chunk whose latents a chunk's pictures depend on.
         unguided: whether guidance reads a negative prompt.
     """
+    keys = _film_keys(storyboard, chunks, numerics, last_seen, unguided=unguided)
+    recorded = {name: part for name, part in numerics.items() if name not in RECORDED_LATER}
+    if len(recorded) == len(numerics):
+        return keys
+    older = _film_keys(storyboard, chunks, recorded, last_seen, unguided=unguided)
+    return FilmKeys(_with_older(keys.latents, older.latents), _with_older(keys.segments, older.segments))
+
+
+def _with_older(keys: Sequence[ChunkKey], older: Sequence[ChunkKey]) -> tuple[ChunkKey, ...]:
+    return tuple(replace(key, older=(was.key, was.unbroken)) for key, was in zip(keys, older, strict=True))
+
+
+def _film_keys(
+    storyboard: Storyboard,
+    chunks: Sequence[ChunkSpan],
+    numerics: Parts,
+    last_seen: Callable[[ChunkSpan], ChunkSpan],
+    *,
+    unguided: bool,
+) -> FilmKeys:
     apart, given = ("upscaler", "given", "loras"), dict(numerics.get("given", {}))
     film_parts = {**{name: part for name, part in numerics.items() if name not in apart}, **_whole_film(storyboard)}
     files = [file for file in storyboard.conditioning_files() if file.key in given]

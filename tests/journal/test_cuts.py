@@ -1,5 +1,6 @@
 """A cut begins a new chain of keys: what is kept behind an edit equals a film that was never edited, bit for bit."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,35 @@ def test_the_unbroken_chain_is_that_of_earlier_versions():
     assert keys.latents[-1].unbroken == "81a1b6f8c440ae0448f53a4f7d405755bfd1c660e12b5bae326c0a3ef244d2f9"
     assert keys.segments[-1].unbroken == "c3559479df38a98202fcec46dfcddfe81c3c0ff56d7899af8d591202e7cd89af"
     assert keys.latents[0].unbroken == keys.latents[0].key, "the first section begins as it always did"
+
+
+@pytest.mark.parametrize("unbroken", [False, True])
+def test_what_was_rendered_before_the_arithmetic_was_recorded_is_kept_unless_other_parts_differ(unbroken):
+    spec, model, store = storyboard(shots(2, frames=20)), model_of(), Store(f"memory://unrecorded{unbroken}")
+    numbers = dict(numerics(model))
+    earlier = {name: part for name, part in numbers.items() if name != "cpu arithmetic"}
+    plan = plan_film(spec, model)
+    was, now = film_keys(spec, plan.chunks, earlier), film_keys(spec, plan.chunks, numbers)
+    for old, new in zip((*was.latents, *was.segments), (*now.latents, *now.segments), strict=True):
+        assert old.key != new.key
+        assert {old.key, old.unbroken} <= set(new.accepted)
+    other = film_keys(spec, plan.chunks, {**numbers, "threads": 99})
+    assert was.latents[0].key not in other.latents[0].accepted
+    render(spec, model, store)
+    for kind, keys, olds in (("latents", now.latents, was.latents), ("segments", now.segments, was.segments)):
+        for index, (key, old) in enumerate(zip(keys, olds, strict=True)):
+            name = f"journal/{kind}/{index:05d}.json"
+            text = store.get(name).replace(key.key.encode(), (old.unbroken if unbroken else old.key).encode())
+            manifest = json.loads(text)
+            manifest["parts"].pop("cpu arithmetic", None)
+            store.put(name, json.dumps(manifest).encode())
+    recorder = Recorder()
+    render(spec, model, store, recorder)
+    assert recorder.acted("denoise") == recorder.acted("encode") == []
+    faster = open_take(plan, model, store, {**numbers, "cpu arithmetic": "another", "threads": 99})
+    why = faster.journal.why_not("latents", 0)
+    assert "threads was" in why
+    assert "arithmetic" not in why, "what an earlier version did not record is no reason"
 
 
 def test_a_journal_of_an_earlier_version_is_resumed():
