@@ -41,7 +41,7 @@ def canonical(url: str) -> str:
     """
     scheme, has_scheme, path = url.partition("://")
     scheme = _ALIASES.get(scheme.lower(), scheme.lower())
-    if "::" in scheme or (scheme in ("http", "https") and has_scheme):
+    if has_scheme and ("::" in scheme or scheme in ("http", "https")):
         return url
     if not has_scheme or scheme == "file":
         local = str(LocalFileSystem._strip_protocol(f"file://{path.removeprefix('localhost')}" if has_scheme else url))
