@@ -42,9 +42,9 @@ class Recorder:
         return [fields["chunk"] for name, fields in self.events if name == f"{act}.chunk"]
 
 
-def take_in(store):
-    return open_take(plan_film(STORYBOARD, MODEL), MODEL, store, numerics(MODEL))
+def take_in(store, storyboard=STORYBOARD):
+    return open_take(plan_film(storyboard, MODEL), MODEL, store, numerics(MODEL))
 
 
-def render(store, observer=SILENT):
-    return film.render(take_in(store), observer)
+def render(store, observer=SILENT, storyboard=STORYBOARD):
+    return film.render(take_in(store, storyboard), observer)
