@@ -29,9 +29,9 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
         Cancelled: `longtake cancel` asked for it.
     """
     plan = take.plan
-    watching = pacer.ticking(CancelWatch(take.store).look)
+    watch = CancelWatch(take.store)
 
-    with sole_writer(take.store), pool.opened(config_of(take, pool.config)), watching:
+    with sole_writer(take.store), pool.opened(config_of(take, pool.config), watch.look), pacer.ticking(watch.look):
         take.repair(pool)
         forget_finished(take.store)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))

@@ -27,7 +27,7 @@ from longtake.pipeline.registry import STAGES
 from longtake.pipeline.stages.publish import Film
 
 _DRAINING_CHECK_S = 5.0
-_NODES_CHECK_S = 5.0
+_TICK_S = 1.0
 
 
 class ActorPool:
@@ -42,6 +42,8 @@ class ActorPool:
         self.config = config
         self.observer: Observer = SILENT
         """Is notified while actors start, which blocks; these events go to no log."""
+        self.tick: Callable[[], None] = lambda: None
+        """Is called about once a second while actors start and load. What it raises ends that, and is raised."""
         self._groups: dict[str, ActorGroup] = {}
         self._epochs = dict.fromkeys(config.groups, 0)
         self._take: TakeConfig | None = None
@@ -77,9 +79,10 @@ class ActorPool:
         return group
 
     @contextmanager
-    def opened(self, take: TakeConfig) -> Iterator[None]:
-        """Work on one take. Raises `CapacityError` where the cluster is too small, and what the actors raised."""
-        self._take = take
+    def opened(self, take: TakeConfig, tick: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Work on one take, with its `tick`. Raises `CapacityError` where the cluster is too small, and what the actors
+        and `tick` raised."""
+        self._take, before, self.tick = take, self.tick, tick
         try:
             self.start()
             # As a plain string: torch's own type would make the event log actor import torch during the first chunk.
@@ -91,7 +94,7 @@ class ActorPool:
             self.event("road.failed", error=type(cause).__name__, message=str(cause))
             raise
         finally:
-            self._take = None
+            self._take, self.tick = None, before
             self._opened.clear()
             self._close()
 
@@ -234,19 +237,23 @@ class ActorPool:
     def _await(self, refs: list[Ref], until: float) -> None:
         """Wait for actors to start, and say what the cluster lacks meanwhile. Raises what `ray.get` raises."""
         told = None
-        while True:
-            left_s = until - time.monotonic()
-            try:
-                ray.get(refs, timeout=max(1.0, min(_NODES_CHECK_S, left_s)))
-            except GetTimeoutError:
-                if left_s <= _NODES_CHECK_S:
-                    raise
-            else:
-                return
+        while not self._ready(refs, until):
             lack = lack_until_it_grows(self.config.resources)
             if lack is not None and lack != told:
                 self.observer.event("cluster.wait", reason=lack)
             told = lack
+
+    def _ready(self, refs: list[Ref], until: float) -> bool:
+        """Whether all of `refs` are ready within a tick. Raises `GetTimeoutError` after `until`, and their errors."""
+        self.tick()
+        is_last = until - time.monotonic() <= _TICK_S
+        try:
+            ray.get(refs, timeout=_TICK_S)
+        except GetTimeoutError:
+            if is_last:
+                raise
+            return False
+        return True
 
     def _too_small(self, limit_s: float) -> CapacityError:
         wanted, cluster = self.config.resources, ray.cluster_resources()
@@ -284,8 +291,11 @@ class ActorPool:
 
     def _get(self, refs: list[Ref]) -> list[Any]:
         """Values of calls that take no longer than a start. Raises `ActorLost` where they do."""
+        until = time.monotonic() + self.config.timeouts.start
         try:
-            values: list[Any] = ray.get(refs, timeout=self.config.timeouts.start)
+            while not self._ready(refs, until):
+                pass
+            values: list[Any] = ray.get(refs)
         except GetTimeoutError:
             raise ActorLost(f"actors gave no answer for {self.config.timeouts.start:g} s") from None
         except RayTaskError as error:

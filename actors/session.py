@@ -88,18 +88,25 @@ class RenderSession:
         """The actors; None before the first take and after `close`."""
         return self._pool
 
-    def prepare(self, take: Take) -> None:
+    def prepare(self, take: Take, tick: Callable[[], None] = lambda: None) -> None:
         """Have actors running that suit `take`, so that `render` begins at once.
+
+        Args:
+            tick: called about once a second. What it raises ends the start, and is raised.
 
         Raises:
             CapacityError: the cluster is too small.
             StartError, ActorLost: the actors do not start.
         """
+        pool = self._suitable_pool(take)
+        pool.tick = tick
         try:
-            self._suitable_pool(take).start()
+            pool.start()
         except RayError as error:
             self.close()
             raise ActorLost(f"actors do not start: {described(error)}") from error
+        finally:
+            pool.tick = lambda: None
 
     def render(self, take: Take, observer: Observer = SILENT, tick: Callable[[], None] = lambda: None) -> Film:
         """Render a take, or resume it; see `film.render` for what is raised.

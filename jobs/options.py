@@ -31,6 +31,9 @@ AllowScheme = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and exit.")]
+TakeOrBatch = Annotated[
+    str, typer.Argument(metavar="OUT", help="The output folder of a render or a batch: a path or fsspec URL.")
+]
 Take = Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a render: a path or fsspec URL.")]
 
 # ------------------------------------------------------------------ where and how a model runs

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -44,4 +45,6 @@ def batch(
         store = Store(root)
         store.put("manifest.yaml", yaml.safe_dump(dict(manifest), sort_keys=False).encode())
         manifest = store.url_of("manifest.yaml")
-    return render_batch(os.fspath(manifest), root, BatchOptions(**options), ray_sessions, Event(), Progress.silent())
+    stop = Event()
+    sessions = partial(ray_sessions, stop=stop)
+    return render_batch(os.fspath(manifest), root, BatchOptions(**options), sessions, stop, Progress.silent())

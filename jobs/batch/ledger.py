@@ -148,23 +148,24 @@ class Ledger:
     def put(self, record: Record) -> None:
         """Write a record. Raises `JournalError` if it cannot be written."""
         try:
-            self._store.put(_name(record.id), record.model_dump_json(indent=1, by_alias=True).encode())
+            self._store.put(name_of(record.id), record.model_dump_json(indent=1, by_alias=True).encode())
         except OSError as error:
             raise JournalError(
-                f"{self._store.url_of(_name(record.id))} cannot be written ({error}); the batch stops without it"
+                f"{self._store.url_of(name_of(record.id))} cannot be written ({error}); the batch stops without it"
             ) from error
         self._records[record.id] = record
 
     def _get(self, take: TakeSpec) -> Record | None:
         try:
-            return Record.model_validate_json(self._store.get(_name(take.id)))
+            return Record.model_validate_json(self._store.get(name_of(take.id)))
         except FileNotFoundError:
             return None
         except ValidationError:
             return None  # damaged by a power failure or by hand; the take's own journal knows which chunks are finished
 
 
-def _name(take: str) -> str:
+def name_of(take: str) -> str:
+    """The name of a take's record in the folder of the batch."""
     return f"takes/{take}.json"
 
 

@@ -2,12 +2,13 @@
 
 manifest.py    the takes to render: everything is read and checked before anything starts
 ledger.py      the state of every take, without Ray or torch
+roster.py      which takes there are, for programs without the manifest
 queue.py       the order of the takes: priorities, then projects in round-robin
 scheduler.py   gangs, retries, quarantine
 session.py     where a gang renders: the only file here that imports Ray and torch
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
 from threading import Event
@@ -18,24 +19,26 @@ from longtake.jobs.batch.manifest import LEDGER, TakeSpec, read_manifest
 from longtake.jobs.batch.options import BatchOptions
 from longtake.jobs.batch.progress import BatchProgress
 from longtake.jobs.batch.report import PAGE, Report, Run, put_report
+from longtake.jobs.batch.roster import put_roster
 from longtake.jobs.batch.scheduler import BatchScheduler, BatchSession
 from longtake.jobs.interrupt import received, stop_on_signals
 from longtake.jobs.progress import Progress
-from longtake.pipeline.errors import SpecError
+from longtake.pipeline.errors import Cancelled, SpecError
+from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.root import output_root
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
 
 Sessions = Callable[[tuple[TakeSpec, ...], BatchOptions], AbstractContextManager[Callable[[], BatchSession]]]
-"""Opens render sessions for the unfinished takes; they can be used within the block."""
+"""Opens render sessions for the unfinished takes; they can be used within the block. The call itself checks the takes,
+and writes nothing."""
 
 
 def batch_command(manifest: str, output: str | None, options: BatchOptions, progress: Progress) -> int:
     """Render the unfinished takes on Ray. Returns the exit code: 0 all done, 1 some takes failed."""
     stop = Event()
 
-    @contextmanager
-    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
+    def on_ray(todo: tuple[TakeSpec, ...], options: BatchOptions) -> AbstractContextManager[Callable[[], BatchSession]]:
         for take in todo:
             if take.output.startswith("memory:"):
                 raise SpecError(f"{take.id}: output is {take.output}; memory belongs to one process, use a folder")
@@ -45,9 +48,16 @@ def batch_command(manifest: str, output: str | None, options: BatchOptions, prog
 
         if note := cluster_note(options.address):
             progress.say(f"{note}.")
+        progress.phase("checking the takes")
+        return opened(ray_sessions(todo, options, stop))
+
+    @contextmanager
+    def opened(
+        sessions: AbstractContextManager[Callable[[], BatchSession]],
+    ) -> Iterator[Callable[[], BatchSession]]:
         progress.phase("starting Ray")
-        # After the import above, since importing Ray sets a signal handler.
-        with ray_sessions(todo, options) as open_session, stopping_cleanly(stop, progress):
+        # After Ray was imported, since that sets a signal handler.
+        with sessions as open_session, stopping_cleanly(stop, progress):
             yield open_session
 
     report = render_batch(manifest, output or f"out/{PurePosixPath(manifest).stem}", options, on_ray, stop, progress)
@@ -85,16 +95,18 @@ def render_batch(
     takes = read_manifest(manifest, root, options.overrides)
     output_root(root)
     store = Store(f"{root.rstrip('/')}/{LEDGER}")
+    _, todo = _standing(store, takes, options)
+    opened = sessions(todo, options) if todo else None
     with sole_writer(store):
-        ledger = Ledger(store, takes, retry_quarantined=options.retry_quarantined)
-        todo = tuple(take for take in takes if ledger[take.id].state not in ENDED)
+        ledger, todo = _standing(store, takes, options)
+        put_roster(store, ledger.records)
         done_before = len([record for record in ledger.records if record.state == "done"])
         num_gangs = min(options.at_once, len(todo))
-        if todo:
+        if todo and opened is not None:
             progress.say(f"Rendering {len(todo)} of {len(takes)} takes, {num_gangs} at once.")
             scheduler = BatchScheduler(todo, ledger, options.retries, stop)
-            with sessions(todo, options) as open_session, BatchProgress(ledger, num_gangs, progress) as shown:
-                scheduler.run(open_session, num_gangs, shown.tick)
+            with opened as open_session, BatchProgress(ledger, num_gangs, progress) as shown:
+                scheduler.run(open_session, num_gangs, _stopped_by_cancel(store, stop, progress, shown.tick))
         states = Totals.of(ledger.records).states
         run = Run(
             manifest=manifest,
@@ -108,6 +120,28 @@ def render_batch(
         report = Report(run, ledger.records, store.url_of(PAGE))
         put_report(store, report)
     return report
+
+
+def _standing(store: Store, takes: Sequence[TakeSpec], options: BatchOptions) -> tuple[Ledger, tuple[TakeSpec, ...]]:
+    """The ledger, and the unfinished takes."""
+    ledger = Ledger(store, takes, retry_quarantined=options.retry_quarantined)
+    return ledger, tuple(take for take in takes if ledger[take.id].state not in ENDED)
+
+
+def _stopped_by_cancel(store: Store, stop: Event, progress: Progress, tick: Callable[[], None]) -> Callable[[], None]:
+    """`tick`, which also sets `stop` once `longtake cancel` asks for it."""
+    watch = CancelWatch(store)
+
+    def look() -> None:
+        tick()
+        if not stop.is_set():
+            try:
+                watch.look()
+            except Cancelled as cancelled:
+                progress.say(f"Stopping after the current chunks: {cancelled}.")
+                stop.set()
+
+    return look
 
 
 @contextmanager

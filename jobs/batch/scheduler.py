@@ -16,7 +16,7 @@ from longtake.actors.policy import TICK_S, RetryPolicy
 from longtake.jobs.batch.ledger import Ledger, Record
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.queue import TakeQueue
-from longtake.pipeline.errors import ActorLost, CapacityError, LongtakeError, SpecError, StartError
+from longtake.pipeline.errors import ActorLost, Cancelled, CapacityError, LongtakeError, SpecError, StartError
 
 RETRIES = RetryPolicy(retries=2, back_off_s=2.0, longest_back_off_s=60.0, immediate=0)
 """Of a take that fails, unless the user chooses others."""
@@ -138,8 +138,8 @@ class BatchScheduler:
         try:
             self._make_ready(session, take)
             rendered = session.render(self._tick)
-        except Stopped:
-            return record.left("pending", monotonic() - started)
+        except (Stopped, Cancelled) as ended:  # of the batch, of this take alone
+            return record.left("pending", monotonic() - started, str(ended))
         except _Refused as refused:
             return record.left("failed", monotonic() - started, str(refused))
         except SpecError as error:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
+from threading import Event
 
 from typing_extensions import override
 
@@ -17,7 +18,7 @@ from longtake.actors.session import RenderSession, SessionOptions
 from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
-from longtake.jobs.batch.scheduler import BatchSession, Rendered
+from longtake.jobs.batch.scheduler import BatchSession, Rendered, Stopped
 from longtake.jobs.feedback import plain_console
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import LongtakeError, SpecError
@@ -35,31 +36,47 @@ from longtake.pipeline.weights.options import CPU, LoadOptions
 _READERS = 16
 
 
-@contextmanager
-def ray_sessions(todo: tuple[TakeSpec, ...], options: BatchOptions) -> Iterator[Callable[[], BatchSession]]:
+def ray_sessions(
+    todo: tuple[TakeSpec, ...], options: BatchOptions, stop: Event | None = None
+) -> AbstractContextManager[Callable[[], BatchSession]]:
     """Opens sessions on the cluster that `options` name, or on a new one that is large enough for all gangs.
 
+    The call checks and writes nothing; the cluster is joined or started for the block.
+
+    Args:
+        stop: once set, no more actors are waited for.
+
     Raises:
-        SpecError: there is no GPU to render on, or finished films would be lost; no cluster was started.
+        SpecError: there is no GPU to render on, or finished films would be lost.
     """
     options = replace(options, device=resolve_device(options.device, address=options.address))
     check_gpu(options.device, here=not joins(options.address))
     if not options.replace:
         _check_kept(todo, options)
+    return _sessions(todo, options, stop or Event())
+
+
+@contextmanager
+def _sessions(todo: tuple[TakeSpec, ...], options: BatchOptions, stop: Event) -> Iterator[Callable[[], BatchSession]]:
     settle(options.threads, options.device)
     acts = tuple(act for act in STAGES if any(act in take.storyboard.acts for take in todo))
     ranks = max(take.ranks or options.ranks for take in todo)
     largest = Resources.of(options.threads, ranks, acts=acts, device=options.device)
     env = actor_env(options.threads) if options.device == "cpu" else None
     with joined(options.address, min(options.at_once, len(todo)) * largest.num_cpus, env):
-        yield lambda: RaySession(options, acts)
+        yield lambda: RaySession(options, acts, stop)
 
 
 class RaySession(BatchSession):
-    """A render session for the takes of a batch; `acts` are the stages of all takes."""
+    """A render session for the takes of a batch.
 
-    def __init__(self, options: BatchOptions, acts: Sequence[str]) -> None:
-        self._options = options
+    Args:
+        acts: the stages of all takes.
+        stop: once set, no more actors are waited for.
+    """
+
+    def __init__(self, options: BatchOptions, acts: Sequence[str], stop: Event) -> None:
+        self._options, self._stop = options, stop
         self._take: Take | None = None
         self._session = RenderSession(
             SessionOptions(
@@ -81,7 +98,7 @@ class RaySession(BatchSession):
         """Open the take and start its actors. Also raises what is wrong with the model or the output."""
         self._take, degrees = _opened(take, self._options)
         self._session.options = replace(self._session.options, degrees=degrees)
-        self._session.prepare(self._take)
+        self._session.prepare(self._take, self._look)
 
     @override
     def render(self, tick: Callable[[], None]) -> Rendered:
@@ -93,6 +110,10 @@ class RaySession(BatchSession):
     @override
     def close(self) -> None:
         self._session.close()
+
+    def _look(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
 
 
 _model = cache(open_model)

@@ -8,17 +8,29 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from longtake.jobs.feedback import plain_console
+from longtake.jobs.batch.roster import batch_folder
+from longtake.jobs.feedback import Feedback, plain_console
 from longtake.jobs.interrupt import until_ctrl_c
+from longtake.jobs.status.batch import print_batch
 from longtake.pipeline.inspect.status import Status, TakeReader
-from longtake.pipeline.journal.root import take_root
+from longtake.pipeline.journal.root import has_take, take_root
+from longtake.pipeline.journal.writer import owner_of
 
 _COLOURS = {"rendering": "yellow", "done": "green", "failed": "red", "interrupted": "yellow", "stalled": "yellow"}
 _SCENES_SHOWN = 12
 
 
 def print_status(output: str, *, watch: bool, as_json: bool) -> None:
-    """Print the status of the take in `output`; with `watch`, refresh it every second until the end or Ctrl-C."""
+    """Print the status of the take or batch in `output`; with `watch`, every second until the end or Ctrl-C."""
+    root = take_root(output, may_come=True)
+    batch = None if has_take(root) else batch_folder(root)
+    if batch is not None:
+        print_batch(batch, watch=watch, as_json=as_json)
+        return
+    if not has_take(root) and (owner := owner_of(root)) is not None:
+        text = f"{owner.who}, starts to render into {root.url}"
+        Feedback(json=as_json).result(f"{text}.", state="starting", summary=text)
+        return
     reader, console = TakeReader(take_root(output)), plain_console()
     status = reader.read()
     with until_ctrl_c():

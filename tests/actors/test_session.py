@@ -118,6 +118,16 @@ def test_what_tick_or_the_observer_raises_ends_a_render_which_the_same_session_r
     assert observer.names.count("denoise.chunk") < len(take.plan.chunks)
 
 
+def test_a_tick_that_raises_ends_the_start_of_actors(ray_cluster, tmp_path):  # noqa: ARG001 (starts Ray)
+    def tick():
+        raise EnoughError
+
+    with RenderSession(OPTIONS) as session:
+        with pytest.raises(EnoughError):
+            session.prepare(take_at(tmp_path), tick)
+        assert session.pool.idle() == [], "no actor is left"
+
+
 def test_actors_are_kept_for_takes_that_they_suit_and_replaced_for_others(tmp_path, monkeypatch):
     class Pool:
         def __init__(self, config):
