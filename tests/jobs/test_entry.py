@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from longtake.jobs.cli import COMMANDS, main
+from longtake.jobs.app import COMMANDS
+from longtake.jobs.cli import main
 from longtake.jobs.entry import Command, new_app, run
 from longtake.pipeline.errors import MediaError, SpecError
 

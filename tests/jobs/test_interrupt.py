@@ -109,3 +109,13 @@ def test_a_terminal_that_is_closed_is_written_to_no_more():
     assert child.wait(20) == 129
     os.close(readable)
     os.close(writable)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "what"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "stopped by SIGTERM"), ("SIGHUP", 129, "stopped by SIGHUP")],
+)
+def test_a_signal_while_the_command_is_imported_ends_it_with_one_line(name, code, what, tmp_path):
+    (tmp_path / "typer.py").write_text(f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from longtake.jobs.cli import main; main(['--help'])"
+    assert ended(script, command="BODY") == (code, "", f"longtake: {what}\n")
