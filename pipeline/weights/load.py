@@ -53,7 +53,7 @@ def load_upscaler(name: str) -> Upscaler:
     """Load the upscaler `name`: an embedded one ("upscaler") or a file; errors as in `load_model`."""
     if name in EMBEDDED_UPSCALERS:
         shipped = _shipped(name)
-        return _build_upscaler(shipped, name) if shipped else Upscaler.untrained(EMBEDDED_UPSCALERS[name])
+        return _build_shipped_upscaler(shipped, name) if shipped else Upscaler.untrained(EMBEDDED_UPSCALERS[name])
     return _build_upscaler(_read(name, f"upscaler is {name!r}; use {' or '.join(EMBEDDED_UPSCALERS)}"), name)
 
 
@@ -85,10 +85,19 @@ def _read(name: str, wanted: str) -> bytes:
 
 
 def _build_shipped(data: bytes, known: EmbeddedModelConfig) -> EmbeddedModel:
-    """A model that is shipped; older files do not hold all of its configuration."""
-    model = _build(data, known.name)
+    """A model that is shipped; older files do not hold all of its configuration.
+
+    `_check_fit` is for files of others: it would import torch's compiler, which takes seconds in every process.
+    """
+    tensors, config = _parse(data, known.name, _KEY, _CONFIG)
+    model = _fill(EmbeddedModel.untrained(config), tensors, known.name)
     model.config = replace(model.config, trained_sizes=known.trained_sizes)
     return model
+
+
+def _build_shipped_upscaler(data: bytes, name: str) -> Upscaler:
+    tensors, config = _parse(data, name, _UPSCALER_KEY, _UPSCALER_CONFIG)
+    return _fill(Upscaler.untrained(config), tensors, name)
 
 
 def _build(data: bytes, name: str) -> EmbeddedModel:

@@ -6,6 +6,7 @@ import torch
 
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.weights import load
 from longtake.pipeline.weights.load import load_model, save_model
 
 
@@ -33,6 +34,12 @@ def test_loading_does_not_touch_the_global_random_state():
     before = torch.get_rng_state()
     load_model("tiny")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_shipped_models_load_without_the_check_for_files_of_others(monkeypatch):
+    monkeypatch.setattr(load, "_check_fit", pytest.fail)
+    assert load_model("sounding-shapes").config.trained
+    load.load_upscaler("upscaler")
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
