@@ -56,7 +56,7 @@ class Films:
 
 
 FULL, QUICK = Films(1, short=10, minute=60, long=600), Films(10, short=10, minute=6, long=60)
-SMOKE = Films(100, short=2, minute=2, long=3, minutes=1, clips=2, workers=1)
+SMOKE = Films(100, short=2, minute=2, long=2, minutes=1, clips=2, workers=1)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
@@ -205,7 +205,7 @@ def _truth_seams(model: EmbeddedModel, options: BenchOptions, num_clips: int) ->
 
 def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
     """Seconds of film per second of the pipeline in one process, with the defaults of a storyboard."""
-    length_s = options.pick(full=20, quick=20, smoke=2)
+    length_s = options.pick(full=20, quick=20, smoke=1)
     scene = f"{{prompt: {HELD_OUT[0]}, duration: {length_s}s}}"
     storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{scene}]}}")
     with TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from longtake.pipeline.values import LatentChunk
 from longtake.pipeline.weights.load import load_model
 
 FILM = """
-{{model: {model}, seed: {seed}, sampling: {{steps: 4}}, scenes: [
+{{model: {model}, seed: {seed}, sampling: {{steps: {steps}}}, scenes: [
   {{prompt: a red circle bounces fast on a dark background, duration: {most}s}},
   {{prompt: a blue square glides on a light background, duration: {rest}s}}]}}
 """
@@ -33,6 +33,7 @@ class FilmCase:
     dtype: torch.dtype
     chunks: int
     seed: int
+    steps: int = 4
 
     def __str__(self) -> str:
         return f"{self.model}, {self.degrees}, {self.dtype}, {self.chunks} chunks"
@@ -69,7 +70,9 @@ def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergen
 
 def _plan(model: EmbeddedModel, case: FilmCase) -> FilmPlan:
     most = 2 * case.chunks // 3
-    storyboard = FILM.format(model=case.model, seed=case.seed, most=most, rest=case.chunks - most)
+    storyboard = FILM.format(
+        model=case.model, seed=case.seed, steps=case.steps, most=most, rest=case.chunks - most
+    )
     return plan_film(parse_storyboard(storyboard), model)
 
 
