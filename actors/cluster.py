@@ -12,6 +12,7 @@ from ray.exceptions import AuthenticationError
 
 from longtake.actors.address import HOW_TO, LOCAL, from_environment, named, reachable, written
 from longtake.actors.ray_signals import own_signals
+from longtake.actors.temp_folder import check_ray_folder
 from longtake.actors.worker_start import ForkServers
 from longtake.pipeline.errors import SpecError
 
@@ -94,7 +95,12 @@ def local_cluster(env: Mapping[str, str] | None = None, **options: Any) -> Itera
     Args:
         env: see `joined`.
         options: of `ray.init`.
+
+    Raises:
+        SpecError: the folder for temporary files cannot hold Ray's sockets.
     """
+    if "_temp_dir" not in options:
+        check_ray_folder()
     for name, value in OWN_CLUSTER.items():
         os.environ.setdefault(name, value)
     with closing(ForkServers(env)) as forks:

@@ -15,6 +15,7 @@ from longtake.actors.cluster import cluster_note, joined, joins
 from longtake.actors.policy import NODES_S
 from longtake.actors.pool_config import Timeouts, actor_env
 from longtake.actors.session import RenderSession, SessionOptions
+from longtake.actors.temp_folder import check_ray_folder
 from longtake.pipeline import film
 from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.adapters.upscalers import upscaler_notes
@@ -144,7 +145,10 @@ def open_render(storyboard: Storyboard, output: str, options: RenderOptions) -> 
         WeightsError: the model cannot be opened.
     """
     options.check()
-    check_gpu(options.load.device.type, here=options.in_process or not joins(options.address))
+    joining = joins(options.address)
+    check_gpu(options.load.device.type, here=options.in_process or not joining)
+    if not options.in_process and not joining:
+        check_ray_folder()
     if output.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output}; memory belongs to one process: use a folder, or add --in-process")
     store = output_root(output)

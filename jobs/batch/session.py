@@ -15,6 +15,7 @@ from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import Resources, Timeouts, actor_env
 from longtake.actors.rendering import GangSpec, check_gpu, check_kept, check_ours
 from longtake.actors.session import RenderSession, SessionOptions
+from longtake.actors.temp_folder import check_ray_folder
 from longtake.jobs.batch.busy_time import BusyTime
 from longtake.jobs.batch.manifest import TakeSpec
 from longtake.jobs.batch.options import BatchOptions
@@ -50,7 +51,10 @@ def ray_sessions(
         SpecError: there is no GPU to render on, or finished films would be lost.
     """
     options = replace(options, device=resolve_device(options.device, address=options.address))
-    check_gpu(options.device, here=not joins(options.address))
+    joining = joins(options.address)
+    check_gpu(options.device, here=not joining)
+    if not joining:
+        check_ray_folder()
     if not options.replace:
         _check_kept(todo, options)
     return _sessions(todo, options, stop or Event())

@@ -18,6 +18,7 @@ from longtake.jobs.doctor.finding import REINSTALL, Finding, Level
 from longtake.jobs.doctor.local_ray import check_ray
 from longtake.jobs.doctor.machine import check_cores, check_gpus, check_shared_memory
 from longtake.jobs.doctor.output import check_disk, check_output
+from longtake.jobs.doctor.places import check_address, check_places
 from longtake.jobs.doctor.software import check_codecs, check_imports, check_python, check_versions
 from longtake.jobs.feedback import plain_console
 
@@ -53,6 +54,8 @@ def examine(output: str, *, ray: bool) -> Iterator[Finding]:
         "cores": check_cores,
         "shared memory": check_shared_memory,
         "codecs": check_codecs,
+        "places": check_places,
+        "address": check_address,
         "ray": lambda: check_ray(start=ray),
         "output": lambda: check_output(output),
         "disk": lambda: check_disk(output),

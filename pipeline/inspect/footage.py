@@ -64,7 +64,7 @@ def measure_video(subject: Subject) -> VideoMeasures:
 
     def small_pictures() -> Iterator[tuple[int, Grey]]:
         number = 0
-        for block in stream_frames(subject.url, longest_side=LONGEST_SIDE):
+        for block in stream_frames(subject.url, longest_side=LONGEST_SIDE, size=subject.count.size):
             meter.add(block)
             if max(block.frames.shape[1:3]) <= _WORLD_SIDE:
                 sightings.append(detect_shapes(block.frames))
@@ -84,7 +84,7 @@ def _small(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def measure_audio(subject: Subject) -> AudioMeasures | None:
     """Measure the sound in one pass; None for a silent film. Onset times count from the first frame."""
-    stream = stream_sound(subject.url)
+    stream = stream_sound(subject.url, size=subject.count.size)
     if stream is None:
         return None
     fps, start_s = float(subject.fps), float(stream.start_s - subject.count.video.start_s)

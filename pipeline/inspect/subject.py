@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longtake.pipeline.errors import MediaError, SpecError
-from longtake.pipeline.journal.root import check_input
+from longtake.pipeline.journal.root import check_input, check_no_stream
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 from longtake.pipeline.media.read import FilmCount, count_film
@@ -98,7 +99,9 @@ def open_subject(place: str, chunk: str | None = None) -> Subject:
         SpecError: the take is not complete yet, or `chunk` is invalid.
         MediaError: the film cannot be read.
     """
-    if "." not in place.rpartition("/")[2] or Store(place).exists(NAME):
+    check_no_stream(place)
+    is_named_like_a_root = "." not in place.rpartition("/")[2].strip(".") and not Path(place).is_file()
+    if is_named_like_a_root or Store(place).exists(NAME):
         return _of_take(Store(place))
     check_input(place)
     return _of_film(place, chunk)

@@ -66,9 +66,17 @@ def check_input(url: str) -> None:
         raise
     except Exception as error:  # every file system has errors of its own
         raise SpecError(f"{url} cannot be read: {error}; name a film, as a path or a URL that fsspec serves") from error
+    check_no_stream(url)
     if info["type"] != "file" or info["size"] == 0:
         what = "empty" if info["type"] == "file" else "a folder"
         raise SpecError(f"{url} is {what}; name a film")
+
+
+def check_no_stream(url: str) -> None:
+    """Raise `SpecError` if `url` is a pipe, a socket or a device of this machine."""
+    path = Path(url.removeprefix("file://")).expanduser()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise SpecError(f"{url} is a pipe or a device, which can be read only once; write it to a file first")
 
 
 def check_spelling(url: str) -> None:
