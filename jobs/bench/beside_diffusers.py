@@ -45,13 +45,15 @@ class Work:
     """What is measured.
 
     Args:
-        rounds: how many, after one for warm-up; every variant runs once in a round.
+        rounds: how many; every variant runs once in a round.
+        warm: rounds before them that do not count.
         clips: length of the long film.
         steps: of each clip and chunk.
         width, height: of the picture.
     """
 
     rounds: int
+    warm: int = 1
     clips: int = 4
     steps: int = 4
     width: int = 128
@@ -72,14 +74,14 @@ def ratios(folder: Path, work: Work) -> dict[str, float]:
         "our causal film": _ours(causal, long, work),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(work.rounds + 1):
+    for _ in range(work.warm + work.rounds):
         for name, render in variants.items():
             started = perf_counter()
             render()
             seconds[name].append(perf_counter() - started)
 
     def ratio(above: str, below: str) -> float:
-        return median(a / b for a, b in zip(seconds[above][1:], seconds[below][1:], strict=True))
+        return median(a / b for a, b in zip(seconds[above][work.warm :], seconds[below][work.warm :], strict=True))
 
     return {
         "vs_diffusers_clip": ratio("their clip", "our clip"),
@@ -128,6 +130,6 @@ def _ours(model: FilmModel, frames: int, work: Work) -> Callable[[], object]:
 def measure(options: BenchOptions) -> Mapping[str, float]:
     """On one thread."""
     torch.set_num_threads(1)
-    work = options.pick(full=Work(5), quick=Work(3), smoke=Work(1, clips=2, steps=1, width=32, height=32))
+    work = options.pick(full=Work(5), quick=Work(3), smoke=Work(1, warm=0, clips=2, steps=1, width=32, height=32))
     with TemporaryDirectory(prefix="longtake-beside-") as folder:
         return ratios(Path(folder), work)

@@ -32,7 +32,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     """Render with one pool of actors after another in one cluster, then count what is left."""
     torch.set_num_threads(1)
     pools, takes = options.pick(full=2, quick=2, smoke=1), options.pick(full=25, quick=6, smoke=2)
-    warm, wait_s = options.pick(full=4, quick=4, smoke=1), options.pick(full=20.0, quick=20.0, smoke=2.0)
+    warm, wait_s = options.pick(full=4, quick=4, smoke=1), options.pick(full=20.0, quick=20.0, smoke=0.2)
     with TemporaryDirectory() as folder, joined(None):
         grown = [_files_grown(Path(folder) / str(number), takes, warm) for number in range(pools)]
         return {

@@ -28,7 +28,7 @@ from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import Take, open_take
 
 LONG_CHUNKS = (
-    "{{model: sounding-shapes, seed: {seed}, sampling: {{steps: 30}}, scenes: [{{{prompt}, duration: {n}s}}]}}"
+    "{{model: sounding-shapes, seed: {seed}, sampling: {{steps: {steps}}}, scenes: [{{{prompt}, duration: {n}s}}]}}"
 )
 """Denoising takes nearly all of the time."""
 
@@ -45,13 +45,14 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     with joined(None), ActorPool(PoolConfig.of()) as pool:
         return {
             **_engine_tax(options, pool, num_chunks=options.pick(full=12, quick=4, smoke=1)),
-            "overlap_sleep": overlap(num_chunks=options.pick(full=40, quick=40, smoke=2)),
-            "core_use": _core_use(options, pool, num_chunks=options.pick(full=60, quick=20, smoke=2)),
+            "overlap_sleep": overlap(num_chunks=options.pick(full=40, quick=40, smoke=1)),
+            "core_use": _core_use(options, pool, num_chunks=options.pick(full=60, quick=20, smoke=1)),
         }
 
 
 def _take(template: str, options: BenchOptions, num_chunks: int, folder: Path) -> Take:
-    text = template.format(seed=options.seed, prompt="prompt: a red circle bounces", n=num_chunks)
+    steps = options.pick(full=30, quick=30, smoke=2)
+    text = template.format(seed=options.seed, steps=steps, prompt="prompt: a red circle bounces", n=num_chunks)
     storyboard = parse_storyboard(text)
     model = open_model(storyboard.model)
     return open_take(plan_film(storyboard, model), model, Store(str(folder)), numerics(model))
