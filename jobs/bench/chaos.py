@@ -33,7 +33,7 @@ from longtake.pipeline.take import Take, open_take
 
 STORYBOARD = """
 model: tiny
-sampling: {{steps: 24}}
+sampling: {{steps: {steps}}}
 scenes:
   - {{prompt: a red circle bounces fast, duration: {first}s}}
   - {{prompt: a blue square rests, duration: 8s}}
@@ -60,9 +60,10 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     seeds = options.pick(full=3, quick=1, smoke=1)
     faults = options.pick(full=FAULTS, quick=QUICK_FAULTS, smoke=SMOKE_FAULTS)
     num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=0)
+    steps = options.pick(full=24, quick=24, smoke=12)
     with (
         TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        LocalCluster(Path(folder), num_chunks, num_nodes, degrees) as cluster,
+        LocalCluster(Path(folder), (num_chunks, steps), num_nodes, degrees) as cluster,
     ):
         undisturbed = cluster.undisturbed()
         renders = [
@@ -107,12 +108,14 @@ class LocalCluster:
     """A Ray cluster on this machine, whose head computes nothing. Each film has a driver process of its own.
 
     Args:
+        size: chunks of a film, and steps of each.
         num_nodes: besides the head; with 0, each driver starts a cluster of its own.
     """
 
-    def __init__(self, root: Path, num_chunks: int, num_nodes: int, degrees: Degrees) -> None:
+    def __init__(self, root: Path, size: tuple[int, int], num_nodes: int, degrees: Degrees) -> None:
         self._root, self._num_nodes, self._degrees = root, num_nodes, degrees
-        self._storyboard = STORYBOARD.format(first=num_chunks - 15)
+        num_chunks, steps = size
+        self._storyboard = STORYBOARD.format(first=num_chunks - 15, steps=steps)
         (root / "film.yaml").write_text(self._storyboard)
 
     def __enter__(self) -> Self:

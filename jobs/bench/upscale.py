@@ -68,7 +68,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 def workers_identical(folder: Path, options: BenchOptions) -> bool:
     """Whether 1, 2 and 5 workers, one of which is killed, and a handoff write the same packets as one process."""
-    frames = options.pick(full=150, quick=150, smoke=32)
+    frames = options.pick(full=150, quick=150, smoke=24)
     counts = options.pick(full=(1, 2, MOST_WORKERS), quick=(1, 2, MOST_WORKERS), smoke=(2,))
     footage = open_footage(_film(folder / "same.mp4", frames, (64, 48), options.seed, scenes=2))
     spec = UpscaleSpec(segment_frames=options.pick(full=16, quick=16, smoke=8))
@@ -141,7 +141,8 @@ def _pace(folder: Path, options: BenchOptions) -> dict[str, float]:
             on_ray(footage, spec, setup, Output(str(folder / name)), SILENT)
             return perf_counter() - started
 
-        together("warm.mp4")
+        if options.size != "smoke":
+            together("warm.mp4")
         for number in range(rounds):
             solo_s = _apart(processes[:1], footage, spec, folder, number)
             speedups.append(solo_s / together(f"two-{number}.mp4"))
