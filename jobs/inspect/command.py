@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.options import Json
+from longtake.jobs.feedback import Feedback
+from longtake.jobs.options import Json, ProgressMode
 
 
 class Grade(StrEnum):
@@ -25,6 +26,7 @@ def command(
         str | None, typer.Option(help="The length of a chunk, such as 1s (default: as rendered, if known).")
     ] = None,
     json: Json = False,
+    progress: ProgressMode = "auto",
     html: Annotated[Path | None, typer.Option(metavar="PAGE", help="Also write a page with charts.")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
     fail_on: Annotated[
@@ -35,8 +37,11 @@ def command(
 
     Exit codes: 0 measured, 1 a figure has the grade of --fail-on, 2 the film cannot be measured.
     """
-    from longtake.jobs.inspect.printing import FAIL_ON, inspect_command
+    from longtake.jobs.progress import Progress
 
-    grade = inspect_command(film, against, chunk, as_json=json, html=html, sheet=sheet)
+    with Progress(Feedback(progress, json), "loading PyTorch") as shown:
+        from longtake.jobs.inspect.printing import FAIL_ON, inspect_command
+
+        grade = inspect_command(film, against, chunk, shown, html=html, sheet=sheet)
     if fail_on is not None and grade in FAIL_ON[fail_on.value]:
         raise typer.Exit(1)

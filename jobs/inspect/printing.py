@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longtake.jobs.feedback import plain_console
+from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.inspect.compare import Comparison, compare_films
 from longtake.pipeline.inspect.report import Inspection, inspect_film
@@ -26,7 +27,7 @@ FAIL_ON: dict[str, tuple[Grade, ...]] = {"look": ("look", "bad"), "bad": ("bad",
 
 
 def inspect_command(
-    place: str, against: str | None, chunk: str | None, *, as_json: bool, html: Path | None, sheet: Path | None
+    place: str, against: str | None, chunk: str | None, progress: Progress, *, html: Path | None, sheet: Path | None
 ) -> Grade:
     """Measure the film at `place`, print the figures, and write a page and a contact sheet if requested.
 
@@ -34,9 +35,14 @@ def inspect_command(
         The worst grade of all figures.
     """
     torch.set_num_threads(1)
-    film = inspect_film(open_subject(place, chunk))
+    progress.phase(f"reading {place}")
+    subject = open_subject(place, chunk)
+    progress.count("measuring", "frames", subject.num_frames)
+    film = inspect_film(subject, progress.update)
+    progress.phase("comparing" if against else "printing")
     comparison = None if against is None else compare_films(film.subject.url, open_subject(against).url)
-    if as_json:
+    progress.stop()
+    if progress.feedback.as_json:
         compared = {} if comparison is None else {"against": asdict(comparison)}
         print(json.dumps({**film.as_dict(), **compared}))
     else:

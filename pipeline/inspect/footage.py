@@ -3,7 +3,7 @@
 Memory grows by about 100 bytes per frame and 40 bytes per second of sound, independent of the picture's size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +56,12 @@ class AudioMeasures:
     clicks: Clicks | None
 
 
-def measure_video(subject: Subject) -> VideoMeasures:
-    """Measure all pictures in one pass."""
+def measure_video(subject: Subject, measured: Callable[[int], object] = lambda _: None) -> VideoMeasures:
+    """Measure all pictures in one pass.
+
+    Args:
+        measured: is called with the number of pictures that are measured, every few pictures.
+    """
     last = max(0, subject.num_frames - 1)
     meter = PictureMeter(keep=np.linspace(0, last, min(_NUM_STILLS, last + 1)).round().astype(int).tolist())
     sightings: list[Sightings] = []
@@ -71,6 +75,7 @@ def measure_video(subject: Subject) -> VideoMeasures:
             for small in _small(block.frames):
                 yield number, small
                 number += 1
+            measured(number)
 
     cuts = find_cuts(small_pictures(), THRESHOLD)
     return VideoMeasures(meter.pictures(), Sightings.join(sightings) if sightings else None, tuple(cuts))

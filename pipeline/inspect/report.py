@@ -1,5 +1,6 @@
 """`inspect_film` runs all measures on a film and returns one typed result."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -84,9 +85,13 @@ class Inspection(Measures):
         }
 
 
-def inspect_film(subject: Subject) -> Inspection:
-    """Measure a film in one pass. Raises MediaError if it cannot be decoded."""
-    video = measure_video(subject)
+def inspect_film(subject: Subject, measured: Callable[[int], object] = lambda _: None) -> Inspection:
+    """Measure a film in one pass. Raises MediaError if it cannot be decoded.
+
+    Args:
+        measured: is called with the number of frames that are measured, every few frames.
+    """
+    video = measure_video(subject, measured)
     pictures = video.pictures
     subject = subject.shown(pictures.times_s, video.cuts)
     audio, fps = measure_audio(subject), float(subject.fps)

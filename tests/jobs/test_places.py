@@ -1,11 +1,14 @@
 """Inputs that are no ordinary files, and folders that the environment names."""
 
+import json
 import os
 import socket
 
+import numpy as np
 import pytest
 
 from longtake.jobs.doctor.places import check_address, check_places
+from tests.inspect.shapes_film import write_mp4
 
 BOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 1s}]}"
 LONG = "/tmp/" + "long/" * 9
@@ -76,3 +79,32 @@ def test_the_doctor_finds_a_cluster_that_cannot_be_joined_and_a_read_only_home(m
     found = {finding.check: finding for finding in check_places()}
     assert found["downloads"].level == "warn"
     assert "LONGTAKE_CACHE" in found["downloads"].fix
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["{full}"], "exists and is not overwritten; use another OUT"),
+        (["{file}/below.safetensors"], "cannot be written"),
+        (["/proc/none/out.safetensors"], "cannot be written"),
+        (["{out}", "--lora-alpha", "0"], "--lora-alpha is 0"),
+    ],
+)
+def test_mistakes_in_a_conversion_are_those_of_the_call(command, tmp_path, flags, what):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("in the way")
+    places = {name: tmp_path / where for name, where in (("full", "full"), ("file", "full/file"), ("out", "out"))}
+    answer = command("convert", tmp_path / "full" / "file", *(flag.format(**places) for flag in flags))
+    assert answer.returncode == 2, answer
+    assert what in answer.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
+
+
+def test_an_inspection_says_how_far_it_is(command, tmp_path):
+    film = write_mp4(tmp_path / "film.mp4", np.zeros((40, 48, 64, 3), np.uint8))
+    answer = command("inspect", film, "--progress", "json", check=True)
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    counts = [(line["done"], line["total"]) for line in lines if line.get("unit") == "frames"]
+    assert counts[0] == (0, 40)
+    assert counts[-1] == (40, 40)
+    assert lines[-1]["grade"]

@@ -163,6 +163,8 @@ OTHERS = {
     "convert {film} {out}.safetensors": (FAILED, "film.mp4"),
     "convert {junk} {out}.safetensors --dtype int8": (WRONG, "--dtype is int8"),
     "convert {junk} {out}.safetensors --variant v9": (WRONG, "--variant is v9"),
+    "convert {junk} {out}.safetensors --recipe unknown": (WRONG, "--recipe is unknown; use"),
+    "convert {weights} {out}-made.safetensors --progress json": (FAILED, '"phase": "converting', "fetch it again"),
     "convert {junk}": (WRONG, "Missing argument 'OUT'"),
     "doctor --no-ray -o /proc/longtake": (FAILED, "/proc/longtake", "fix"),
     "doctor --no-such-flag": (WRONG, "No such option"),
