@@ -70,9 +70,7 @@ def diverge_all(cases: Sequence[FilmCase], rank: int) -> dict[FilmCase, Divergen
 
 def _plan(model: EmbeddedModel, case: FilmCase) -> FilmPlan:
     most = 2 * case.chunks // 3
-    storyboard = FILM.format(
-        model=case.model, seed=case.seed, steps=case.steps, most=most, rest=case.chunks - most
-    )
+    storyboard = FILM.format(model=case.model, seed=case.seed, steps=case.steps, most=most, rest=case.chunks - most)
     return plan_film(parse_storyboard(storyboard), model)
 
 

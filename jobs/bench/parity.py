@@ -82,7 +82,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     theirs = their_differences(list(product(heads, sizes)), range(2, num_ranks + 1), options.seed)
     for (ranks, (num_heads, size)), their in theirs.items():
         case = Case(Degrees(ulysses=ranks), num_heads, size, torch.float32, client="wan")
-        if case not in ours:  # a smoke run has every second case: all degrees, clients, precisions, with and without masks
+        if case not in ours:  # a smoke run has every second case, with all degrees, clients, precisions and masks
             continue
         verdict = f"differs by {their:.1e}" if isinstance(their, float) else f"refuses ({their})"
         print(f"{case}: ours differs by {ours[case]:.1e}, diffusers {verdict}")
