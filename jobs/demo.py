@@ -7,9 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from hashlib import sha256
 from html import escape
-from importlib.resources import as_file, files
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Annotated
@@ -45,6 +43,8 @@ def command(
     OUT then holds film.mp4, contact.png, and report.html with the film, its figures and the times that it took. With
     --chaos, the render is killed when half of the film is published.
     """
+    from importlib.resources import as_file, files
+
     with resumable("finished chunks"), as_file(files("longtake.jobs") / "demo.yaml") as built_in:
         _Demo(storyboard or built_in, output, Feedback(progress, json)).run(chaos=chaos, show=not no_open)
 
@@ -137,8 +137,10 @@ class _Demo:
 
 def bits_of(output: Path) -> tuple[str, frozenset[str]]:
     """A film's SHA-256, and the names of its live segments, which hold their checksums."""
+    import hashlib
+
     names = frozenset(path.name for path in (output / "live").iterdir() if path.suffix != ".m3u8")
-    return sha256((output / FILM).read_bytes()).hexdigest(), names
+    return hashlib.sha256((output / FILM).read_bytes()).hexdigest(), names
 
 
 def with_timings(page: str, seconds: dict[str, float]) -> str:
