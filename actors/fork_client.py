@@ -14,6 +14,7 @@ FORKED = b"+"
 
 def main(path: str, command: list[str]) -> None:
     """Run `command`, the worker's file and its arguments: forked by the server at `path`, or else by a new Python."""
+    forked = False
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(path)
@@ -24,7 +25,7 @@ def main(path: str, command: list[str]) -> None:
             if forked:
                 server.recv(1)  # returns once the worker, which holds the other end, has ended
         except OSError:
-            forked = False
+            pass  # a worker that has been forked is not started again
     if not forked:
         os.execv(sys.executable, [sys.executable, *command])
 

@@ -62,9 +62,9 @@ def serve(listener: socket.socket) -> "Worker | None":
         worker = _asked(client)
         if worker is not None and _same(worker.env, env):
             try:
-                client.sendall(FORKED)
                 if os.fork() == 0:
                     return worker
+                client.sendall(FORKED)
             except OSError:
                 LOG.exception("a worker could not be forked")
         client.close()
@@ -111,12 +111,15 @@ class Worker:
 
 def _asked(client: socket.socket) -> Worker | None:
     client.settimeout(REQUEST_S)
+    streams: list[int] = []
     try:
         _, streams, _, _ = socket.recv_fds(client, 1, 3)
         with client.makefile("rb") as lines:
             return Worker(client, streams, **json.loads(lines.readline()))
     except (OSError, ValueError, TypeError):
         LOG.exception("no request for a worker")
+        for stream in streams:
+            os.close(stream)
         return None
 
 

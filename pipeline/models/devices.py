@@ -1,4 +1,4 @@
-"""Device and threads of a process, deterministic kernels on GPUs, and copies that nobody waits for."""
+"""Device and threads of a process, deterministic kernels on GPUs, and copies that run without waiting."""
 
 from collections.abc import Sequence
 

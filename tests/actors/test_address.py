@@ -84,8 +84,8 @@ def test_addresses_of_other_kinds_are_refused_with_the_right_command(address, me
 def test_servers_of_other_kinds_and_ports_where_nobody_listens_are_told_within_seconds(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{free.getsockname()[1]}"
-    assert "no Ray cluster can be joined there: Connection refused; start one" in refused(nobody)
+        closed = f"127.0.0.1:{free.getsockname()[1]}"
+    assert "no Ray cluster can be joined there: Connection refused; start one" in refused(closed)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as dashboard:
         threading.Thread(target=dashboard.serve_forever, daemon=True).start()
         assert "not the server of a Ray cluster" in refused(f"127.0.0.1:{dashboard.server_address[1]}")
@@ -120,10 +120,10 @@ def test_a_cluster_answers_also_if_a_proxy_is_set_and_there_is_space_around_its_
 def test_auto_names_the_cluster_of_this_machine_that_no_longer_answers(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: [nobody])
+        closed = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: [closed])
     monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
-    assert f"--address is auto, the cluster at {nobody}, and no Ray cluster can be joined" in refused("auto")
+    assert f"--address is auto, the cluster at {closed}, and no Ray cluster can be joined" in refused("auto")
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", list)
     monkeypatch.setenv("RAY_ADDRESS", " auto ")
     assert "RAY_ADDRESS is auto, and no Ray cluster runs on this machine" in refused(None)

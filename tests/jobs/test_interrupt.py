@@ -78,8 +78,8 @@ def test_an_error_that_stopping_causes_does_not_hide_the_signal():
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing():
-    body = "send(signal.SIGHUP); print('goes on', flush=True); sys.exit(0)"
-    assert ended(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) == (0, "goes on\n", "")
+    body = "send(signal.SIGHUP); print('continues', flush=True); sys.exit(0)"
+    assert ended(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) == (0, "continues\n", "")
 
 
 def test_a_page_ends_quietly_by_ctrl_c_but_not_by_other_signals():
