@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtake.jobs.bench.ranks import fork_server
+from longtake.pipeline.adapters.loras import open_loras
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.inspect.drift import measure_drift
 from longtake.pipeline.inspect.motion import follow
@@ -36,12 +37,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FilmToRate:
-    """A film to render; `apart` is without attention between picture and sound."""
+    """A film to render; `apart` is without attention between picture and sound, and `lora` is the file of a LoRA."""
 
     caption: Caption
     seconds: int
     seed: int
     apart: bool = False
+    lora: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ def rate(model: EmbeddedModel, film: FilmToRate) -> Rating:
 
 def plan_of(model: EmbeddedModel, film: FilmToRate) -> FilmPlan:
     """The plan of a film in one scene, with the defaults of a storyboard."""
+    loras = "" if film.lora is None else f"loras: [{{file: {film.lora}}}], "
     storyboard = parse_storyboard(
-        f"{{seed: {film.seed}, scenes: [{{prompt: {film.caption}, duration: {film.seconds}s}}]}}"
+        f"{{seed: {film.seed}, {loras}scenes: [{{prompt: {film.caption}, duration: {film.seconds}s}}]}}"
     )
     return plan_film(storyboard, model)
 
@@ -112,7 +115,8 @@ def render(model: EmbeddedModel, plan: FilmPlan, apart: bool = False) -> Iterato
     """The film, chunk by chunk, without writing files."""
     embed, decode = EmbedStage(model.text, plan), DecodeStage(model, plan, lambda _: None)
     if not apart:
-        denoise = DenoiseStage(model, plan, lambda _: None)
+        loras = open_loras(plan.storyboard, model).attach(text=False)
+        denoise = DenoiseStage(model, plan, lambda _: None, loras=loras)
         for chunk in plan.chunks:
             yield decode(denoise(chunk, embed(chunk)))
         return

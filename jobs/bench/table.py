@@ -196,6 +196,28 @@ BENCHES: Mapping[str, Bench] = {
         "longtake.jobs.bench.leaks:measure",
         repeats=1,
     ),
+    "lora": Bench(
+        {
+            "train_s": Figure("seconds of training a LoRA of rank 4 for a colour, on one core", at_most=900),
+            "taught_accuracy": Figure(
+                "films of that colour whose colour, shape, background and motion match the prompt", at_least=0.9
+            ),
+            "others_accuracy": Figure("the same for other captions, with the LoRA"),
+            "others_accuracy_without": Figure("the same without it"),
+            "others_change": Figure("absolute value of the difference of these", at_most=0.02),
+            "merged_abs_float32": Figure("largest difference of latents from those of merged weights"),
+            "merged_abs_float64": Figure("the same in float64", at_most=1e-6),
+            "films_that_differ": Figure(
+                "films of two LoRAs in two scenes, also killed and resumed, also on two ranks, that differ in any bit",
+                at_most=0,
+            ),
+            "runs_that_differ": Figure(
+                "trainings on one worker and on two that were stopped and resumed and end in other bits", at_most=0
+            ),
+        },
+        "longtake.jobs.bench.lora:measure",
+        repeats=1,
+    ),
     "open-weights": Bench(
         {
             "families": Figure("families of open weights, tiny, random and causal, rendered by two ranks on Ray"),

@@ -19,7 +19,9 @@ from longtake.jobs.options import (
 
 
 def command(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="What to train: codec, denoiser, rollout or upscaler.")],
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="What to train: codec, denoiser, rollout, lora or upscaler.")
+    ],
     config: Annotated[
         str, typer.Option("--config", metavar="FILE", help="The training configuration in YAML; see configs/.")
     ],

@@ -142,7 +142,7 @@ class Interval:
 
 def train_command(stage: str, config: str, output: str, options: TrainOptions, shown: Progress) -> None:
     """Train, or resume the run in `output`."""
-    from longtake.pipeline.training.tasks import build_task
+    from longtake.pipeline.training.tasks import build_task, check_options
 
     data = (f"data={options.data}",) if options.data else ()
     device = () if options.device is None else (f"device={resolve_device(options.device, address=options.address)}",)
@@ -150,6 +150,7 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions, s
     folder = fresh_folder(output) if options.fresh else RunFolder(output)
     check_folder(folder.path, output)
     position = folder.open(spec)
+    check_options(spec)
     if position.step:
         shown.say(f"Resuming {folder.store.url}: {position.step} of {spec.steps} steps are done.")
     stopping = Event()

@@ -9,7 +9,7 @@ from longtake.pipeline.inspect.motion import Track
 from longtake.pipeline.inspect.shapes import SHAPES, Floats, ShapeTrack, Sightings, describe
 from longtake.pipeline.inspect.subject import FilmScene
 from longtake.pipeline.inspect.sync import TOLERANCE_S, match, merged
-from longtake.pipeline.training.world import BACKGROUNDS, COLOURS, Caption
+from longtake.pipeline.training.world import ALL_COLOURS, BACKGROUNDS, Caption
 
 SETTLE_S = 1.0
 """Time that a scene without a cut has to change to its prompt; it is left out of the reading."""
@@ -139,7 +139,7 @@ def _read(
 
 def _accuracy(shown: ShapeTrack, caption: Caption) -> PromptAccuracy:
     part = shown.sightings
-    colour = float(np.mean(part.colours == list(COLOURS).index(caption.colour)))
+    colour = float(np.mean(part.colours == list(ALL_COLOURS).index(caption.colour)))
     shape = float(np.mean(part.shapes == SHAPES.index(caption.shape)))
     background = float(np.mean(part.backgrounds == list(BACKGROUNDS).index(caption.background)))
     motion = float(shown.motion == caption.motion.removesuffix(" silently"))

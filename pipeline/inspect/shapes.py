@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from longtake.pipeline.inspect.motion import Track, follow
 from longtake.pipeline.training.data import draw_frames
-from longtake.pipeline.training.world import BACKGROUNDS, COLOURS, EXTENTS, SIZE, SPEEDS, Caption, Leg, Moves
+from longtake.pipeline.training.world import ALL_COLOURS, BACKGROUNDS, EXTENTS, SIZE, SPEEDS, Caption, Leg, Moves
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -47,7 +47,7 @@ class Sightings:
     Args:
         middles: centre of the shape, pixels from the left and from the top [f 2]; NaN without a single shape.
         areas: square pixels [f].
-        colours, shapes, backgrounds: indices into `COLOURS`, `SHAPES` and `BACKGROUNDS` [f]; -1 without a shape.
+        colours, shapes, backgrounds: indices into `ALL_COLOURS`, `SHAPES` and `BACKGROUNDS` [f]; -1 without a shape.
     """
 
     middles: Floats
@@ -112,7 +112,7 @@ def describe(sightings: Sightings, track: Track, frames: range, fps: float) -> S
     speed, bend = _middle(track.speeds[frames.start : frames.stop]), _middle(track.bends[frames.start : frames.stop])
     hits = track.hits_s[(track.hits_s >= frames.start / fps) & (track.hits_s < frames.stop / fps)]
     return ShapeTrack(
-        colour=_most(part.colours, tuple(COLOURS)),
+        colour=_most(part.colours, tuple(ALL_COLOURS)),
         shape=_most(part.shapes, SHAPES),
         background=_most(part.backgrounds, tuple(BACKGROUNDS)),
         motion=None if speed is None else _motion(speed, abs(bend or 0.0)),
@@ -148,7 +148,7 @@ def _detect(frames: Tensor) -> Sightings:
     return Sightings(
         middles=torch.where(seen[:, None], middles, torch.nan).double().numpy(),
         areas=areas.double().numpy(),
-        colours=_or_none(_nearest(ink, COLOURS.values()), seen),
+        colours=_or_none(_nearest(ink, ALL_COLOURS.values()), seen),
         shapes=_or_none(shapes, seen),
         backgrounds=_or_none(_nearest(paper, BACKGROUNDS.values()), seen),
     )

@@ -4,6 +4,7 @@ Shapes: b clips, f frames, h w pixels, n samples, e hits, k samples of one tone.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
@@ -15,8 +16,8 @@ from typing_extensions import override
 
 from longtake.pipeline.training.source import Clips, ClipSource, Key
 from longtake.pipeline.training.world import (
+    ALL_COLOURS,
     BACKGROUNDS,
-    COLOURS,
     EXTENTS,
     FPS,
     HARMONICS,
@@ -36,25 +37,35 @@ _PERIOD = SAMPLE_RATE // 20
 
 
 class World(ClipSource):
-    """Clips of sounding shapes under the captions of the training set."""
+    """Clips of sounding shapes under the captions of the training set.
+
+    Args:
+        colour: of all shapes, in their captions and pictures; by default that of each caption.
+    """
 
     fps = Fraction(FPS)
 
+    def __init__(self, colour: str | None = None) -> None:
+        self._colour = colour
+
     @override
     def draw(self, key: Key, numbers: Sequence[int], seconds: Fraction, switch: float = 0.0) -> Clips:
-        return render([_draw(key, number, seconds, switch) for number in numbers], seconds)
+        return render([self._moves(key, number, seconds, switch) for number in numbers], seconds)
 
     @override
     def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
-        return strike_sound([_draw(key, number, seconds) for number in numbers], round(seconds * SAMPLE_RATE))
+        return strike_sound([self._moves(key, number, seconds) for number in numbers], round(seconds * SAMPLE_RATE))
 
+    def _moves(self, key: Key, number: int, seconds: Fraction, switch: float = 0.0) -> Moves:
+        rng = np.random.default_rng((*key, number))
+        moves = draw_moves(rng, self._caption(rng))
+        if seconds > 1 and rng.random() < switch:
+            return switched(rng, moves, self._caption(rng), float(rng.integers(1, ceil(seconds))))
+        return moves
 
-def _draw(key: Key, number: int, seconds: Fraction, switch: float = 0.0) -> Moves:
-    rng = np.random.default_rng((*key, number))
-    moves = draw_moves(rng, draw_caption(rng))
-    if seconds > 1 and rng.random() < switch:
-        return switched(rng, moves, draw_caption(rng), float(rng.integers(1, ceil(seconds))))
-    return moves
+    def _caption(self, rng: np.random.Generator) -> Caption:
+        caption = draw_caption(rng)
+        return caption if self._colour is None else replace(caption, colour=self._colour)
 
 
 def render(moves: Sequence[Moves], seconds: Fraction) -> Clips:
@@ -77,7 +88,7 @@ def draw_frames(moves: Sequence[Moves], num_frames: int) -> tuple[Tensor, Tensor
     centres = torch.from_numpy(np.concatenate([clip.places(times_s) for clip in moves])).float()
     distance = _distance([caption.shape for caption in captions], centres)
     cover = (0.5 - distance).clamp(0, 1).unsqueeze(1)
-    ink = _rgb([COLOURS[caption.colour] for caption in captions])
+    ink = _rgb([ALL_COLOURS[caption.colour] for caption in captions])
     paper = _rgb([BACKGROUNDS[caption.background] for caption in captions])
     frames = torch.lerp(paper, ink, cover)
     pattern = "(b f) ... -> b f ..."

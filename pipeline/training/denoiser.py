@@ -25,6 +25,7 @@ from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.protocols import Stream
 from longtake.pipeline.sampling.schedule import shift_sigma, staggered
 from longtake.pipeline.training.context import TeacherForcedContext
+from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import Batch
@@ -71,7 +72,8 @@ class DenoiserTask:
     """Trains the denoiser and the text encoder on latents of the frozen codecs."""
 
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
-        self._options = DenoiserOptions(**spec.options)  # type: ignore[arg-type]
+        self._options: DenoiserOptions
+        (self._options,) = read_options(spec.options, DenoiserOptions)
         self._model, self._source, self._seed = model, source, spec.seed
         self._grid = ClipGrid.of(model, source.fps, self._options.chunks)
         for codec in (model.video_codec, model.sound_codec):

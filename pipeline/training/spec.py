@@ -57,14 +57,14 @@ class TrainSpec(BaseModel):
         checkpoint_every_s: seconds between checkpoints; 0 for one after every call. The last step is always saved.
         sample_every_s: seconds between samples, which take time; 0 for samples only at the end.
         start: path or URL of a model to start from.
-        model: the embedded model whose architecture is trained.
+        model: the embedded model whose architecture is trained, or that a LoRA changes.
         data: a folder or URL of clips; by default, synthetic shapes.
         options: options of the task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    stage: Literal["codec", "denoiser", "rollout", "upscaler"]
+    stage: Literal["codec", "denoiser", "rollout", "lora", "upscaler"]
     seed: Annotated[int, whole(0, 2**63 - 1)] = 0
     steps: Annotated[int, whole(1, MAX_STEPS)]
     batch_size: Annotated[int, whole(1, 2**20)]

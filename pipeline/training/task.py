@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.upscaler import Upscaler
 from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.weights.lora import TrainedLora
 
 Batch = dict[str, Tensor]
 
-TrainedModel = EmbeddedModel | Upscaler
+TrainedModel = EmbeddedModel | Upscaler | TrainedLora
 """The models that a run can train and save."""
 
 

@@ -8,11 +8,14 @@ from longtake.pipeline.models.upscaler import Upscaler
 from longtake.pipeline.training.clips import ClipFolder, ClipFormat
 from longtake.pipeline.training.codec import CodecTask
 from longtake.pipeline.training.data import World
-from longtake.pipeline.training.denoiser import DenoiserTask
+from longtake.pipeline.training.denoiser import DenoiserOptions, DenoiserTask
+from longtake.pipeline.training.lora import LoraTask, chosen_layers, lora_options
+from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import TrainTask
-from longtake.pipeline.training.upscaler import UpscalerTask
+from longtake.pipeline.training.textures import MotionOptions
+from longtake.pipeline.training.upscaler import UpscalerOptions, UpscalerTask
 from longtake.pipeline.training.world import FPS, SIZE
 from longtake.pipeline.weights.load import EMBEDDED, EMBEDDED_UPSCALERS, load_model, load_upscaler
 
@@ -21,6 +24,11 @@ def build_task(spec: TrainSpec) -> TrainTask:
     """The task of `spec.stage`, on the model that it starts from."""
     if spec.stage == "upscaler":
         return UpscalerTask(spec, load_upscaler(spec.start) if spec.start else _untrained_upscaler(spec))
+    if spec.stage == "lora":
+        options, _ = lora_options(spec)
+        model = load_model(spec.start or spec.model)
+        taught = World(options.colour) if spec.data is None else _source(spec, model)
+        return LoraTask(spec, model, taught, World())
     model = load_model(spec.start) if spec.start else EmbeddedModel.untrained(EMBEDDED[spec.model], spec.seed)
     source = _source(spec, model)
     match spec.stage:
@@ -28,6 +36,18 @@ def build_task(spec: TrainSpec) -> TrainTask:
             return CodecTask(spec, model, source)
         case "denoiser" | "rollout":
             return DenoiserTask(spec, model, source)
+
+
+def check_options(spec: TrainSpec) -> None:
+    """Raise `SpecError` for options that the stage cannot use, before workers are started."""
+    match spec.stage:
+        case "lora":
+            options, _ = lora_options(spec)
+            chosen_layers(load_model(spec.start or spec.model), options.layers)
+        case "denoiser" | "rollout":
+            read_options(spec.options, DenoiserOptions)
+        case "upscaler":
+            read_options(spec.options, UpscalerOptions, MotionOptions)
 
 
 def _untrained_upscaler(spec: TrainSpec) -> Upscaler:

@@ -8,10 +8,9 @@ window in one chunk, d head width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +29,10 @@ from longtake.pipeline.attention.context import (
     Site,
     made,
 )
-from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.upscaler import Upscaler
 from longtake.pipeline.models.window_matching import STREAM
+from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import Batch
 from longtake.pipeline.training.textures import Clip, MotionOptions, MovingPictures
@@ -71,7 +70,8 @@ class UpscalerTask:
     """
 
     def __init__(self, spec: TrainSpec, model: Upscaler) -> None:
-        self._options, motion = read_options(spec.options)
+        self._options: UpscalerOptions
+        self._options, motion = read_options(spec.options, UpscalerOptions, MotionOptions)
         self._model, self._seed = model, spec.seed
         self._pictures = MovingPictures(motion, spec.seed)
         self.objective: nn.Module = Enlarging(model, self._options)
@@ -118,16 +118,6 @@ class UpscalerTask:
                 [x[:: model.chunk_frames] for x in (cubic, large, clip.frames)], "k f c h w -> (k h) (f w) c"
             )
             write_png((rows * 255).round().byte(), folder / f"upscaled-x{scale}.png")
-
-
-def read_options(options: Mapping[str, Any]) -> tuple[UpscalerOptions, MotionOptions]:
-    """Read the options of a configuration. Raises `SpecError` for unknown ones."""
-    kinds = (UpscalerOptions, MotionOptions)
-    known = {field.name for kind in kinds for field in fields(kind)}
-    if unknown := sorted(options.keys() - known):
-        raise SpecError(f"options.{unknown[0]} is not an option of this stage; it has {', '.join(sorted(known))}")
-    own, motion = ({f.name: options[f.name] for f in fields(kind) if f.name in options} for kind in kinds)
-    return UpscalerOptions(**own), MotionOptions(**motion)
 
 
 class Enlarging(nn.Module):

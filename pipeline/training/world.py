@@ -32,10 +32,16 @@ COLOURS = {
     "purple": (165, 70, 205),
     "cyan": (50, 200, 215),
 }
+TAUGHT_COLOURS = {"red yellow": (240, 130, 40)}
+"""Colours that the embedded model was not trained on, for LoRAs to teach: orange. Prompts name them by words of the
+model's vocabulary, and leave out the article, so that every other word keeps its place."""
+
+ALL_COLOURS = {**COLOURS, **TAUGHT_COLOURS}
 BACKGROUNDS = {"dark": (24, 24, 28), "light": (226, 226, 220)}
-PITCH_HZ = {"red": 260, "green": 320, "blue": 380, "yellow": 440, "purple": 520, "cyan": 600}
+PITCH_HZ = {"red": 260, "green": 320, "blue": 380, "yellow": 440, "purple": 520, "cyan": 600, "red yellow": 260}
 """All multiples of 20 Hz, with the phase fixed to the film's clock: every audio latent of 50 ms holds whole periods, so
-a tone is the same in each of them except for its envelope."""
+a tone is the same in each of them except for its envelope. The sound codec has no other pitches, so colours that a LoRA
+teaches share one."""
 
 HARMONICS = {"circle": (1.0, 0.0, 0.0, 0.0), "square": (1.0, 0.0, 0.6, 0.0), "triangle": (1.0, 0.6, 0.4, 0.3)}
 EXTENTS = {
@@ -64,7 +70,8 @@ class Caption:
     background: str
 
     def __str__(self) -> str:
-        return f"a {self.colour} {self.shape} {self.motion} on a {self.background} background"
+        article = "" if self.colour in TAUGHT_COLOURS else "a "
+        return f"{article}{self.colour} {self.shape} {self.motion} on a {self.background} background"
 
     @property
     def speed(self) -> str | None:
@@ -88,7 +95,8 @@ class Caption:
 
 
 CAPTIONS = tuple(Caption(*parts) for parts in product(COLOURS, EXTENTS, MOTIONS, BACKGROUNDS))
-_CAPTIONS = {str(caption): caption for caption in CAPTIONS}
+TAUGHT_CAPTIONS = tuple(Caption(*parts) for parts in product(TAUGHT_COLOURS, EXTENTS, MOTIONS, BACKGROUNDS))
+_CAPTIONS = {str(caption): caption for caption in (*CAPTIONS, *TAUGHT_CAPTIONS)}
 
 HELD_OUT = (
     Caption("red", "square", "bounces fast", "light"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from longtake.pipeline.errors import LongtakeError, WeightsError
 from longtake.pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
+from longtake.pipeline.weights.lora import TrainedLora
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", EmbeddedModel, Upscaler)
@@ -57,10 +58,13 @@ def load_upscaler(name: str) -> Upscaler:
     return _build_upscaler(_read(name, f"upscaler is {name!r}; use {' or '.join(EMBEDDED_UPSCALERS)}"), name)
 
 
-def save_model(model: EmbeddedModel | Upscaler, url: str) -> None:
+def save_model(model: EmbeddedModel | Upscaler | TrainedLora, url: str) -> None:
     """Write weights and configuration to one safetensors file at `url`."""
-    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-    if isinstance(model, Upscaler):
+    state = model.tensors if isinstance(model, TrainedLora) else model.state_dict()
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    if isinstance(model, TrainedLora):
+        metadata = dict(model.metadata)
+    elif isinstance(model, Upscaler):
         metadata = {_UPSCALER_KEY: _UPSCALER_CONFIG.dump_json(model.config).decode()}
     else:
         metadata = {_KEY: _CONFIG.dump_json(model.config).decode()}

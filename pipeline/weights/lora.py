@@ -116,6 +116,19 @@ class Lora:
         return said
 
 
+@dataclass(frozen=True)
+class TrainedLora:
+    """A LoRA that was trained here.
+
+    Args:
+        tensors: by diffusers' keys.
+        metadata: of its file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
 @dataclass
 class _Parts:
     held: dict[str, Tensor] = field(default_factory=dict)

@@ -119,7 +119,7 @@ def smoke(name, capsys):
     return report["figures"]
 
 
-ON_RAY = ("batch", "chaos", "leaks", "road", "upscale")
+ON_RAY = ("batch", "chaos", "leaks", "lora", "road", "upscale")
 GROUPED = {"hot-path": [pytest.mark.xdist_group("hot-path")]}  # with the tests of the same counts
 
 

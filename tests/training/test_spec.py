@@ -35,7 +35,7 @@ def test_all_mistakes_are_reported_at_once():
     lines = mistakes("{stage: denoise, steps: 0, lr: fast, batchsize: 4, zero_stage: 3, seed: 1.5}", "betas=[0.9]", "x")
     for part in (
         "it: --set x: write key=value",
-        "it: stage is 'denoise'; use 'codec', 'denoiser', 'rollout' or 'upscaler'",
+        "it: stage is 'denoise'; use 'codec', 'denoiser', 'rollout', 'lora' or 'upscaler'",
         "it: steps is 0; use a whole number from 1 to",
         "it: batch_size is missing; add it",
         "it: lr is 'fast'; use a number from 0 to 10",
