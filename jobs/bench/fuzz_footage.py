@@ -12,7 +12,6 @@ from longtake.jobs.bench.figures import BenchOptions
 
 _DEADLINE_S = 60.0
 _STARTING_S = 120.0
-_NAMED = 50
 
 
 @dataclass
@@ -20,7 +19,12 @@ class _Series:
     """What became of the files."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
+    faults: int = 0
+
+    def fault(self, what: str) -> None:
+        """Count a fault, and print it at once."""
+        self.faults += 1
+        print(what, file=sys.stderr, flush=True)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
@@ -28,13 +32,11 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     files, first, seen = options.pick(full=10_000, quick=300, smoke=4), 0, _Series()
     while first < files:
         first = _run(options.seed, first, files, seen)
-    for fault in seen.faults[:_NAMED]:
-        print(fault, file=sys.stderr)
     return {
         "files": files,
         "read": seen.outcomes["read"],
         "refused": seen.outcomes["refused"],
-        "faults": len(seen.faults),
+        "faults": seen.faults,
     }
 
 
@@ -50,13 +52,13 @@ def _run(seed: int, first: int, stop: int, seen: _Series) -> int:
             outcome = line.partition(" ")[2]
             seen.outcomes[outcome] += 1
             if outcome not in {"read", "refused"}:
-                seen.faults.append(f"{began}: {outcome}")
+                seen.fault(f"{began}: {outcome}")
             began = ""
         if child.poll() is None:
             child.kill()
-            seen.faults.append(f"{began or number}: no answer after {_DEADLINE_S:g} s")
+            seen.fault(f"{began or number}: no answer after {_DEADLINE_S:g} s")
         elif child.returncode or began or number + 1 < stop:
-            seen.faults.append(f"{began or number}: the process ended with {child.returncode}")
+            seen.fault(f"{began or number}: the process ended with {child.returncode}")
     return number + 1
 
 

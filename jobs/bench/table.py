@@ -122,7 +122,7 @@ BENCHES: Mapping[str, Bench] = {
     ),
     "fuzz-footage": Bench(
         {
-            "files": Figure("mutated files, each of which every reader reads"),
+            "files": Figure("mutated files, each read as upscale, inspect, audio, image and continue_from read it"),
             "read": Figure("times that a file was read in spite of its faults"),
             "refused": Figure("times that a file was refused by a sentence"),
             "faults": Figure("crashes, hangs, errors without a sentence, and memory without a bound", at_most=0),

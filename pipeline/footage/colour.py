@@ -26,6 +26,7 @@ _STEP, _STRIP_SAMPLES = 4, 1 << 17
 _UNSPECIFIED, _IDENTITY = 2, 0
 _FULL = 2
 _HD_HEIGHT = 720
+_MOST_BITS = 16
 # Shares of red and blue in brightness, by matrix_coefficients of ITU-T H.273.
 _SHARES = {
     1: (0.2126, 0.0722),
@@ -75,11 +76,12 @@ def layout_of(pix_fmt: str) -> Layout:
         form = VideoFormat(pix_fmt)
     except ValueError as error:
         raise MediaError(f"the pixel format {pix_fmt!r} is unknown to this FFmpeg") from error
-    depth = max((component.bits for component in form.components), default=0)
+    bits = max((component.bits for component in form.components), default=0)
+    depth = min(bits, _MOST_BITS)  # of floating point too
     alpha = any(component.is_alpha for component in form.components)
-    if form.is_bit_stream or form.has_palette or depth < 8:
+    if form.is_bit_stream or form.has_palette or bits < 8:
         return Layout("rgb", 8)
-    if form.is_rgb:
+    if form.is_rgb or pix_fmt.startswith("xyz"):
         return Layout("rgb", depth, alpha=alpha)
     if len(form.components) < 3:
         return Layout("gray", depth, alpha=alpha)
@@ -138,7 +140,7 @@ def to_rgb(frame: VideoFrame, colour: Colour) -> Plane:
 def alpha_of(frame: VideoFrame) -> Plane:
     """The transparency of a decoded picture whose format has one: float32 [1 h w], 1 where it is opaque."""
     layout = layout_of(frame.format.name)
-    if not frame.format.is_planar:
+    if frame.format.name != layout.with_alpha:
         frame = frame.reformat(format=layout.with_alpha, threads=1)
     codes = _codes(frame, len(frame.planes) - 1, layout)
     return (codes.astype(np.float32) / np.float32((1 << layout.depth) - 1))[np.newaxis]
@@ -185,7 +187,7 @@ def _num_planes(layout: Layout) -> int:
 
 def _samples(frame: VideoFrame, layout: Layout, number: int) -> Codes:
     """One plane's codes, as they lie in the frame."""
-    if frame.format.name != layout.planar and not (layout.full_range or (layout.alpha and frame.format.is_planar)):
+    if frame.format.name not in {layout.planar, layout.with_alpha} and not layout.full_range:
         frame = frame.reformat(format=layout.planar, threads=1)  # the same samples, laid out otherwise
     return _codes(frame, number, layout)
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
@@ -21,6 +22,7 @@ from longtake.pipeline.media.timeline import Timeline
 _SILENCE = bytes(2)
 _FIRST_PACKETS = 500
 _TRIED_PACKETS = 3
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _is_held(footage: Footage, other: OtherStream, container: str) -> bool:
             return container in {"matroska", "mp4"}
         try:
             with av.open(BytesIO(), "w", format=container) as trial:
-                copy = trial.add_stream_from_template(stream, opaque=True)
+                copy = _added(trial, stream)
                 trial.start_encoding()
                 for packet in islice(_first_packets(source, stream), _TRIED_PACKETS):
                     packet.stream = copy
@@ -160,6 +162,14 @@ def _is_held(footage: Footage, other: OtherStream, container: str) -> bool:
         except (ValueError, NotImplementedError, av.FFmpegError):
             return False
     return True
+
+
+def _added(out: OutputContainer, stream: Stream) -> Stream:
+    """A stream of `out` like one of the footage. Channels without places, as in AVI, get the usual ones."""
+    copy: Stream = out.add_stream_from_template(stream, opaque=True)
+    if isinstance(copy, AudioStream) and isinstance(stream, AudioStream) and stream.layout.name.endswith(" channels"):
+        copy.codec_context.layout = _USUAL_LAYOUTS.get(stream.layout.nb_channels, stream.layout)
+    return copy
 
 
 def _first_packets(source: InputContainer, stream: Stream) -> Iterator[Packet[Any]]:
@@ -199,7 +209,7 @@ class Copier:
             self._next = next(self._packets, None)
 
     def _copy_of(self, stream: Stream) -> Stream:
-        copy: Stream = self._out.add_stream_from_template(stream, opaque=True)
+        copy = _added(self._out, stream)
         is_cover = stream.disposition & Disposition.attached_pic  # with any other flag, an MP4 shows it as a film
         copy.disposition = Disposition.attached_pic if is_cover else stream.disposition
         copy.metadata.update(kept_tags(stream.metadata))

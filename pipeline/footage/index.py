@@ -19,7 +19,7 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import check_matrix, layout_of
 from longtake.pipeline.footage.deinterlace import OFF, deinterlacing
 from longtake.pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
-from longtake.pipeline.media.ffmpeg import side_data
+from longtake.pipeline.media.ffmpeg import FULL, side_data
 from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
 from longtake.pipeline.media.source import codec_name, opened, picture_stream
 from longtake.pipeline.media.timeline import Timeline
@@ -80,17 +80,19 @@ def _colour(tagged: VideoFrame | VideoCodecContext) -> Colour:
 
 
 def _tagged(footage: Footage, declared: Colour) -> Footage:
-    """The footage with the colour tags of its container where its pictures have none."""
-    own, untagged = footage.colour, Colour()
+    """The footage with the colour tags of its container where its pictures have none; grey is full range then."""
+    own, untagged, layout = footage.colour, Colour(), layout_of(footage.pix_fmt)
     colour = Colour(
         *(
             getattr(declared if getattr(own, name) == getattr(untagged, name) else own, name)
             for name in ("primaries", "transfer", "matrix", "range")
         )
     )
+    if layout.chroma == "gray" and colour.range == untagged.range:
+        colour = replace(colour, range=int(FULL))
     if colour == own:
         return footage
-    check_matrix(colour, layout_of(footage.pix_fmt))
+    check_matrix(colour, layout)
     fingerprint = sha256(f"{footage.fingerprint} {colour}".encode()).hexdigest()
     return replace(footage, colour=colour, fingerprint=fingerprint)
 

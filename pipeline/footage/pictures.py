@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
+import av
 import torch
 from av.container import InputContainer
 from av.packet import Packet
@@ -148,12 +150,14 @@ def _stream(container: InputContainer, footage: Footage) -> VideoStream:
 
 
 def _packets(container: InputContainer, stream: VideoStream, footage: Footage, start: int) -> Iterator[Packet[Any]]:
-    """The picture's packets from key frame `start` on."""
+    """The picture's packets from key frame `start` on; from the file's first one where its format cannot seek."""
+    packets: Iterator[Packet[Any]] | None = None
     if start and not footage.restarts:
-        only(container, stream)
-        container.seek(footage.pts[start], stream=stream)
-        packets: Iterator[Packet[Any]] = container.demux(stream)
-    else:
+        with suppress(av.FFmpegError):
+            container.seek(footage.pts[start], stream=stream)
+            only(container, stream)
+            packets = container.demux(stream)
+    if packets is None:
         packets = Timeline(container).packets([stream])
     waiting = start > 0
     for packet in packets:

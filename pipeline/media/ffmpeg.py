@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+from av.filter import Graph
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
@@ -41,10 +43,35 @@ def _unnamed(kind: type[SideDataType], value: object) -> SideDataType:
 setattr(SideDataType, "_missing_", classmethod(_unnamed))  # noqa: B010 (mypy takes no assignment to a method)
 
 
+# What FFmpeg's PNG decoder gives. Its ICC profiles have a name, which PyAV 18 frees a second time.
+_FORMATS_OF_PNG = {
+    *("monob", "pal8", "gray", "ya8", "rgb24", "rgba"),
+    *("gray16be", "ya16be", "rgb48be", "rgba64be"),
+}
+_PROFILE = SideDataType.ICC_PROFILE
+
+
 def side_data(picture: VideoFrame, kind: SideDataType) -> bytes | None:
-    """The bytes of one kind of a picture's side data; None if it has none."""
-    held: Any = picture.side_data
+    """The bytes of one kind of a picture's side data; None if it has none. Those of an ICC profile are left out."""
+    may_have_name = picture.format.name in _FORMATS_OF_PNG
+    if kind == _PROFILE and may_have_name:
+        return None if _by_profile(picture, "select") is None else b""
+    cleaned = _by_profile(picture, "delete") if may_have_name else picture
+    held: Any = {} if cleaned is None else cleaned.side_data
     return bytes(held[kind]) if kind in held else None
+
+
+def _by_profile(picture: VideoFrame, mode: str) -> VideoFrame | None:
+    """The picture without its ICC profile ("delete"), or only if it has one ("select")."""
+    graph = Graph()
+    tick_s = picture.time_base or Fraction(1)
+    source = graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=tick_s)
+    graph.link_nodes(source, graph.add("sidedata", mode=mode, type=_PROFILE.name), graph.add("buffersink")).configure()
+    graph.vpush(picture)
+    try:
+        return graph.vpull()
+    except av.BlockingIOError:
+        return None
 
 
 @contextmanager

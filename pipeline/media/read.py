@@ -20,7 +20,7 @@ from longtake.pipeline.errors import MediaError
 from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL
 from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
 from longtake.pipeline.media.sound import sound_stream, stream_sound
-from longtake.pipeline.media.source import check_decodable, is_animated_webp, opened, picture_stream
+from longtake.pipeline.media.source import check_decodable, opened, picture_stream
 from longtake.pipeline.media.timeline import Timeline, common_start_s, timed_streams
 from longtake.pipeline.media.times import Clock, intact, picture_times, rate_of
 from longtake.pipeline.media.turn import Turn
@@ -205,14 +205,7 @@ def _cropped(frame: VideoFrame, crop: Crop) -> VideoFrame:
 
 def read_still(url: str) -> FrameBlock:
     """The picture at `url`, upright; of a film, its first. Raises `MediaError` if it holds none."""
-    try:
-        return next(stream_frames(url, block=1))
-    except MediaError as error:
-        if is_animated_webp(url):
-            raise MediaError(
-                f"{url} is an animated WebP, which FFmpeg cannot decode; convert it to PNG or MP4"
-            ) from error
-        raise
+    return next(stream_frames(url, block=1))
 
 
 def reading(url: str) -> str:

@@ -31,6 +31,7 @@ Samples = NDArray[np.float32]
 _JITTER_S = Fraction(1, 100)
 # FFmpeg's bound for a jump of a clock: beyond it a timestamp is wrong.
 _MOST_S = 30 * 3600
+_NEVER_S = Fraction(1 << 62)
 _LAYOUTS = {1: "mono", 2: "stereo"}
 # As for samples of 16 bits: the matrix is scaled so that a full mix does not clip.
 _UNCLIPPED = {"rematrix_maxval": "1"}
@@ -117,10 +118,15 @@ class _Placed:
         self._held: Samples | None = None
 
     def expect(self, pts: int | None, duration: int | None) -> None:
-        """Take note of a packet's time: what is decoded beyond the last one's end is the encoder's padding."""
-        if pts is not None:
-            stop_s = (pts + (duration or 0)) * self._tick_s
+        """Take note of a packet's time: what is decoded beyond the last one's end is the encoder's padding.
+
+        A packet without a duration ends nowhere.
+        """
+        if pts is not None and duration:
+            stop_s = (pts + duration) * self._tick_s
             self._stop_s = stop_s if self._stop_s is None else max(self._stop_s, stop_s)
+        elif pts is not None:
+            self._stop_s = _NEVER_S
 
     def add(self, frame: AudioFrame) -> Iterator[Samples]:
         """The blocks that are complete now that `frame` has come: [c n]."""

@@ -44,7 +44,7 @@ def opened(url: str, size: int | None = None) -> Iterator[InputContainer]:
         file = stack.enter_context(bytes_of(url))
         try:
             container = av.open(
-                file if size is None else _Head(file, size),
+                _Head(file, size, url),
                 "r",
                 buffer_size=_BUFFER_BYTES,
                 metadata_errors="surrogateescape",
@@ -98,14 +98,29 @@ def picture_stream(container: InputContainer, url: str) -> VideoStream:
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise MediaError(f"{url} holds no picture: no moving picture, only {kinds}; give a film")
-    stream = min(streams, key=lambda stream: not stream.disposition & Disposition.default)
+    stream = min(streams, key=lambda stream: (not stream.disposition & Disposition.default, _is_still(stream)))
     check_decodable(stream, url)
+    if codec_name(stream) == "webp" and _is_animated_webp(url):
+        raise MediaError(f"{url} is an animated WebP, which FFmpeg cannot decode; convert it to PNG or MP4")
     if stream.width * stream.height > _MOST_PIXELS:
         raise MediaError(
-            f"{url} has pictures of {stream.width}x{stream.height}; at most {_MOST_PIXELS} pixels are read"
+            f"{url} has pictures of {stream.width}x{stream.height}; at most {_MOST_PIXELS} pixels are read:"
+            " scale it down first"
         )
     stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}  # for sizes that change later, or are a lie
     return stream
+
+
+def _is_still(stream: VideoStream) -> bool:
+    """Whether it is the one picture that an animated AVIF or HEIF shows where it cannot move."""
+    return stream.frames == 1 and stream.duration is None
+
+
+def _is_animated_webp(url: str) -> bool:
+    """Whether a file is a WebP that moves (RFC 9649, 2.7), which FFmpeg reads as a damaged still."""
+    with bytes_of(url) as file:
+        head = file.read(64)
+    return bool(head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & 2)
 
 
 def check_decodable(stream: Stream, url: str) -> None:
@@ -122,13 +137,6 @@ def codec_name(stream: Stream) -> str:
 
 UNKNOWN = "unknown"
 """The name of a codec that FFmpeg does not know."""
-
-
-def is_animated_webp(url: str) -> bool:
-    """Whether a file is a WebP that moves (RFC 9649, 2.7), which FFmpeg reads as a damaged still."""
-    with bytes_of(url) as file:
-        head = file.read(64)
-    return bool(head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & 2)
 
 
 def _kind_of_list(file: Any) -> str | None:
@@ -149,10 +157,16 @@ def _check_regular(path: str) -> None:
 
 
 class _Head:
-    """The first `size` bytes of an open file."""
+    """The first bytes of an open file, and its name, by which FFmpeg recognizes kinds of files that have no mark.
 
-    def __init__(self, file: Any, size: int) -> None:
-        self._file, self._size = file, size
+    Args:
+        size: how many bytes; None for all of them.
+    """
+
+    def __init__(self, file: Any, size: int | None, url: str) -> None:
+        self._file, self.name = file, url.rpartition("/")[2]
+        self._size = int(file.seek(0, 2)) if size is None else size
+        file.seek(0)
 
     def read(self, count: int = -1) -> bytes:
         left = max(0, self._size - self._file.tell())

@@ -51,8 +51,8 @@ class Timeline:
         for packet in self._container.demux(streams):
             if self.is_watched:
                 self._move(packet)
-            is_end = packet.pts is None and packet.dts is None  # PyAV's sign that a stream has ended
-            if packet.stream_index in indices and (packet.size or is_end):
+            is_end = packet.pts is None and packet.dts is None  # PyAV's sign that a stream has ended; it has no index
+            if packet.stream.index in indices and (packet.size or is_end):
                 yield packet
 
     def _move(self, packet: Packet[Any]) -> None:

@@ -12,6 +12,7 @@ _UNKNOWN_RIFF_SIZES = {0, 0xFFFFFFFF}
 _FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}
 # What lies behind the last box of these kinds is no part of the film: a player ignores it.
 _NEEDED_BOXES = {b"moov", b"moof", b"mdat"}
+_INDICES = {b"moov", b"meta"}  # of a film, and of a picture (HEIF, AVIF)
 _HEAD_BYTES = 4096
 
 
@@ -26,7 +27,7 @@ def check_whole(file: Any, url: str) -> None:
     if head[4:8] in _FIRST_BOXES:
         boxes = dict(_boxes(file, size))
         stop = max((end for kind, end in boxes.items() if kind in _NEEDED_BOXES), default=size)
-        if stop <= size and b"moov" not in boxes:
+        if stop <= size and not boxes.keys() & _INDICES:
             raise MediaError(f"{url} has no index (moov): it is cut off, or was never finished; fetch it again")
     elif head.startswith(_EBML):
         stop = _segment_stop(head)

@@ -1,4 +1,4 @@
-"""Mutated films in a process of their own: each is read as it is, or refused by a sentence; nothing else may happen.
+"""Mutated films, sounds and stills in a process of their own: each is read as it is, or refused by a sentence.
 
 `python -m longtake.pipeline.testing.film_fuzz SEED FIRST STOP` prints a line before each file and reader, and one with
 the outcome afterwards, so a process that dies or hangs shows which file it was.
@@ -14,21 +14,25 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import torch
 
 from longtake.pipeline.conditioning.files import read_last_frames, read_last_sound, read_picture, read_sound
 from longtake.pipeline.errors import LongtakeError
 from longtake.pipeline.footage.copy import lost_streams
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.pictures import read_pictures
-from longtake.pipeline.media.read import count_film, stream_frames
+from longtake.pipeline.inspect.report import inspect_film
+from longtake.pipeline.inspect.subject import open_subject
+from longtake.pipeline.media.read import reading
 from longtake.pipeline.media.sound import stream_sound
-from longtake.pipeline.testing.film_kinds import KINDS
+from longtake.pipeline.testing.file_kinds import SOUNDS, STILLS, SoundKind, StillKind
+from longtake.pipeline.testing.film_kinds import KINDS, Kind
 
 MOST_BYTES = 1 << 30
 """By how much a reader's memory may grow over all files."""
 
 
-def _footage(path: str) -> None:
+def _upscaled(path: str) -> None:
     for damaged in ("stop", "hold"):
         try:
             footage = open_footage(path, damaged, "auto")
@@ -40,9 +44,8 @@ def _footage(path: str) -> None:
         lost_streams(footage, "mp4")
 
 
-def _film(path: str) -> None:
-    count_film(path)
-    deque(stream_frames(path, longest_side=64), maxlen=0)
+def _inspected(path: str) -> None:
+    inspect_film(open_subject(path))
 
 
 def _sound(path: str) -> None:
@@ -53,14 +56,22 @@ def _sound(path: str) -> None:
     read_sound(path, 16_000, 1, most=16_000)
 
 
-def _given(path: str) -> None:
-    read_picture(path, 32, 32)
+def _continued(path: str) -> None:
+    reading(path)
     read_last_frames(path, 4, Fraction(16), 32, 32)
     read_last_sound(path, 1600, 16_000, 1)
 
 
-READERS: dict[str, Callable[[str], None]] = {"footage": _footage, "film": _film, "sound": _sound, "given": _given}
-"""What reads films, by name."""
+READERS: dict[str, Callable[[str], object]] = {
+    "upscale": _upscaled,
+    "inspect": _inspected,
+    "audio": _sound,
+    "image": lambda path: read_picture(path, 32, 32),
+    "continue_from": _continued,
+}
+"""What reads films, sounds and stills, by the command or the key of a storyboard."""
+
+_FILES: tuple[Kind | SoundKind | StillKind, ...] = (*KINDS, *SOUNDS, *STILLS)
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -90,10 +101,11 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 def main(seed: int, first: int, stop: int) -> None:
     """Read files `first` to `stop` of a series with every reader."""
     av.logging.set_level(None)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="longtake-fuzz-") as folder:
         for number in range(first, stop):
             chance = random.Random(f"{seed} {number}")
-            kind = chance.choice(KINDS)
+            kind = chance.choice(_FILES)
             source = Path(folder) / kind.name
             if not source.exists():
                 kind.write(Path(folder))
@@ -112,7 +124,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _outcome(read: Callable[[str], None], path: str) -> str:
+def _outcome(read: Callable[[str], object], path: str) -> str:
     try:
         read(path)
     except LongtakeError as error:

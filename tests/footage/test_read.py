@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding
-from longtake.pipeline.footage.colour import from_rgb, layout_of, to_rgb
+from longtake.pipeline.footage.colour import Layout, alpha_of, from_rgb, layout_of, to_rgb
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output
 from longtake.pipeline.footage.pictures import read_pictures
@@ -139,6 +139,18 @@ def test_formats_that_are_packed_are_read_as_their_planes_are():
     for planar, packed in (("yuv420p", "nv12"), ("yuv422p", "uyvy422"), ("yuv420p10le", "p010le"), ("gbrp", "bgra")):
         frame = from_rgb(rgb, colour, layout_of(planar), 1)
         assert np.array_equal(to_rgb(frame.reformat(format=packed), colour), to_rgb(frame, colour)), packed
+
+
+def test_floats_cinema_colours_and_palettes_are_rgb_of_at_most_16_bits():
+    kinds = {"gbrpf32le": 16, "rgbaf16le": 16, "xyz12le": 12, "pal8": 8, "rgb565le": 8}
+    assert {name: layout_of(name).depth for name in kinds} == kinds
+    assert {layout_of(name).chroma for name in kinds} == {"rgb"}
+    assert layout_of("grayf32le") == Layout("gray", 16)
+    frame = from_rgb(np.full((4, 8, 8), 0.25, np.float32), Colour(), Layout("rgb", 16, alpha=True), 1)
+    for name in ("gbrapf32be", "gbrap16be", "rgba64be"):
+        other = frame.reformat(format=name)
+        assert to_rgb(other, Colour()) == pytest.approx(0.25, abs=1e-4)
+        assert alpha_of(other) == pytest.approx(0.25, abs=1e-4)
 
 
 def test_untagged_pictures_are_read_by_their_height():
