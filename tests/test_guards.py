@@ -1,9 +1,11 @@
 """A value that is not a number, or an overflow, ends the take. Nothing of its chunk is kept; the next run resumes."""
 
+import wave
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from longtake.pipeline import acts, film
 from longtake.pipeline.errors import NumericsError
@@ -15,7 +17,7 @@ from longtake.pipeline.observe import SILENT
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
-from longtake.pipeline.spec import parse_storyboard
+from longtake.pipeline.spec import located, parse_storyboard
 from longtake.pipeline.take import open_take
 from longtake.pipeline.testing.thread_ranks import run_threads
 from tests.tiny_take import MODEL, Recorder, render, take_in
@@ -104,15 +106,54 @@ def test_sound_that_is_not_a_number_is_neither_encoded_nor_published():
         acts.publish(take, SILENT).stage(segment)
 
 
-def test_an_upscaler_that_overflows_ends_the_take(monkeypatch):
-    model = EmbeddedModel.untrained(TINY)
-    board = "{model: tiny, sampling: {steps: 1}, output: {upscale: 2}, scenes: [{prompt: a red circle, duration: 1s}]}"
-    take = open_take(plan_film(parse_storyboard(board), model), model, Store("memory://guards-up"), numerics(model))
-    push = Upscaler.push
-    monkeypatch.setattr(Upscaler, "push", lambda self, *args: spoiled(push(self, *args), float("inf")))
+def test_an_upscaler_that_overflows_ends_the_take_and_the_next_run_resumes(monkeypatch):
+    model, push = EmbeddedModel.untrained(TINY), Upscaler.push
+    board = (
+        "{model: tiny, sampling: {steps: 1}, video: {width: 32, height: 32},"
+        " output: {upscale: 2, upscaler: tiny-upscaler, hls: false},"
+        " scenes: [{prompt: a red circle, duration: 2s}]}"
+    )
+
+    class SpoilsTheSecondChunk:
+        def event(self, name, **fields):
+            if name == "encode.chunk":
+                monkeypatch.setattr(Upscaler, "push", lambda self, *args: spoiled(push(self, *args), float("inf")))
+
+    def take(name):
+        return open_take(plan_film(parse_storyboard(board), model), model, Store(f"memory://{name}"), numerics(model))
+
+    whole, stopped = take("guards-upscaled"), take("guards-up")
+    film.render(whole)
     with pytest.raises(NumericsError, match=r"^upscale: .*picture.*float32"):
-        film.render(take)
-    assert take.journal.num_kept("segments") == 0
+        film.render(stopped, SpoilsTheSecondChunk())
+    assert stopped.journal.num_kept("segments") == 1
+    monkeypatch.undo()
+    resumed = Recorder()
+    film.render(take("guards-up"), resumed)
+    assert resumed.acted("encode") == [1]
+    assert stopped.store.get("film.mp4") == whole.store.get("film.mp4")
+
+
+@pytest.mark.parametrize(
+    ("codec", "given"), [("video_codec", "scenes[0].image=still.png"), ("sound_codec", "audio.file=tone.wav")]
+)
+def test_latents_of_an_image_or_a_sound_that_overflow_end_the_take(codec, given, tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "still.png")
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as tone:
+        tone.setparams((1, 2, 16_000, 0, "NONE", ""))
+        tone.writeframes(bytes(2 * 16_000))
+    model = EmbeddedModel.untrained(TINY)
+    storyboard = located(parse_storyboard(ONE_CHUNK, (given,)), f"{tmp_path}/film.yaml")
+    network = getattr(model, codec)
+    encode = network.encode
+    monkeypatch.setattr(network, "encode", lambda *args: spoiled(encode(*args), float("nan")))
+
+    def run():
+        film.render(open_take(plan_film(storyboard, model), model, Store(str(tmp_path / "take")), numerics(model)))
+
+    with pytest.raises(NumericsError, match=r"^embed: the given (video|audio) latents of .*not numbers"):
+        run()
+    assert not list((tmp_path / "take").rglob("*.latents"))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +179,56 @@ def test_a_bad_value_on_one_rank_of_two_ends_the_take(degrees, stream):
         return take.journal.holds("latents", 0)
 
     assert run_threads(act, degrees) == [False, False]
+
+
+@pytest.mark.parametrize(("stream", "value"), [("video", "inf"), ("audio", "nan"), ("audio", "overflow")])
+def test_two_ranks_resume_from_the_last_good_chunk_after_a_bad_value_on_one(stream, value):
+    degrees, board = Degrees(ulysses=2), ONE_CHUNK.replace("1s", "2s")
+
+    def rank(name, spoils):
+        def act(parallel):
+            model, number = EmbeddedModel.untrained(TINY), degrees.rank(parallel.place)
+            plan = plan_film(parse_storyboard(board), model)
+            take = open_take(
+                plan, model, Store(f"memory://guards-two-{stream}-{value}-{name}-{number}"), numerics(model)
+            )
+            embed, denoise = acts.embed(take, SILENT), acts.denoise(take, SILENT, parallel)
+            fault = Fault(model.denoiser, "head", BAD[value], stream)
+            model.denoiser.head = fault
+            for chunk in plan.chunks:
+                fault.armed = spoils and number == 1 and chunk.index == 1
+                if take.journal.holds("latents", chunk.index):
+                    continue
+                if spoils and chunk.index == 1:
+                    with pytest.raises(NumericsError, match=r"^denoise: the \w+ latents of chunk 1 .*lower guidance"):
+                        denoise(chunk, embed(chunk))
+                else:
+                    take.journal.keep_latents(denoise(chunk, embed(chunk)))
+            return take.journal
+
+        return act
+
+    whole = run_threads(rank("whole", False), degrees)
+    stopped = run_threads(rank("spoiled", True), degrees)
+    assert [journal.num_kept("latents") for journal in stopped] == [1, 1]
+    resumed = run_threads(rank("spoiled", False), degrees)
+    chunks = plan_film(parse_storyboard(board), EmbeddedModel.untrained(TINY)).chunks
+    for chunk in chunks:
+        for one, other in zip(whole, resumed, strict=True):
+            assert torch.equal(one.latents(chunk).video, other.latents(chunk).video)
+            assert torch.equal(one.latents(chunk).audio, other.latents(chunk).audio)
+
+
+@pytest.mark.parametrize(
+    "what", ["tokens of the prompt", "video latents", "frames of the picture", "samples of the sound"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e7, -1e7])
+def test_every_kind_of_bad_value_is_refused_wherever_it_is(what, value):
+    for place in (0, 7):
+        values = torch.zeros(8)
+        values[place] = value
+        with pytest.raises(NumericsError, match=f"^decode: the {what} of chunk 0 hold values"):
+            guard("decode", what, values, "chunk 0", torch.float32)
 
 
 def test_latents_that_an_older_version_kept_are_rendered_again():
