@@ -34,7 +34,7 @@ OWN_CLUSTER = {
 already stays."""
 
 
-_FORKS: list[ForkServers] = []  # of the cluster that this process has started, if any
+_FORKS: list[ForkServers] = []  # of the cluster that this process uses, if any
 
 
 def joins(address: str | None) -> bool:
@@ -74,10 +74,8 @@ def joined(address: str | None, num_cpus: float = 2, env: Mapping[str, str] | No
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls that were in flight when an actor died
     if joins(address):
         _connect(address)
-        try:
+        with _forked_workers(ForkServers()):
             yield
-        finally:
-            ray.shutdown()
     else:
         with local_cluster(
             env,
@@ -106,21 +104,28 @@ def local_cluster(env: Mapping[str, str] | None = None, **options: Any) -> Itera
     with closing(ForkServers(env)) as forks:
         with own_signals():
             ray.init(LOCAL, include_dashboard=False, **options)  # never one that happens to run on this machine
-        forks.ray_started()
+        with _forked_workers(forks):
+            yield
+
+
+def worker_command(env: Mapping[str, str]) -> str | None:
+    """How Ray starts an actor with these environment variables faster than by a new Python, as `py_executable`.
+
+    None on clusters of several machines.
+    """
+    return _FORKS[-1].command(env) if _FORKS else None
+
+
+@contextmanager
+def _forked_workers(forks: ForkServers) -> Iterator[None]:
+    """Let these servers start the actors of the cluster that this process has joined, which it leaves at the end."""
+    with closing(forks):
         _FORKS.append(forks)
         try:
             yield
         finally:
             _FORKS.remove(forks)
             ray.shutdown()
-
-
-def worker_command(env: Mapping[str, str]) -> str | None:
-    """How Ray starts an actor with these environment variables faster than by a new Python, as `py_executable`.
-
-    None on clusters that this process has not started.
-    """
-    return _FORKS[-1].command(env) if _FORKS else None
 
 
 def _connect(address: str | None) -> None:

@@ -27,8 +27,8 @@ PIPELINE_IMPORTS = ("longtake.pipeline.acts", "longtake.pipeline.upscale_film")
 
 WORKER_IMPORTS = ("longtake.actors.gang", "longtake.actors.upscale_actor", "longtake.actors.event_log_actor")
 RAY_IMPORTS = ("ray._private.node", "ray._private.async_compat", "ray._private.runtime_env.setup_hook")
-SET_BY_RAY = frozenset({"PYTHONBREAKPOINT", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV"})
-"""Environment variables that Ray sets for workers and that nothing reads while modules are imported."""
+SET_FOR_WORKERS = frozenset({"PYTHONBREAKPOINT", "RAY_LD_PRELOAD_ON_WORKERS", "SPT_NOENV", "OLDPWD", "PWD", "_"})
+"""Environment variables that Ray and its shell set for workers and that nothing reads while modules are imported."""
 
 REQUEST_S = 5.0
 
@@ -124,7 +124,7 @@ def _asked(client: socket.socket) -> Worker | None:
 
 
 def _same(env: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    return all(env.get(name) == other.get(name) for name in (env.keys() | other.keys()) - SET_BY_RAY)
+    return all(env.get(name) == other.get(name) for name in (env.keys() | other.keys()) - SET_FOR_WORKERS)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Workers of a cluster of one's own are forked, and start in the ordinary way wherever they cannot be."""
+"""Workers of a cluster of this machine are forked, and start in the ordinary way wherever they cannot be."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 
+import psutil
 import pytest
+import ray
 
-from longtake.actors import fork_client
+from longtake.actors import fork_client, worker_start
+from longtake.actors.handles import runtime_env
+from longtake.actors.pool_config import actor_env
 
 SERVER = """
 import socket, sys
@@ -86,3 +91,31 @@ def test_without_a_server_workers_start_in_the_ordinary_way(tmp_path):
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind(str(tmp_path / "socket"))
     assert worker(tmp_path)[0].returncode == 3
+
+
+class Parent:
+    def command(self):
+        return psutil.Process().parent().cmdline()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_of_a_cluster_of_this_machine_are_forked():
+    actor = ray.remote(Parent).options(num_cpus=0, runtime_env=runtime_env(actor_env(1))).remote()
+    assert worker_start.SERVER in ray.get(actor.command.remote())
+    ray.kill(actor)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda node: [node, {**node, "NodeID": "another"}],
+        lambda node: [{**node, "RayletSocketName": "/of/another/machine"}],
+        lambda node: [{**node, "Labels": {"ray.io/node-group": "workers"}}],
+    ],
+)
+def test_where_workers_may_start_on_another_machine_they_start_in_the_ordinary_way(monkeypatch, change):
+    [node] = [node for node in ray.nodes() if node["Alive"]]
+    monkeypatch.setattr(ray, "nodes", lambda: change(node))
+    with closing(worker_start.ForkServers()) as forks:
+        assert forks.command(actor_env(1)) is None
