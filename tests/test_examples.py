@@ -1,12 +1,12 @@
 """Every script in examples/ runs from start to end, as a user would run it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import ray
+
+from tests import forked
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 ON_RAY = {"batch", "render"}
@@ -25,8 +25,7 @@ def test_each_example_has_its_expected_output():
 
 def run(name, folder, **environment):
     example = next(example for example in EXAMPLES if example.stem == name)
-    command, env = [sys.executable, str(example)], {**os.environ, **environment}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return forked.run(example, cwd=folder, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize("name", sorted(SAYS.keys() - ON_RAY))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
+from time import monotonic, sleep
 
 import jsonschema
 import pytest
@@ -21,6 +22,7 @@ from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.spec import STORYBOARD_TEMPLATE, load_storyboard
 from longtake.pipeline.weights.load import save_model
+from tests import forked
 
 LONGTAKE = [sys.executable, "-m", "longtake.jobs"]
 ROOT = Path(__file__).parents[2]
@@ -28,9 +30,8 @@ WEIGHT_FLAGS = (("--dtype", "bfloat16"), ("--quantize", "float8"), ("--quantize"
 STORYBOARD = "{model: tiny, sampling: {steps: 1}, scenes: [{prompt: a red circle bounces, duration: 2s}]}"
 
 
-def longtake(*arguments, check=False, **options):
-    command = [*LONGTAKE, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check, **options)
+def longtake(*arguments, **options):
+    return forked.run("-m", "longtake.jobs", *arguments, cwd=ROOT, **options)
 
 
 @pytest.fixture
@@ -136,15 +137,17 @@ def test_the_plan_is_one_json_object(storyboard, tmp_path, command):
 def test_ctrl_c_says_that_the_same_command_resumes(tmp_path):
     path = tmp_path / "film.yaml"
     path.write_text("{model: tiny, scenes: [{prompt: a red circle bounces, duration: 10m}]}")
-    command = [*LONGTAKE, "render", str(path), "-o", str(tmp_path / "out"), "--in-process", "--progress", "json"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        for line in child.stdout:
-            if json.loads(line).get("done"):
-                child.send_signal(signal.SIGINT)
-                break
-        _, error = child.communicate()
-    assert child.returncode == 130
-    assert error.splitlines()[-1:] == [
+    command = ["-m", "longtake.jobs", "render", path, "-o", tmp_path / "out", "--in-process", "--progress", "json"]
+    out, err, until = tmp_path / "progress", tmp_path / "errors", monotonic() + 120
+    with forked.started(*command, cwd=ROOT, out=out, err=err) as child:
+        while not (out.exists() and '"done": 1' in out.read_text()):
+            assert child.exitcode is None, err.read_text()
+            assert monotonic() < until
+            sleep(0.05)
+        os.kill(child.pid, signal.SIGINT)
+        child.join(60)
+    assert child.exitcode == 130
+    assert err.read_text().splitlines()[-1:] == [
         "longtake: interrupted; run the same command again to resume (finished chunks are kept)"
     ]
 

@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import warnings
 from collections import namedtuple
@@ -10,6 +9,7 @@ import pytest
 
 from longtake.jobs.doctor import clashes, examine, local_ray, machine, output as output_root, software
 from longtake.pipeline.errors import MediaError
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -50,9 +50,8 @@ def test_this_environment_is_healthy_and_the_probe_leaves_nothing(tmp_path, caps
 
 def test_the_command_exits_with_1_and_shows_the_fix_when_something_fails(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    command = [sys.executable, "-m", "longtake.jobs", "doctor", "--no-ray", "-o", str(tmp_path / "file" / "out")]
-    environment = {**os.environ, "COLUMNS": "200"}
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    command = ["-m", "longtake.jobs", "doctor", "--no-ray", "-o", tmp_path / "file" / "out"]
+    answer = forked.run(*command, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})
     assert answer.returncode == 1, answer.stdout + answer.stderr
     for part in ("FAIL", "NotADirectoryError", "use another -o", "codecs"):
         assert part in answer.stdout

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec
 from longtake.pipeline.weights.load import load_upscaler
+from tests import forked
 from tests.adapters.flashvsr.tiny import save_tiny_flashvsr
 from tests.upscale_clip import HEIGHT, WIDTH, packets_of, write_clip
 
@@ -178,19 +177,18 @@ def test_workers_that_do_not_fit_are_reported_with_their_resources(clip, tmp_pat
 def test_a_run_whose_driver_is_killed_is_resumed_by_the_same_command(clip, undisturbed, tmp_path):
     out, journal = tmp_path / "out.mp4", tmp_path / "out.mp4.longtake"
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "longtake.jobs.upscale", clip.url, "-o", str(out), "--workers", "1", *FLAGS]
-    driver = subprocess.Popen([*command, "--address", address], cwd=ROOT, stdout=subprocess.DEVNULL)
+    command = ["-m", "longtake.jobs.upscale", clip.url, "-o", out, "--workers", "1", *FLAGS, "--address", address]
     events, until = journal / "events.jsonl", monotonic() + 60
-    while not (events.exists() and "upscale.segment" in events.read_text()):
-        assert driver.poll() is None, "the driver ended before a segment was made"
-        assert monotonic() < until
-        sleep(0.02)
-    driver.kill()
-    driver.wait()
+    with forked.started(*command, cwd=ROOT) as driver:
+        while not (events.exists() and "upscale.segment" in events.read_text()):
+            assert driver.exitcode is None, "the driver ended before a segment was made"
+            assert monotonic() < until
+            sleep(0.02)
+        driver.kill()
     kept = len(list((journal / "journal" / "segments").glob("*.json")))
     assert 1 <= kept < 6
     assert not out.exists()
-    again = subprocess.run([*command, "--address", address], cwd=ROOT, capture_output=True, text=True, check=True)
+    again = forked.run(*command, cwd=ROOT, check=True)
     assert "of 6 segments are finished" in " ".join(again.stdout.split())
     assert packets_of(out) == undisturbed
     made = [json.loads(line).get("segment") for line in events.read_text().splitlines()]
@@ -201,8 +199,7 @@ def test_a_run_whose_driver_is_killed_is_resumed_by_the_same_command(clip, undis
 
 
 def longtake(*arguments):
-    command = [sys.executable, "-m", "longtake.jobs", "upscale", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return forked.run("-m", "longtake.jobs", "upscale", *arguments, cwd=ROOT)
 
 
 def test_the_command_upscales_and_reports_when_there_is_nothing_to_do(clip, undisturbed, tmp_path, command):

@@ -19,6 +19,7 @@ from longtake.pipeline.journal.take import SceneCard, TakeCard, put_take
 from longtake.pipeline.stages.encode import EncodeStage
 from longtake.pipeline.stages.publish import PublishOptions, PublishStage
 from longtake.pipeline.testing.media import fake_frames, fake_sound, fake_spans
+from tests import forked
 from tests.browser import debugging, needs_chromium
 
 ROOT = Path(__file__).parents[2]
@@ -240,10 +241,8 @@ def test_the_page_waits_for_a_render_that_has_not_begun(tmp_path):
         assert json.loads(fetch(server, "/status.json")[2])["state"] == "rendering"
 
 
-def longtake(*arguments, **options):
-    command = [sys.executable, "-m", "longtake.jobs", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
+def longtake(*arguments):
+    return forked.run("-m", "longtake.jobs", *arguments, cwd=ROOT, env={**os.environ, "COLUMNS": "160"})
 
 
 def test_the_status_command_prints_the_progress_of_a_take(tmp_path):

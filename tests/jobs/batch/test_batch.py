@@ -21,6 +21,7 @@ from longtake.jobs.progress import Progress
 from longtake.pipeline.errors import CapacityError, JournalError, MediaError, SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.writer import sole_writer
+from tests import forked
 from tests.jobs.batch.sessions import STORYBOARD, World, run, states
 
 ROOT = Path(__file__).parents[3]
@@ -369,13 +370,7 @@ def test_busy_time_is_summed_from_chunk_events():
 
 
 def batch(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "longtake.jobs.batch", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forked.run("-m", "longtake.jobs.batch", *arguments, cwd=ROOT)
 
 
 def test_a_second_run_of_the_command_imports_neither_torch_nor_ray(tmp_path):
