@@ -18,7 +18,7 @@ from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
 ONE_RANK = Degrees()
 
-GPU_PARTS = ("gpu", "attention", "float32 on the GPU", "convolutions")
+GPU_PARTS = ("gpu", "attention", "float32 on the GPU", "convolutions", "sums with products")
 """Parts that are known only to a process that sees the GPU."""
 
 TAKE_PARTS = ("given", "upscaler", "loras")
@@ -99,6 +99,7 @@ def gpu_parts(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         "float32 on the GPU": f"products {_float32(matmul.allow_tf32)}, convolutions {_float32(cudnn.allow_tf32)}",
         "convolutions": f"cudnn {_cudnn_version()}, {_chosen(cudnn.deterministic, cudnn.benchmark)}",
+        "sums with products": "rounded once",
     }
 
 

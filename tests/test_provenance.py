@@ -83,7 +83,7 @@ def test_on_a_cpu_nothing_of_a_gpu_is_in_the_keys(a_gpu):
 def test_on_a_gpu_its_name_and_its_attention_kernels_are_in_the_keys(a_gpu):
     model = EmbeddedModel.untrained(TINY)
     parts = numerics(model, load=CUDA)
-    assert list(parts) == [*CPU_PARTS, "gpu", "float32 on the GPU", "convolutions", "attention"]
+    assert list(parts) == [*CPU_PARTS, "gpu", "float32 on the GPU", "convolutions", "sums with products", "attention"]
     assert parts["gpu"] == "a card at cuda"
     assert re.fullmatch(r"products (whole|tf32), convolutions (whole|tf32)", parts["float32 on the GPU"])
     assert re.fullmatch(r"cudnn \S+, (deterministic|any) kernels, (by rule|timed)", parts["convolutions"])

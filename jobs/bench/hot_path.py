@@ -328,6 +328,7 @@ def counted() -> Mapping[str, float]:
         if family.theirs is not None:
             theirs = count_theirs(family, 2) - count_theirs(family, 1)
             found[f"{name}_kernels_diffusers"] = theirs.kernels
+            found[f"{name}_kernels_vs_diffusers"] = layer.kernels / theirs.kernels
             found[f"{name}_elementwise_mb_diffusers"] = theirs.elementwise_bytes / 1e6
     names = ("collectives_per_layer", "messages_per_layer", "ulysses_kernels")
     return found | dict(zip(names, exchanged(), strict=True))

@@ -20,8 +20,8 @@ _UNLIKE_DIFFUSERS: Mapping[str, str] = {
 }
 """The cases of `parity-road`; of these, the page that says why they differ."""
 
+_MOST_KERNELS = {"wan": 40, "ltx2": 140, "built_in": 80}
 _OF_A_LAYER = {
-    "kernels": Figure("kernels of one layer in a pass"),
     "elementwise": Figure("those that are no matrix product and no attention"),
     "elementwise_mb": Figure("megabytes that those read and write"),
     "casts": Figure("those that only change the dtype"),
@@ -30,6 +30,7 @@ _OF_A_LAYER = {
 }
 _OF_THEIRS = {
     "kernels_diffusers": Figure("kernels of one layer of diffusers' own pass"),
+    "kernels_vs_diffusers": Figure("kernels of one layer of ours over those", at_most=1.0),
     "elementwise_mb_diffusers": Figure("megabytes of its elementwise kernels"),
 }
 """Figures of `hot-path` for each family, and those of diffusers' pass next to it."""
@@ -171,6 +172,10 @@ BENCHES: Mapping[str, Bench] = {
             "transfers_in_loop": Figure(
                 "copies between host and device in the step loop of a chunk of two steps", at_most=0
             ),
+            **{
+                f"{family}_kernels": Figure("kernels of one layer in a pass", at_most=most)
+                for family, most in _MOST_KERNELS.items()
+            },
             **{f"wan_{key}": figure for key, figure in {**_OF_A_LAYER, **_OF_THEIRS}.items()},
             **{f"ltx2_{key}": figure for key, figure in {**_OF_A_LAYER, **_OF_THEIRS}.items()},
             **{f"built_in_{key}": figure for key, figure in _OF_A_LAYER.items()},

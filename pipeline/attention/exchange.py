@@ -102,7 +102,8 @@ class Alone(Exchange):
             rows = {name: Grid(1, size).rows() for name, size in sizes.items()}
         else:
             rows = {name: self._rows(name, lengths[name]) for name in queries}
-        out, _lse = over(QueryBlock(torch.cat(list(queries.values()), dim=2), rows))
+        tensors = list(queries.values())
+        out, _lse = over(QueryBlock(tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=2), rows))
         return dict(zip(queries, torch.split(out, list(sizes.values()), dim=2), strict=True))
 
     @override

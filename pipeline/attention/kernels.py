@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from longtake.pipeline.attention.fused import plus_product
 from longtake.pipeline.attention.gpu_kernels import GPU_KERNELS
 from longtake.pipeline.errors import KernelError
 
@@ -158,9 +159,11 @@ def merge(parts: Sequence[Partial]) -> Partial:
     stacked = torch.stack(lses)
     lse = stacked.logsumexp(dim=0)
     weights = torch.where(stacked == -torch.inf, 0.0, (stacked - lse).exp())
-    out = sum(o.to(w.dtype) * w.unsqueeze(-1) for o, w in zip(outs, weights, strict=True))
-    assert isinstance(out, Tensor)
-    return out.to(outs[0].dtype), lse
+    *others, last = zip(outs, weights.unsqueeze(-1), strict=True)
+    out = others[0][0] * others[0][1]
+    for other, weight in others[1:]:
+        out = plus_product(out, other, weight, out.dtype)
+    return plus_product(out, *last, outs[0].dtype), lse
 
 
 def lse_dtype(q: Tensor) -> torch.dtype:

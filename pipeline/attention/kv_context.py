@@ -311,7 +311,7 @@ class StoreContext(AttentionContext):
         """Rotate the sink's keys to their positions for this chunk: once per chunk and site, not per pass."""
         if buffer.sink_shift_s == self._sink_shift_s:
             return
-        rotate = self._shift(layout, self._sink_shift_s).for_heads(layout.heads)
+        rotate = self._shift(layout, self._sink_shift_s).again.for_heads(layout.heads)
         for page in self._branch.table.sinks:
             for name, keys in buffer.sink.items():
                 stream = layout.stream(name)

@@ -7,13 +7,14 @@ Shapes: b batch, h heads, l tokens, d head width, a axes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from longtake.pipeline.attention.fused import rotated
 from longtake.pipeline.attention.shares import Share
 
 
@@ -24,27 +25,41 @@ def geometric(fastest: float, slowest: float, count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of one stream's angles, float64, each [h l d/2]; h is 1 if all heads have the same."""
+    """Cosines and sines of one stream's angles, float64, each [h l d/2]; h is 1 if all heads have the same.
+
+    Args:
+        interleaved: see `Rope`.
+    """
 
     cos: Tensor
     sin: Tensor
+    interleaved: bool = False
     _as: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate `x` [b h l d]: channel i together with channel i + d/2; bfloat16 is rotated in float32."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        if (x.device, dtype) not in self._as:  # once: every layer needs the same
-            self._as[x.device, dtype] = (self.cos.to(x.device, dtype), self.sin.to(x.device, dtype))
-        cos, sin = self._as[x.device, dtype]
-        first, second = x.to(dtype).chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+        """Rotate `x` [b h l d]; channels i and i + d/2 of the result are a pair. bfloat16 is rotated in float32."""
+        return rotated(
+            x, *self._placed(x.device, torch.promote_types(x.dtype, torch.float32)), interleaved=self.interleaved
+        )
+
+    @property
+    def again(self) -> "Rotation":
+        """The same for vectors that were rotated before."""
+        return replace(self, interleaved=False) if self.interleaved else self
 
     def for_heads(self, heads: Share) -> "Rotation":
         """The rotation of some of the heads."""
         if len(self.cos) == 1:
             return self
         own = heads.of(len(self.cos))
-        return Rotation(self.cos[own.start : own.stop], self.sin[own.start : own.stop])
+        return Rotation(self.cos[own.start : own.stop], self.sin[own.start : own.stop], self.interleaved)
+
+    def _placed(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines as `fused.rotated` reads them; made once, since every layer reads the same."""
+        if (device, dtype) not in self._as:
+            cos, sin = self.cos.to(device, dtype), self.sin.to(device, dtype)
+            self._as[device, dtype] = (cos.unsqueeze(-2), torch.stack((-sin, sin), dim=-2))
+        return self._as[device, dtype]
 
 
 class Rope:
@@ -55,20 +70,21 @@ class Rope:
             [h d/2]; h is 1 if all heads have the same.
         axes: the axis of each frequency, [h d/2].
         num_axes: of a position.
+        interleaved: whether channels 2i and 2i + 1 are a pair, instead of i and i + d/2.
     """
 
-    def __init__(self, frequencies: Tensor, axes: Tensor, num_axes: int) -> None:
+    def __init__(self, frequencies: Tensor, axes: Tensor, num_axes: int, interleaved: bool = False) -> None:
         assert frequencies.dtype == torch.float64, "angles lose hours in anything shorter than float64"
         self._on = {frequencies.device: (frequencies, axes)}
-        self._num_axes = num_axes
+        self._num_axes, self._interleaved = num_axes, interleaved
         self.head_dim = 2 * frequencies.shape[-1]
 
     @classmethod
-    def of_axes(cls, frequencies: Sequence[Sequence[float]]) -> "Rope":
+    def of_axes(cls, frequencies: Sequence[Sequence[float]], interleaved: bool = False) -> "Rope":
         """The same for all heads, the head width divided among the axes: per axis, the frequencies of its channels."""
         flat = [frequency for axis in frequencies for frequency in axis]
         axes = [number for number, axis in enumerate(frequencies) for _ in axis]
-        return cls(torch.tensor([flat], dtype=torch.float64), torch.tensor([axes]), len(frequencies))
+        return cls(torch.tensor([flat], dtype=torch.float64), torch.tensor([axes]), len(frequencies), interleaved)
 
     def origin(self, num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
         """Positions [l a] of tokens without their own."""
@@ -85,7 +101,7 @@ class Rope:
         moved = positions.clone()
         moved[:, 0] += float(shift_s)
         angles = rearrange(moved[:, axes], "l h d -> h l d") * frequencies.unsqueeze(1)
-        return Rotation(angles.cos(), angles.sin())
+        return Rotation(angles.cos(), angles.sin(), self._interleaved)
 
 
 Ropes = Rope | Mapping[str, Rope]

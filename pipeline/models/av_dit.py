@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from longtake.pipeline.attention.context import QKV, AttentionContext, PromptKV, Site
+from longtake.pipeline.attention.fused import plus_product
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from longtake.pipeline.attention.memory import Latest
 from longtake.pipeline.attention.rope import Rope, geometric
@@ -220,16 +221,18 @@ class StreamBlock(nn.Module):
     def qkv(self, tokens: Tokens, modulation: "Modulation") -> QKV:
         """Queries, keys and values [b n l k] before rotation."""
         shift, scale, *_ = modulation
-        normed = self.norm(tokens.x) * (1 + scale) + shift
+        normed = plus_product(shift, self.norm(tokens.x), 1 + scale, tokens.x.dtype)
         q, k, v = rearrange(self.to_qkv(normed), "b f s (three n k) -> three b n (f s) k", three=3, n=self.num_heads)
         return QKV(self.q_norm(q), self.k_norm(k), v)
 
     def update(self, tokens: Tokens, modulation: "Modulation", attended: Tensor) -> Tokens:
         """The stream after attention [b n l k] and MLP."""
         _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        x = tokens.x + gate * self.out(rearrange(attended, "b n (f s) k -> b f s (n k)", f=tokens.x.shape[1]))
-        x = x + mlp_gate * self.mlp(self.norm(x) * (1 + mlp_scale) + mlp_shift)
-        return replace(tokens, x=x)
+        x = tokens.x
+        out = self.out(rearrange(attended, "b n (f s) k -> b f s (n k)", f=x.shape[1]))
+        x = plus_product(x, out, gate, x.dtype)
+        normed = plus_product(mlp_shift, self.norm(x), 1 + mlp_scale, x.dtype)
+        return replace(tokens, x=plus_product(x, self.mlp(normed), mlp_gate, x.dtype))
 
 
 Modulation = tuple[Tensor, ...]

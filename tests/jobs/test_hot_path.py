@@ -12,19 +12,19 @@ pytestmark = pytest.mark.xdist_group("hot-path")  # one process counts, for thes
 MOST = {
     "host_syncs_per_pass": 0,
     "transfers_in_loop": 0,
-    "wan_kernels": 69,
-    "wan_elementwise_mb": 2603,
-    "wan_casts": 16,
+    "wan_kernels": 37,
+    "wan_elementwise_mb": 1283,
+    "wan_casts": 4,
     "wan_kernels_outside": 30,
-    "ltx2_kernels": 274,
-    "ltx2_elementwise_mb": 2313,
-    "ltx2_casts": 40,
+    "ltx2_kernels": 130,
+    "ltx2_elementwise_mb": 1026,
+    "ltx2_casts": 0,
     "ltx2_kernels_outside": 127,
-    "built_in_kernels": 103,
-    "built_in_elementwise_mb": 17.3,
+    "built_in_kernels": 76,
+    "built_in_elementwise_mb": 15.2,
     "built_in_casts": 0,
     "built_in_kernels_outside": 48,
-    "ulysses_kernels": 74,
+    "ulysses_kernels": 43,
 }
 """What each figure may be at most; see docs/performance.md for what it should be. Lower it with every improvement."""
 
@@ -56,6 +56,7 @@ def test_every_limit_of_the_bench_is_kept(figures, key):
         (lambda x: x.bfloat16(), {"kernels": 1, "casts": 1}),
         (lambda x: x @ x.T, {"kernels": 1, "elementwise": 0}),
         (lambda x: torch.nn.functional.rms_norm(x, (3,)), {"kernels": 1}),
+        (lambda x: torch.nn.functional.dropout(x, 0.1, training=False), {"kernels": 0}),
         (lambda x: x.sum().item(), {"syncs": 1, "transfers": 1}),
         (lambda x: bool((x > 0).all()), {"syncs": 1}),
         (lambda x: torch.equal(x, x + 1), {"syncs": 1}),
@@ -66,7 +67,7 @@ def test_every_limit_of_the_bench_is_kept(figures, key):
         (lambda x: x[:, [0, 1]], {"transfers": 1}),
     ],
     ids=[
-        *("sum", "views", "copy", "cast", "product", "norm", "item", "bool", "equal", "mask", "to the host"),
+        *("sum", "views", "copy", "cast", "product", "norm", "dropout", "item", "bool", "equal", "mask", "to the host"),
         *("to the device", "pinned", "index"),
     ],
 )

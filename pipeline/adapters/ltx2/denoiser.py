@@ -1,8 +1,7 @@
-"""LTX-2 (Lightricks, arXiv 2601.03233) as a denoiser: diffusers' blocks, our attention, picture and sound together.
+"""LTX-2 (Lightricks, arXiv 2601.03233) as a denoiser: diffusers' weights, our attention, picture and sound together.
 
-The blocks are diffusers' own, with an attention processor that hands queries, keys and values to the context of the
-pass. Each stream attends to itself and to its prompt; then both attend to each other, as they were before.
-Positions are seconds (and pixels) in float64; diffusers' frequencies span all heads, so every head has its own.
+Its layers are in `block.py`. Positions are seconds (and pixels) in float64; diffusers' frequencies span all heads, so
+every head has its own.
 
 Both forms are supported: 2.0, and 2.3 with gated attention and a prompt that is modulated by the noise level.
 
@@ -20,29 +19,13 @@ from diffusers import LTX2VideoTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
+from longtake.pipeline.adapters.ltx2.block import LTX2Block, LTX2Tokens
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from longtake.pipeline.attention.memory import PROMPTS, Latest
 from longtake.pipeline.attention.rope import Rope
-from longtake.pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.models.protocols import Block, Stream, Tokens
 
 TIMESTEPS = 1000
-CROSS = 5
-"""Modulations of the exchange between the streams: scale and shift of each direction, and a gate."""
-
-
-@dataclass(frozen=True)
-class LTX2Tokens(Tokens):
-    """One stream inside the blocks; its modulations are those of the blocks, then `CROSS`. If all latents of the
-    stream share a noise level, condition and modulation have one latent frame.
-
-    Args:
-        text: its prompt [b t d].
-        text_modulation: shift and scale of the prompt [b 1 (2 d)]; None if it is read as it is.
-    """
-
-    text: Tensor
-    text_modulation: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +44,7 @@ class LTX2Denoiser(nn.Module):
     """An `LTX2VideoTransformer3DModel` as a `protocols.BlockDenoiser`.
 
     Args:
-        transformer: its attention processors are replaced.
+        transformer: its blocks become `LTX2Block`s.
         text_tokens: of a prompt.
         cross_timestep: whether the exchange is modulated by the noise level of the other stream, as LTX-2's pipelines
             do, or by that of its own.
@@ -73,7 +56,7 @@ class LTX2Denoiser(nn.Module):
         super().__init__()
         self.ltx, self._text_tokens, self._cross_timestep = transformer, text_tokens, cross_timestep
         self.rope = ropes(transformer.config)
-        self.blocks = [LTX2Block(block) for block in transformer.transformer_blocks]
+        self.blocks: list[Block] = [LTX2Block.of(block) for block in transformer.transformer_blocks]
         self._places = {"video": Latest[Tensor](), "audio": Latest[Tensor]()}
         self._captions = {name: Latest[Tensor](PROMPTS) for name in self._places}
 
@@ -200,15 +183,16 @@ def ropes(config: Mapping[str, Any]) -> dict[str, Rope]:
     space = (config["base_height"], config["base_width"])
     heads, sound_heads = config["num_attention_heads"], config["audio_num_attention_heads"]
     theta = config["rope_theta"]
-    video = _rope(heads, config["attention_head_dim"], theta, (video_s, *space))
-    audio = _rope(sound_heads, config["audio_attention_head_dim"], theta, (audio_s,))
-    cross = _rope(sound_heads, config["audio_attention_head_dim"], theta, (max(video_s, audio_s),))
+    interleaved = config["rope_type"] == "interleaved"
+    video = _rope(heads, config["attention_head_dim"], theta, (video_s, *space), interleaved)
+    audio = _rope(sound_heads, config["audio_attention_head_dim"], theta, (audio_s,), interleaved)
+    cross = _rope(sound_heads, config["audio_attention_head_dim"], theta, (max(video_s, audio_s),), interleaved)
     kinds = {"video": ("video_self", "video_text"), "audio": ("audio_self", "audio_text"), "cross": ("a2v", "v2a")}
     found = {"video": video, "audio": audio, "cross": cross}
     return {kind: found[name] for name, some in kinds.items() for kind in some}
 
 
-def _rope(heads: int, head_dim: int, theta: float, extents: tuple[int, ...]) -> Rope:
+def _rope(heads: int, head_dim: int, theta: float, extents: tuple[int, ...], interleaved: bool) -> Rope:
     """Frequencies in geometric steps over the channels of all heads, one axis after another at each of them; what is
     left of the channels, at the front, is not turned."""
     axes, pairs = len(extents), heads * head_dim // 2
@@ -219,7 +203,7 @@ def _rope(heads: int, head_dim: int, theta: float, extents: tuple[int, ...]) -> 
     frequencies = torch.cat((torch.zeros(still, dtype=torch.float64), rates.flatten()))
     order = torch.cat((torch.zeros(still, dtype=torch.long), torch.arange(axes).repeat(len(steps))))
     per_head = rearrange(torch.stack((frequencies, order.double())), "two (n pair) -> two n pair", n=heads)
-    return Rope(per_head[0], per_head[1].long(), axes)
+    return Rope(per_head[0], per_head[1].long(), axes, interleaved)
 
 
 def sites(
@@ -249,122 +233,3 @@ def sites(
         SiteLayout("a2v", *sound, (querying["video"], audio)),
         SiteLayout("v2a", *sound, (video, querying["audio"])),
     ]
-
-
-@dataclass(frozen=True)
-class AttendArgs:
-    """Where a block attends. It travels through diffusers' block to a `ContextProcessor` in place of a rotary embedding
-    or of a prompt's mask, because the block hands only those to its processors, and passes them on untouched.
-
-    Args:
-        queries, keys: the stream that has queries at the site, and the one that has keys.
-        positions: of both; none over the prompt.
-        kept: whether the keys are a prompt's, as it was embedded; the noise level modulates those of 2.3.
-    """
-
-    context: AttentionContext
-    site: Site
-    queries: str
-    keys: str
-    positions: Mapping[str, Tensor]
-    kept: bool = False
-
-
-class LTX2Block:
-    """One of diffusers' blocks over tokens whose attention is the context's business."""
-
-    def __init__(self, block: Any) -> None:
-        self._block, self._own = block, block.scale_shift_table.shape[0]
-        for name in ("attn1", "attn2"):
-            getattr(block, name).set_processor(ContextProcessor())
-            getattr(block, f"audio_{name}").set_processor(ContextProcessor())
-        block.audio_to_video_attn.set_processor(ContextProcessor())
-        block.video_to_audio_attn.set_processor(ContextProcessor())
-
-    def __call__(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
-        """Both streams after this layer."""
-        video, audio = tokens["video"], tokens["audio"]
-        assert isinstance(video, LTX2Tokens)
-        assert isinstance(audio, LTX2Tokens)
-        film = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
-        seconds = {name: positions[:, :1] for name, positions in film.items()}
-
-        def attend(kind: str, queries: str, keys: str, positions: Mapping[str, Tensor]) -> AttendArgs:
-            kept = keys == "text" and video.text_modulation is None
-            return AttendArgs(context, Site(layer, kind), queries, keys, positions, kept)
-
-        picture, sound = self._block(
-            *(rearrange(stream.x, "b f s d -> b (f s) d") for stream in (video, audio)),
-            *(video.text, audio.text),
-            *(_modulated(stream, 0, -CROSS) for stream in (video, audio)),
-            *(_modulated(stream, -CROSS, -1) for stream in (video, audio)),
-            *(_modulated(stream, -1, None) for stream in (video, audio)),
-            *(video.text_modulation, audio.text_modulation),
-            video_rotary_emb=attend("video_self", "video", "video", {"video": film["video"]}),
-            audio_rotary_emb=attend("audio_self", "audio", "audio", {"audio": film["audio"]}),
-            ca_video_rotary_emb=attend("a2v", "video", "audio", seconds),
-            ca_audio_rotary_emb=attend("v2a", "audio", "video", seconds),
-            encoder_attention_mask=attend("video_text", "video", "text", {}),
-            audio_encoder_attention_mask=attend("audio_text", "audio", "text", {}),
-        )
-        return {
-            "video": replace(video, x=picture.view_as(video.x)),
-            "audio": replace(audio, x=sound.view_as(audio.x)),
-        }
-
-
-def _modulated(tokens: Tokens, start: int, stop: int | None) -> Tensor:
-    """Some of a stream's modulations, for all tokens at once [b 1 (m d)] or for each [b l (m d)]."""
-    some = tokens.modulation[:, :, :, start:stop]
-    if some.shape[1:3] != (1, 1):
-        some = some.expand(-1, -1, tokens.x.shape[2], -1, -1)
-    return rearrange(some, "b f s m d -> b (f s) (m d)")
-
-
-class ContextProcessor:
-    """Attention of an `LTX2Attention`, in place of diffusers' own processor."""
-
-    def __call__(
-        self,
-        attention: Any,
-        x: Tensor,
-        others: Tensor | None,
-        prompt: AttendArgs | None,
-        film: AttendArgs | None,
-        _key: AttendArgs | None = None,
-        perturbation_mask: None = None,
-        all_perturbed: None = None,
-    ) -> Tensor:
-        """Attended tokens [b l d]; zeros if the context gives no output for the site."""
-        del perturbation_mask, all_perturbed
-        args = film or prompt
-        assert isinstance(args, AttendArgs), "diffusers hands them on as its rotary embedding, or as the prompt's mask"
-        heads, pairs = attention.heads, film is not None and attention.rope_type == "interleaved"
-        keyed = x if others is None else others
-        q = _by_head(attention.norm_q(attention.to_q(x)), heads, pairs)
-
-        def keys() -> tuple[Tensor, Tensor]:
-            k = attention.norm_k(attention.to_k(keyed))
-            return _by_head(k, heads, pairs), _by_head(attention.to_v(keyed), heads, False)
-
-        streams: Meeting
-        if args.queries == args.keys:
-            streams = {args.queries: QKV(q, *keys())}
-        else:
-            other = PromptKV(keyed, attention, keys) if args.kept else QKV(None, *keys())
-            streams = {args.keys: other, args.queries: QKV(q, q[:, :, :0], q[:, :, :0])}
-        attended = args.context.attend(args.site, streams, args.positions).get(args.queries)
-        if attended is None:
-            return torch.zeros_like(x)
-        rows = rearrange(attended, "b n l k -> b l n k")
-        if attention.to_gate_logits is not None:
-            rows = rows * (2 * torch.sigmoid(attention.to_gate_logits(x))).unsqueeze(-1)
-        out: Tensor = attention.to_out[0](rearrange(rows, "b l n k -> b l (n k)"))
-        return out
-
-
-def _by_head(x: Tensor, heads: int, pairs: bool) -> Tensor:
-    """[b l (n k)] by head; where diffusers turns channels 2i and 2i + 1 together, as Rope does i and i + k/2."""
-    if pairs:
-        return rearrange(x, "b l (n half two) -> b n l (two half)", n=heads, two=2)
-    return rearrange(x, "b l (n k) -> b n l k", n=heads)

@@ -1,8 +1,7 @@
-"""Wan 2.1 and 2.2 (Wan team, arXiv 2503.20314) as a denoiser: diffusers' blocks, our attention.
+"""Wan 2.1 and 2.2 (Wan team, arXiv 2503.20314) as a denoiser: diffusers' weights, our attention.
 
-The blocks are diffusers' own, with an attention processor that hands queries, keys and values to the context of the
-pass. A latent frame has its own noise level, as in Wan 2.2 5B and in the causal checkpoints that were distilled from
-2.1 (Self-Forcing, LongLive). Positions are computed, not looked up, so no film is too long.
+Its layers are in `block.py`. A latent frame has its own noise level, as in Wan 2.2 5B and in the causal checkpoints
+that were distilled from 2.1 (Self-Forcing, LongLive). Positions are computed, not looked up, so no film is too long.
 
 Weights that continue an image read two more streams: `condition`, further channels of every latent, and `image`, CLIP's
 tokens of it, if they were trained with that (2.1). `image.py` makes both.
@@ -11,8 +10,7 @@ Shapes: b batch, f latent frames, c channels, h w latent height and width, p q p
 l tokens of a pass, d their width, m modulations, t text tokens, i image tokens, n heads, k head width.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,12 +18,12 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
+from longtake.pipeline.adapters.wan.block import WanBlock, WanTokens
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from longtake.pipeline.attention.memory import PROMPTS, Latest
 from longtake.pipeline.attention.rope import Rope
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.models.protocols import Stream, Tokens
+from longtake.pipeline.models.protocols import Block, Stream, Tokens
 
 THETA = 10_000.0
 TIMESTEPS = 1000
@@ -35,26 +33,11 @@ IMAGE_TOKENS = 257
 """What CLIP makes of an image: its patches, and one for the whole."""
 
 
-@dataclass(frozen=True)
-class WanTokens(Tokens):
-    """The video inside the blocks, with what they read in addition.
-
-    Args:
-        text: prompt tokens [b t d].
-        image: tokens of the image that is continued [b i d]; None if the blocks read none.
-        expert: which transformer of several runs this pass.
-    """
-
-    text: Tensor
-    image: Tensor | None = None
-    expert: int = 0
-
-
 class WanDenoiser(nn.Module):
     """A `WanTransformer3DModel` as a `protocols.BlockDenoiser`; sound has no channels and passes through.
 
     Args:
-        transformer: its attention processors are replaced.
+        transformer: its blocks become `WanBlock`s.
         latents_per_s: latent frames in a second of film, one apart in the positions that Wan was trained on.
         text_tokens: of a prompt.
     """
@@ -63,7 +46,7 @@ class WanDenoiser(nn.Module):
         super().__init__()
         self.wan, self._latents_per_s, self._text_tokens = transformer, latents_per_s, text_tokens
         self.rope = rope(transformer.config, latents_per_s)
-        self.blocks = [WanBlock(block) for block in transformer.blocks]
+        self.blocks: list[Block] = [WanBlock.of(block) for block in transformer.blocks]
         self._positions: Latest[Tensor] = Latest()
         self._texts: Latest[Tensor] = Latest(PROMPTS)
 
@@ -159,7 +142,7 @@ def rope(config: Mapping[str, Any], latents_per_s: float) -> Rope:
     head_dim = config["attention_head_dim"]
     space = 2 * (head_dim // 6)
     time = [frequency * latents_per_s for frequency in _frequencies(head_dim - 2 * space)]
-    return Rope.of_axes([time, _frequencies(space), _frequencies(space)])
+    return Rope.of_axes([time, _frequencies(space), _frequencies(space)], interleaved=True)
 
 
 def _frequencies(width: int) -> list[float]:
@@ -187,87 +170,3 @@ def sites(config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, 
         streams["video_image"] = (querying, StreamLayout("image", IMAGE_TOKENS, kept=False))
     heads = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
     return [SiteLayout(kind, *heads, layouts) for kind, layouts in streams.items()]
-
-
-@dataclass(frozen=True)
-class AttendArgs:
-    """Where a block attends: over the film, or, if there is text, over that and the image. It travels through
-    diffusers' block to a `ContextProcessor` in place of the rotary embedding or of the prompt, because the block hands
-    only those to its processors, and passes them on untouched."""
-
-    context: AttentionContext
-    layer: int
-    frames: int
-    positions: Mapping[str, Tensor]
-    text: Tensor | None = None
-    image: Tensor | None = None
-
-
-class WanBlock:
-    """One of diffusers' blocks over tokens whose attention is the context's business."""
-
-    def __init__(self, block: Any) -> None:
-        self._block = block
-        block.attn1.set_processor(ContextProcessor())
-        block.attn2.set_processor(ContextProcessor())
-
-    def __call__(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
-        """The stream after this layer, attending over the film, then over the prompt. Latent frames go through
-        diffusers' block as a batch, so that a frame's modulation is not repeated for each of its tokens."""
-        video = tokens["video"]
-        assert isinstance(video, WanTokens)
-        frames, film = video.x.shape[1], {"video": rearrange(video.positions, "f s a -> (f s) a")}
-        modulation = rearrange(video.modulation, "b f s m d -> (b f) s m d")
-        x: Tensor = self._block(
-            rearrange(video.x, "b f s d -> (b f) s d"),
-            AttendArgs(context, layer, frames, {}, video.text, video.image),
-            modulation[:, 0] if modulation.shape[1] == 1 else modulation,
-            AttendArgs(context, layer, frames, film),
-        )
-        return {"video": replace(video, x=rearrange(x, "(b f) s d -> b f s d", f=frames))}
-
-
-class ContextProcessor:
-    """Attention of a `WanAttention`, in place of diffusers' own processor."""
-
-    def __call__(
-        self, attention: Any, x: Tensor, prompt: AttendArgs | None, _mask: None, film: AttendArgs | None, **_: Any
-    ) -> Tensor:
-        """Attended tokens [(b f) s d]."""
-        args = film or prompt
-        assert isinstance(args, AttendArgs), "diffusers hands them on as its rotary embedding, or as the prompt"
-        q = self._heads(attention, attention.norm_q(attention.to_q(x)), args.frames)
-        if args.text is None:
-            k = self._heads(attention, attention.norm_k(attention.to_k(x)), args.frames)
-            v = rearrange(attention.to_v(x), "(b f) s (n k) -> b n (f s) k", f=args.frames, n=attention.heads)
-            site = Site(args.layer, "video_self")
-            attended = args.context.attend(site, {"video": QKV(q, k, v)}, args.positions)["video"]
-        else:
-            asked = (attention.to_k, attention.norm_k, attention.to_v)
-            attended = self._read(attention, args, "text", q, args.text, asked)
-        if args.image is not None:
-            asked = (attention.add_k_proj, attention.norm_added_k, attention.add_v_proj)
-            attended = attended + self._read(attention, args, "image", q, args.image, asked)
-        out: Tensor = attention.to_out[0](rearrange(attended, "b n (f s) k -> (b f) s (n k)", f=args.frames))
-        return out
-
-    def _read(
-        self, attention: Any, args: AttendArgs, name: str, q: Tensor, source: Tensor, layers: Sequence[nn.Module]
-    ) -> Tensor:
-        """Attention [b n l k] over the prompt or the image alone, tokens [b t d].
-
-        Args:
-            layers: that make its keys, norm them, and make its values.
-        """
-        to_k, norm_k, to_v = layers
-
-        def keys() -> tuple[Tensor, Tensor]:
-            v = rearrange(to_v(source), "b t (n k) -> b n t k", n=attention.heads)
-            return self._heads(attention, norm_k(to_k(source)), 1), v
-
-        streams: Meeting = {"video": QKV(q, q[:, :, :0], q[:, :, :0]), name: PromptKV(source, attention, keys)}
-        return args.context.attend(Site(args.layer, f"video_{name}"), streams, {})["video"]
-
-    def _heads(self, attention: Any, x: Tensor, frames: int) -> Tensor:
-        """Tokens [(b f) s d] by head; Wan rotates channel 2i together with 2i + 1, and Rope channel i with i + k/2."""
-        return rearrange(x, "(b f) s (n half two) -> b n (f s) (two half)", f=frames, n=attention.heads, two=2)

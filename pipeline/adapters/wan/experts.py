@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from typing_extensions import override
 
-from longtake.pipeline.adapters.wan.denoiser import TIMESTEPS, WanDenoiser, WanTokens
+from longtake.pipeline.adapters.wan.block import WanTokens
+from longtake.pipeline.adapters.wan.denoiser import TIMESTEPS, WanDenoiser
 from longtake.pipeline.attention.context import AttentionContext
 from longtake.pipeline.attention.kv_plan import SiteLayout
 from longtake.pipeline.attention.rope import Ropes
