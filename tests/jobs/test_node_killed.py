@@ -27,10 +27,10 @@ STORYBOARD = """
 model: tiny
 sampling: {steps: 24}
 scenes:
-  - {prompt: a red circle bounces, duration: 12s}
-  - {prompt: a blue square rests, duration: 6s, transition: cut}
+  - {prompt: a red circle bounces, duration: 6s}
+  - {prompt: a blue square rests, duration: 3s, transition: cut}
 """
-KILLED_AT = 5
+KILLED_AT = 2
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 

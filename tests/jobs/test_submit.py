@@ -289,18 +289,17 @@ ray.get(done)
 
 def test_prometheus_receives_the_metrics_of_an_actor(cluster, tmp_path):
     (tmp_path / "metered.py").write_text(METERED)
-    submit = [BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", ".", "--"]
-    job = subprocess.Popen(
-        [*submit, "env", "PYTHONPATH=.", "python", str(tmp_path / "metered.py"), str(tmp_path / "seen")],
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "metered.py"), str(tmp_path / "seen")],
         cwd=ROOT,
-        env=cluster.env,
+        env={**cluster.env, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.gcs_address},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    with job:
+    with driver:
         said = ""
-        for line in job.stdout:
+        for line in driver.stdout:
             said += line
             if line.startswith("metrics at"):
                 break
@@ -314,7 +313,7 @@ def test_prometheus_receives_the_metrics_of_an_actor(cluster, tmp_path):
             seen = set(re.findall(r"^(ray_longtake_\w+)\{", text, re.MULTILINE))
             time.sleep(0.5)
         (tmp_path / "seen").touch()
-        job.stdout.read()
+        driver.stdout.read()
     assert seen == EXPORTED, text
     samples = [line for line in text.splitlines() if line.startswith("ray_longtake_")]
     assert any(line.startswith("ray_longtake_bytes_in_flight") and line.endswith(" 1024.0") for line in samples)
