@@ -9,14 +9,18 @@ from longtake.actors.cluster import joined, joins
 from longtake.actors.node_cache import on_this_node
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.devices import check_device
-from longtake.pipeline.weights.options import LoadOptions, Offload, Quantization
+from longtake.pipeline.weights.options import LoadOptions, Offload, Quantization, check_numerics
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quantization)}
 
 
 def load_options(
-    dtype: str | None = None, quantize: str | None = None, device: str = "cpu", offload: str = "none"
+    dtype: str | None = None,
+    quantize: str | None = None,
+    device: str = "cpu",
+    offload: str = "none",
+    numerics: str = "exact",
 ) -> LoadOptions:
     """The load options of these flags on this node. Raises `SpecError` for unknown values.
 
@@ -36,6 +40,7 @@ def load_options(
             device=torch.device(device),
             quantize=None if quantize is None else QUANTIZATIONS[quantize],
             offload=known_offload,
+            numerics=check_numerics(numerics),
         )
     )
 

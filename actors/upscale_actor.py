@@ -26,6 +26,7 @@ from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker, Foo
 from longtake.pipeline.upscaling.plan import UpscalePlan
 from longtake.pipeline.upscaling.preflight import check_memory, worker_bytes
 from longtake.pipeline.upscaling.work import Upscaling, numerics
+from longtake.pipeline.weights.options import Numerics
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class WorkerConfig:
     Args:
         model: a name or a file; see `open_upscaler`.
         threads: compute threads.
+        numerics: which processors may compute.
     """
 
     model: str = "upscaler"
     device: str = "cpu"
     threads: int = 1
+    numerics: Numerics = "exact"
 
     def load(self) -> StreamingUpscaler:
         """Configure this process and load the model."""
@@ -69,7 +72,7 @@ class UpscaleTask:
 
     def open(self, model: StreamingUpscaler) -> Upscaling:
         """The work in this process. Raises `JournalError` where this process would compute other bits."""
-        check_same(numerics(model), self.numerics)
+        check_same(numerics(model, self.config.numerics), self.numerics)
         return Upscaling(self.footage, self.plan, Store(self.url), self.numerics)
 
 
@@ -125,4 +128,4 @@ def numerics_there(config: WorkerConfig) -> Parts:
 
 
 def _numerics(config: WorkerConfig) -> Parts:
-    return numerics(config.load())
+    return numerics(config.load(), config.numerics)

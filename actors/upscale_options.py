@@ -7,6 +7,7 @@ from longtake.pipeline.footage.codecs import CODECS
 from longtake.pipeline.footage.deinterlace import AUTO, MODES
 from longtake.pipeline.media.times import DAMAGED, STOP
 from longtake.pipeline.upscaling.plan import UpscaleSpec, parse_continuity
+from longtake.pipeline.weights.options import Numerics, check_numerics
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class UpscaleOptions:
     segment_deadline_s: float = 900.0
     damaged: str = STOP
     deinterlace: str = AUTO
+    numerics: str = "exact"
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise SpecError(f"--codec is {self.codec!r}; use {', '.join(CODECS)}")
+        check_numerics(self.numerics)
         if self.deinterlace not in MODES:
             raise SpecError(f"--deinterlace is {self.deinterlace!r}; use {' or '.join(MODES)}")
         if self.damaged not in DAMAGED:
@@ -45,6 +48,11 @@ class UpscaleOptions:
             raise SpecError(
                 f"--address is {self.address}, but --in-process works without Ray; leave one of the two out"
             )
+
+    @property
+    def policy(self) -> Numerics:
+        """Which processors may take part. Raises `SpecError` for an unknown policy."""
+        return check_numerics(self.numerics)
 
     @property
     def spec(self) -> UpscaleSpec:

@@ -58,14 +58,15 @@ def _workers_there(stack: ExitStack, options: UpscaleOptions, model: StreamingUp
     resources: dict[str, float] = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     device = options.device if options.device != "auto" else GPU if gpus else CPU
-    worker = WorkerConfig(options.model, device, options.threads)
+    worker = WorkerConfig(options.model, device, options.threads, options.policy)
     count = options.workers or gpus or max(1, int(resources.get("CPU", 1)) // options.threads)
-    parts = numerics(model) if _device_here(options) == worker.device else numerics_there(worker)
+    here = _device_here(options) == worker.device
+    parts = numerics(model, options.policy) if here else numerics_there(worker)
     return WorkerSetup(_started(nullcontext(), _pool_config(options, worker, count)), worker, parts, grid_of(model))
 
 
 def _workers_here(options: UpscaleOptions, footage: Footage, most: int, model: StreamingUpscaler) -> WorkerSetup:
-    worker = WorkerConfig(options.model, _device_here(options), options.threads)
+    worker = WorkerConfig(options.model, _device_here(options), options.threads, options.policy)
     need, free = worker_bytes(footage, options.scale, model), free_bytes(worker.device)
     cores = max(1, (os.cpu_count() or 1) // options.threads)
     if options.workers is None:
@@ -77,7 +78,7 @@ def _workers_here(options: UpscaleOptions, footage: Footage, most: int, model: S
     check_memory(need, free, count if worker.device == CPU else 1)  # each worker has a GPU to itself
     config = _pool_config(options, worker, count)
     workers = _started(joined(LOCAL, count * config.cpus_each), config)
-    return WorkerSetup(workers, worker, numerics(model), grid_of(model))
+    return WorkerSetup(workers, worker, numerics(model, options.policy), grid_of(model))
 
 
 @contextmanager

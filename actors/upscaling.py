@@ -86,7 +86,7 @@ def upscale(
         with EventLog(output.journal) as log:
             observers = Observers(log, observer, CancelWatch(output.journal))
             observers.event("road.start", road="in-process", threads=options.threads)
-            return alone.upscale(footage, options.spec, model, output, observers)
+            return alone.upscale(footage, options.spec, model, output, observers, options.policy)
     with ExitStack() as stack:
         num_frames = len(frames_to_upscale(footage, options.spec))
         workers = open_workers(stack, options, footage, num_frames, model)

@@ -79,6 +79,13 @@ Offload = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Numerics = Annotated[
+    str,
+    typer.Option(
+        help="exact: only processors that compute the same bits take part and resume; relaxed: any.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 AnySize = Annotated[
     bool, typer.Option("--any-size", help="Also render sizes that the model was not trained on; expect noise.")
 ]

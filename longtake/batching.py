@@ -28,8 +28,8 @@ def batch(
             written to `manifest.yaml` in the output.
         output: the folder for films, ledger and report.
         options: `gangs`, `max_parallel`, `ranks`, `threads`, `device`, `retry_quarantined`, `price_per_hour`,
-            `address`, `budget_mib`, `chunk_deadline_s`, `overrides`, `dtype`, `quantize`, `replace`, `any_size`; see
-            `longtake batch --help`.
+            `address`, `budget_mib`, `chunk_deadline_s`, `overrides`, `dtype`, `quantize`, `numerics`, `replace`,
+            `any_size`; see `longtake batch --help`.
 
     Returns:
         `records` with the `id` and `state` of each take, and the `url` of the report page. A take that fails raises

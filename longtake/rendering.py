@@ -36,6 +36,7 @@ class RenderOptions(TypedDict, total=False):
         dtype: "float32", "bfloat16" or "float16"; changes the bits.
         quantize: "int8" or "float8"; changes the bits.
         offload: "layers", "encoder" or "auto": what is not kept in memory.
+        numerics: "exact": only processors that compute the same bits take part and resume; "relaxed": any.
         ranks, ulysses, ring, cfg: the ranks of a gang, and how they share a chunk; changes the bits.
         gangs: gangs that render independent scenes in parallel.
         budget_mib: memory limit for the chunks in flight.
@@ -55,6 +56,7 @@ class RenderOptions(TypedDict, total=False):
     dtype: str
     quantize: str
     offload: str
+    numerics: str
     ranks: int
     ulysses: int
     ring: int
@@ -118,6 +120,7 @@ def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderO
             address=options.get("address"),
         ),
         options.get("offload", "none"),
+        options.get("numerics", "exact"),
     )
     resolved = Options(gang=gang, load=load, **{name: values[name] for name in _RUN if name in values})
     return open_render(read_storyboard(storyboard, overrides), os.fspath(output), resolved), resolved

@@ -24,7 +24,7 @@ class UpscaleOptions(TypedDict, total=False):
         quality: the codec's constant quantizer; lower is better and larger.
         continuity: "exact", "handoff" or "warmup=N".
         start, end: such as "90s" or "48f".
-        in_process, address, fresh, device, threads: as in `render`.
+        in_process, address, fresh, device, threads, numerics: as in `render`.
         damaged: for frames that do not decode: "stop", "skip" or "hold".
         deinterlace: "auto" or "off".
         scene_threshold, segment_frames, segment_deadline_s: see `longtake upscale --help`.
@@ -43,6 +43,7 @@ class UpscaleOptions(TypedDict, total=False):
     fresh: bool
     device: str
     threads: int
+    numerics: str
     scene_threshold: float
     segment_frames: int
     segment_deadline_s: float

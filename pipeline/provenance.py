@@ -11,15 +11,23 @@ import torch
 
 from longtake.pipeline.attention.kernels import kernel_for
 from longtake.pipeline.errors import JournalError
-from longtake.pipeline.journal.keys import Parts
+from longtake.pipeline.journal.keys import RECORDED_LATER, Parts
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
-from longtake.pipeline.weights.options import AS_STORED, LoadOptions
+from longtake.pipeline.weights.options import AS_STORED, LoadOptions, Numerics
 
 ONE_RANK = Degrees()
 
 GPU_PARTS = ("gpu", "attention", "float32 on the GPU", "convolutions", "sums with products")
 """Parts that are known only to a process that sees the GPU."""
+
+PARTLY_KNOWN = (*GPU_PARTS, *RECORDED_LATER)
+"""Parts that count only where both sides know them."""
+
+PROCESSOR_PARTS = ("cpu", "cpu arithmetic", *GPU_PARTS)
+"""Parts that differ between processors under the same software."""
+
+RELAX = ", or --numerics relaxed, which allows any processor"
 
 TAKE_PARTS = ("given", "upscaler", "loras")
 """Parts that `open_take` adds, and checks itself."""
@@ -32,7 +40,7 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
         model: opened with `load`.
         degrees: of the gang that renders.
         load: how the ranks of the gang open the model. If they compute on a GPU and this process sees one, its name
-            and the attention kernels that it runs are among the parts.
+            and the attention kernels that it runs are among the parts, unless the numerics are relaxed.
     """
     parts = {
         **process_parts(model.fingerprint(), model.dtype, load.device),
@@ -41,13 +49,18 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
-    if load.device.type == "cpu":
-        parts["cpu arithmetic"] = cpu_arithmetic(model.dtype)
     parts["rollout"] = model.rollout.describe(model.kv_plan)
     if gpu := gpu_parts(load.device):
         parts |= gpu
         parts["attention"] = _attention_kernels(model, load.device.type)
-    return parts
+    return on_processors(parts, load.numerics)
+
+
+def on_processors(parts: Parts, policy: Numerics) -> Parts:
+    """The numerics that hold for the processors that the policy allows: relaxed, those of any processor are equal."""
+    if policy == "exact":
+        return parts
+    return {**{name: part for name, part in parts.items() if name not in PROCESSOR_PARTS}, "processor": "any"}
 
 
 def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dic
         dtype: of the weights.
         device: where they compute.
     """
-    return {
+    parts = {
         "weights": weights,
         "torch": torch.__version__,
         "av": av.__version__,
@@ -67,6 +80,9 @@ def process_parts(weights: str, dtype: torch.dtype, device: torch.device) -> dic
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+    if device.type == "cpu":
+        parts["cpu arithmetic"] = cpu_arithmetic(dtype)
+    return parts
 
 
 @cache
@@ -120,22 +136,20 @@ def check_same(here: Parts, promised: Parts) -> None:
     """Raise `JournalError` unless a process with the numerics `here` computes the bits that the journal promises.
 
     Args:
-        promised: the numerics that the journal's keys are made of. GPU parts are compared if both sides know them.
+        promised: the numerics that the journal's keys are made of.
     """
     known_to_both = here.keys() & promised.keys()
     compared = [
         name
         for name in {**here, **promised}
-        if name not in TAKE_PARTS and (name not in GPU_PARTS or name in known_to_both)
+        if name not in TAKE_PARTS and (name not in PARTLY_KNOWN or name in known_to_both)
     ]
-    differ = [
-        f"{name} is {here.get(name)}, not {promised.get(name)}"
-        for name in compared
-        if here.get(name) != promised.get(name)
-    ]
-    if differ:
+    differ_in = [name for name in compared if here.get(name) != promised.get(name)]
+    if differ_in:
+        differ = [f"{name} is {here.get(name)}, not {promised.get(name)}" for name in differ_in]
         raise JournalError(
             f"this node would render other bits: {'; '.join(differ)}; use the same image and processor everywhere"
+            f"{RELAX if set(differ_in) <= set(PROCESSOR_PARTS) else ''}"
         )
 
 

@@ -30,19 +30,25 @@ from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker
 from longtake.pipeline.upscaling.output import SCRATCH, Output, OutputContent, Written
 from longtake.pipeline.upscaling.plan import UpscaleSpec, frames_to_upscale
 from longtake.pipeline.upscaling.preflight import check_model
-from longtake.pipeline.upscaling.work import Upscaling, numerics, open_upscaling
+from longtake.pipeline.upscaling.work import PLAN_NAME, Upscaling, numerics, open_upscaling
+from longtake.pipeline.weights.options import Numerics
 
-PLAN_NAME = "journal/upscale.json"
 CUTS_NAME = "journal/cuts.json"
 
 
 def upscale(
-    footage: Footage, spec: UpscaleSpec, model: StreamingUpscaler, output: Output, observer: Observer = SILENT
+    footage: Footage,
+    spec: UpscaleSpec,
+    model: StreamingUpscaler,
+    output: Output,
+    observer: Observer = SILENT,
+    policy: Numerics = "exact",
 ) -> "Upscaled":
     """Upscale footage, or resume an earlier call.
 
     Args:
         observer: notified of the search for cuts, of every segment, and of the end.
+        policy: which processors may resume it.
 
     Raises:
         JournalError: another process writes to the same output.
@@ -52,7 +58,7 @@ def upscale(
     check_model(model, spec)
     with sole_writer(output.journal):
         cuts = cuts_of(footage, spec, output.journal, observer)
-        work = open_upscaling(footage, cuts, spec, output.journal, numerics(model), grid_of(model))
+        work = open_upscaling(footage, cuts, spec, output.journal, numerics(model, policy), grid_of(model))
         written, error = begin(work, output, observer), None
         if written is None:
             make = FootageSegmentMaker(work, model)

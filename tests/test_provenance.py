@@ -17,6 +17,7 @@ from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.weights.options import LoadOptions
 
 CPU_PARTS = ["weights", "torch", "av", "dtype", "device", "threads", "cpu", "audio_lag", "degrees", "rollout"]
+RELAXED = LoadOptions(numerics="relaxed")
 CUDA = LoadOptions(device=torch.device("cuda"))
 
 
@@ -76,7 +77,7 @@ def test_rollouts_are_described_in_the_words_of_journals_that_exist():
 
 
 def test_on_a_cpu_nothing_of_a_gpu_is_in_the_keys(a_gpu):
-    assert list(parts_of()) == [*CPU_PARTS[:-1], "cpu arithmetic", "rollout"]
+    assert list(parts_of()) == [*CPU_PARTS[:7], "cpu arithmetic", *CPU_PARTS[7:]]
     assert not a_gpu
 
 
@@ -114,6 +115,23 @@ def test_equal_numerics_are_accepted_and_digests_are_left_to_the_take():
 def test_a_process_that_would_render_other_bits_is_refused(here, promised, message):
     with pytest.raises(JournalError, match=f"would render other bits: {re.escape(message)}; use the same image"):
         check_same(here, promised)
+
+
+def test_relaxed_numerics_are_equal_on_all_processors_and_differ_in_everything_else(monkeypatch):
+    model = EmbeddedModel.untrained(TINY)
+    relaxed = numerics(model, load=RELAXED)
+    assert list(relaxed) == [name for name in [*CPU_PARTS, "processor"] if name != "cpu"]
+    monkeypatch.setattr(provenance, "cpu_arithmetic", lambda _: "another")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    assert numerics(model)["cpu arithmetic"] == numerics(model)["cpu"] == "another"
+    assert numerics(model, load=RELAXED) == relaxed
+    check_same(numerics(model, load=RELAXED), relaxed)
+    assert numerics(model, load=replace(RELAXED, quantize="int8")) != relaxed
+    for part in ("gpu", "cpu", "cpu arithmetic"):
+        with pytest.raises(JournalError, match="or --numerics relaxed, which allows any processor"):
+            check_same({part: "A"}, {part: "B"})
+    with pytest.raises(JournalError, match=r"processor everywhere$"):
+        check_same({"torch": "1", "gpu": "A"}, {"torch": "2", "gpu": "B"})
 
 
 def test_gpu_parts_are_compared_only_where_both_sides_know_them():

@@ -17,12 +17,13 @@ from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.streaming_upscaler import grid_of
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
+from longtake.pipeline.provenance import check_same
 from longtake.pipeline.upscale_film import cuts_of, forget, upscale
 from longtake.pipeline.upscaling.boundary import boundary_error
 from longtake.pipeline.upscaling.footage_segment import FootageSegmentMaker
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Exact, Handoff, UpscaleSpec, WarmUp
-from longtake.pipeline.upscaling.work import numerics, open_upscaling
+from longtake.pipeline.upscaling.work import PLAN_NAME, numerics, open_upscaling
 from tests.upscale_clip import CUT, FRAMES, HEIGHT, WIDTH, packets_of, write_clip
 
 MODEL = Upscaler.untrained(replace(TINY_UPSCALER, width=4, attentions=1, window=2))
@@ -63,6 +64,18 @@ def run(clip, out, spec=WISH, model=MODEL, **observing):
 def work_of(clip, out, spec=WISH, model=MODEL):
     journal = Output(str(out)).journal
     return open_upscaling(clip, cuts_of(clip, spec, journal), spec, journal, numerics(model), grid_of(model))
+
+
+def test_what_was_begun_before_the_arithmetic_was_recorded_keeps_its_keys(clip, tmp_path):
+    out = tmp_path / "out.mkv"
+    exact = work_of(clip, out)
+    older = replace(exact, numerics={name: part for name, part in exact.numerics.items() if name != "cpu arithmetic"})
+    assert older.keys != exact.keys
+    older.store.put(PLAN_NAME, json.dumps(older.card()).encode())
+    assert work_of(clip, out).keys == older.keys
+    check_same(numerics(MODEL), work_of(clip, out).numerics)
+    work_of(clip, out).store.put(PLAN_NAME, json.dumps(exact.card()).encode())
+    assert work_of(clip, out).keys == exact.keys
 
 
 @pytest.fixture(scope="module")

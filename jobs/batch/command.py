@@ -18,6 +18,7 @@ from longtake.jobs.options import (
     Dtype,
     Json,
     LogLevel,
+    Numerics,
     Offload,
     Overrides,
     ProgressMode,
@@ -73,6 +74,7 @@ def command(
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
+    numerics: Numerics = "exact",
     replace_films: Replace = False,
     any_size: AnySize = False,
     progress: ProgressMode = "auto",
@@ -113,6 +115,7 @@ def command(
             quantize=quantize,
             device=device,
             offload=offload,
+            numerics=numerics,
             replace=replace_films,
             any_size=any_size,
         )

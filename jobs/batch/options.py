@@ -26,6 +26,7 @@ class BatchOptions:
     quantize: str | None = None
     device: str = "auto"
     offload: str = "none"
+    numerics: str = "exact"
     replace: bool = False
     any_size: bool = False
 

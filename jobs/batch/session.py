@@ -125,7 +125,7 @@ _model = cache(open_model)
 
 
 def _load(options: BatchOptions) -> LoadOptions:
-    return load_options(options.dtype, options.quantize, options.device, options.offload)
+    return load_options(options.dtype, options.quantize, options.device, options.offload, options.numerics)
 
 
 def _check_kept(todo: Sequence[TakeSpec], options: BatchOptions) -> None:

@@ -20,6 +20,7 @@ from longtake.jobs.options import (
     InProcess,
     Json,
     LogLevel,
+    Numerics,
     Offload,
     Overrides,
     ProgressMode,
@@ -112,6 +113,7 @@ def command(
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
+    numerics: Numerics = "exact",
     progress: ProgressMode = "auto",
     json: Json = False,
     verbose: Verbose = 0,
@@ -139,7 +141,8 @@ def command(
     model_override = () if model is None else (f"model={quoted(model)}",)
     story = load_storyboard(storyboard, (*model_override, *lora_override, *(overrides or ())))
     degrees = (ranks, ulysses, ring, cfg_parallel)
-    request = Request.of(story, output, device_here(device, address), (threads, dtype, quantize, offload, degrees))
+    bits = (threads, dtype, quantize, offload, numerics, degrees)
+    request = Request.of(story, output, device_here(device, address), bits)
     if not (fresh or dry_run) and request.print_finished(feedback):
         return
 
@@ -159,7 +162,9 @@ def command(
             chunk_deadline_s=chunk_deadline_s,
             nodes_s=nodes_s(wait_for_nodes),
             gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
-            load=load_options(dtype, quantize, resolve_device(device, in_process=in_process, address=address), offload),
+            load=load_options(
+                dtype, quantize, resolve_device(device, in_process=in_process, address=address), offload, numerics
+            ),
         )
         if dry_run:
             dry_run_command(story, output, options, shown)

@@ -15,6 +15,7 @@ from longtake.jobs.options import (
     InProcess,
     Json,
     LogLevel,
+    Numerics,
     ProgressMode,
     Quiet,
     Threads,
@@ -82,6 +83,7 @@ def command(
     ] = "upscaler",
     device: Device = "auto",
     threads: Threads = 1,
+    numerics: Numerics = "exact",
     segment_deadline_s: Annotated[
         float,
         typer.Option(
@@ -125,6 +127,7 @@ def command(
             model=model,
             device=device,
             threads=threads,
+            numerics=numerics,
             segment_deadline_s=segment_deadline_s,
             damaged=damaged,
             deinterlace=deinterlace,

@@ -70,7 +70,7 @@ def _dry_run(
     observer = UpscaleProgress(footage, progress)
     cuts = alone.cuts_of(footage, options.spec, output.journal, observer, keep=False)
     progress.phase("timing the upscaler")
-    work = open_upscaling(footage, cuts, options.spec, output.journal, numerics(model), grid_of(model))
+    work = open_upscaling(footage, cuts, options.spec, output.journal, numerics(model, options.policy), grid_of(model))
     card = plan_card(work, model)
     progress.stop()
     if progress.feedback.as_json:

@@ -1,5 +1,6 @@
 """The work of upscaling one film, as every process that takes part sees it: plan, keys, numerics."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,10 @@ import numpy as np
 from longtake.pipeline.footage.codecs import FootageEncoding, target_of
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.journal.footage_segments import FootageSegmentJournal, FootageSegmentKey, hash_of
-from longtake.pipeline.journal.keys import Parts
+from longtake.pipeline.journal.keys import RECORDED_LATER, Parts
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid, StreamingUpscaler
-from longtake.pipeline.provenance import gpu_parts, process_parts
+from longtake.pipeline.provenance import gpu_parts, on_processors, process_parts
 from longtake.pipeline.upscaling.alpha import WithAlpha
 from longtake.pipeline.upscaling.plan import (
     FootageSegmentSpan,
@@ -23,6 +24,10 @@ from longtake.pipeline.upscaling.plan import (
     frames_to_upscale,
     plan_upscale,
 )
+from longtake.pipeline.weights.options import Numerics
+
+PLAN_NAME = "journal/upscale.json"
+"""The plan of the work that was begun last."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,25 @@ def open_upscaling(
         numerics: as the function of that name returns them.
         grid: the model's, see `grid_of`.
     """
-    return Upscaling(footage, plan_upscale(frames_to_upscale(footage, spec), cuts, spec, grid), store, numerics)
+    plan = plan_upscale(frames_to_upscale(footage, spec), cuts, spec, grid)
+    return Upscaling(footage, plan, store, _as_begun(store, numerics))
 
 
-def numerics(model: StreamingUpscaler) -> Parts:
-    """What decides the output's bits in addition to footage and spec, in this process as it is set up now."""
+def _as_begun(store: Store, numerics: Parts) -> Parts:
+    """The numerics without what the version that began the work did not record: what it made counts as equal."""
+    try:
+        begun = json.loads(store.get(PLAN_NAME))["numerics"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return numerics
+    return {name: part for name, part in numerics.items() if name in begun or name not in RECORDED_LATER}
+
+
+def numerics(model: StreamingUpscaler, policy: Numerics = "exact") -> Parts:
+    """What decides the output's bits in addition to footage and spec, in this process as it is set up now.
+
+    Args:
+        policy: which processors may compute it.
+    """
     weights = next(model.parameters())
     parts = process_parts(model.fingerprint(), weights.dtype, weights.device)
-    return {**parts, "numpy": np.__version__, **gpu_parts(weights.device)}
+    return on_processors({**parts, "numpy": np.__version__, **gpu_parts(weights.device)}, policy)

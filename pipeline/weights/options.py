@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+
+from longtake.pipeline.errors import SpecError
 
 Quantization = Literal["int8", "float8"]
 """Weight-only quantization of the denoiser's matrices; activations are unchanged."""
@@ -13,8 +15,19 @@ Offload = Literal["auto", "none", "layers", "encoder"]
 """What is not kept in memory: the denoiser's layers, each of which is loaded while it runs; the text encoder, which is
 loaded for each prompt; "auto" offloads the layers where the denoiser does not fit."""
 
+Numerics = Literal["exact", "relaxed"]
+"""Which processors may compute a film: those that compute the same bits, or any."""
+
 CPU = torch.device("cpu")
 DEFAULT_CACHE = Path("~/.cache/longtake")
+
+
+def check_numerics(value: str) -> Numerics:
+    """The policy of that name. Raises `SpecError` where there is none."""
+    known: Numerics | None = next((known for known in get_args(Numerics) if known == value), None)
+    if known is None:
+        raise SpecError(f"--numerics is {value}; use {' or '.join(get_args(Numerics))}")
+    return known
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class LoadOptions:
         quantize: quantization of the denoiser's matrices; None for none.
         offload: what is not kept in memory; it changes no bits.
         cache: this node's folder for downloads and checksums.
+        numerics: which processors may compute with them.
     """
 
     dtype: torch.dtype | None = None
@@ -34,6 +48,7 @@ class LoadOptions:
     quantize: Quantization | None = None
     cache: Path = DEFAULT_CACHE
     offload: Offload = "none"
+    numerics: Numerics = "exact"
 
     @property
     def cache_folder(self) -> Path:
