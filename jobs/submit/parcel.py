@@ -18,6 +18,7 @@ from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import canonical
 from longtake.pipeline.names import is_relative, redacted, scheme_of, stays_below
 from longtake.pipeline.spec import Storyboard, parse_storyboard
+from longtake.pipeline.weights.peft_config import PEFT_CONFIG, peft_config
 from longtake.pipeline.yaml_spec import composed, read_text
 
 Kind = Literal["storyboard", "manifest"]
@@ -125,6 +126,8 @@ def own_files(storyboard: Storyboard, source: str, folder: str = "") -> Iterator
         if is_relative(url):
             name = f"{folder}/{url}".lstrip("/")
             yield name, _read_below(source, name, key)
+            if key.startswith("loras") and (config := peft_config(source[: source.rfind("/") + 1] + name)) is not None:
+                yield f"{name.rpartition('/')[0]}/{PEFT_CONFIG}".lstrip("/"), config.encode()
 
 
 def _read_below(source: str, name: str, by: str) -> bytes:

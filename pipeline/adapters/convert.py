@@ -27,6 +27,7 @@ from longtake.pipeline.adapters.presets import RECIPES
 from longtake.pipeline.adapters.wan import convert as wan
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.weights.checkpoint import (
+    SHARD,
     Checkpoint,
     pick_state,
     read_checkpoint,
@@ -37,6 +38,7 @@ from longtake.pipeline.weights.checkpoint import (
 from longtake.pipeline.weights.folder import INDEX, MARK, files_of, read_index
 from longtake.pipeline.weights.licence import CARD, LICENCES
 from longtake.pipeline.weights.lora import Lora, Naming, lora_of, merge, read_lora
+from longtake.pipeline.weights.peft_config import peft_config
 from longtake.pipeline.weights.save import save_shards, write_tensors
 from longtake.pipeline.weights.settings import read_settings
 
@@ -112,6 +114,11 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> str:
         raise WeightsError(f"{out} exists and is not overwritten; use another OUT")
     if options.lora_alpha == 0:
         raise WeightsError("--lora-alpha is 0, which merges nothing; use a positive value, such as the LoRA's rank")
+    if source.is_dir() and any(source.glob("*.distcp")):
+        raise WeightsError(
+            f"{source} is a distributed checkpoint of PyTorch; make one file of it: python -m"
+            f" torch.distributed.checkpoint.format_utils dcp_to_torch {source} FILE"
+        )
     if source.is_dir() and (_is_flashvsr(source) or not _has_tensors(source)):
         return _flashvsr(source, out, options)
     checkpoint = read_checkpoint(source)
@@ -125,7 +132,7 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> str:
     tensors, notes = unpacked(packed, source)
     if out.suffix != ".safetensors":
         raise WeightsError(
-            f"{source} is not a Wan model nor an LTX-2; its tensors go to one file: end OUT in .safetensors"
+            f"{source} {what_it_holds(source, packed)}; to have its tensors in one file, end OUT in .safetensors"
         )
     write_tensors({key: tensor.to(options.dtype or tensor.dtype) for key, tensor in tensors.items()}, out)
     return "; ".join((f"{len(tensors)} tensors by name", *checkpoint.found, *notes))
@@ -139,6 +146,33 @@ class _Read:
     state: str
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
+
+
+_KINDS: Mapping[str, str] = {
+    r"lora_|\.lora\.|\.lokr_|\.hada_|\.diff(?:_b)?$": (
+        "is a LoRA, not a denoiser; name it with --lora, here or in a render"
+    ),
+    r"(?:^|\.)(?:text_encoders?|text_model|shared|token_embedding|embed_tokens|encoder\.block\.0)(?:\.|$)": (
+        "is a text encoder, not a denoiser; it belongs to a folder in diffusers' format, which --base names"
+    ),
+    r"(?:^|\.)(?:visual|vision_model)\.": (
+        "is an image encoder, not a denoiser; it belongs to a folder in diffusers' format, which --base names"
+    ),
+    r"(?:^|\.)(?:encoder|decoder|vocoder)\..*conv": (
+        "is a VAE, not a denoiser; it belongs to a folder in diffusers' format, which --base names"
+    ),
+}
+"""Patterns of the keys of files that are taken for a denoiser, and what to say of them."""
+
+
+def what_it_holds(source: Path, keys: Iterable[str]) -> str:
+    """What a file is that is no denoiser of a known family."""
+    if shard := SHARD.search(source.name):
+        return f"is one of {int(shard[1])} shards; name their index, or the folder that holds them"
+    for pattern, kind in _KINDS.items():
+        if any(re.search(pattern, key) for key in keys):
+            return kind
+    return "is not a Wan model nor an LTX-2"
 
 
 def _is_flashvsr(source: Path) -> bool:
@@ -169,9 +203,7 @@ def _denoiser(family: Family, read: _Read, out: Path, options: ConvertOptions) -
             f" {family.base}"
         )
     if config is None and "num_heads" in read.checkpoint.config and family is WAN:
-        config = wan.infer_config(
-            {wan.to_diffusers(key): x for key, x in read.tensors.items()}, int(read.checkpoint.config["num_heads"])
-        )
+        config = wan.infer_config(wan.named_tensors(read.tensors), int(read.checkpoint.config["num_heads"]))
     config, converted = family.convert(read.tensors, config, dtype=options.dtype)
     lora = _lora(family, converted, read.checkpoint.contents, options)
     if lora is not None:
@@ -242,7 +274,8 @@ def _lora(
     """The LoRA to merge: that of the option, or the one in the checkpoint."""
     layout = {key: tuple(tensor.shape) for key, tensor in converted.items()}
     if options.lora is not None:
-        return read_lora(options.lora, layout, family.naming, options.lora_alpha)
+        config = peft_config(str(options.lora))
+        return read_lora(options.lora, layout, family.naming, options.lora_alpha, config=config)
     within = contents.get("generator_lora")
     if not isinstance(within, dict):
         return None
@@ -258,11 +291,12 @@ def _recipe(read: _Read, options: ConvertOptions) -> str | None:
         if options.recipe not in RECIPES:
             raise WeightsError(f"--recipe is {options.recipe}; use {', '.join((*RECIPES, BIDIRECTIONAL))}")
         return options.recipe
-    generator = read.state in ("generator", "generator_ema")
+    state = read.state.rpartition(".")[2]
+    generator = state in ("generator", "generator_ema")
     if generator and _has_longlive_lora(read.checkpoint.contents, options.lora):
         channels = read.tensors["patch_embedding.weight"].shape[1]
         return "longlive-2" if channels == 48 else "longlive"
-    if read.state == "generator_ema":
+    if state == "generator_ema":
         return "self-forcing"
     if generator:
         raise WeightsError(f"the checkpoint holds a generator of unknown origin; add --recipe {known}")

@@ -1,5 +1,6 @@
 """The LoRAs of a storyboard, read for the networks of its model."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from longtake.pipeline.weights.fetch import fetch
 from longtake.pipeline.weights.lora import SECOND, Change, Naming, read_lora
 from longtake.pipeline.weights.node_cache import sha256_of
 from longtake.pipeline.weights.options import AS_STORED
+from longtake.pipeline.weights.peft_config import peft_config
 
 TEXT = "text"
 """How the parts of a model that run in the embed stage are called; a second expert has its own."""
@@ -66,23 +68,31 @@ def open_loras(storyboard: Storyboard, model: FilmModel, cache: Path = AS_STORED
         if not isinstance(model, Adaptable):
             raise SpecError(f"{key}.file is {spec.file!r}; {model.name} takes no LoRAs, leave it out")
         file = fetch(spec.file, cache) if scheme_of(spec.file) else Path(spec.file)
+        if file.is_dir():
+            inside = ", ".join(sorted(each.name for each in file.glob("*.safetensors"))) or "no .safetensors"
+            raise SpecError(f"{key}.file is {spec.file!r}, a folder; name a file in it, it holds {inside}")
         if not file.is_file():
             raise SpecError(f"{key}.file is {spec.file!r}, which does not exist; name a file or URL")
-        found.append(sha256_of(file, cache))
         try:
-            notes.append(_add(parts, file, spec, model))
+            config = peft_config(spec.file)
+            found.append(_digest(sha256_of(file, cache), config))
+            notes.append(_add(parts, file, spec, model, config))
         except WeightsError as error:
             raise SpecError(f"{key}.file: {error}") from error
     return FilmLoras(model, parts, tuple(found), tuple(notes))
 
 
-def _add(parts: dict[str, list[Applied]], file: Path, spec: LoraSpec, model: FilmModel) -> str:
+def _digest(file: str, config: str | None) -> str:
+    return file if config is None else hashlib.sha256(f"{file}{config}".encode()).hexdigest()
+
+
+def _add(parts: dict[str, list[Applied]], file: Path, spec: LoraSpec, model: FilmModel, config: str | None) -> str:
     """Add a LoRA to the parts that it changes; returns what the user should know."""
     assert isinstance(model, Adaptable)
     networks = model.adaptables()
     layout = {key: shape for network in networks.values() for key, shape in network.layout.items()}
     first = next(iter(networks.values()))
-    lora = read_lora(file, layout, Naming(first.own, first.original), model=model.name)
+    lora = read_lora(file, layout, Naming(first.own, first.original), model=model.name, config=config)
     changes = {key: change for key, change in lora.changes.items() if _is_of(spec, key)}
     if not changes:
         raise WeightsError(f"{file.name} changes nothing of {' and '.join(spec.streams or ())}; leave out streams")

@@ -24,8 +24,14 @@ from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.weights.folder import unreadable
 from longtake.pipeline.weights.tensors import shards_of
 
-STATES = ("generator_ema", "generator", "state_dict", "model", "module")
+STATES = (
+    *("generator_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema", "generator", "state_dict"),
+    *("model_state_dict", "model", "module", "params", "weights", "transformer", "dit", "net"),
+)
 """Keys under which checkpoints hold a model's tensors, averaged weights first."""
+
+OTHERS = re.compile(r"critic|score|teacher|discriminator")
+"""Names of networks that training uses next to the one that it trains."""
 
 _PICKLES = (b"PK", b"\x80")
 """How the files of `torch.save` begin: with a zip archive, or with a pickle."""
@@ -41,6 +47,9 @@ WRAPPERS = (
 PREFIX = re.compile(rf"^(?:(?:{'|'.join(sorted(WRAPPERS, key=len, reverse=True))})\.)+")
 INNER = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 """Wrapper names that training adds to keys: as a prefix, and anywhere."""
+
+SHARD = re.compile(r"-\d+-of-(\d+)\.safetensors$")
+"""The end of the name of a shard."""
 
 _SCALES = ("scale_weight", "weight_scale", "scale")
 _ASIDE = re.compile(r"(?:^|\.)(?:scale_input|input_scale|scaled_fp8|comfy_quant|__index_timestep_zero__)$")
@@ -99,6 +108,10 @@ def read_checkpoint(source: Path) -> Checkpoint:
         return Checkpoint(source, _read_pickle(source))
     if first.startswith(b"version h"):
         raise WeightsError(f"{source} is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
+    if not first:
+        raise WeightsError(f"{source} is empty, so it is no safetensors, GGUF or PyTorch file; fetch it again")
+    if first.lstrip()[:1] == b"<":
+        raise WeightsError(f"{source} is a web page, not weights; fetch it from the file's own address, logged in")
     raise WeightsError(f"{source} is no safetensors, GGUF or PyTorch file; fetch it again from the source")
 
 
@@ -108,6 +121,9 @@ def pick_state(checkpoint: Checkpoint, spec: str | None) -> tuple[str, dict[str,
     if spec is not None:
         if isinstance(contents.get(spec), dict):
             return spec, tensors_of(contents[spec])
+        nested = states_of(contents)
+        if spec in nested:
+            return spec, nested[spec]
         start = f"{spec.rstrip('.')}."
         if inside := {key.removeprefix(start): x for key, x in tensors_of(contents).items() if key.startswith(start)}:
             return spec, inside
@@ -118,7 +134,30 @@ def pick_state(checkpoint: Checkpoint, spec: str | None) -> tuple[str, dict[str,
             return key, tensors_of(state)
     if tensors := tensors_of(contents):
         return "", tensors
-    raise WeightsError(f"{source} holds no named tensors under {', '.join(STATES)}; name the key with --state KEY")
+    every = states_of(contents)
+    nested = {path: held for path, held in every.items() if not OTHERS.search(path)}
+    ranks = {path: STATES.index(name) for path in nested if (name := path.rpartition(".")[2]) in STATES}
+    if ranks or len(nested) == 1:
+        path = min(ranks, key=ranks.__getitem__) if ranks else next(iter(nested))
+        return path, nested[path]
+    if every:
+        raise WeightsError(f"{source} holds {', '.join(every)}; choose one with --state {' or '.join(nested or every)}")
+    held = f"it holds {', '.join(list(contents)[:8])}" if contents else "it is empty"
+    raise WeightsError(f"{source} holds no named tensors, {held}; name a checkpoint of a network")
+
+
+def states_of(contents: Mapping[str, Any], depth: int = 3) -> dict[str, dict[str, Tensor]]:
+    """The dictionaries of tensors in a checkpoint, by their path with dots, without those of an optimizer."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in contents.items():
+        key = str(name)  # optimizers count their states
+        if not isinstance(value, dict) or "optim" in key:
+            continue
+        if tensors := tensors_of(value):
+            found[key] = tensors
+        elif depth:
+            found |= {f"{key}.{path}": inner for path, inner in states_of(value, depth - 1).items()}
+    return found
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -142,18 +181,18 @@ def unwrap_one(
     Raises:
         WeightsError: several such networks are found; one must be named.
     """
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        inner = INNER.sub("", key)
-        own = PREFIX.sub("", inner)
-        groups.setdefault(inner.removesuffix(own), {})[own] = tensor
+    groups = _by_prefix(tensors)
     networks = [prefix for prefix, held in groups.items() if is_network(held)]
+    if not networks:
+        groups, networks = _by_unknown_prefix(tensors, is_network)
     if len(networks) > 1:
         named = " or ".join(f"--state {prefix.rstrip('.') or '(without a prefix)'}" for prefix in sorted(networks))
         raise WeightsError(f"{source} holds {len(networks)} networks; choose one with {named}")
     if not networks:
         return unwrap(tensors), []
     (prefix,) = networks
+    if OTHERS.search(prefix):
+        raise WeightsError(f"{source} holds only {prefix.rstrip('.')}; add --state {prefix.rstrip('.')} to use that")
     found = [f"keys begin with {prefix}"] if prefix else []
     rest = {name: held for name, held in groups.items() if name != prefix and name}
     named_apart = {key.partition(".")[0] for key in groups.get("", {})} if prefix else set()
@@ -162,6 +201,30 @@ def unwrap_one(
     if count:
         found.append(f"{count} tensors of other networks were not used ({', '.join(others)})")
     return groups[prefix], found
+
+
+def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the wrappers before their own keys."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        inner = INNER.sub("", key)
+        own = PREFIX.sub("", inner)
+        groups.setdefault(inner.removesuffix(own), {})[own] = tensor
+    return groups
+
+
+def _by_unknown_prefix(
+    tensors: Mapping[str, Tensor], is_network: Callable[[Iterable[str]], bool], depth: int = 3
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """The tensors of networks under prefixes of up to `depth` unknown names, all others under "", and the prefixes."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        names = INNER.sub("", key).split(".")
+        for count in range(1, min(depth, len(names) - 1) + 1):
+            groups.setdefault(".".join(names[:count]) + ".", {})[".".join(names[count:])] = tensor
+    networks = [prefix for prefix, held in groups.items() if is_network(held)]
+    rest = {key: x for key, x in tensors.items() if not key.startswith(tuple(networks))}
+    return {"": rest} | {prefix: groups[prefix] for prefix in networks}, networks
 
 
 def unpacked(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -184,16 +247,26 @@ def unpacked(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Ten
         plain[own], note = _plain(own, tensor, _scale_of(own, tensors), source)
         if note:
             notes[note] = notes.get(note, 0) + 1
+    scaled, bare = notes.get(_SCALED.format("float8"), 0), notes.get(_BARE, 0)
+    if bare and (scaled or any(key.endswith("scaled_fp8") for key in tensors)):
+        raise WeightsError(
+            f"{source} holds {scaled} tensors in float8 with scales and {bare} whose scales are missing, so their"
+            " values are lost; fetch it again, or use another file"
+        )
     return plain, [f"{count} tensors {note}" for note, count in notes.items()]
+
+
+_SCALED = "were {} with scales, now float32"
+_BARE = "were float8 without scales, now bfloat16, which holds the same values"
 
 
 def _plain(key: str, tensor: Tensor, scale: Tensor | None, source: Path) -> tuple[Tensor, str]:
     """A tensor in floating point, and what was done to it; "" if nothing was."""
     if scale is not None and (tensor.dtype in FLOAT8 or tensor.dtype == torch.int8):
         kind = "int8" if tensor.dtype == torch.int8 else "float8"
-        return tensor.float() * _broadcast(key, tensor, scale, source), f"were {kind} with scales, now float32"
+        return tensor.float() * _broadcast(key, tensor, scale, source), _SCALED.format(kind)
     if tensor.dtype in FLOAT8:
-        return tensor.to(torch.bfloat16), "were float8 without scales, now bfloat16, which holds the same values"
+        return tensor.to(torch.bfloat16), _BARE
     if tensor.is_floating_point():
         return tensor, ""
     if tensor.dtype == torch.int8:
@@ -248,6 +321,8 @@ def _read_folder(folder: Path) -> Checkpoint:
             " other with --expert low"
         )
     indexes, files = sorted(folder.glob("*.index.json")), sorted(folder.glob("*.safetensors"))
+    if not indexes and files and all(SHARD.search(file.name) for file in files):
+        raise WeightsError(f"{folder} holds shards without their index, a file .safetensors.index.json; fetch it too")
     if len(indexes) > 1 or (not indexes and len(files) != 1):
         held = ", ".join(file.name for file in (indexes or files)) or "no .safetensors file"
         raise WeightsError(f"{folder} holds {held}; name the one checkpoint or index to convert")

@@ -12,23 +12,28 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longtake.pipeline.errors import WeightsError
-from longtake.pipeline.weights.checkpoint import INNER, WRAPPERS, read_checkpoint, tensors_of
+from longtake.pipeline.weights.checkpoint import INNER, WRAPPERS, read_checkpoint, states_of, tensors_of
 
 NAMED = 4
 """Number of keys that a message lists."""
 
 _TEXT = re.compile(r"^(?:lora_te\d?_|text_encoders?\.|text_encoder_\d\.|te\d?\.|text_embedding_projection\.)")
-_UNSUPPORTED = {"lokr": "LoKr", "hada": "LoHa", "oft_": "OFT", "boft": "BOFT", "glora": "GLoRA", "loha": "LoHa"}
-_KOHYA = re.compile(r"^lora_(?:unet|transformer|dit)_(?P<layer>[^.]+)(?P<rest>\..+)$")
+_UNSUPPORTED = {
+    "lokr": "LoKr", "hada": "LoHa", "oft_": "OFT", "boft": "BOFT", "glora": "GLoRA", "loha": "LoHa", "vera_": "VeRA",
+    "ia3_": "IA3", "lora_mid": "LoCon with a core", "lora_E": "AdaLoRA",
+}  # fmt: skip
+_KOHYA = re.compile(r"^(?:lora|lycoris)_(?P<layer>[^.]+)(?P<rest>\..+)$")
 _PART = re.compile(
     r"^(?P<layer>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora_magnitude_vector|alpha|dora_scale|diff_b|diff_m|diff"
-    r"|lora\.down|lora\.up)(?:\.(?!weight$|bias$)\w+)?(?:\.(?P<leaf>weight|bias))?$"
+    r"|lora\.down|lora\.up)(?:\.(?!weight$|bias$)(?P<adapter>[\w.-]+?))?(?:\.(?P<leaf>weight|bias))?$"
 )
 _SIDES = {"lora_A": "down", "lora_down": "down", "lora.down": "down"} | {
     "lora_B": "up", "lora_up": "up", "lora.up": "up", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
@@ -131,12 +136,19 @@ class TrainedLora:
 
 @dataclass
 class _Parts:
+    name: str
     held: dict[str, Tensor] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
 
 
 def read_lora(
-    file: Path, layout: Layout, naming: Naming, alpha: float | None = None, *, model: str = "this model"
+    file: Path,
+    layout: Layout,
+    naming: Naming,
+    alpha: float | None = None,
+    *,
+    model: str = "this model",
+    config: str | None = None,
 ) -> Lora:
     """The changes that the LoRA in a file makes to a network.
 
@@ -145,45 +157,58 @@ def read_lora(
         naming: of its layers.
         alpha: strength times rank; by default that of the file, or the rank.
         model: its name, for errors.
+        config: the text of peft's file next to it; see `peft_config.peft_config`.
 
     Raises:
         WeightsError: the file is no LoRA, of an unsupported kind, or of another model.
     """
     checkpoint = read_checkpoint(file)
     contents = checkpoint.contents
-    tensors = tensors_of(contents.get("generator_lora") or contents)
+    nested = states_of(contents)
+    tensors = nested.get("generator_lora") or tensors_of(contents) or next(iter(nested.values()), {})
     if not tensors:
         raise WeightsError(f"--lora {file} holds no named tensors; use another file")
-    alpha = alpha if alpha is not None else _stated_alpha(checkpoint.metadata)
-    return lora_of(tensors, layout, naming, alpha, name=file.name, model=model)
+    stated = StatedAlpha(alpha) if alpha is not None else stated_alpha(checkpoint.metadata, config)
+    return lora_of(tensors, layout, naming, stated, name=file.name, model=model)
 
 
 def lora_of(
     tensors: Mapping[str, Tensor],
     layout: Layout,
     naming: Naming = Naming(),
-    alpha: float | None = None,
+    alpha: "StatedAlpha | float | None" = None,
     *,
     name: str = "the LoRA",
     model: str = "this model",
 ) -> Lora:
     """The changes that a LoRA's tensors make to a network; see `read_lora`."""
+    stated = alpha if isinstance(alpha, StatedAlpha) else StatedAlpha(alpha)
     text = tuple(key for key in tensors if _TEXT.match(key))
     layers, odd = _by_layer({key: x for key, x in tensors.items() if key not in text}, layout, naming, name)
     changes: dict[str, Change] = {}
     unused: list[str] = list(odd)
     for layer, parts in layers.items():
-        found = _changes(layer, parts.held, layout, alpha, (name, model))
+        found = _changes(layer, parts, layout, stated, (name, model))
         if not found:
             unused += parts.keys
         changes |= found
     if not changes:
         if not layers:
-            raise WeightsError(f"{name} holds {some(odd) or 'nothing'}, which is no LoRA; use another file")
+            raise WeightsError(f"{name} {_no_lora(odd, text, layout, naming)}; use another file")
         raise WeightsError(
             f"{name} is a LoRA of another model: {model} has no such layer as {some(unused)}; use one of it"
         )
     return Lora(name, changes, text, tuple(sorted(unused)))
+
+
+def _no_lora(odd: Sequence[str], text: Sequence[str], layout: Layout, naming: Naming) -> str:
+    """What a file without changes of the network holds."""
+    if text and not odd:
+        return f"changes a text encoder alone ({some(text)}), which is no LoRA of a film model"
+    whole = [key for key in odd if naming.own(_WRAPPED.sub("", key)) in layout]
+    if len(whole) > len(odd) / 2:
+        return f"is a whole checkpoint ({some(whole)}), which is no LoRA: make a model of it with `longtake convert`"
+    return f"holds {some(odd) or 'nothing'}, which is no LoRA"
 
 
 def merge(tensors: dict[str, Tensor], lora: Lora, strength: float = 1.0) -> None:
@@ -213,18 +238,44 @@ def _by_layer(
                 raise WeightsError(
                     f"{name} is a {kind} ({key}), which is not supported; use a LoRA or merge it elsewhere"
                 )
-        kohya = _KOHYA.match(key)
-        match = _PART.match(f"{flat.get(kohya['layer'], kohya['layer'])}{kohya['rest']}" if kohya else key)
+        match = _PART.match(_unflattened(key, flat))
         if match is None:
             odd.append(key)
             continue
+        _check_values(key, tensor, name)
         expert = SECOND if SECOND in key else ""
         layer = expert + _layer_of(match["layer"], layout, naming.own)
-        parts = layers.setdefault(layer, _Parts())
+        parts = layers.setdefault(layer, _Parts(match["layer"]))
         part = _SIDES.get(match["part"], match["part"])
-        parts.held["up_bias" if part == "up" and match["leaf"] == "bias" else part] = tensor
+        part = "up_bias" if part == "up" and match["leaf"] == "bias" else part
+        if part in parts.held:
+            raise WeightsError(
+                f"{name} changes {layer} twice ({key}); it holds several LoRAs, save each in a file of its own"
+            )
+        parts.held[part] = tensor
         parts.keys.append(key)
     return layers, odd
+
+
+def _unflattened(key: str, flat: Mapping[str, str]) -> str:
+    """A key in kohya's form with the network's name of its layer; other keys are returned unchanged."""
+    kohya = _KOHYA.match(key)
+    if kohya is None:
+        return key
+    names = kohya["layer"].split("_")
+    for skipped in range(3):  # such as lora_unet_, lora_transformer_, lycoris_
+        layer = "_".join(names[skipped:])
+        if layer in flat:
+            return f"{flat[layer]}{kohya['rest']}"
+    return f"{kohya['layer']}{kohya['rest']}"
+
+
+def _check_values(key: str, tensor: Tensor, name: str) -> None:
+    if not tensor.is_floating_point() and not key.endswith("alpha"):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise WeightsError(f"{name} holds {key} as {kind}, an unknown packing; use a floating-point file")
+    if not bool(tensor.float().isfinite().all()):
+        raise WeightsError(f"{name} holds values in {key} that are not numbers; its training failed, use another file")
 
 
 _WRAPPED = re.compile(rf"^(?:(?:{'|'.join(sorted(WRAPPERS, key=len, reverse=True))}|transformer_2)\.)+")
@@ -232,7 +283,8 @@ _WRAPPED = re.compile(rf"^(?:(?:{'|'.join(sorted(WRAPPERS, key=len, reverse=True
 
 def _layer_of(layer: str, layout: Layout, rename: Callable[[str], str]) -> str:
     bare = _WRAPPED.sub("", INNER.sub("", layer))
-    for tried in (bare, layer):
+    names = bare.split(".")
+    for tried in (bare, layer, *(".".join(names[skipped:]) for skipped in range(1, min(3, len(names))))):
         if (named := rename(f"{tried}.weight").removesuffix(".weight")) and (
             f"{named}.weight" in layout or named in layout
         ):
@@ -249,9 +301,10 @@ def _flat_names(layout: Layout, naming: Naming) -> dict[str, str]:
 
 
 def _changes(
-    layer: str, held: Mapping[str, Tensor], layout: Layout, alpha: float | None, names: tuple[str, str]
+    layer: str, parts: "_Parts", layout: Layout, alpha: "StatedAlpha", names: tuple[str, str]
 ) -> dict[str, Change]:
     """The changes of one layer's parameters; empty if the network lacks the layer."""
+    held = parts.held
     own, expert = layer.removeprefix(SECOND), SECOND if layer.startswith(SECOND) else ""
     weight, bias = f"{own}.weight", f"{own}.bias"
     found: dict[str, Change] = {}
@@ -261,8 +314,11 @@ def _changes(
         raise WeightsError(f"{names[0]} is incomplete: {layer} has no lora_{missing}; fetch it again")
     if up is not None and down is not None and weight in layout:
         rank = down.shape[0]
-        stated = float(held["alpha"]) if "alpha" in held else alpha
-        scale = 1.0 if stated is None else stated / rank
+        if up.shape[1] != rank or not rank:
+            raise WeightsError(
+                f"{names[0]} is damaged: the ranks of {layer} are {rank} (down) and {up.shape[1]} (up); fetch it again"
+            )
+        scale = alpha.scale(parts.name, rank, float(held["alpha"]) if "alpha" in held else None, names[0])
         _check_shape(layer, (up.shape[0], *down.shape[1:]), layout[weight], names)
         found[expert + weight] = Change(up, down, scale, magnitude=held.get("magnitude"))
     for part, key in (("diff", weight), ("diff_b", bias), ("up_bias", bias), ("diff_m", _modulation(own, layout))):
@@ -305,18 +361,54 @@ def _norms(weight: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     return flat.norm(dim=0 if by_column else 1).reshape(shape), magnitude.reshape(shape)
 
 
-def _stated_alpha(metadata: Mapping[str, str]) -> float | None:
-    """Alpha as peft or kohya states it in a file's metadata."""
-    for key, inner in (("lora_adapter_metadata", ("transformer.lora_alpha", "lora_alpha")), ("ss_network_alpha", None)):
-        text = metadata.get(key)
-        if text is None:
-            continue
-        try:
-            value = json.loads(text)
-        except ValueError:
-            continue
-        if inner is not None and isinstance(value, dict):
-            value = next((value[name] for name in inner if name in value), None)
-        if isinstance(value, int | float) and value > 0:
-            return float(value)
-    return None
+@dataclass(frozen=True)
+class StatedAlpha:
+    """What is known of alpha outside of a LoRA's tensors.
+
+    Args:
+        alpha: of all layers; None for their rank.
+        by_layer: of single layers, by their names or the ends of them.
+        by_root: whether the rank's square root divides alpha (rsLoRA, Kalajdzievski, arXiv 2312.03732).
+    """
+
+    alpha: float | None = None
+    by_layer: Mapping[str, float] = field(default_factory=dict)
+    by_root: bool = False
+
+    def scale(self, layer: str, rank: int, own: float | None, name: str) -> float:
+        """The factor of a layer's product; `own` is the alpha next to its tensors."""
+        named = next((value for end, value in self.by_layer.items() if f".{layer}".endswith(f".{end}")), self.alpha)
+        alpha = named if own is None else own
+        if alpha is None:
+            return rank**0.5 if self.by_root else 1.0
+        if not isfinite(alpha) or alpha == 0:
+            raise WeightsError(
+                f"{name} has alpha {alpha:g} for {layer}; use a file with its true alpha, or --lora-alpha"
+            )
+        return alpha / (rank**0.5 if self.by_root else rank)
+
+
+def stated_alpha(metadata: Mapping[str, str], config: str | None) -> StatedAlpha:
+    """Alpha as peft states it in its configuration, or diffusers or kohya in a file's metadata."""
+    stated = _json(config) or _json(metadata.get("lora_adapter_metadata"))
+    if isinstance(stated, dict):
+        own = {key.removeprefix("transformer."): value for key, value in stated.items()}
+        by_layer = own.get("alpha_pattern") or {}
+        return StatedAlpha(
+            _positive(own.get("lora_alpha")),
+            {end: float(value) for end, value in by_layer.items() if _positive(value)},
+            by_root=bool(own.get("use_rslora", False)),
+        )
+    return StatedAlpha(_positive(_json(metadata.get("ss_network_alpha"))))
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _json(text: str | None) -> Any:
+    """The value of a JSON text; None if there is none."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None

@@ -246,7 +246,7 @@ def test_what_travels_by_the_working_folder_alone_is_code_and_storyboards(tmp_pa
     assert folders >= {"longtake", "jobs", "actors", "pipeline", "examples"}
     assert not folders & {".git", ".venv", "deploy", "docs", "out", "tests"}
     ours = [info for info in files if not info.filename.endswith((".safetensors", "/hls.mjs"))]  # that is a library
-    assert sum(info.file_size for info in ours) < 2 * 2**20
+    assert sum(info.file_size for info in ours) < 2.5 * 2**20
     assert sum(info.file_size for info in files) < 24 * 2**20
 
 

@@ -24,6 +24,7 @@ from longtake.pipeline.adapters.wan.convert import NAMING, from_diffusers
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.testing.ltx2 import tiny_transformer
 from longtake.pipeline.weights.lora import lora_of, merge, read_lora
+from longtake.pipeline.weights.peft_config import peft_config
 from longtake.pipeline.weights.save import save_shards
 from tests.weights.diffusers_folder import save_folder
 
@@ -129,7 +130,8 @@ def sharded(folder, *, name="diffusion_pytorch_model"):
     return folder / f"{name}.safetensors.index.json"
 
 
-Q8, Q4 = dict(WAN), dict(WAN)
+Q8, Q4, Q5, BF16 = dict(WAN), dict(WAN), dict(WAN), dict(WAN)
+SCALED_E5, SCALED_E5_MEANS = with_float8(True, dtype=torch.float8_e5m2)
 FSDP = {f"model._fsdp_wrapped_module.{key.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.')}": x for key, x
 in WAN.items()}  # fmt: skip
 ALL_IN_ONE = prefixed("model.diffusion_model.") | {"first_stage_model.encoder.weight": torch.ones(2),
@@ -166,6 +168,24 @@ OPENED = {
     "GGUF, Q4_0 with a prefix": (gguf(GGMLQuantizationType.Q4_0, "model.diffusion_model.", Q4), Q4),
     "an index of shards": (sharded, WAN),
     "the original folder of shards": (lambda folder: sharded(folder).parent, WAN),
+    **{
+        f"a pickle with {path}": (pickled(content), WAN)
+        for path, content in {
+            "model_state_dict": {"model_state_dict": WAN, "epoch": 1},
+            "state_dict.generator": {"state_dict": {"dit": WAN, "critic": {"head.weight": torch.ones(2)}}},
+            "module.model": {"module": {"model": prefixed("_forward_module.")}, "optimizer": {"state": {0: {}}}},
+            "another name": {"weights_of_step_3": WAN},
+        }.items()
+    },
+    "DiffSynth, pipe.dit.": (safetensors(prefixed("pipe.dit.")), WAN),
+    "an unknown prefix": (safetensors(prefixed("my_trainer.velocity_model.")), WAN),
+    "float8 with scales, e5m2": (safetensors(SCALED_E5), SCALED_E5_MEANS),
+    "GGUF, BF16": (gguf(GGMLQuantizationType.BF16, means=BF16), BF16),
+    "GGUF, Q5_1": (gguf(GGMLQuantizationType.Q5_1, means=Q5), Q5),
+    "patches as a linear layer": (
+        safetensors(WAN | {"patch_embedding.weight": WAN["patch_embedding.weight"].flatten(1)}),
+        WAN,
+    ),
     "mixed dtypes": (
         safetensors({key: x.half() if key in MATRICES else x for key, x in WAN.items()}),
         {key: x.half().float() if key in MATRICES else x for key, x in WAN.items()},
@@ -187,7 +207,60 @@ def test_a_published_checkpoint_is_opened_with_the_right_values(name, tmp_path):
     assert "assumed: bidirectional" in said or name == "FSDP's wrappers"
 
 
+def damaged(change, make=None):
+    def made(folder):
+        file = (make or safetensors(WAN))(folder)
+        file.write_bytes(change(file.read_bytes()))
+        return file
+
+    return made
+
+
+def without_shard(folder):
+    index = sharded(folder)
+    min(folder.glob("*-of-*")).unlink()
+    return index
+
+
+def without_index(folder):
+    sharded(folder).unlink()
+    return folder
+
+
 REFUSED = {
+    "an empty file": (damaged(lambda _: b""), "is empty, so it is no"),
+    "a login page": (damaged(lambda _: b"<!DOCTYPE html><html>Sign in"), "is a web page, not weights"),
+    "a truncated file": (damaged(lambda x: x[:-1000]), "damaged or truncated"),
+    "an unknown dtype": (damaged(lambda x: x.replace(b'"F32"', b'"F3Z"', 1)), "damaged or truncated"),
+    "a pickle that was cut off": (damaged(lambda x: x[:-1000], pickled(WAN)), "damaged or truncated"),
+    "an index without a shard": (without_shard, r"1 of \d shards are missing"),
+    "shards without an index": (without_index, "shards without their index"),
+    "one shard": (
+        lambda folder: sharded(folder) and min(folder.glob("*-of-*")),
+        r"is one of \d shards; name their index",
+    ),
+    "a distributed checkpoint": (
+        lambda folder: (folder / "__0_0.distcp").write_bytes(b"x") and folder,
+        "distributed checkpoint of PyTorch; make one file",
+    ),
+    "float8 whose scales are missing in part": (
+        safetensors({key: x for key, x in SCALED.items() if not key.endswith("q.scale_weight")}),
+        "14 tensors in float8 with scales and 2 whose scales are missing",
+    ),
+    "a pickle with a critic alone": (pickled({"critic": WAN}), "holds critic; choose one with --state critic"),
+    "a teacher alone": (safetensors(prefixed("real_score.")), "holds only real_score; add --state"),
+    "a VAE": (
+        safetensors({"encoder.conv1.weight": torch.ones(4, 3), "decoder.conv1.weight": torch.ones(4, 4)}),
+        "is a VAE, not a denoiser",
+    ),
+    "a text encoder": (
+        safetensors({"shared.weight": torch.ones(8), "encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(4)}),
+        "is a text encoder, not a denoiser",
+    ),
+    "a LoRA": (
+        safetensors({"diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.ones(4, 128)}),
+        "is a LoRA, not a denoiser",
+    ),
     "int8 without scales": (safetensors(BARE_INT8), "int8 without scales, so its values are lost"),
     "bitsandbytes": (
         safetensors(WAN | {"blocks.0.self_attn.q.weight.absmax": torch.ones(4)}),
@@ -358,6 +431,24 @@ LORAS = {
         with_magnitudes("lora_magnitude_vector", "base_model.model.{}", OWN, squeezed=True),
         dora()[0],
     ),
+    "DiffSynth, pipe.dit.": (lora("pipe.dit.{}", down="lora_A.default.weight", up="lora_B.default.weight"), merged()),
+    "peft with a dotted adapter's name": (
+        lora("transformer.{}", OWN, down="lora_A.my-style.v1.weight", up="lora_B.my-style.v1.weight"),
+        merged(),
+    ),
+    "LyCORIS, as LoRA": (lora("lycoris_{}", flat(SAME), **KOHYA), merged()),
+    "alpha of its own for each layer": (
+        lora("diffusion_model.{}", **KOHYA, alpha=torch.tensor(4.0))
+        | {"diffusion_model.blocks.0.ffn.0.alpha": torch.tensor([8.0])},
+        merged() | {"blocks.0.ffn.net.0.proj.weight": merged(2.0)["blocks.0.ffn.net.0.proj.weight"]},
+    ),
+    "LoCon, a convolution": (
+        {
+            "lora_unet_patch_embedding.lora_down.weight": torch.full((2, 4, 1, 2, 2), 0.1),
+            "lora_unet_patch_embedding.lora_up.weight": torch.full((128, 2, 1, 1, 1), 0.1),
+        },
+        {"patch_embedding.weight": STATE["patch_embedding.weight"] + 0.02},
+    ),
     "full differences": (DIFF, {key: STATE[key] + value for key, value in DIFF_WANTED.items()}),
     "I2V keys on a T2V base": (lora("diffusion_model.{}", **KOHYA) | I2V_KEYS, merged()),
     "text encoder keys": (
@@ -382,7 +473,64 @@ def test_a_published_lora_changes_the_weights_as_it_should(name, tmp_path):
     assert ("text encoder are not used" in said) == (name == "text encoder keys")
 
 
+ALPHAS = {
+    "one for all layers": ({"lora_alpha": 2}, merged(0.5)),
+    "one for a layer": (
+        {"lora_alpha": 4, "alpha_pattern": {"attn1.to_q": 8}},
+        merged() | {"blocks.0.attn1.to_q.weight": merged(2.0)["blocks.0.attn1.to_q.weight"]},
+    ),
+    "rsLoRA": ({"lora_alpha": 2, "use_rslora": True}, merged(2 / RANK**0.5)),
+}
+
+
+@pytest.mark.parametrize("name", ALPHAS)
+@pytest.mark.parametrize("place", ["metadata", "next to it"])
+def test_alpha_is_read_where_diffusers_and_peft_write_it(name, place, tmp_path):
+    config, wanted = ALPHAS[name]
+    file, metadata = tmp_path / "adapter_model.safetensors", {}
+    if place == "metadata":
+        metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+    else:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK} | config))
+    save_file({key: x.contiguous() for key, x in lora("transformer.{}", OWN).items()}, file, metadata)
+    state = dict(STATE)
+    merge(state, read_lora(file, LAYOUT, NAMING, config=peft_config(str(file))))
+    for key, tensor in state.items():
+        torch.testing.assert_close(tensor, wanted.get(key, STATE[key]), rtol=0, atol=1e-6)
+
+
+def test_a_lora_in_a_pickle_is_found_below_any_key(tmp_path):
+    torch.save({"lora": {"state_dict": lora("{}", **KOHYA)}, "step": 3}, tmp_path / "lora.pt")
+    assert len(read_lora(tmp_path / "lora.pt", LAYOUT, NAMING).changes) == 3
+
+
+Q = "diffusion_model.blocks.0.self_attn.q"
 NOT_LORAS = {
+    "ranks that differ": (
+        {f"{Q}.lora_A.weight": torch.ones(8, 128), f"{Q}.lora_B.weight": torch.ones(128, 4)},
+        r"the ranks of blocks\.0\.attn1\.to_q are 8 \(down\) and 4 \(up\)",
+    ),
+    "values that are not numbers": (
+        {f"{Q}.lora_A.weight": torch.full((4, 128), torch.nan), f"{Q}.lora_B.weight": torch.ones(128, 4)},
+        "values in .* that are not numbers",
+    ),
+    "integers": (
+        {f"{Q}.lora_A.weight": torch.ones(4, 128, dtype=torch.int8), f"{Q}.lora_B.weight": torch.ones(128, 4)},
+        "as int8, an unknown packing",
+    ),
+    "alpha of 0": (lora("diffusion_model.{}", **KOHYA, alpha=torch.tensor(0.0)), "has alpha 0 for"),
+    "two adapters": (
+        lora("{}", down="lora_A.a.weight", up="lora_B.a.weight")
+        | lora("{}", down="lora_A.b.weight", up="lora_B.b.weight"),
+        "changes .* twice .*several LoRAs",
+    ),
+    "one layer in two namings": (lora("diffusion_model.{}") | lora("transformer.{}", OWN), "twice"),
+    "a checkpoint with a prefix": (prefixed("model.diffusion_model."), "is a whole checkpoint .*longtake convert"),
+    "a text encoder's LoRA": (
+        {"lora_te1_layers_0_q.lora_down.weight": torch.ones(4, 4)},
+        "changes a text encoder alone",
+    ),
+    "LoCon with a core": ({f"{Q}.lora_mid.weight": torch.ones(2, 2)}, "is a LoCon with a core"),
     "LoKr": ({"lora_unet_blocks_0_ffn_0.lokr_w1": torch.ones(2, 2)}, "is a LoKr"),
     "LoHa": ({"lora_unet_blocks_0_ffn_0.hada_w1_a": torch.ones(2, 2)}, "is a LoHa"),
     "another family": (

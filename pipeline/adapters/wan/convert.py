@@ -20,6 +20,9 @@ from longtake.pipeline.weights.tensors import check_fit
 HEAD_DIM = 128
 """Head width of every published Wan; a checkpoint does not state it."""
 
+PATCH = torch.Size((1, 2, 2))
+"""The patch of every published Wan."""
+
 _WHOLE = {
     "patch_embedding": "patch_embedding",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
@@ -97,7 +100,7 @@ def convert_wan(
     Raises:
         WeightsError: tensors are missing, left over, or their shapes do not match the configuration.
     """
-    named = {to_diffusers(key): tensor for key, tensor in tensors.items()}
+    named = named_tensors(tensors)
     config = dict(config) if config is not None else infer_config(named)
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
@@ -106,6 +109,15 @@ def convert_wan(
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     check_fit(model, shapes, {key: tensor.shape for key, tensor in named.items()}, "the checkpoint")
     return config, {key: tensor.to(dtype or tensor.dtype).contiguous() for key, tensor in named.items()}
+
+
+def named_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under diffusers' keys. A patch embedding that is stored as a linear layer becomes a convolution."""
+    named = {to_diffusers(key): tensor for key, tensor in tensors.items()}
+    patches = named.get("patch_embedding.weight")
+    if patches is not None and patches.dim() == 2 and patches.shape[1] % PATCH.numel() == 0:
+        named["patch_embedding.weight"] = patches.reshape(len(patches), -1, *PATCH)
+    return named
 
 
 def infer_config(tensors: Mapping[str, Tensor], heads: int | None = None) -> dict[str, Any]:
