@@ -21,10 +21,11 @@ from statistics import median
 from typing import Protocol
 
 import numpy as np
+from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-from longtake.pipeline.footage.pictures import check_frame, frames_from
+from longtake.pipeline.footage.pictures import check_frame, frames_from, starts
 from longtake.pipeline.footage.values import Footage
 
 WIDTH, HEIGHT = 48, 27
@@ -81,14 +82,25 @@ def small_pictures(footage: Footage, frames: range) -> Iterator[tuple[int, Grey]
     """
     if not frames:
         return
-    start = max((key for key in footage.keyframes if key <= frames.start), default=0)
-    for number, frame in frames_from(footage, start, threads=0):
-        if number in frames:
-            check_frame(footage, number, frame)
-            small = frame.reformat(width=WIDTH, height=HEIGHT, format="gray", interpolation=_AREA_SCALER)
-            yield number, small.to_ndarray().astype(np.uint8, copy=False)
-            if number == frames.stop - 1:
-                return
+    numbers = {footage.coded_number(number): number for number in reversed(frames)}
+    last = max(numbers)
+    for start in starts(footage, min(numbers)):
+        seen = False
+        for coded, frame in frames_from(footage, start, threads=0):
+            if coded in numbers:
+                check_frame(footage, numbers[coded], frame)
+                yield numbers[coded], small(frame)
+                seen = True
+            if coded == last:
+                break
+        if seen:
+            return
+
+
+def small(frame: VideoFrame) -> Grey:
+    """The small grey picture of a decoded one."""
+    grey = frame.reformat(width=WIDTH, height=HEIGHT, format="gray", interpolation=_AREA_SCALER)
+    return grey.to_ndarray().astype(np.uint8, copy=False)
 
 
 def find_cuts(pictures: Iterable[tuple[int, Grey]], threshold: float) -> list[int]:

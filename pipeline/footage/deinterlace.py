@@ -1,6 +1,6 @@
 """Interlaced pictures made whole, by FFmpeg's `bwdif`: one for every pair of fields, at its own time.
 
-The filter looks at the pictures before and after each, so any range is the same bits with one more at either end.
+The filters look at the pictures before and after each, so any range is the same bits with a few more at either end.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,24 +19,34 @@ MODES = (AUTO, OFF)
 """Whether interlaced footage is deinterlaced."""
 
 REACH = 1
-"""Pictures before and after each that the filter looks at."""
+"""Pictures before and after each that `bwdif` looks at."""
+
+MATCHING_REACH = 2
+"""The same for `fieldmatch` and `bwdif`."""
 
 
 def deinterlacing(footage: Footage, mode: str) -> Footage:
     """The footage as it is read with a mode: footage whose pictures are whole stays as it is."""
-    if mode == OFF or not footage.interlaced:
+    if mode == OFF or not footage.interlaced or footage.deinterlaced:
         return footage
     fingerprint = sha256(f"{footage.fingerprint} bwdif".encode()).hexdigest()
     note = "interlaced: shown deinterlaced, one picture for two fields; --deinterlace off keeps them woven"
     return replace(footage, deinterlaced=True, fingerprint=fingerprint, notes=(*footage.notes, note))
 
 
-def deinterlaced(pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[int, VideoFrame]]:
-    """Pictures in order, each with its number, without combs; those that are not woven of fields stay as they are."""
+def deinterlaced(
+    pictures: Iterable[tuple[int, VideoFrame]], order: str | None = None
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Pictures in order, each with its number, without combs; those that are not woven of fields stay as they are.
+
+    Args:
+        order: which field comes first, "tff" or "bff", of pictures that are put together from the fields of their
+            neighbours first, by `fieldmatch`.
+    """
     numbers: list[int] = []
     graph: Graph | None = None
     for number, frame in pictures:
-        graph = graph or _graph(frame)
+        graph = graph or _graph(frame, order)
         numbers.append(number)
         graph.vpush(frame)
         yield from _pulled(graph, numbers)
@@ -45,12 +55,13 @@ def deinterlaced(pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[i
         yield from _pulled(graph, numbers)
 
 
-def _graph(frame: VideoFrame) -> Graph:
+def _graph(frame: VideoFrame, order: str | None) -> Graph:
     graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
     bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
     shape = graph.add("format", pix_fmts=frame.format.name)
-    graph.link_nodes(source, bwdif, shape, graph.add("buffersink")).configure()
+    matching = [graph.add("fieldmatch", order=order, combmatch="full")] if order else []
+    graph.link_nodes(source, *matching, bwdif, shape, graph.add("buffersink")).configure()
     return graph
 
 

@@ -17,7 +17,8 @@ from av.video.stream import VideoStream
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import check_matrix, layout_of
-from longtake.pipeline.footage.deinterlace import OFF, deinterlacing
+from longtake.pipeline.footage.deinterlace import AUTO, OFF, deinterlacing
+from longtake.pipeline.footage.pulldown import without_pulldown
 from longtake.pipeline.footage.values import Chapter, Colour, Footage, LightLevel, MasteringDisplay, OtherStream
 from longtake.pipeline.media.ffmpeg import FULL, side_data
 from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
@@ -63,7 +64,8 @@ def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Foota
         notes = (*_not_carried(pictures), *footage.notes)
         footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced, notes=notes)
         footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.index))
-        return deinterlacing(footage, deinterlace)
+    film = without_pulldown(footage) if deinterlace == AUTO else footage
+    return deinterlacing(film, deinterlace)
 
 
 def _cropped(footage: Footage, crop: Crop) -> Footage:

@@ -232,8 +232,8 @@ class _Film:
             context.codec_tag = "ap4h" if target_of(footage, encoding).layout.chroma == "444" else "apch"
         context.sample_aspect_ratio = footage.sample_aspect_ratio or Fraction(0)
         has_timecode = "timecode" in footage.stream_metadata or "timecode" in footage.metadata
-        if footage.frame_rate is None and has_timecode and footage.nominal_rate is not None:
-            context.framerate = footage.nominal_rate  # a timecode counts at this rate, however uneven pictures are
+        if has_timecode and (footage.frame_rate is None or footage.pulldown is not None):
+            context.framerate = footage.timecode_rate
         elif footage.frame_rate is not None or container != "matroska":
             context.framerate = footage.encoded_rate
         stream.time_base = footage.time_base
@@ -248,7 +248,7 @@ class _Film:
         """The tags that hold for the new file; a timecode is that of its first picture."""
         footage, kept = self._footage, kept_tags(tags)
         kept = {name: text for name, text in kept.items() if name.lower() != "alpha_mode"}  # VP9's, and VP8's
-        rate = footage.frame_rate or footage.nominal_rate or footage.encoded_rate
+        rate = footage.timecode_rate
         for name in kept.keys() & {"timecode", "TIMECODE"}:
             past = (footage.pts[self._excerpt.frames.start] - footage.pts[0]) * footage.time_base
             kept[name] = timecode_after(kept[name], round(past * rate), rate)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.colour import alpha_of, to_rgb
-from longtake.pipeline.footage.deinterlace import REACH, deinterlaced
+from longtake.pipeline.footage.deinterlace import MATCHING_REACH, REACH, deinterlaced
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.media.source import only, opened
 from longtake.pipeline.media.timeline import Timeline
@@ -40,9 +40,9 @@ def read_pictures(footage: Footage, frames: range, *, alpha: bool = False) -> It
     """
     if frames.step != 1 or not 0 <= frames.start <= frames.stop <= footage.num_frames:
         raise MediaError(f"{footage.url} has pictures 0..{footage.num_frames - 1}; asked for {frames}")
-    sources = [footage.shows[number] for number in frames] if footage.shows else list(frames)
+    sources = [footage.coded_number(number) for number in frames]
     shown = 0
-    for start in _starts(footage, _needed(footage, sources)[0] if sources else 0):
+    for start in starts(footage, _needed(footage, sources)[0] if sources else 0):
         for number, frame in _pictures(footage, start, sources[shown:]):
             picture: Tensor | None = None
             while shown < len(sources) and sources[shown] == number:
@@ -70,15 +70,19 @@ def _needed(footage: Footage, sources: Sequence[int]) -> list[int]:
     wanted = sorted(set(sources))
     if not footage.deinterlaced:
         return wanted
-    intact = sorted(set(footage.shows)) if footage.shows else range(footage.num_frames)
+    lacks_some = footage.shows and footage.pulldown is None
+    intact = sorted(set(footage.shows)) if lacks_some else range(len(footage.coded_pts))
     first, last = bisect_left(intact, wanted[0]), bisect_left(intact, wanted[-1])
-    return list(intact[max(0, first - REACH) : last + 1 + REACH])
+    reach = REACH if footage.pulldown is None else MATCHING_REACH
+    return list(intact[max(0, first - reach) : last + 1 + reach])
 
 
 def _pictures(footage: Footage, start: int, sources: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
     """Pictures in order, each with its number, among them `sources`."""
     pictures = _checked(footage, _decoded(footage, start, _needed(footage, sources)))
-    return deinterlaced(pictures) if footage.deinterlaced else pictures
+    if not footage.deinterlaced:
+        return pictures
+    return deinterlaced(pictures, footage.pulldown.order if footage.pulldown else None)
 
 
 def _checked(footage: Footage, pictures: Iterable[tuple[int, VideoFrame]]) -> Iterator[tuple[int, VideoFrame]]:
@@ -87,7 +91,7 @@ def _checked(footage: Footage, pictures: Iterable[tuple[int, VideoFrame]]) -> It
         yield number, frame
 
 
-def _starts(footage: Footage, frame: int) -> Iterator[int]:
+def starts(footage: Footage, frame: int) -> Iterator[int]:
     """Key frames to begin at, the nearest first. Earlier ones serve streams whose key frames are not complete.
 
     A gradual refresh is such a stream. The last one is picture 0, from the file's first packet on.
@@ -138,8 +142,9 @@ def _number(footage: Footage, pts: int | None) -> int | None:
     """The number of the picture at tick `pts`; None if the film shows none then."""
     if pts is None:
         return None
-    number = bisect_left(footage.pts, pts)
-    return number if number < footage.num_frames and footage.pts[number] == pts else None
+    times = footage.coded_pts
+    number = bisect_left(times, pts)
+    return number if number < len(times) and times[number] == pts else None
 
 
 def _stream(container: InputContainer, footage: Footage) -> VideoStream:
@@ -154,14 +159,14 @@ def _packets(container: InputContainer, stream: VideoStream, footage: Footage, s
     packets: Iterator[Packet[Any]] | None = None
     if start and not footage.restarts:
         with suppress(av.FFmpegError):
-            container.seek(footage.pts[start], stream=stream)
+            container.seek(footage.coded_pts[start], stream=stream)
             only(container, stream)
             packets = container.demux(stream)
     if packets is None:
         packets = Timeline(container).packets([stream])
     waiting = start > 0
     for packet in packets:
-        waiting &= packet.pts != footage.pts[start]
+        waiting &= packet.pts != footage.coded_pts[start]
         if not waiting:
             yield packet
 

@@ -93,6 +93,19 @@ class OtherStream:
 
 
 @dataclass(frozen=True)
+class Pulldown:
+    """How a film was recorded in more pictures than it has.
+
+    Args:
+        order: which field of a picture comes first: "tff" for the one at the top, or "bff".
+        pts: the times of the recorded pictures in ticks.
+    """
+
+    order: str
+    pts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Footage:
     """A piece of footage, as read by one pass over its packets.
 
@@ -131,6 +144,7 @@ class Footage:
         crop: edges of a decoded picture that are not shown; `width` and `height` are without them.
         size_change: a sentence if the size of the pictures changes midway; empty otherwise.
         deinterlaced: whether pictures are read without the combs of their two fields.
+        pulldown: of telecined film; `keyframes` and `shows` are numbers of the recorded pictures then.
     """
 
     url: str
@@ -171,11 +185,21 @@ class Footage:
     crop: Crop = UNCROPPED
     size_change: str = ""
     deinterlaced: bool = False
+    pulldown: Pulldown | None = None
 
     @property
     def num_frames(self) -> int:
         """How many pictures there are."""
         return len(self.pts)
+
+    @property
+    def coded_pts(self) -> tuple[int, ...]:
+        """The time of each picture that the file holds, in ticks."""
+        return self.pts if self.pulldown is None else self.pulldown.pts
+
+    def coded_number(self, number: int) -> int:
+        """The number of the picture that is decoded for picture `number`."""
+        return self.shows[number] if self.shows else number
 
     @property
     def seconds(self) -> Fraction:
@@ -186,6 +210,12 @@ class Footage:
     def rate(self) -> Fraction:
         """Pictures per second, on average."""
         return self.num_frames / self.seconds
+
+    @property
+    def timecode_rate(self) -> Fraction:
+        """At which a timecode counts, however uneven the pictures are; of telecined film that of the recording."""
+        own = None if self.pulldown else self.frame_rate
+        return own or self.nominal_rate or self.encoded_rate
 
     @property
     def encoded_rate(self) -> Fraction:
