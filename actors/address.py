@@ -58,6 +58,9 @@ def reachable(address: str | None) -> str:
     host, port = _parts(place, where)
     try:
         answer = _answer(host, port)
+        if answer == grpc.StatusCode.UNAUTHENTICATED and "RAY_AUTH_MODE" not in os.environ and _token():
+            _send_token()
+            answer = _answer(host, port)
     except OSError as error:
         why = error.strerror or str(error)
         raise SpecError(f"{where}, and no Ray cluster can be joined there: {why}; {HOW_TO}") from error
@@ -128,7 +131,13 @@ def _uses_token() -> bool:
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
+def _send_token() -> None:
+    """Make Ray send its token: where it starts a cluster it does so if it finds one, where it joins one it does not."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    import_module("ray._raylet").Config.initialize("")  # it has read the environment
+
+
 def _token() -> str:
-    """The token that Ray sends; "" if there is none."""
+    """The token that Ray finds; "" if there is none."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file.is_file() else "")

@@ -98,6 +98,7 @@ def test_servers_of_other_kinds_and_ports_where_nobody_listens_are_told_within_s
 
 
 def test_a_missing_or_wrong_token_is_told_within_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     with grpc_server(grpc.StatusCode.UNAUTHENTICATED, token="right") as cluster:
         assert "asks for a token; set RAY_AUTH_MODE=token" in refused(cluster)
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -106,6 +107,20 @@ def test_a_missing_or_wrong_token_is_told_within_seconds(tmp_path, monkeypatch):
         monkeypatch.delenv("RAY_AUTH_TOKEN")
         (tmp_path / "token").write_text("right\n")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+        assert reachable(cluster) == cluster
+
+
+def test_a_token_that_ray_finds_is_sent_to_a_cluster_that_asks_for_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(address_module, "_send_token", lambda: monkeypatch.setenv("RAY_AUTH_MODE", "token"))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("right\n")
+    with grpc_server(grpc.StatusCode.UNAUTHENTICATED, token="other") as cluster:
+        assert "refuses the token" in refused(cluster)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with grpc_server(grpc.StatusCode.UNAUTHENTICATED, token="right") as cluster:
+        assert "asks for a token" in refused(cluster)
+        monkeypatch.delenv("RAY_AUTH_MODE")
         assert reachable(cluster) == cluster
 
 

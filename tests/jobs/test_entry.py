@@ -63,7 +63,8 @@ def test_help_of_every_command_explains_all_flags_and_shows_no_type_for_those_wi
 
 
 @pytest.mark.parametrize(
-    "module", ["longtake.jobs", *(f"longtake.jobs.{name}" for name in ("render", "batch", "upscale", "train"))]
+    "module",
+    ["longtake", "longtake.jobs", *(f"longtake.jobs.{name}" for name in ("render", "batch", "upscale", "train"))],
 )
 def test_modules_that_jobs_run_answer_as_the_command_line_does(module):
     answer = subprocess.run(
