@@ -6,6 +6,7 @@ The filters look at the pictures before and after each, so any range is the same
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
+from itertools import groupby
 
 import av
 from av.filter import Graph
@@ -43,6 +44,16 @@ def deinterlaced(
         order: which field comes first, "tff" or "bff", of pictures that are put together from the fields of their
             neighbours first, by `fieldmatch`.
     """
+    for _, alike in groupby(pictures, lambda numbered: _form(numbered[1])):
+        yield from _filtered(alike, order)
+
+
+def _form(frame: VideoFrame) -> tuple[int, int, str]:
+    """What must not change in a graph: FFmpeg ends the process then."""
+    return frame.width, frame.height, frame.format.name
+
+
+def _filtered(pictures: Iterable[tuple[int, VideoFrame]], order: str | None) -> Iterator[tuple[int, VideoFrame]]:
     numbers: list[int] = []
     graph: Graph | None = None
     for number, frame in pictures:

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.alpha import alpha_decoder
 from longtake.pipeline.footage.colour import check_matrix, layout_of
 from longtake.pipeline.footage.deinterlace import AUTO, OFF, deinterlacing
 from longtake.pipeline.footage.pulldown import without_pulldown
@@ -104,9 +105,10 @@ def _first_pictures(
 ) -> Iterator[VideoFrame]:
     """The pictures from the first one on."""
     stream.codec_context.thread_count = 1
+    decoder = alpha_decoder(stream)
     first, has_begun = times.pts[times.shows[0] if times.shows else 0], times.in_order
     for packet in Timeline(container).packets([stream]):
-        for frame in intact(packet, url, tolerant=damaged != STOP or has_begun):
+        for frame in intact(packet, url, tolerant=damaged != STOP or has_begun, decoder=decoder):
             has_begun |= frame.pts == first
             if has_begun:
                 yield frame
@@ -149,9 +151,7 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
         disposition=int(stream.disposition),
         frame_rate=_steady_rate(stream, times),
         nominal_rate=stream.guessed_rate,
-        notes=_unread_alpha(stream, layout.alpha)
-        + tuple(str(change) for change in times.changes if not change.is_size)
-        + _losses(times),
+        notes=tuple(str(change) for change in times.changes if not change.is_size) + _losses(times),
         size_change=next((str(change) for change in times.changes if change.is_size), ""),
         start_s=times.start_s,
         size=times.size,
@@ -168,15 +168,6 @@ def _not_carried(pictures: Sequence[VideoFrame]) -> tuple[str, ...]:
         f"{name} is not carried over"
         for kind, name in _NOT_CARRIED.items()
         if any(side_data(picture, kind) is not None for picture in pictures)
-    )
-
-
-def _unread_alpha(stream: VideoStream, is_read: bool) -> tuple[str, ...]:
-    """VP8 and VP9 have their transparency next to the picture, where FFmpeg's own decoder does not look."""
-    if is_read or stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
-        return ()
-    return (
-        f"alpha: the transparency of {codec_name(stream)} is not read; convert the film to ProRes 4444 or FFV1 first",
     )
 
 

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from longtake.pipeline.errors import MediaError
+from longtake.pipeline.footage.alpha import alpha_decoder
 from longtake.pipeline.footage.colour import alpha_of, to_rgb
 from longtake.pipeline.footage.deinterlace import MATCHING_REACH, REACH, deinterlaced
 from longtake.pipeline.footage.values import Footage
@@ -127,11 +128,13 @@ def frames_from(footage: Footage, start: int, threads: int) -> Iterator[tuple[in
         stream.codec_context.thread_count = threads
         if threads != 1:
             stream.codec_context.thread_type = "AUTO"  # pictures are the same with any number of threads
+        decoder = alpha_decoder(stream)
         count = 0
         for packet in _packets(container, stream, footage, start):
             at = _number(footage, packet.pts)
             where = "" if at is None or footage.in_order else f"picture {at}"
-            for frame in intact(packet, footage.url, tolerant=footage.damaged != "stop", where=where):
+            tolerant = footage.damaged != "stop"
+            for frame in intact(packet, footage.url, tolerant=tolerant, where=where, decoder=decoder):
                 number = count if footage.in_order else _number(footage, frame.pts)
                 count += 1
                 if number is not None:

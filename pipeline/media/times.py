@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -191,14 +192,17 @@ def decoded(url: str, size: int | None = None, *, tolerant: bool) -> Iterator[Vi
             yield from intact(packet, url, tolerant=tolerant)
 
 
-def intact(packet: Packet[Any], url: str, *, tolerant: bool, where: str = "") -> list[VideoFrame]:
+def intact(
+    packet: Packet[Any], url: str, *, tolerant: bool, where: str = "", decoder: VideoCodecContext | None = None
+) -> list[VideoFrame]:
     """The pictures that a packet completes; MediaError if one is damaged, or without it if `tolerant`.
 
     Args:
         where: which picture it is, in words.
+        decoder: if not that of the packet's stream.
     """
     try:
-        frames: list[VideoFrame] = packet.decode()
+        frames: list[VideoFrame] = packet.decode() if decoder is None else decoder.decode(packet)
     except av.FFmpegError as error:
         if tolerant:
             return []

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 
 import av
 import pytest
@@ -11,6 +12,7 @@ from av.filter import Graph
 from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.colour import to_rgb
 from longtake.pipeline.footage.cuts import small_pictures
+from longtake.pipeline.footage.deinterlace import deinterlaced
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
@@ -136,3 +138,12 @@ def test_a_film_restored_is_written_with_the_timecode_of_its_recording(tmp_path)
     assert {**part.metadata, **part.stream_metadata}["timecode"] == "01:00:00;10"
     whole = replace(footage, pts=footage.pts[:8])
     assert whole.timecode_rate == RATE
+
+
+def test_pictures_whose_form_changes_are_filtered_apart():
+    first, other = list(islice(video(), 6)), [frame.reformat(format="yuv422p") for frame in islice(video(), 6)]
+    for number, frame in enumerate(together := [*first, *other, *first]):
+        frame.pts = number
+    out = list(deinterlaced(enumerate(together), "tff"))
+    assert [number for number, _ in out] == [*range(18)]
+    assert [frame.format.name for _, frame in out] == ["yuv420p"] * 6 + ["yuv422p"] * 6 + ["yuv420p"] * 6
