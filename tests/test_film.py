@@ -1,6 +1,8 @@
 """The whole pipeline in one process, with a tiny random model."""
 
+import shutil
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from longtake.pipeline.stages.decode import DecodeStage, to_uint8
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.take import open_take
+from tests.tiny_take import Recorder, legs
 
 STORYBOARD = """
 model: tiny
@@ -34,16 +37,14 @@ def render(spec, model, store, observer=SILENT):
     return film.render(open_take(plan_film(spec, model), model, store, numerics(model)), observer)
 
 
-class Recorder:
-    def __init__(self):
-        self.events = []
-
-    def event(self, name, **fields):
-        self.events.append((name, fields))
-
-
 def storyboard(*overrides):
     return parse_storyboard(STORYBOARD, overrides)
+
+
+def at_rate(fps):
+    """The storyboard at another rate; the highest gets shorter scenes, of as many frames as the lowest's."""
+    shorter = ("scenes[0].duration=0.65s", "scenes[1].duration=0.375s") if fps == "120" else ()
+    return storyboard(f"video.fps={fps}", *shorter)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,28 @@ def model():
     return EmbeddedModel.untrained(TINY)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_render(model, tmp_path_factory):
+    """The folder of an undisturbed take, its film and its events."""
+    folder, recorder = tmp_path_factory.mktemp("undisturbed"), Recorder()
+    return folder, render(storyboard(), model, Store(str(folder)), recorder), recorder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_render):
+    return Store(str(undisturbed_render[0]))
+
+
+@pytest.fixture
+def finished(undisturbed_render, tmp_path):
+    """A test's own copy of the undisturbed take's folder."""
+    return shutil.copytree(undisturbed_render[0], tmp_path / "take")
+
+
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "25", "120"])
-def test_frames_samples_and_durations_are_exact(model, fps, tmp_path):
-    spec = storyboard(f"video.fps={fps}")
-    film = render(spec, model, Store(str(tmp_path)))
+def test_frames_samples_and_durations_are_exact(model, undisturbed_render, fps, tmp_path):
+    spec = at_rate(fps)
+    film = undisturbed_render[1] if fps == "16" else render(spec, model, Store(str(tmp_path)))
     plan = plan_film(spec, model)
     assert film.num_frames == plan.num_frames == round(sum(spec.durations_s()) * Fraction(fps))
     assert film.num_samples == plan.num_samples == int(film.num_frames / Fraction(fps) * 16_000)
@@ -63,9 +82,8 @@ def test_frames_samples_and_durations_are_exact(model, fps, tmp_path):
     assert seen.pcm.shape == (1, film.num_samples)
 
 
-def test_every_chunk_passes_every_act_in_order(model, tmp_path):
-    recorder = Recorder()
-    render(storyboard(), model, Store(str(tmp_path)), recorder)
+def test_every_chunk_passes_every_act_in_order(model, undisturbed_render):
+    recorder = undisturbed_render[2]
     acts = ("embed", "denoise", "decode", "encode", "publish")
     chunks = plan_film(storyboard(), model).chunks
     names = [name for name, _ in recorder.events]
@@ -74,20 +92,16 @@ def test_every_chunk_passes_every_act_in_order(model, tmp_path):
     assert [fields["chunk"] for name, fields in recorder.events if name == "denoise.chunk"] == list(range(len(chunks)))
 
 
-def test_the_same_storyboard_gives_the_same_file_bit_for_bit(model):
-    films = []
-    for run in range(2):
-        store = Store(f"memory://same-{run}")
-        render(storyboard(), model, store)
-        films.append(store.get("film.mp4"))
-    assert films[0] == films[1]
+def test_the_same_storyboard_gives_the_same_file_bit_for_bit(model, undisturbed):
+    again = Store("memory://same")
+    render(storyboard(), model, again)
+    assert again.get("film.mp4") == undisturbed.get("film.mp4")
 
 
-def test_another_seed_gives_another_film(model):
-    one, other = Store("memory://seed-11"), Store("memory://seed-12")
-    render(storyboard(), model, one)
+def test_another_seed_gives_another_film(model, undisturbed):
+    other = Store("memory://seed-12")
     render(storyboard("seed=12"), model, other)
-    assert one.get("film.mp4") != other.get("film.mp4")
+    assert other.get("film.mp4") != undisturbed.get("film.mp4")
 
 
 def rendered_latents(spec, model):
@@ -96,10 +110,16 @@ def rendered_latents(spec, model):
     return plan, [denoise(chunk, embed(chunk)) for chunk in plan.chunks]
 
 
+@pytest.fixture(scope="module")
+def latents_at(model):
+    """The plan and the latents of the film at a rate."""
+    return cache(lambda fps: rendered_latents(at_rate(fps), model))
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
-def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
-    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
+def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, latents_at, fps):
+    plan, latents = latents_at(fps)
     decode = DecodeStage(model, plan, lambda _: None)
     decoded = [decode(chunk) for chunk in latents]
     frames = torch.cat([frames.frames for frames, _ in decoded])
@@ -117,8 +137,8 @@ def test_decoding_chunk_by_chunk_equals_decoding_whole_sections(model, fps):
 
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
-def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
-    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
+def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, latents_at, fps):
+    plan, latents = latents_at(fps)
     decode = DecodeStage(model, plan, lambda _: None)
     sample = 0
     for chunk in latents:
@@ -130,8 +150,8 @@ def test_sound_chunks_tile_the_film_and_lag_less_than_two_latents(model, fps):
 
 
 @pytest.mark.parametrize("fps", ["16", "24000/1001", "120"])
-def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
-    plan, latents = rendered_latents(storyboard(f"video.fps={fps}"), model)
+def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, latents_at, fps):
+    plan, latents = latents_at(fps)
     finished = {chunk.span: chunk for chunk in latents}
     through = DecodeStage(model, plan, lambda _: None)
     decoded = [through(chunk) for chunk in latents]
@@ -145,7 +165,7 @@ def test_a_decoder_that_starts_anywhere_gives_what_it_gives_there(model, fps):
 
 
 def test_a_denoiser_that_starts_anywhere_gives_what_it_gives_there(model):
-    spec = storyboard("scenes[0].duration=30s")
+    spec = storyboard("scenes[0].duration=30s", "sampling.steps=1")
     plan, latents = rendered_latents(spec, model)
     embed, finished = EmbedStage(model.text, plan), {chunk.span: chunk for chunk in latents}
     for start in (0, 1, 5, 23, 24, 25, 29, 30, 31, len(latents) - 1):
@@ -191,33 +211,13 @@ def test_a_guidance_of_one_needs_no_unguided_pass(model):
 @pytest.mark.parametrize("solver", ["euler", "renoise"])
 @pytest.mark.parametrize("schedule", ["linear", "shifted", "[1.0, 0.5]"])
 def test_every_sampler_renders(model, solver, schedule):
-    spec = storyboard(f"sampling.solver={solver}", f"sampling.schedule={schedule}", "scenes[0].duration=2s")
+    shorter = (f"scenes[{scene}].duration={frames}f" for scene, frames in enumerate((20, 12, 9)))
+    spec = storyboard(f"sampling.solver={solver}", f"sampling.schedule={schedule}", *shorter)
     _, latents = rendered_latents(spec, model)
     assert all(chunk.video.isfinite().all() and chunk.audio.isfinite().all() for chunk in latents)
 
 
 # ------------------------------------------------------------------ resume: what is kept, what is made again
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: nothing may catch it."""
-
-
-class KilledAt(Recorder):
-    """Ends the render right after an event."""
-
-    def __init__(self, name, chunk):
-        super().__init__()
-        self.fatal = (name, chunk)
-
-    def event(self, name, **fields):
-        super().event(name, **fields)
-        if (name, fields.get("chunk")) == self.fatal:
-            raise KilledError
-
-
-def acted(recorder, act):
-    return [fields["chunk"] for name, fields in recorder.events if name == f"{act}.chunk"]
 
 
 def journal_values(spec, model, store):
@@ -237,90 +237,75 @@ def assert_same_take(spec, model, one, other):
     assert one.get("film.mp4") == other.get("film.mp4")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(model):
-    store = Store("memory://undisturbed")
-    render(storyboard(), model, store)
-    return store
+KILLS = [("embed", 0), ("decode", 1), ("publish", 2), ("denoise", 3), ("encode", 4), ("denoise", 6), ("publish", 6)]
 
 
-KILLS = [("embed", 0), ("denoise", 3), ("decode", 1), ("encode", 4), ("publish", 2), ("denoise", 6), ("publish", 6)]
-
-
-@pytest.mark.parametrize("moment", KILLS, ids=lambda moment: f"{moment[0]}-{moment[1]}")
-def test_a_render_that_was_killed_resumes_bit_for_bit(model, undisturbed, moment, tmp_path):
-    act, chunk = moment
+def test_a_render_that_was_killed_at_every_act_resumes_bit_for_bit(model, undisturbed, tmp_path):
     store = Store(str(tmp_path))
-    first, second = KilledAt(f"{act}.chunk", chunk), Recorder()
-    with pytest.raises(KilledError):
-        render(storyboard(), model, store, first)
-    render(storyboard(), model, store, second)
+    kills = [(f"{act}.chunk", chunk) for act, chunk in KILLS]
+    acted = list(legs(lambda recorder: render(storyboard(), model, store, recorder), kills))
     for kept in ("denoise", "encode"):
-        assert not set(acted(first, kept)) & set(acted(second, kept)), f"a finished chunk was {kept}d twice"
+        chunks = [chunk for leg in acted for chunk in leg.acted(kept)]
+        assert chunks == list(range(len(plan_film(storyboard(), model).chunks))), f"each chunk is {kept}d once"
     assert_same_take(storyboard(), model, undisturbed, store)
 
 
-def test_rendering_a_finished_take_again_only_publishes(model, undisturbed, tmp_path):
-    store, again = Store(str(tmp_path)), Recorder()
-    render(storyboard(), model, store)
+def test_rendering_a_finished_take_again_only_publishes(model, undisturbed, finished):
+    store, again = Store(str(finished)), Recorder()
     render(storyboard(), model, store, again)
     assert {name for name, _ in again.events} == {"film.start", "publish.chunk", "film.done"}
     assert_same_take(storyboard(), model, undisturbed, store)
 
 
-def test_an_edit_redoes_its_scene_and_what_continues_it(model, tmp_path):
-    store, after = Store(str(tmp_path)), Recorder()
-    render(storyboard(), model, store)
+def test_an_edit_redoes_its_scene_and_what_continues_it(model, finished):
+    store, after = Store(str(finished)), Recorder()
     edited = storyboard("scenes[0].prompt=a yellow circle glides")
     take = open_take(plan_film(edited, model), model, store, numerics(model))
     changed = [chunk.index for chunk in take.plan.chunks if chunk.scene < 2]
     assert "prompt was a red circle bounces fast, is a yellow circle glides" in take.journal.why_not("latents", 0)
     assert take.journal.why_not("latents", changed[-1]) == "a chunk before it changed"
     render(edited, model, store, after)
-    assert acted(after, "denoise") == acted(after, "encode") == changed
-    fresh = Store(f"{tmp_path}-fresh")
+    assert after.acted("denoise") == after.acted("encode") == changed
+    fresh = Store(f"{finished}-fresh")
     render(edited, model, fresh)
     assert_same_take(edited, model, fresh, store)
 
 
-@pytest.mark.parametrize("transition", ["cut", "continue"])
-def test_an_appended_scene_is_all_that_is_denoised(model, transition, tmp_path):
+def test_an_appended_scene_is_all_that_is_denoised(model, tmp_path):
     shorter = storyboard("scenes[0].duration=2.5s", "scenes[2].duration=36f")
-    added = shorter.scenes[0].model_copy(update={"transition": transition})
-    longer = shorter.model_copy(update={"scenes": (*shorter.scenes, added)})
-    store, after = Store(str(tmp_path)), Recorder()
-    render(shorter, model, store)
-    render(longer, model, store, after)
-    own = [chunk.index for chunk in plan_film(longer, model).chunks if chunk.scene == 3]
-    assert acted(after, "denoise") == own
-    last = [own[0] - 1] if transition == "continue" else []
-    assert acted(after, "encode") == [*last, *own], (
-        "a film's last sound is flushed, and continues where a scene continues"
-    )
+    render(shorter, model, Store(str(tmp_path / "shorter")))
+    for transition in ("cut", "continue"):
+        added = shorter.scenes[0].model_copy(update={"transition": transition})
+        longer = shorter.model_copy(update={"scenes": (*shorter.scenes, added)})
+        store, after = Store(str(shutil.copytree(tmp_path / "shorter", tmp_path / transition))), Recorder()
+        render(longer, model, store, after)
+        own = [chunk.index for chunk in plan_film(longer, model).chunks if chunk.scene == 3]
+        assert after.acted("denoise") == own
+        last = [own[0] - 1] if transition == "continue" else []
+        assert after.acted("encode") == [*last, *own], (
+            "a film's last sound is flushed, and continues where a scene continues"
+        )
 
 
-def test_damaged_data_is_made_again(model, undisturbed, tmp_path):
-    store, after = Store(str(tmp_path)), Recorder()
-    render(storyboard(), model, store)
+def test_damaged_data_is_made_again(model, undisturbed, finished):
+    store, after = Store(str(finished)), Recorder()
     for kind, index in (("segments", 2), ("segments", 5)):
-        (data,) = (path for path in (tmp_path / "journal" / kind).glob(f"{index:05d}-*"))
+        (data,) = (path for path in (finished / "journal" / kind).glob(f"{index:05d}-*"))
         data.write_bytes(data.read_bytes()[:-1] + b"?")
     render(storyboard(), model, store, after)
-    assert acted(after, "denoise") == []
-    assert acted(after, "encode") == [2, 5]
+    assert after.acted("denoise") == []
+    assert after.acted("encode") == [2, 5]
     assert_same_take(storyboard(), model, undisturbed, store)
 
 
-def test_other_numerics_keep_nothing(model, tmp_path):
-    store, after = Store(str(tmp_path)), Recorder()
-    render(storyboard(), model, store)
+def test_other_numerics_keep_nothing(model, finished):
+    store, after = Store(str(finished)), Recorder()
     film.render(open_take(plan_film(storyboard(), model), model, store, {**numerics(model), "threads": 99}), after)
-    assert acted(after, "denoise") == list(range(len(plan_film(storyboard(), model).chunks)))
+    assert after.acted("denoise") == list(range(len(plan_film(storyboard(), model).chunks)))
 
 
-def test_quality_touches_segments_only(model, tmp_path):
-    store, after = Store(str(tmp_path)), Recorder()
-    render(storyboard(), model, store)
+def test_quality_touches_segments_only(model, finished):
+    store, after = Store(str(finished)), Recorder()
     render(storyboard("output.quality=30"), model, store, after)
-    assert acted(after, "denoise") == []
-    assert acted(after, "encode") == list(range(len(plan_film(storyboard(), model).chunks)))
+    assert after.acted("denoise") == []
+    assert after.acted("encode") == list(range(len(plan_film(storyboard(), model).chunks)))

@@ -1,5 +1,10 @@
 """A take of five chunks in two scenes, by a tiny random model, that tests of the journal render."""
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import pytest
+
 from longtake.pipeline import film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.observe import SILENT
@@ -40,6 +45,15 @@ class Recorder:
     def acted(self, act):
         """The chunks that passed an act, in order."""
         return [fields["chunk"] for name, fields in self.events if name == f"{act}.chunk"]
+
+
+def legs(render: Callable[[Recorder], object], kills) -> Iterator[Recorder]:
+    """Render, killed right after each event of `kills` and resumed each time, until it ends: what each leg did."""
+    for kill in (*kills, None):
+        recorder = Recorder(kill)
+        with pytest.raises(KilledError) if kill else nullcontext():
+            render(recorder)
+        yield recorder
 
 
 def take_in(store, storyboard=STORYBOARD):
