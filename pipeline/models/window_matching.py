@@ -177,8 +177,9 @@ def _match(likeness: Tensor, f: int) -> tuple[Tensor, Tensor]:
 
 def _first_match(matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
     """Initial values: gain of a query's neighbourhood, its other channels, and those of a key, each [n d]."""
-    gain, asked, told = torch.zeros(3, matching.num_heads, HEAD_DIM)
-    ages = matching.turn_of_age * torch.arange(1, matching.num_heads + 1)
+    # On the CPU, also where only the shapes are asked for: arithmetic on the meta device imports the compiler, for 2 s.
+    gain, asked, told = torch.zeros(3, matching.num_heads, HEAD_DIM, device="cpu")
+    ages = matching.turn_of_age * torch.arange(1, matching.num_heads + 1, device="cpu")
     gain[:, _LIKENESS] = _LIKENESS_LOGIT
     asked[:, _AGE] = _AGE_LOGIT * torch.stack((ages.cos(), -ages.sin()), dim=1)
     asked[:, _PLACE[:2]] = _PLACE_LOGIT

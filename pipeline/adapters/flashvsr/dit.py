@@ -139,7 +139,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS, elementwise_affine=False)
         self.norm3 = nn.LayerNorm(width, EPS)
         self.ffn = _mlp(width, width, nn.GELU(approximate="tanh"), sizes.ffn_width)
-        self.modulation = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+        self.modulation = _modulation(6, width)
 
     def forward(
         self, x: Tensor, here: AttendArgs, modulation: Tensor, prompt: KV, past: KV | None
@@ -202,7 +202,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
         self.head = nn.Linear(width, PATCH**2 * latent_channels)
-        self.modulation = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.modulation = _modulation(2, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Patches [b l p*q*c] for tokens [b l d] at the noise level `condition` [b d]."""
@@ -221,3 +221,9 @@ def _rope(head_dim: int) -> Rope:
     space = head_dim // 3
     widths = (head_dim - 2 * space, space, space)
     return Rope.of_axes([[THETA ** (-channel / width) for channel in range(0, width, 2)] for width in widths])
+
+
+def _modulation(parts: int, width: int) -> nn.Parameter:
+    """Random shifts and scales, on the CPU also where only shapes are asked for: arithmetic on the meta device imports
+    the compiler, for 2 s."""
+    return nn.Parameter(torch.randn(1, parts, width, device="cpu") / width**0.5)
