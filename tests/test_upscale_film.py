@@ -156,16 +156,18 @@ def test_cuts_are_looked_for_once(clip, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("continuity", [Exact(), Handoff()], ids=str)
-@pytest.mark.parametrize("kill", [0, 2, 5])
-def test_a_run_that_was_killed_goes_on_and_no_bit_differs(kill, continuity, clip, undisturbed, tmp_path):
-    spec = replace(WISH, continuity=continuity)
-    with pytest.raises(KilledError):
-        run(clip, tmp_path / "killed.mkv", spec, kill_at=("upscale.segment", kill))
-    assert not (tmp_path / "killed.mkv").exists()
-    _, recorder = run(clip, tmp_path / "killed.mkv", spec)
-    assert recorder.made == list(range(kill + 1, 6)), "what was kept is not made twice"
+def test_a_run_that_was_killed_three_times_continues_and_no_bit_differs(continuity, clip, undisturbed, tmp_path):
+    spec, made, passed = replace(WISH, continuity=continuity), [], {}
+    for kill in (0, 2, 5):
+        recorder = Recorder(kill_at=("upscale.segment", kill))
+        with pytest.raises(KilledError):
+            upscale(clip, spec, MODEL, Output(str(tmp_path / "killed.mkv")), recorder)
+        assert not (tmp_path / "killed.mkv").exists()
+        made += recorder.made
+        passed |= {fields["segment"]: fields["passed_frames"] for _, fields in recorder.events if "segment" in fields}
+    _, last = run(clip, tmp_path / "killed.mkv", spec)
+    assert (made, last.made) == (list(range(6)), []), "what was kept is not made twice"
     assert packets_of(tmp_path / "killed.mkv") == undisturbed
-    passed = {fields["segment"]: fields["passed_frames"] for name, fields in recorder.events if "segment" in fields}
     if isinstance(continuity, Handoff):
         assert all(passed[segment] <= 12 for segment in passed), "the state was kept"
 

@@ -1,13 +1,14 @@
 """What each rank of `test_context_parallel.py` does."""
 
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from longtake.jobs.bench.parity import compare_all
-from longtake.jobs.bench.parity_cases import SIGMA, Case, film, relative
+from longtake.jobs.bench.parity_cases import SIGMA, Case, Film, film, relative
 from longtake.pipeline.attention.context import QKV, Pass, Site
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout, StreamLayout
 from longtake.pipeline.attention.kv_store import KVStore
@@ -50,10 +51,17 @@ def act(rank: int) -> dict[Any, Any]:
     return {**done, "second opinion": second_opinion(context_parallel(U4))}
 
 
+@cache
+def by_one_rank() -> tuple[Film, list[dict[str, Tensor]]]:
+    """A film, and the velocities of its chunks by one rank."""
+    whole = film(Case(ONE, 5))
+    return whole, list(whole.velocities())
+
+
 def moved(parallel: ContextParallel) -> float:
     """A store moves from one rank to several in the middle of a film, and back: the largest difference."""
-    whole = film(Case(ONE, 5))
-    expected, got = list(whole.velocities()), []
+    whole, expected = by_one_rank()
+    got: list[dict[str, Tensor]] = []
     snapshot = None
     for gang, chunks in ((ONE_RANK, whole.chunks[:4]), (parallel, whole.chunks[4:7]), (ONE_RANK, whole.chunks[7:])):
         store = whole.store(gang)
@@ -163,21 +171,28 @@ def attend_everywhere(context: Any, parallel: Parallel, frames: int, seed: int) 
     return found
 
 
+@cache
+def sites_of_one_rank(visibility: Visibility | None) -> list[dict[str, Tensor]]:
+    """The outputs of sites of all kinds by one rank, over chunks that fill the sink and the window and then move on."""
+    store, outputs = site_store(ONE_RANK), []
+    for index, frames in enumerate(CHUNK_FRAMES):
+        with store.open(span(index), "guided", write=True, visibility=visibility) as context:
+            outputs.append(attend_everywhere(context, ONE_RANK, frames, seed=index))
+            context.commit()
+    return outputs
+
+
 def sites(parallel: ContextParallel, visibility: Visibility | None = None) -> dict[str, float]:
-    """Sites of all kinds, over chunks that fill the sink and the window and then move on: the largest differences."""
-    shared, alone = site_store(parallel), site_store(ONE_RANK)
+    """The largest differences from one rank, by site and stream."""
+    store, alone = site_store(parallel), sites_of_one_rank(visibility)
     worst: dict[str, float] = {}
     for index, frames in enumerate(CHUNK_FRAMES):
-        with (
-            shared.open(span(index), "guided", write=True, visibility=visibility) as ours,
-            alone.open(span(index), "guided", write=True, visibility=visibility) as one,
-        ):
-            got = attend_everywhere(ours, parallel, frames, seed=index)
-            for key, expected in attend_everywhere(one, ONE_RANK, frames, seed=index).items():
+        with store.open(span(index), "guided", write=True, visibility=visibility) as context:
+            got = attend_everywhere(context, parallel, frames, seed=index)
+            for key, expected in alone[index].items():
                 same = torch.equal(got[key], expected)  # also where all is masked, and zero
                 worst[key] = max(worst.get(key, 0.0), 0.0 if same else relative(got[key], expected))
-            ours.commit()
-            one.commit()
+            context.commit()
     return worst
 
 

@@ -66,7 +66,7 @@ def uncached_velocity(
 def test_cached_attention_equals_the_uncached_forward(window, sink, refresh, fps):
     model, plan = tiny_model(), KVPlan(window, sink, refresh)
     clock = model.clock(fps)
-    chunks = tiny_chunks(clock, [9.3, 2.6, 4.1], [True, False, True])
+    chunks = tiny_chunks(clock, [6.3, 1.6, 2.1] if fps == 16 else [4.3, 1.1, 1.4], [True, False, True])
     store = tiny_store(model, plan, chunks)
     rollout = tiny_rollout(model, store, clock)
     finished: dict[int, LatentChunk] = {}
@@ -151,13 +151,17 @@ def same_snapshots(one, other) -> bool:
     )
 
 
+def one_step(model, store, clock, seed=5):
+    return tiny_rollout(model, store, clock, steps=1, seed=seed)
+
+
 @pytest.fixture
 def film():
     model, plan = tiny_model(torch.float32), KVPlan(window=2, sink=1, refresh_chunks=5)
     clock = model.clock(Fraction(16))
-    chunks = tiny_chunks(clock, [7.5, 3.25, 2], [True, False, True])
+    chunks = tiny_chunks(clock, [7, 2.25, 1], [True, False, True])
     store = tiny_store(model, plan, chunks)
-    return model, clock, chunks, store, tiny_rollout(model, store, clock)
+    return model, clock, chunks, store, one_step(model, store, clock)
 
 
 @torch.inference_mode()
@@ -171,7 +175,7 @@ def test_an_aborted_chunk_leaves_the_store_bit_identical(film):
         with store.open(chunks[6], "guided", write=write) as context:
             predict(model.denoiser, noisy, scene["guided"].tokens[None], context)
     assert same_snapshots(before, store.snapshot())
-    undisturbed = tiny_rollout(model, tiny_store(model, store.plan, chunks), clock)
+    undisturbed = one_step(model, tiny_store(model, store.plan, chunks), clock)
     expected = render(undisturbed, chunks[:7], model)[-1]
     assert torch.equal(rollout.denoise(chunks[6], scene).video, expected.video)
 
@@ -192,7 +196,8 @@ def test_a_clean_pass_that_breaks_in_its_second_branch_commits_neither(film, mon
 
 
 def test_the_denoiser_knows_the_step_and_branch_of_every_pass_and_which_passes_are_clean(film, monkeypatch):
-    model, _, chunks, _, rollout = film
+    model, clock, chunks, store, _ = film
+    rollout = tiny_rollout(model, store, clock)
     runs, denoiser = [], rollout.denoiser
 
     def recorded(streams, text, context, run):
@@ -208,7 +213,7 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(film):
     model, clock, chunks, store, rollout = film
     whole = render(rollout, chunks, model)
     for stop in range(1, len(chunks)):
-        resumed = tiny_rollout(model, tiny_store(model, store.plan, chunks), clock)
+        resumed = one_step(model, tiny_store(model, store.plan, chunks), clock)
         resumed.resume(whole[:stop], chunks[stop], prompts(model, TEXTS[chunks[stop].scene]))
         for expected, got in zip(whole[stop:], render(resumed, chunks[stop:], model), strict=True):
             assert torch.equal(expected.video, got.video)
@@ -223,12 +228,12 @@ def test_a_restored_snapshot_and_a_fork_continue_bit_for_bit(film):
     fork._branches = deepcopy(store._branches)
     expected = render(rollout, chunks[4:], model)
     used = tiny_store(model, store.plan, chunks)
-    render(tiny_rollout(model, used, clock, seed=99), chunks[:5], model)
+    render(one_step(model, used, clock, seed=99), chunks[:5], model)
     fresh = tiny_store(model, store.plan, chunks)
     for other in (used, fresh):
         other.restore(snapshot)
     for other in (used, fresh, fork):
-        continued = tiny_rollout(model, other, clock)
+        continued = one_step(model, other, clock)
         for latents in whole:
             continued._remember(latents)
         for one, two in zip(expected, render(continued, chunks[4:], model), strict=True):
@@ -253,7 +258,7 @@ def test_a_cut_forgets_everything(film):
     model, clock, chunks, store, rollout = film
     whole = render(rollout, chunks, model)
     after_cut = [chunk for chunk in chunks if chunk.section > 0]
-    alone = tiny_rollout(model, tiny_store(model, store.plan, chunks), clock)
+    alone = one_step(model, tiny_store(model, store.plan, chunks), clock)
     for expected, got in zip(whole[-len(after_cut) :], render(alone, after_cut, model), strict=True):
         assert torch.equal(expected.video, got.video)
 
@@ -264,12 +269,12 @@ def test_a_prompt_switch_replays_the_window_under_the_new_prompt(film):
     whole = render(rollout, chunks[: switch.index], model)
     rollout.rebuild(switch, prompts(model, TEXTS[1]))
     built = tiny_store(model, store.plan, chunks)
-    builder = tiny_rollout(model, built, rollout.clock)
+    builder = one_step(model, built, rollout.clock)
     for index in store.plan.visible(0, switch.index):
         builder.clean_pass(whole[index], prompts(model, TEXTS[1]))
     assert same_snapshots(store.snapshot(), built.snapshot())
     stale = tiny_store(model, store.plan, chunks)
-    builder = tiny_rollout(model, stale, rollout.clock)
+    builder = one_step(model, stale, rollout.clock)
     for index in store.plan.visible(0, switch.index):
         builder.clean_pass(whole[index], prompts(model, TEXTS[0]))
     assert not same_snapshots(store.snapshot(), stale.snapshot())

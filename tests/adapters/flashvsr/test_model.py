@@ -1,5 +1,7 @@
 """FlashVSR as a stream: as many frames out as in, the same however they come, and nothing that grows."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,12 @@ from tests.adapters.flashvsr.tiny import film, tiny_flashvsr, upscaled
 from tests.adapters.flashvsr.whole import upscaled_at_once
 
 FIRST_IN, FIRST_OUT = 25, 21
+
+
+@cache
+def pushed_at_once(num_frames: int) -> torch.Tensor:
+    """The pictures of a film whose frames are pushed together."""
+    return upscaled(tiny_flashvsr(), film(num_frames))
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -29,7 +37,7 @@ def test_as_many_pictures_come_out_as_frames_went_in(num_frames):
 @pytest.mark.parametrize("step", [1, 5, 24])
 def test_how_frames_are_pushed_changes_nothing(step):
     model, frames = tiny_flashvsr(), film(50)
-    assert torch.equal(upscaled(model, frames, step=step), upscaled(model, frames))
+    assert torch.equal(upscaled(model, frames, step=step), pushed_at_once(50))
 
 
 @torch.inference_mode()
@@ -57,16 +65,15 @@ def test_pictures_come_out_four_frames_after_their_chunk():
 
 @pytest.mark.parametrize("changed", [FIRST_IN, FIRST_IN - 1])
 def test_a_picture_depends_on_no_frame_beyond_its_chunk_and_four(changed):
-    model, frames = tiny_flashvsr(), film(40)
-    others = frames.clone()
+    others = film(40)
     others[changed:] = film(40, seed=2)[changed:]
-    difference = apart(upscaled(model, frames)[:FIRST_OUT], upscaled(model, others)[:FIRST_OUT])
+    difference = apart(pushed_at_once(40)[:FIRST_OUT], upscaled(tiny_flashvsr(), others)[:FIRST_OUT])
     assert (difference == 0) == (changed == FIRST_IN)
 
 
 def test_the_length_of_a_film_changes_no_frame_before_its_end():
-    model = tiny_flashvsr()
-    assert torch.equal(upscaled(model, film(60))[:29], upscaled(model, film(60)[:33])[:29])
+    assert torch.equal(film(50)[:33], film(33))
+    assert torch.equal(pushed_at_once(50)[:29], pushed_at_once(33)[:29])
 
 
 def test_a_stream_that_starts_its_history_earlier_equals_one_from_the_start():
@@ -113,7 +120,7 @@ def test_latents_far_beyond_the_published_table_are_positions_like_others():
     model = tiny_flashvsr()
     pictures = upscaled(model, film(33), first_frame=8 * 100_000)
     assert torch.isfinite(pictures).all()
-    assert apart(pictures, upscaled(model, film(33))) > 1e-4, "the noise is another one"
+    assert apart(pictures, pushed_at_once(33)) > 1e-4, "the noise is another one"
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 25), (1, 3)])

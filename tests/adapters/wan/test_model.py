@@ -65,9 +65,16 @@ def render(model, place, observer=SILENT):
     return film.render(open_take(plan_film(STORYBOARD, model), model, Store(str(place)), numerics(model)), observer)
 
 
-def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, tmp_path):
+@pytest.fixture(scope="module")
+def whole_render(load, folders, tmp_path_factory):
+    """The folder of an undisturbed take of the causal model, and its film."""
+    place = tmp_path_factory.mktemp("whole")
+    return place, render(open_folder(folders["causal"], load()), place)
+
+
+def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, whole_render, tmp_path):
     model = open_folder(folders["causal"], load())
-    whole = render(model, tmp_path / "whole")
+    place, whole = whole_render
     assert (whole.num_frames, whole.num_samples) == (40, 40_000)
     with pytest.raises(KilledError):
         render(model, tmp_path / "killed", Recorder(("denoise.chunk", 2)))
@@ -75,8 +82,7 @@ def test_a_film_is_rendered_and_a_killed_one_resumes_bit_for_bit(load, folders, 
     render(open_folder(folders["causal"], load()), tmp_path / "killed", heard)
     assert heard.acted("denoise") == [3, 4]
     assert heard.acted("decode") == [2, 3, 4]
-    undisturbed, resumed = (tmp_path / name / "film.mp4" for name in ("whole", "killed"))
-    assert undisturbed.read_bytes() == resumed.read_bytes()
+    assert (place / "film.mp4").read_bytes() == (tmp_path / "killed" / "film.mp4").read_bytes()
 
 
 def test_a_plan_needs_no_weights_and_a_decoder_only_its_own(load, folders):
@@ -146,9 +152,8 @@ def test_the_fingerprint_is_that_of_the_content(load, folders, broken):
     [{"window": 1}, {"sink": 0}, {"chunk_latents": 2}, {"sampling": {"shift": 5.0}}],
     ids=lambda edit: next(iter(edit)),
 )
-def test_a_film_is_rendered_again_after_an_edit_of_its_models_mark(load, folders, broken, tmp_path, edit):
-    render(open_folder(folders["causal"], load()), tmp_path / "out")
-    file, store = broken / "longtake.json", Store(str(tmp_path / "out"))
+def test_a_film_is_rendered_again_after_an_edit_of_its_models_mark(load, whole_render, broken, edit):
+    file, store = broken / "longtake.json", Store(str(whole_render[0]))
     kept = []
     for mark in ({}, edit):
         file.write_text(json.dumps({**json.loads(file.read_text()), **mark}))
