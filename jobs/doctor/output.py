@@ -63,7 +63,7 @@ def check_output(output: str) -> Iterator[Finding]:
         if store.can_put_if_absent:
             yield Finding("output", "ok", seen)
         else:
-            fix = "begin one render at a time there; S3 and shared folders decide exactly"
+            fix = "begin one render at a time there; folders, and S3, GCS and Azure by recent packages, decide exactly"
             yield Finding("output", "warn", f"{seen}; of renders that begin within seconds, one is stopped later", fix)
     finally:
         for folder in new_folders:

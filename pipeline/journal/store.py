@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -21,8 +22,10 @@ from longtake.pipeline.names import stays_below
 # Object stores (S3, GCS, Azure) show an upload only once it is complete.
 _SHOWS_UNFINISHED = {"memory", "sftp", "ssh"}
 
-# If two writers create the same name at once, these refuse one. S3: PutObject with If-None-Match.
-_REFUSES_SECOND = {"file", "local", "memory", "s3", "s3a"}
+# If two writers create the same name at once, these refuse one. S3 and Azure: If-None-Match; GCS: ifGenerationMatch.
+_REFUSES_SECOND = {"file", "local", "memory", "s3", "gs", "abfs"}
+# What serves them, and the first release (year, month) that asks for it.
+_SERVED_BY = {"s3": ("s3fs", (2024, 12)), "gs": ("gcsfs", (2025, 2)), "abfs": ("adlfs", (2024, 12))}
 SETTLE_S = 2.0
 """Elsewhere a writer looks for the name, puts, and looks again after this time whose bytes stayed."""
 
@@ -95,7 +98,7 @@ class Store:
         self._is_local = isinstance(self._fs, LocalFileSystem)
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._shows_unfinished = not _SHOWS_UNFINISHED.isdisjoint(protocols)
-        self._refuses_second = not _REFUSES_SECOND.isdisjoint(protocols)
+        self._refuses_second = any(protocol in _REFUSES_SECOND and _is_recent(protocol) for protocol in protocols)
         self._url = self._root if self._is_local else canonical(url)
         self._may_write: Callable[[], None] = lambda: None
 
@@ -263,6 +266,18 @@ class Store:
             where = f"{str(self._url).rstrip('/')}/{name}"
             number = getattr(error, "errno", None) or errno.EIO
             raise OSError(number, f"{where} could not be {act}: {error}") from error
+
+
+def _is_recent(protocol: str) -> bool:
+    """Whether what serves this protocol can ask for a put that fails if the name exists."""
+    if protocol not in _SERVED_BY:
+        return True
+    package, first = _SERVED_BY[protocol]
+    try:
+        year, month, *_ = version(package).split(".")
+    except PackageNotFoundError:
+        return False
+    return (int(year), int(month)) >= first
 
 
 def _check(name: str) -> None:

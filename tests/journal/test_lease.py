@@ -175,6 +175,34 @@ def test_without_conditional_puts_exactly_one_owner_wins_and_one_that_was_overwr
             plain.put("film.mp4", b"")
 
 
+@pytest.mark.parametrize(
+    ("protocol", "package", "too_old", "exact"),
+    [
+        (("gs", "gcs"), "gcsfs", "2024.12.0", "2025.2.0"),
+        (("abfs", "az", "abfss"), "adlfs", "2024.7.0", "2024.12.0"),
+        (("s3", "s3a"), "s3fs", "2024.10.0", "2025.3.2"),
+    ],
+)
+def test_puts_are_exact_from_the_release_that_asks_the_store_for_it(monkeypatch, protocol, package, too_old, exact):
+    created = []
+
+    class Served(PlainFileSystem):
+        def pipe_file(self, path, value, **options):
+            created.append(options)
+            super().pipe_file(path, value)
+
+    Served.protocol = protocol
+    fsspec.register_implementation("served", Served, clobber=True)
+    monkeypatch.setattr(store_module, "SETTLE_S", 0)
+    monkeypatch.setattr(store_module, "version", lambda name: {package: too_old}[name])
+    assert not Store("served://bucket/take").can_put_if_absent
+    monkeypatch.setattr(store_module, "version", lambda name: {package: exact}[name])
+    store = Store(f"served://bucket/{package}")
+    assert store.can_put_if_absent
+    assert store.put_if_absent("name", b"mine")
+    assert created == [{"mode": "create"}]
+
+
 @pytest.mark.usefixtures("short")
 def test_a_damaged_card_is_watched_like_a_dead_owners(store):
     store.put("journal/writer-00001.json", b"{garbage")
