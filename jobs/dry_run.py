@@ -18,14 +18,22 @@ from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.values import LatentChunk
+from longtake.pipeline.weights.memory import MemoryNeed, Weighed, memory_need
+from longtake.pipeline.weights.options import AS_STORED, LoadOptions
 
 FEWEST_TOKENS = 2000
 """Of a pass on each rank. With fewer, a split costs more than it saves."""
 
 
-def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Console) -> None:
-    """Print the scenes on the clock, chunks, tokens, KV bytes, the traffic of a gang, and the expected time."""
+def print_plan(
+    plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Console, load: LoadOptions = AS_STORED
+) -> None:
+    """Print the scenes on the clock, chunks, tokens, memory, the traffic of a gang, and the expected time.
+
+    A pass is timed for it if the weights fit.
+    """
     console.print(_scenes(plan))
+    need = _need(plan, model, load)
     longest = max(plan.chunks, key=plan.tokens)
     rows = {
         "film": f"{plan.num_frames} frames, {plan.num_samples} samples, {_clock(plan.num_frames / plan.clock.fps)}",
@@ -36,8 +44,12 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         f"{' and the clean pass' if plan.rollout.has_clean_pass else ''}, for {' and '.join(plan.branches)}"
         f"{_repeated(plan)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
-        "expected": f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
+        "expected": "not timed, because the weights do not fit"
+        if need is not None and not need.fits
+        else f"{_clock(expected_seconds(plan, model))} of denoising and decoding on this machine",
     }
+    if need is not None:
+        rows["memory"] = _memory(need, load)
     rows["settings"] = _settings(plan)
     rows["weights"] = f"{str(model.dtype).removeprefix('torch.')} in memory (--dtype)"
     if files := plan.storyboard.conditioning_files():
@@ -49,8 +61,45 @@ def print_plan(plan: FilmPlan, model: FilmModel, degrees: Degrees, console: Cons
         console.print(f"{name:>9}  {value}")
 
 
-def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees) -> dict[str, Any]:
+def _need(plan: FilmPlan, model: FilmModel, load: LoadOptions) -> MemoryNeed | None:
+    """The memory that the model needs; None for the built-in ones, which fit anywhere."""
+    return memory_need(model, load, kv_bytes(plan, model)) if isinstance(model, Weighed) else None
+
+
+def _memory(need: MemoryNeed, load: LoadOptions) -> str:
+    """What the weights need next to what is free, and what offloading would change or costs."""
+    parts = ", ".join(f"{name} {gib(part.total)}" for name, part in need.parts.items())
+    text = (
+        f"weights of {gib(need.total)} ({parts}); in one process {gib(need.held + need.kv)} with the KV store are"
+        f" needed, and {gib(need.free)} are free on {load.device}: it {'fits' if need.fits else 'does not fit'}"
+    )
+    held, read = need.offloaded
+    if need.read:
+        return f"{text}; --offload keeps {gib(held)} of the transformer and reads {gib(need.read)} for each pass"
+    if not need.fits and load.quantize is None:
+        text += f"; --offload layers would keep {gib(held)} of the transformer and read {gib(read)} for each pass"
+    return text
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB, or in MiB if they are few."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees, load: LoadOptions) -> dict[str, Any]:
     """The plan in JSON's types."""
+    need = _need(plan, model, load)
+    memory = (
+        {}
+        if need is None
+        else {
+            "weight_bytes": {name: part.total for name, part in need.parts.items()},
+            "held_bytes": need.held + need.kv,
+            "free_bytes": need.free,
+            "fits": need.fits,
+            "offload_bytes_per_pass": need.read,
+        }
+    )
     longest = max(plan.chunks, key=plan.tokens)
     counts = Counter(chunk.scene for chunk in plan.chunks)
     scenes = [
@@ -73,7 +122,8 @@ def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees) -> dict[str, A
         "passes_per_chunk": plan.num_passes,
         "kv_bytes": kv_bytes(plan, model),
         "ranks": degrees.ranks,
-        "expected_s": round(expected_seconds(plan, model), 2),
+        **memory,
+        "expected_s": None if need is not None and not need.fits else round(expected_seconds(plan, model), 2),
     }
 
 

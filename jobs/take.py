@@ -22,9 +22,9 @@ def print_dry_run(take: Take, options: RenderOptions, feedback: Feedback) -> Non
     print_before(take, options, feedback.console)
     degrees = options.gang.degrees(take.plan)
     if feedback.as_json:
-        print_json(plan_card(take.plan, take.model, degrees))
+        print_json(plan_card(take.plan, take.model, degrees, options.load))
     else:
-        print_plan(take.plan, take.model, degrees, plain_console())
+        print_plan(take.plan, take.model, degrees, plain_console(), options.load)
 
 
 def print_reused(take: Take, console: Console) -> None:

@@ -223,6 +223,20 @@ BENCHES: Mapping[str, Bench] = {
         "longtake.jobs.bench.lora:measure",
         repeats=1,
     ),
+    "offload": Bench(
+        {
+            "weights_mb": Figure("megabytes of the weights of a Wan of 60 layers"),
+            "held_share": Figure(
+                "most resident memory of a clip over those weights, with --offload layers",
+                at_most=0.25 + 1 / 60,
+            ),
+            "held_share_without": Figure("the same without offloading"),
+            "time_ratio": Figure("seconds of a clip with --offload layers over those without"),
+            "films_that_differ": Figure("1 if the clips differ in any bit", at_most=0),
+        },
+        "longtake.jobs.bench.offload:measure",
+        repeats=1,
+    ),
     "open-weights": Bench(
         {
             "families": Figure("families of open weights, tiny, random and causal, rendered by two ranks on Ray"),

@@ -174,19 +174,44 @@ class NetworkLoras:
         if self._network is None:
             return
         for key in {key for lora in self._loras for key in lora.changes}:
-            changes = [
-                (lora.strength, lora.changes[key])
-                for lora, used in zip(self._loras, self._used, strict=True)
-                if used and key in lora.changes and not _is_added(self._network, key, lora.changes[key])
-            ]
-            if not changes and key not in self._kept:
+            present = _parameter(self._network, key)
+            if present.is_meta and key not in self._kept:
+                continue  # of an offloaded layer; it is changed when it is loaded, see `changed_weights`
+            if not self._written(key) and key not in self._kept:
                 continue
-            base = self._kept.setdefault(key, _parameter(self._network, key).detach())
-            precise = torch.promote_types(base.dtype, torch.float32)
-            changed = base.to(precise)
-            for strength, change in changes:
-                changed = changed + strength * change.delta(base)
-            _write_parameter(self._network, key, changed.to(base.dtype) if changes else base)
+            base = self._kept.setdefault(key, present.detach())
+            _write_parameter(self._network, key, self.changed(key, base))
+
+    def changed(self, key: str, base: Tensor) -> Tensor:
+        """A parameter with those changes in use that are not added to an output."""
+        changes = self._written(key)
+        if not changes:
+            return base
+        changed = base.to(torch.promote_types(base.dtype, torch.float32))
+        for strength, change in changes:
+            changed = changed + strength * change.delta(base)
+        return changed.to(base.dtype)
+
+    def _written(self, key: str) -> list[tuple[float, ParameterChange]]:
+        """The changes in use of a parameter that are written into it, with their strengths."""
+        assert self._network is not None
+        return [
+            (lora.strength, lora.changes[key])
+            for lora, used in zip(self._loras, self._used, strict=True)
+            if used and key in lora.changes and not _is_added(self._network, key, lora.changes[key])
+        ]
+
+
+def changed_weights(network: nn.Module, start: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of an offloaded layer as the LoRAs in use change them.
+
+    Args:
+        start: of the keys of the layer's parameters in the network.
+    """
+    applied = getattr(network, NETWORKS, None)
+    if applied is None:
+        return weights
+    return {name: applied.changed(f"{start}{name}", weight) for name, weight in weights.items()}
 
 
 class _Addition:

@@ -21,10 +21,16 @@ class OffloadedLayers:
     Args:
         layers: in the order in which they run, with their weights on `meta`.
         read: the weights of the layer with a number, where it computes.
+        change: the same weights as they are at present to be, such as with LoRAs.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], read: Callable[[int], Loaded]) -> None:
-        self._layers, self._read = layers, read
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        read: Callable[[int], Loaded],
+        change: Callable[[int, Loaded], Loaded] = lambda _, weights: weights,
+    ) -> None:
+        self._layers, self._read, self._change = layers, read, change
         self._ahead: tuple[int, Future[Loaded]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="offload")
         for number, layer in enumerate(layers):
@@ -39,7 +45,7 @@ class OffloadedLayers:
                 weights = self._read(number)
             following = (number + 1) % len(self._layers)
             self._ahead = (following, self._thread.submit(self._read, following)) if following != number else None
-            _put(layer, weights)
+            _put(layer, self._change(number, weights))
 
         return load
 

@@ -5,6 +5,7 @@ moved to a device are copied, one by one.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.adapted import changed_weights
 from longtake.pipeline.names import stays_below
 from longtake.pipeline.weights.folder import INDEX, PICKLES, VARIANT, refused
 from longtake.pipeline.weights.offload import OffloadedLayers, fits
@@ -184,7 +186,7 @@ def fill(
             start = f"{away}{number}."
             return {name.removeprefix(start): x for name, x in read(n for n in where if n.startswith(start)).items()}
 
-        OffloadedLayers(modules, read_layer)
+        OffloadedLayers(modules, read_layer, lambda number, x: changed_weights(network, f"{away}{number}.", x))
     for name, buffer in list(network.named_buffers()):
         if buffer.is_meta and name not in kept:
             module, _, leaf = name.rpartition(".")
@@ -232,6 +234,19 @@ def stored_dtype(part: Path) -> torch.dtype:
     if most not in known:
         raise WeightsError(f"{part} is stored as {most}, which cannot be rendered; use its float8 or bfloat16 copy")
     return known[most]
+
+
+def header_sizes(part: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The shape of each tensor of a part and the bytes of an element as it is rendered; only headers are read."""
+    where = weight_files(part)
+    found = {}
+    with _opened(where) as files:
+        for key, file in where.items():
+            held = files[file].get_slice(key)
+            bits = re.search(r"\d+", held.get_dtype())
+            itemsize = int(bits[0]) // 8 if bits else 1
+            found[key] = tuple(held.get_shape()), 2 if held.get_dtype().startswith("F8") else itemsize
+    return found
 
 
 def shards_of(index: Path) -> dict[str, Path]:

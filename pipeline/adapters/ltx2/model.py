@@ -29,6 +29,7 @@ from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLi
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
+from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.tensors import check_tensors, fill, stored_dtype, without_weights
 
@@ -141,6 +142,15 @@ class LTX2Model:
         return {
             "video": (channels, height // stride, width // stride),
             "audio": (transformer["audio_in_channels"],),
+        }
+
+    def part_bytes(self) -> dict[str, PartBytes]:
+        """The bytes of its weights in memory, by part; only headers are read."""
+        path, stored = self._folder.path, replace(self._load, dtype=None)
+        return {
+            "transformer": part_bytes(path / "transformer", self._load, "transformer_blocks"),
+            **{name: part_bytes(path / name, self._load) for name in ("text_encoder", "connectors")},
+            **{name: part_bytes(path / name, stored) for name in ("vae", "audio_vae", "vocoder")},
         }
 
     def adaptables(self) -> dict[str, AdaptableNetwork]:

@@ -41,6 +41,7 @@ from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
+from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions
 from longtake.pipeline.weights.settings import read_configuration
 from longtake.pipeline.weights.tensors import check_tensors, fill, on_meta, stored_dtype
@@ -179,6 +180,15 @@ class WanModel:
             check_tensors(self._transformer(name), self._folder.path / name)
         check_tensors(self._umt5(), self._folder.path / "text_encoder")
         check_tensors(self._vae(), self._folder.path / "vae")
+
+    def part_bytes(self) -> dict[str, PartBytes]:
+        """The bytes of its weights in memory, by part; only headers are read."""
+        path, stored = self._folder.path, replace(self._load, dtype=None)
+        return {
+            **{name: part_bytes(path / name, self._load, "blocks") for name in self._folder.experts},
+            "text_encoder": part_bytes(path / "text_encoder", self._load),
+            "vae": part_bytes(path / "vae", stored),
+        }
 
     def adaptables(self) -> dict[str, AdaptableNetwork]:
         """The denoisers and the text projections, which LoRAs can change."""
