@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +23,7 @@ from longtake.pipeline.adapters.ltx2.convert import NAMING as LTX2_NAMING
 from longtake.pipeline.adapters.wan.convert import NAMING, from_diffusers
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.testing.ltx2 import tiny_transformer
+from longtake.pipeline.weights.checkpoint import read_checkpoint
 from longtake.pipeline.weights.lora import lora_of, merge, read_lora
 from longtake.pipeline.weights.peft_config import peft_config
 from longtake.pipeline.weights.save import save_shards
@@ -313,6 +314,22 @@ def test_a_checkpoint_that_cannot_be_opened_is_refused_in_one_sentence(name, tmp
         convert(make(tmp_path / "in"), tmp_path / "out", ConvertOptions())
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "TQ2_0"])
+def test_block_formats_of_gguf_are_read_in_their_own_shape(kind, tmp_path):
+    quantization = GGMLQuantizationType[kind]
+    block, size = GGML_QUANT_SIZES[quantization]
+    packed = np.random.default_rng(0).integers(0, 60, (4, 2 * size), dtype=np.uint8)  # no scale overflows
+    writer = GGUFWriter(tmp_path / "in.gguf", "wan")
+    writer.add_tensor("x.weight", packed, raw_dtype=quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = read_checkpoint(tmp_path / "in.gguf").contents["x.weight"]
+    assert read.shape == (4, 2 * block)
+    assert torch.equal(read, torch.from_numpy(dequantize(packed, quantization)))
 
 
 def test_a_named_state_recipe_and_expert_answer_what_was_asked(tmp_path):
