@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import resample
 
-from longtake.pipeline.errors import SpecError
+from longtake.pipeline.errors import MediaError, SpecError
 from longtake.pipeline.media.read import FrameBlock, count_film, read_still, stream_frames
 from longtake.pipeline.media.sound import stream_sound
 from longtake.pipeline.spec import ConditioningFile
@@ -30,6 +30,7 @@ from longtake.pipeline.spec import ConditioningFile
 Value = TypeVar("Value")
 
 _SQUARE = Fraction(1)
+_MOST_PIXELS = 1 << 26  # of a picture that is scaled before it is cropped
 _MARGIN_S = (
     600  # of sound beyond what is needed that may be held: a resampled song does not depend on the film's length
 )
@@ -58,6 +59,9 @@ def fitted(frames: NDArray[np.uint8], width: int, height: int, pixel_aspect: Fra
 
     Args:
         pixel_aspect: the width of a pixel by its height.
+
+    Raises:
+        MediaError: it is so narrow that most of it would be cropped.
     """
     x = rearrange(torch.from_numpy(frames), "f h w c -> f c h w").float() / 127.5 - 1
     rows, columns = x.shape[-2:]
@@ -65,6 +69,11 @@ def fitted(frames: NDArray[np.uint8], width: int, height: int, pixel_aspect: Fra
         shown = columns * pixel_aspect
         scale = max(Fraction(height, rows), width / shown)
         size = (max(height, round(rows * scale)), max(width, round(shown * scale)))
+        if size[0] * size[1] > max(_MOST_PIXELS, rows * columns):
+            raise MediaError(
+                f"its picture is shown {float(shown):.6g} wide and {rows} high, which would have to be"
+                f" {size[1]}x{size[0]} to cover {width}x{height}; crop it first"
+            )
         x = functional.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[:, :, top : top + height, left : left + width].contiguous()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.media.source import check_decodable, codec_name, opened
-from longtake.pipeline.media.timeline import Timeline, common_start_s
+from longtake.pipeline.media.timeline import Timeline, common_start_s, timed_streams
 
 Samples = NDArray[np.float32]
 
@@ -31,6 +31,8 @@ Samples = NDArray[np.float32]
 _JITTER_S = Fraction(1, 100)
 # FFmpeg's bound for a jump of a clock: beyond it a timestamp is wrong.
 _MOST_S = 30 * 3600
+# A time that is this much later than the film ends by its header is wrong too.
+_LATE_S = 3600
 _NEVER_S = Fraction(1 << 62)
 _LAYOUTS = {1: "mono", 2: "stereo"}
 # As for samples of 16 bits: the matrix is scaled so that a full mix does not clip.
@@ -84,7 +86,7 @@ def _trimmed_blocks(url: str, channels: int | None, size: int | None) -> Iterato
             yield Fraction(0), 0, "", np.zeros((0, 0), dtype=np.float32)
             return
         check_decodable(stream, url)
-        common_s, placed = common_start_s(container), _Placed(stream, channels)
+        common_s, placed = common_start_s(container), _Placed(stream, channels, _end_s(container) + _LATE_S)
         for packet in Timeline(container).packets([stream]):
             if packet.has_sidedata("encryption_info"):
                 raise MediaError(f"{url} is encrypted (Common Encryption); decrypt it first")
@@ -106,10 +108,25 @@ def _trimmed_blocks(url: str, channels: int | None, size: int | None) -> Iterato
             raise MediaError(f"{url}: its sound ({codec_name(stream)}) holds nothing that decodes")
 
 
-class _Placed:
-    """Decoded frames of one stream, converted and put where their times say. The latest block is held back."""
+def _end_s(container: InputContainer) -> Fraction:
+    """When the film ends by its headers, on the file's clock; the bound of a jump if they do not say."""
+    ends = [
+        ((stream.start_time or 0) + stream.duration) * stream.time_base
+        for stream in timed_streams(container)
+        if stream.duration is not None and stream.time_base
+    ]
+    return max(ends, default=Fraction(_MOST_S))
 
-    def __init__(self, stream: AudioStream, channels: int | None) -> None:
+
+class _Placed:
+    """Decoded frames of one stream, converted and put where their times say. The latest block is held back.
+
+    Args:
+        latest_s: no time beyond this is believed.
+    """
+
+    def __init__(self, stream: AudioStream, channels: int | None, latest_s: Fraction) -> None:
+        self._latest_s = latest_s
         self.start_s, self.rate, self.num_samples = Fraction(0), 0, 0
         self._tick_s = stream.time_base or Fraction(1)
         self._channels, self.layout = channels, ""
@@ -122,6 +139,8 @@ class _Placed:
 
         A packet without a duration ends nowhere.
         """
+        if pts is not None and pts * self._tick_s > self._latest_s:
+            return
         if pts is not None and duration:
             stop_s = (pts + duration) * self._tick_s
             self._stop_s = stop_s if self._stop_s is None else max(self._stop_s, stop_s)
@@ -156,7 +175,7 @@ class _Placed:
 
     def _hole(self, time_s: Fraction | None) -> int:
         """Samples that are missing before a frame at `time_s`; below 0 for those that it repeats."""
-        if time_s is None:
+        if time_s is None or time_s > self._latest_s:
             return 0
         late_s = time_s - self.start_s - Fraction(self.num_samples, self.rate)
         jitter_s = max(_JITTER_S, 2 * self._tick_s)

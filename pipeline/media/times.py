@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import av
@@ -34,6 +35,8 @@ DAMAGED = (STOP, SKIP, HOLD)
 _END_BYTES = 1 << 16
 _DEFAULT_RATE = Fraction(25)
 _HIDES_PICTURES = {"vp8"}
+_CODES_FIELDS = {"h264"}
+_TRIED_PACKETS = 48
 # Beyond this a time is no time: FFmpeg's own bound for a jump, and far below what overflows.
 _MOST_S = 30 * 3600
 
@@ -112,6 +115,7 @@ class _Scan:
     content: Any = field(default_factory=sha256)
     corrupt: dict[int, int] = field(default_factory=dict)  # times of incomplete packets, by the packet's number
     must_decode: bool = False
+    in_fields: bool = False
     restarts: bool = False
     changes: tuple[Change, ...] = ()
 
@@ -170,7 +174,26 @@ def _scanned(url: str, size: int) -> _Scan:
             scan.packets.append((latest, packet.duration or 0, packet.is_keyframe))
             shown.add(latest)
         scan.restarts, scan.changes = restarts > 0, tuple(watch.changes)
+        is_woven_perhaps = codec_name(stream) in _CODES_FIELDS
+    scan.in_fields = is_woven_perhaps and not scan.must_decode and _is_in_fields(url, size)
+    scan.must_decode |= scan.in_fields
     return scan
+
+
+def _is_in_fields(url: str, size: int) -> bool:
+    """Whether the fields of a picture have packets of their own, with times of their own."""
+    packets = pictures = 0
+    with opened(url, size) as container:
+        stream = picture_stream(container, url)
+        stream.codec_context.thread_count = 1
+        for packet in islice(Timeline(container).packets([stream]), _TRIED_PACKETS):
+            shown = intact(packet, url, tolerant=True)
+            if any(not picture.interlaced_frame for picture in shown):
+                return False
+            packets, pictures = packets + bool(packet.size), pictures + len(shown)
+        with suppress(av.FFmpegError):
+            pictures += len(stream.codec_context.decode(None))
+    return 4 * pictures < 3 * packets
 
 
 def rate_of(stream: VideoStream) -> Fraction:
@@ -225,6 +248,11 @@ def _from_pictures(url: str, scan: _Scan, damaged: str | None) -> Times:
     if not _are_clear(seen, by_time, scan):
         clock = Clock(scan.tick_s, scan.rate, scan.start_s)
         return scan.times(url, [(clock.time(time), 0, False) for time in seen], (0,), in_order=True)
+    if scan.in_fields:  # the second field of a picture that is seen is no other picture
+        packets = [(time, 0, key) for time, _, key in packets]
+        behind = {after[0] for one, after in pairwise(packets) if one[0] in seen and after[0] not in seen}
+        packets = [packet for packet in packets if packet[0] not in behind]
+        by_time = {packet[0]: packet for packet in packets}
     kept = [by_time[time] for time in seen if time is not None]
     if len(by_time) < len(packets) or damaged == STOP or len(kept) == len(packets):
         return scan.times(url, kept, _keys(kept))

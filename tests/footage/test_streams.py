@@ -15,12 +15,13 @@ from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output, rehearse, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.timecode import timecode_after
-from longtake.pipeline.media.read import stream_frames
+from longtake.pipeline.media.read import count_film, stream_frames
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, Upscaler
 from longtake.pipeline.testing.film_kinds import KINDS, Recipe
 from longtake.pipeline.upscale_film import upscale
 from longtake.pipeline.upscaling.output import Output
 from longtake.pipeline.upscaling.plan import Handoff, UpscaleSpec
+from tests.footage.field_pictures import write_fields
 from tests.footage.footage_files import Film, make
 from tests.footage.test_kinds import click_s
 from tests.footage.test_write import segments
@@ -235,3 +236,22 @@ def test_odd_files_are_written_in_sync(tmp_path, name, suffix):
 def test_the_transparency_of_packed_pictures_is_read():
     frame = av.VideoFrame.from_ndarray(np.full((4, 6, 4), 51, np.uint8), format="rgba")
     assert alpha_of(frame) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("name", ["a.h264", "a.mp4", "a.mkv", "a.ts"])
+def test_pictures_that_are_coded_field_by_field_are_whole(tmp_path, name, apart):
+    pictures = np.full((12, 32, 32), 60, np.uint8)
+    for number, picture in enumerate(pictures):
+        picture[0::2, 2 * number : 2 * number + 6] = picture[1::2, 2 * number + 1 : 2 * number + 7] = 200
+    path = write_fields(tmp_path / name, pictures, apart)
+    footage = open_footage(path)
+    assert (footage.num_frames, footage.interlaced, footage.frame_rate) == (12, True, 25)
+    wanted = torch.from_numpy(pictures).float().sub(16) / 219
+    read = torch.stack([picture.mean(dim=0) for picture in read_pictures(footage, range(12))])
+    assert (read - wanted).abs().max() < 0.01
+    assert count_film(path).video.num_packets == sum(len(block.frames) for block in stream_frames(path)) == 12
+    whole = list(read_pictures(open_footage(path, "skip", "auto"), range(12)))
+    assert max(combs(picture) for picture in whole) < 0.2 * min(
+        combs(picture[None].expand(3, -1, -1)) for picture in read
+    )

@@ -129,3 +129,16 @@ def test_the_priming_of_an_encoder_is_not_heard(tmp_path, codec):
     given = read_sound(write(tmp_path / f"a.{suffix}", pcm, "mono", codec), RATE, 1, most=RATE)
     loud = given.pcm[0].abs()
     assert int((loud > 0.4 * loud.max()).int().argmax()) == pytest.approx(9600, abs=48)
+
+
+def test_a_time_hours_behind_the_films_end_is_not_believed(tmp_path, monkeypatch):
+    def moved(packet):
+        if packet.stream.type == "audio" and packet.pts * packet.time_base > 0.4:
+            packet.pts = packet.dts = packet.pts + round(5000 / packet.time_base)
+        return packet
+
+    Recipe().write(tmp_path / "a.mkv")
+    remuxed(tmp_path / "a.mkv", tmp_path / "b.mkv", moved)
+    monkeypatch.setattr("longtake.pipeline.media.sound._end_s", lambda _: Fraction(1))
+    _, pcm = heard(tmp_path / "b.mkv")
+    assert pcm.shape[1] == pytest.approx(0.48 * RATE, abs=2100)

@@ -61,6 +61,9 @@ def test_a_photo_is_upright(tmp_path, orientation):
 def test_pixels_that_are_not_square_are_shown_at_their_width(tmp_path):
     rings = np.zeros((1, 40, 40, 3), np.uint8)
     rings[:, :, 18:22] = 255
+    for aspect in (Fraction(1 << 30), Fraction(1, 1 << 30)):
+        with pytest.raises(MediaError, match=r"which would have to be \d+x\d+ to cover 80x40; crop it first"):
+            fitted(rings, 80, 40, aspect)
     wide = fitted(rings, 80, 40, Fraction(2))
     assert wide.shape == (1, 3, 40, 80)
     assert (wide[0, 0, 20] > 0).sum() == pytest.approx(8, abs=1)
