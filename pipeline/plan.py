@@ -267,7 +267,7 @@ def _most_latents(passes: Sequence[ChunkSpan]) -> tuple[int, int]:
 
 def kv_bytes(plan: FilmPlan, model: FilmModel) -> int:
     """Bytes of the KV store that `plan` needs, from the first chunk to the last."""
-    return store_bytes(plan.sites, plan.kv_plan, num_branches=len(plan.branches), item_bytes=model.dtype.itemsize)
+    return store_bytes(plan.sites, plan.kv_plan, branches=plan.branches, item_bytes=model.dtype.itemsize)
 
 
 def check_prompts(storyboard: Storyboard, model: FilmModel) -> None:

@@ -12,7 +12,7 @@ At *canonical points* the store is emptied and filled again from finished latent
 content depends only on the latents since the last such point's window, and a resumed run can rebuild it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile
@@ -94,6 +94,7 @@ class StreamLayout:
         frame_tokens: tokens of each latent frame; every frame is cut into the same shares. If it is 1, the chunk is cut
             as a whole.
         share: the part of each chunk that is kept on this rank.
+        constant: whether its keys and values stay while a scene does, as those of a prompt do.
     """
 
     name: str
@@ -101,6 +102,7 @@ class StreamLayout:
     kept: bool = True
     frame_tokens: int = 1
     share: Share = ALL
+    constant: bool = False
 
     def grid(self, length: int) -> Grid:
         """The grid by which a whole chunk of `length` tokens is cut."""
@@ -136,6 +138,11 @@ class SiteLayout:
     streams: tuple[StreamLayout, ...]
     heads: Share = ALL
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all its keys and values stay while a scene does, so that each layer keeps its own."""
+        return all(stream.constant for stream in self.streams if stream.page_tokens)
+
     def num_slots(self, plan: KVPlan) -> int:
         """Token slots of one buffer: all pages of all streams, one after another."""
         return sum(_stream_slots(stream, plan) for stream in self.streams)
@@ -154,13 +161,26 @@ def _stream_slots(stream: StreamLayout, plan: KVPlan) -> int:
     return stream.page_tokens * (plan.num_pages if stream.kept else 1)
 
 
+def prompt_of(branch: str) -> str:
+    """The branch that reads the prompt of the guidance pass `branch`: "unguided" has its own, all others read the
+    scene's."""
+    return branch if branch == "unguided" else "guided"
+
+
 def store_bytes(
-    sites: Sequence[SiteLayout], plan: KVPlan, *, num_branches: int, item_bytes: int, batch: int = 1
+    sites: Sequence[SiteLayout], plan: KVPlan, *, branches: Collection[str], item_bytes: int, batch: int = 1
 ) -> int:
-    """Bytes that a KV store of this shape holds, from a film's first chunk to its last."""
+    """Bytes that a KV store of this shape holds, from a film's first chunk to its last.
+
+    Args:
+        branches: names of the guidance passes.
+    """
     total = 0
     for site in sites:
-        buffers = 1 if plan.keeps_nothing else site.num_layers * num_branches
+        if site.is_constant:
+            buffers = site.num_layers * len(set(map(prompt_of, branches)))
+        else:
+            buffers = 1 if plan.keeps_nothing else site.num_layers * len(branches)
         sink = plan.sink * sum(stream.page_tokens for stream in site.streams if stream.kept)
         slots = 2 * site.num_slots(plan) + sink
         total += buffers * site.num_heads * site.head_dim * slots

@@ -27,7 +27,7 @@ from torch import Tensor
 from longtake.pipeline.attention.context import Site
 from longtake.pipeline.attention.exchange import UNSHARED, Sharing
 from longtake.pipeline.attention.kv_context import Branch, SiteBuffer, StoreContext, StoreShared
-from longtake.pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout
+from longtake.pipeline.attention.kv_plan import KVPlan, Page, PageTable, SiteLayout, prompt_of
 from longtake.pipeline.attention.mask import Visibility
 from longtake.pipeline.attention.rope import Ropes
 from longtake.pipeline.clock import ChunkSpan
@@ -83,11 +83,16 @@ class KVStore:
         self._branches = {branch: Branch(PageTable(plan), {}) for branch in branches}
         allocate = partial(_allocate, plan=plan, batch=batch, dtype=dtype, device=device)
         for layout in self.layouts.values():
-            # If nothing is kept, a pass reads only what it has just written at the same site, so one buffer serves all.
-            common = allocate(layout) if plan.keeps_nothing else None
-            for branch in self._branches.values():
-                for layer in range(layout.num_layers):
-                    branch.buffers[Site(layer, layout.kind)] = common or allocate(layout)
+            # Where nothing outlives a pass, it reads only what it has just written at the same site, so one buffer
+            # serves all. What is made of a prompt alone stays, in each layer, for all branches that read the prompt.
+            common = allocate(layout) if plan.keeps_nothing and not layout.is_constant else None
+            for layer in range(layout.num_layers):
+                prompts: dict[str, SiteBuffer] = {}
+                for name, branch in self._branches.items():
+                    buffer = common or prompts.get(prompt_of(name)) or allocate(layout)
+                    if layout.is_constant:
+                        prompts[prompt_of(name)] = buffer
+                    branch.buffers[Site(layer, layout.kind)] = buffer
 
     def open(
         self,

@@ -193,15 +193,15 @@ def test_nothing_is_committed_and_memory_stays_flat():
         rollout.store.reset()
         rollout.denoise(chunk, prompts(model, TEXTS[0]))
         assert not rollout.store.chunks("guided")
-        assert rollout.store.bytes == store_bytes(sites, NOTHING_KEPT, num_branches=2, item_bytes=4)
+        assert rollout.store.bytes == store_bytes(sites, NOTHING_KEPT, branches=("guided", "unguided"), item_bytes=4)
         assert len(rollout._finished) <= 3
 
 
 def test_all_layers_and_branches_take_turns_in_one_room():
     sites = tiny_model(torch.float32).denoiser.sites(LATENT_SIZE, LATENT_SIZE, 10, 50)
     assert all(site.num_layers > 1 for site in sites)
-    alone = store_bytes([replace(site, num_layers=1) for site in sites], KVPlan(0), num_branches=1, item_bytes=4)
-    assert store_bytes(sites, NOTHING_KEPT, num_branches=2, item_bytes=4) == alone
+    alone = store_bytes([replace(site, num_layers=1) for site in sites], KVPlan(0), branches=("guided",), item_bytes=4)
+    assert store_bytes(sites, NOTHING_KEPT, branches=("guided", "unguided"), item_bytes=4) == alone
 
 
 def test_continue_goes_on_from_the_overlap_under_the_new_prompt_and_a_cut_starts_afresh():

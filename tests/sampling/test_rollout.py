@@ -244,7 +244,7 @@ def test_a_restored_snapshot_and_a_fork_continue_bit_for_bit(film):
 def test_the_store_never_grows_and_its_bytes_are_predicted(film):
     model, _, chunks, store, rollout = film
     sites = model.denoiser.sites(LATENT_SIZE, LATENT_SIZE, 4, 20)
-    assert store.bytes == store_bytes(sites, store.plan, num_branches=2, item_bytes=4)
+    assert store.bytes == store_bytes(sites, store.plan, branches=("guided", "unguided"), item_bytes=4)
     sizes, places = set(), set()
     for chunk in chunks:
         rollout.denoise(chunk, prompts(model, TEXTS[chunk.scene]))

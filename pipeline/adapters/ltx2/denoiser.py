@@ -141,6 +141,12 @@ class LTX2Denoiser(nn.Module):
         return rearrange(torch.cartesian_prod(times_s, *lines), "(f s) a -> f s a", f=len(times_s))
 
 
+def _is_modulated(config: Mapping[str, Any]) -> bool:
+    """Whether the noise level changes how the blocks read a prompt, as in 2.3."""
+    modulated = config.get("cross_attn_mod") or config.get("audio_cross_attn_mod")
+    return bool(modulated and config.get("use_prompt_adaln_single", True))
+
+
 def _heard(times_s: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Times [f] of audio latents, of which a film's first holds one mel frame where the others hold several, so that
     half of it would lie before the beginning."""
@@ -220,7 +226,10 @@ def sites(
     patch = config["patch_size"]
     frame_tokens = (size[0] // patch) * (size[1] // patch)
     video = StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens)
-    audio, text = StreamLayout("audio", chunk_audio), StreamLayout("text", text_tokens, kept=False)
+    audio, text = (
+        StreamLayout("audio", chunk_audio),
+        StreamLayout("text", text_tokens, kept=False, constant=not _is_modulated(config)),
+    )
     querying = {name: StreamLayout(name, 0, kept=False) for name in ("video", "audio")}
     querying["video"] = replace(querying["video"], frame_tokens=frame_tokens)
     picture = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])

@@ -164,7 +164,7 @@ def sites(config: Mapping[str, Any], size: tuple[int, int], chunk_latents: int, 
     querying = StreamLayout("video", 0, kept=False, frame_tokens=frame_tokens)
     streams = {
         "video_self": (StreamLayout("video", chunk_latents * frame_tokens, frame_tokens=frame_tokens),),
-        "video_text": (querying, StreamLayout("text", text_tokens, kept=False)),
+        "video_text": (querying, StreamLayout("text", text_tokens, kept=False, constant=True)),
     }
     if config.get("image_dim") is not None:
         streams["video_image"] = (querying, StreamLayout("image", IMAGE_TOKENS, kept=False))

@@ -56,7 +56,7 @@ def test_a_chunk_of_the_full_size_has_a_cache_of_a_known_size():
     config |= {"patch_size": 1}
     kinds = sites(config, (16, 24), 3, 26, 1024)  # a second of 768x512
     assert [site.num_heads * site.head_dim for site in kinds] == [4096, 2048, 4096, 2048, 2048, 2048]
-    once = store_bytes(kinds, KVPlan(1), num_branches=1, item_bytes=2)
+    once = store_bytes(kinds, KVPlan(1), branches=("guided",), item_bytes=2)
     tokens = {"video": 2 * 3 * 384, "audio": 2 * 26}
     widths = {"video": 4096 + 2048, "audio": 2048 + 2048}
     prompts = 1024 * (4096 + 2048)
