@@ -21,6 +21,7 @@ from longtake.pipeline.media.ffmpeg import EXACT_SCALER, FULL
 from longtake.pipeline.media.matroska import UNCROPPED, Crop, crop_of
 from longtake.pipeline.media.sound import sound_stream, stream_sound
 from longtake.pipeline.media.source import check_decodable, opened, picture_stream
+from longtake.pipeline.media.tiles import stitched, tiles_of
 from longtake.pipeline.media.timeline import Timeline, common_start_s, timed_streams
 from longtake.pipeline.media.times import Clock, intact, picture_times, rate_of
 from longtake.pipeline.media.turn import Turn
@@ -205,6 +206,10 @@ def _cropped(frame: VideoFrame, crop: Crop) -> VideoFrame:
 
 def read_still(url: str) -> FrameBlock:
     """The picture at `url`, upright; of a film, its first. Raises `MediaError` if it holds none."""
+    with opened(url) as container:
+        if tiles_of(container.streams.video):
+            picture = stitched(url, container, to_rgb)
+            return FrameBlock((Fraction(0),), picture[np.newaxis])
     return next(stream_frames(url, block=1))
 
 
@@ -223,7 +228,9 @@ def reading(url: str) -> str:
         is_fine = sound is None or (sound.time_base or 1) * sound.rate <= 1
         is_plain = common_start_s(container) == 0 and is_first and is_fine
         is_plain &= sound is None or sound.layout.nb_channels <= 2
-        stream = picture_stream(container, url) if any(one.index in moving for one in pictures) else None
+        is_film = any(one.index in moving for one in pictures) and not tiles_of(pictures)
+        is_plain &= not tiles_of(pictures)
+        stream = picture_stream(container, url) if is_film else None
         is_plain &= stream is None or crop_of(url, container.format.name, stream.index) == UNCROPPED
         is_plain &= stream is None or (stream.index, stream.sample_aspect_ratio or 1) == (pictures[0].index, 1)
         due: int | None = None

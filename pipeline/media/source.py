@@ -98,6 +98,8 @@ def picture_stream(container: InputContainer, url: str) -> VideoStream:
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise MediaError(f"{url} holds no picture: no moving picture, only {kinds}; give a film")
+    if all(stream.disposition & Disposition.dependent for stream in streams):
+        raise MediaError(f"{url} is a still of {len(streams)} tiles, which only `image` reads; convert it to PNG")
     stream = min(streams, key=lambda stream: (not stream.disposition & Disposition.default, _is_still(stream)))
     check_decodable(stream, url)
     if codec_name(stream) == "webp" and _is_animated_webp(url):

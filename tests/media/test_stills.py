@@ -15,6 +15,7 @@ from longtake.pipeline.media.read import read_still, reading
 from longtake.pipeline.media.times import picture_times
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.testing.film_kinds import KINDS, TURN, Recipe
+from tests.media.heif_grid import LEVELS, TILE, write_grid
 
 # What a player does with a picture that is stored with an EXIF orientation.
 UPRIGHT = {
@@ -113,3 +114,15 @@ def test_an_encrypted_film_is_named_as_what_it_is(tmp_path):
 def test_a_picture_is_read_like_the_one_it_was_made_of(tmp_path):
     path = str(Recipe(codec="png", sound=None, pix_fmt="rgb24", num_pictures=1).write(tmp_path / "a.mov"))
     assert torch.equal(read_picture(path, 32, 32), torch.full((1, 3, 32, 32), 40 / 127.5 - 1))
+
+
+@pytest.mark.parametrize("quarters", [0, 1])
+def test_a_photo_of_tiles_is_put_together(tmp_path, quarters):
+    path = write_grid(tmp_path / "a.avif", 100, 80, quarters)
+    wanted = np.repeat(np.repeat(np.array(LEVELS).reshape(2, 2), TILE, axis=0), TILE, axis=1)[:80, :100]
+    shown = read_still(path).frames[0]
+    assert np.abs(shown.mean(axis=2) - np.rot90(wanted, quarters)).mean() < 4
+    assert read_picture(path, 32, 32).shape == (1, 3, 32, 32)
+    assert reading(path)
+    with pytest.raises(MediaError, match="is a still of 4 tiles, which only `image` reads"):
+        picture_times(path)
