@@ -18,7 +18,7 @@ STORYBOARD = parse_storyboard(
     """
 model: tiny
 seed: 11
-sampling: {steps: 1}
+sampling: {steps: 1, guidance: 1}
 video: {width: 16, height: 16}
 scenes:
   - {prompt: a red circle bounces fast, duration: 2.6s}

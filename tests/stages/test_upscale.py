@@ -19,7 +19,7 @@ from tests.tiny_take import Recorder, legs
 MODEL = EmbeddedModel.untrained(TINY)
 SMALL = """
 model: tiny
-sampling: {steps: 1}
+sampling: {steps: 1, guidance: 1}
 video: {width: 32, height: 32}
 scenes:
   - {prompt: a red circle bounces fast, duration: 3s}

@@ -29,7 +29,7 @@ from tests.tiny_take import Recorder, legs
 MODEL = EmbeddedModel.untrained(TINY)
 STORYBOARD = """
 model: tiny
-sampling: {steps: 1}
+sampling: {steps: 1, guidance: 1}
 video: {width: 16, height: 16}
 scenes:
   - {prompt: a red circle bounces fast, duration: 6s}
