@@ -5,6 +5,7 @@ Shapes: b batch, f latent frames, c channels, h w latent height and width, n fra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,18 @@ def their_clip(kind: Kind, folder: Path, low_noise_guidance: float | None = None
     return Clip(kind, folder, pipeline.scheduler.sigmas.tolist(), latents[0].transpose(0, 1), 2 * frames[0] - 1)
 
 
+@cache
+def _opened(folder: Path) -> WanModel:
+    """The model of a clip's folder, which all ranks of this process share."""
+    model = open_folder(folder, LoadOptions())
+    assert isinstance(model, WanModel), "their_clip saved it"
+    return model
+
+
 @torch.inference_mode()
 def our_clip(clip: Clip, parallel: Parallel = ONE_RANK, guidance: Guidance = ONE_SCALE) -> tuple[WanModel, LatentChunk]:
     """The same clip as one chunk of a causal rollout, on each rank of `parallel`, and its model."""
-    model = open_folder(clip.folder, LoadOptions())
-    assert isinstance(model, WanModel), "their_clip saved it"
+    model = _opened(clip.folder)
     chunk, clock = one_chunk(LATENTS, fps=int(model.limits.max_fps))
     shapes = model.latent_shapes(*CLIPS[clip.kind])
     _, height, width = shapes["video"]

@@ -38,7 +38,7 @@ def film_of(moves, seconds):
     return TrueFilm(frames.numpy(), clips.sound[0].numpy(), moves, hits)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)
 def true_film(prompt, seconds=16, seed=0):
     return film_of(draw_moves(np.random.default_rng(seed), Caption.parse(prompt)), seconds)
 

@@ -1,6 +1,7 @@
 """Every fault triggers its own detector and no other."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def click(film):
     return replace(film, sound=sound)
 
 
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory):
+    """The inspection of a film with a fault, by prompt and fault."""
+
+    @cache
+    def inspection(prompt, fault):
+        film = fault(true_film(prompt, SECONDS, seed=3))
+        return inspect_film(open_subject(write_take(tmp_path_factory.mktemp("take"), film, [prompt], [SECONDS])))
+
+    return inspection
+
+
 def fired(inspection):
     return {verdict.key for verdict in inspection.verdicts if verdict.grade in ("look", "bad")}
 
@@ -68,9 +81,8 @@ def fired(inspection):
         (click, {"clicks_excess"}, set()),
     ],
 )
-def test_the_right_detector_fires_and_the_others_stay_quiet(tmp_path, prompt, fault, fires, may_fire):
-    film = fault(true_film(prompt, SECONDS, seed=3))
-    inspection = inspect_film(open_subject(write_take(tmp_path, film, [prompt], [SECONDS])))
+def test_the_right_detector_fires_and_the_others_stay_quiet(inspected, prompt, fault, fires, may_fire):
+    inspection = inspected(prompt, fault)
     assert fires <= fired(inspection) <= fires | may_fire
     assert inspection.grade == ("good" if fault is clean else inspection.grade)
 
@@ -88,10 +100,8 @@ def test_a_dropped_frame_is_a_gap_where_its_time_is_left_and_a_miscount_where_it
     ]
 
 
-def test_the_sizes_of_faults_are_read_off(tmp_path):
-    film = true_film(FAST, SECONDS, seed=3)
-    late = inspect_film(open_subject(write_take(tmp_path / "late", late_sound(film), [FAST], [SECONDS])))
-    jumpy = inspect_film(open_subject(write_take(tmp_path / "jumpy", jump_at_borders(film), [FAST], [SECONDS])))
+def test_the_sizes_of_faults_are_read_off(inspected):
+    late, jumpy = inspected(FAST, late_sound), inspected(FAST, jump_at_borders)
     assert late.sync.offset_ms == pytest.approx(30, abs=4)
     assert late.sync.f1 == 1
     assert late.sync.chance_f1 < 0.3

@@ -100,13 +100,13 @@ def test_a_handoff_through_the_journal_writes_the_packets_of_one_pass(clip, mode
 
 
 def test_a_warm_up_over_the_history_is_exact_and_a_shorter_one_is_measured(tmp_path, model):
-    clip = open_footage(write_clip(tmp_path / "long.mp4", 150, sound=False))
+    clip = open_footage(write_clip(tmp_path / "long.mp4", 126, sound=False))
     spec = replace(WISH, segment_frames=100, continuity=WarmUp(model.history_frames))
     work = work_of(clip, model, tmp_path / "out.mkv", spec, cuts=())
     span = work.plan.segments[1]
     assert span.warm_up.start > 0
     state = model.start(4, clip.height, clip.width)
-    whole = torch.stack(list(model.stream(read_pictures(clip, range(150)), state)))
+    whole = torch.stack(list(model.stream(read_pictures(clip, range(126)), state)))
     assert torch.allclose(pictures_of(work, model, span), whole[span.frames.start :], rtol=0, atol=1e-5)
     assert not work.approximates
     short = work_of(clip, model, tmp_path / "out.mkv", replace(spec, continuity=WarmUp(0)), cuts=())

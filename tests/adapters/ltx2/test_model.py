@@ -30,7 +30,7 @@ model: tiny-ltx2
 seed: 3
 video: {width: 16, height: 16, fps: 24}
 audio: {sample_rate: 8000}
-sampling: {steps: 2, guidance: {video: 3, audio: 2, modality: 2, stg: 1, stg_blocks: [1], rescale: 0.5}}
+sampling: {steps: 1, guidance: {video: 3, audio: 2, modality: 2, stg: 1, stg_blocks: [1], rescale: 0.5}}
 scenes:
   - {prompt: a red circle rests, duration: 2s}
   - {prompt: a blue circle rests, duration: 1s}
