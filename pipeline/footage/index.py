@@ -32,7 +32,7 @@ _LOOKED_AT = 8  # pictures at the start that tell whether a film is interlaced
 _NOT_CARRIED = {
     SideDataType.DOVI_METADATA: "Dolby Vision's metadata",
     SideDataType.DYNAMIC_HDR_PLUS: "HDR10+'s dynamic metadata",
-    SideDataType.A53_CC: "the captions inside the picture (CTA-708)",
+    SideDataType.A53_CC: "the caption track inside the picture (CTA-708)",
     SideDataType.ICC_PROFILE: "the ICC profile",
     SideDataType.SPHERICAL: "the tag for spherical video",
     SideDataType.STEREO3D: "the tag for stereo video",
@@ -62,7 +62,7 @@ def open_footage(url: str, damaged: str = STOP, deinterlace: str = OFF) -> Foota
             raise MediaError(f"{url} holds no picture that decodes; it is damaged, or its codec is unknown here")
         interlaced = any(picture.interlaced_frame for picture in pictures)
         footage = _footage(url, container, stream, times, pictures[0])
-        notes = (*_not_carried(pictures), *footage.notes)
+        notes = (*_not_carried(pictures, times), *footage.notes)
         footage = replace(footage, others=others, damaged=damaged, interlaced=interlaced, notes=notes)
         footage = _cropped(_tagged(footage, declared), crop_of(url, footage.container, stream.index))
     film = without_pulldown(footage) if deinterlace == AUTO else footage
@@ -162,12 +162,13 @@ def _footage(url: str, container: InputContainer, stream: VideoStream, times: Ti
     )
 
 
-def _not_carried(pictures: Sequence[VideoFrame]) -> tuple[str, ...]:
-    """What the first pictures hold next to their samples, and the new film will not."""
+def _not_carried(pictures: Sequence[VideoFrame], times: Times) -> tuple[str, ...]:
+    """What the first pictures hold next to their samples, captions of any picture too, and the new film will not."""
     return tuple(
         f"{name} is not carried over"
         for kind, name in _NOT_CARRIED.items()
-        if any(side_data(picture, kind) is not None for picture in pictures)
+        if (kind == SideDataType.A53_CC and times.has_captions)
+        or any(side_data(picture, kind) is not None for picture in pictures)
     )
 
 

@@ -21,6 +21,10 @@ from av.video.stream import VideoStream
 
 from longtake.pipeline.media.source import codec_name
 
+_MPEG_AUDIO = {"mp2", "mp2float", "mp3", "mp3float"}
+_ONE_CHANNEL = 3
+_CAPTIONED, _CAPTIONS = {"h264", "hevc", "mpeg2video"}, b"GA94"  # ATSC A/53, part 4, 6.2.3
+
 
 @dataclass(frozen=True)
 class Change:
@@ -50,6 +54,8 @@ class ChangeWatch:
 
     def __init__(self, picture: VideoStream, start_s: Fraction) -> None:
         self.changes: list[Change] = []
+        self.has_captions = False
+        self._may_have_captions = codec_name(picture) in _CAPTIONED
         self._picture, self._start_s = picture, start_s
         self._filter = _parameter_filter(picture)
         self._parameters: bytes | None = None
@@ -60,17 +66,19 @@ class ChangeWatch:
         """Take note of a packet, which stays as it is."""
         if packet.stream_index != self._picture.index:
             self._listen(packet)
-        elif packet.is_keyframe and packet.pts is not None:
+            return
+        if self._may_have_captions and not self.has_captions:
+            self.has_captions = _CAPTIONS in bytes(packet)
+        if packet.is_keyframe and packet.pts is not None:
             parameters = _parameters(self._filter, packet) or self._parameters
             if parameters != self._parameters:
                 self._parameters = parameters
                 self._compare(packet)
 
     def _compare(self, packet: Packet[Any]) -> None:
-        seen = next(_alone(self._picture, packet, self._parameters), None)
-        if seen is None:
+        looks = next(_alone(self._picture, packet, self._parameters), None)
+        if looks is None:
             return
-        looks = _looks(seen)
         for name, value in looks.items():
             if self._looks.get(name, value) != value:
                 what = f"its {name} changes from {self._looks[name]} to {value}"
@@ -113,15 +121,16 @@ def _parameters(filtering: BitStreamFilterContext | None, packet: Packet[Any]) -
     return None
 
 
-def _alone(stream: VideoStream, packet: Packet[Any], parameters: bytes | None) -> Iterator[VideoFrame]:
-    """The pictures of a key frame, decoded without any other."""
+def _alone(stream: VideoStream, packet: Packet[Any], parameters: bytes | None) -> Iterator[dict[str, object]]:
+    """How the pictures of a key frame look, decoded without any other."""
     decoder = av.CodecContext.create(stream.codec_context.codec, "r")
     assert isinstance(decoder, VideoCodecContext), "the decoder of a picture"
     is_beside = packet.has_sidedata("new_extradata")
     decoder.extradata = parameters if is_beside else stream.codec_context.extradata
     try:
         for each in (_copied(packet), None):
-            yield from decoder.decode(each)
+            for frame in decoder.decode(each):
+                yield _looks(frame, decoder)
     except av.FFmpegError:
         return
 
@@ -133,24 +142,30 @@ def _copied(packet: Packet[Any]) -> Packet[Any]:
     return copy
 
 
-def _looks(frame: VideoFrame) -> dict[str, object]:
+def _looks(frame: VideoFrame, decoder: VideoCodecContext) -> dict[str, object]:
     return {
         "size": f"{frame.width}x{frame.height}",
         "pixel format": frame.format.name,
         "colour": (int(frame.color_primaries), int(frame.color_trc), int(frame.colorspace)),
         "interlacing": "fields" if frame.interlaced_frame else "whole pictures",
+        "pixel aspect": str(decoder.sample_aspect_ratio or 1),
     }
 
 
 def _sound_head(codec: str, head: bytes) -> tuple[int, ...] | None:
-    """What the head of a packet says about rate and channels: ADTS (ISO/IEC 13818-7, 6.2) and AC-3 (ATSC A/52, 5.3)."""
+    """What the head of a packet says about rate and channels.
+
+    ADTS (ISO/IEC 13818-7, 6.2), AC-3 (ATSC A/52, 5.3), MPEG audio (ISO/IEC 11172-3, 2.4.1.3).
+    """
     if codec == "aac" and len(head) > 3 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return head[2] & 0x3D, head[3] >> 6
     if codec == "ac3" and len(head) > 6 and head[:2] == b"\x0b\x77":
         return head[4] >> 6, head[6] >> 5
+    if codec in _MPEG_AUDIO and len(head) > 3 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return head[1] & 0x18, head[2] & 0x0C, head[3] >> 6 == _ONE_CHANNEL
     return None
 
 
 def is_sound_watched(stream: Stream) -> bool:
     """Whether the packets of a stream of sound say what changes."""
-    return stream.type == "audio" and codec_name(stream) in {"aac", "ac3"}
+    return stream.type == "audio" and codec_name(stream) in {"aac", "ac3"} | _MPEG_AUDIO

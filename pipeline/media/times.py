@@ -60,6 +60,7 @@ class Times:
         lost_s: the times of pictures that do not decode, and are left out or replaced by the picture before.
         shows: for each picture the number of the one that is decoded for it; empty if that is itself.
         changes: what changes inside picture or sound, as far as packets tell.
+        has_captions: whether a picture has captions in it (CTA-708).
     """
 
     pts: tuple[int, ...]
@@ -73,6 +74,7 @@ class Times:
     lost_s: tuple[Fraction, ...] = ()
     shows: tuple[int, ...] = ()
     changes: tuple[Change, ...] = ()
+    has_captions: bool = False
 
 
 def picture_times(url: str, damaged: str | None = STOP) -> Times:
@@ -118,6 +120,7 @@ class _Scan:
     in_fields: bool = False
     restarts: bool = False
     changes: tuple[Change, ...] = ()
+    has_captions: bool = False
 
     def times(self, url: str, packets: Sequence[_Shown], keyframes: tuple[int, ...], **changes: Any) -> Times:
         """The times of a film of these pictures, which are in order."""
@@ -135,6 +138,7 @@ class _Scan:
             self.size,
             restarts=self.restarts,
             changes=self.changes,
+            has_captions=self.has_captions,
             **changes,
         )
 
@@ -174,6 +178,7 @@ def _scanned(url: str, size: int) -> _Scan:
             scan.packets.append((latest, packet.duration or 0, packet.is_keyframe))
             shown.add(latest)
         scan.restarts, scan.changes = restarts > 0, tuple(watch.changes)
+        scan.has_captions = watch.has_captions
         is_woven_perhaps = codec_name(stream) in _CODES_FIELDS
     scan.in_fields = is_woven_perhaps and not scan.must_decode and _is_in_fields(url, size)
     scan.must_decode |= scan.in_fields

@@ -311,6 +311,27 @@ def test_a_size_that_changes_midway_is_refused_with_the_picture(tmp_path):
         everything(footage)
 
 
+def test_aspects_channels_and_captions_that_come_later_are_said_before_any_work(tmp_path):
+    parts = []
+    for name, recipe in (
+        ("a", Recipe("mpeg2video", "mp2")),
+        ("b", Recipe("mpeg2video", "mp2", layout="stereo", shape=Fraction(64, 45))),
+    ):
+        parts.append(recipe.write(tmp_path / f"{name}.ts").read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    said = check_output(open_footage(str(tmp_path / "both.ts")), FootageEncoding(), tmp_path / "out.mp4")
+    assert [note for note in said if "its pixel aspect changes from 1 to" in note]
+    assert [note for note in said if "the rate or the channels of audio stream 1 change" in note]
+    caption = b"\0\0\1\6\4\x47\xb5\0\x31GA94\3\x54\xff" + b"\xfc\x80\x80" * 20 + b"\xff\x80"
+    Recipe(sound=None, num_pictures=20, options={"bf": "0"}, container="h264").write(tmp_path / "c.h264")
+    data = (tmp_path / "c.h264").read_bytes()
+    at = data.rindex(b"\0\0\1\x41")
+    (tmp_path / "c.h264").write_bytes(data[:at] + caption + data[at:])
+    footage = open_footage(str(tmp_path / "c.h264"))
+    assert footage.num_frames == 20
+    assert footage.notes == ("the caption track inside the picture (CTA-708) is not carried over",)
+
+
 def test_what_changes_inside_a_film_is_said_before_any_work(tmp_path):
     parts = []
     for name, recipe in (
