@@ -49,12 +49,13 @@ def truth():
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory, truth):
-    """A still, another one, a song of 5 s at 24 kHz in stereo, and a film."""
+    """A still, another one, a song of 5 s at 24 kHz in stereo, and films of 4 s and of 2 s."""
     folder = tmp_path_factory.mktemp("originals")
     write_png(torch.from_numpy(truth.frames[5]), folder / "still.png")
     write_png(torch.from_numpy(truth.frames[40]), folder / "other.png")
     write_wav(folder / "song.wav", np.stack([np.sin(np.arange(120_000) / 9), np.zeros(120_000)]), 24_000)
     write_mp4(folder / "before.mp4", truth.frames, truth.sound)
+    write_mp4(folder / "short.mp4", truth.frames[:32], truth.sound[:32_000])
     return folder
 
 
@@ -273,8 +274,7 @@ def test_a_sound_of_another_length_is_padded_or_trimmed_with_a_note(tmp_path, se
         (["scenes[0].transition=cut", "continue_from=before.mp4"], r"but scenes\[0\] has transition: cut; leave one"),
     ],
 )  # fmt: skip
-def test_an_unusable_file_is_named_by_its_key_before_anything_starts(files, truth, overrides, message):
-    write_mp4(files / "short.mp4", truth.frames[:32], truth.sound[:32_000])
+def test_an_unusable_file_is_named_by_its_key_before_anything_starts(files, overrides, message):
     with pytest.raises(SpecError, match=message):
         take_of(storyboard(files, *overrides), model_of(), files / "take")
     assert not (files / "take").exists()

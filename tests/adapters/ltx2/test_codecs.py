@@ -47,22 +47,32 @@ def video(request):
     return codec, torch.randn(1, LATENTS, LATENT_CHANNELS, 1, 2, dtype=torch.float64)
 
 
+@pytest.fixture(scope="module")
+@torch.inference_mode()
+def whole_video(video):
+    return pictures_at_once(*video)
+
+
+@pytest.fixture(scope="module")
+@torch.inference_mode()
+def whole_sound(sound):
+    return sound_at_once(*sound)
+
+
 @pytest.mark.parametrize("borders", [(0, 1, 2, 5, 30, 64), (0, 16, 29, 42, 55, 64)])
 @torch.inference_mode()
-def test_frames_of_chunks_equal_those_of_the_whole(video, borders):
+def test_frames_of_chunks_equal_those_of_the_whole(video, whole_video, borders):
     codec, latents = video
-    whole = pictures_at_once(codec, latents)
     parts = decode(codec, latents, borders)
     done = [8 * max(0, stop - codec.lookahead) for stop in borders[:-1]] + [8 * LATENTS]
     assert [part.shape[1] for part in parts] == [max(0, b - 7) - max(0, a - 7) for a, b in pairwise(done)]
-    assert float((torch.cat(parts, dim=1) - whole).abs().max()) <= 1e-10
+    assert float((torch.cat(parts, dim=1) - whole_video).abs().max()) <= 1e-10
 
 
 @pytest.mark.parametrize("borders", [(0, 1, 2, 8, 60, 110, 130), (0, 50, 75, 100, 125, 130), (0, 129, 130)])
 @torch.inference_mode()
-def test_samples_of_chunks_equal_those_of_the_whole(sound, borders):
-    codec, latents = sound
-    whole = sound_at_once(codec, latents)
+def test_samples_of_chunks_equal_those_of_the_whole(sound, whole_sound, borders):
+    (codec, latents), whole = sound, whole_sound
     parts = decode(codec, latents, borders)
     done = [max(0, stop - codec.lookahead) for stop in (0, *borders[1:-1])] + [AUDIO]
     assert [part.shape[1] for part in parts] == [codec.stride * (b - a) for a, b in pairwise(done)]
