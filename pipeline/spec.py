@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -94,7 +95,7 @@ def parse_fps(value: object) -> Fraction:
 
 
 def _duration(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
         raise SpecError(f"it has no unit; write {value}s for seconds or {value}f for frames")
     if not isinstance(value, str):
         raise SpecError("write a number with its unit, such as 12s or 48f")

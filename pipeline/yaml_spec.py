@@ -67,6 +67,8 @@ def read_text(url: str, fix: str) -> str:
         with fsspec.open(url, "r", encoding="utf-8-sig") as file:
             text: str = file.read(MOST_TEXT + 1)
     except FileNotFoundError:
+        if url.startswith(("http://", "https://")):
+            raise SpecError(f"{url} cannot be read: its server has no such file, or does not answer") from None
         raise SpecError(f"{url} does not exist; {fix}") from None
     except Exception as error:  # every file system has errors of its own: credentials, buckets, networks
         raise SpecError(f"{url} cannot be read: {error}") from error

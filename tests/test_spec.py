@@ -238,6 +238,7 @@ def test_a_rate_too_fine_for_a_container_names_the_next_best():
         ({"scenes": [{"prompt": "a", "duration": "soon"}]}, "scenes[0].duration", "'soon'", "with its unit"),
         ({"scenes": [{"prompt": "a", "duration": "101h"}]}, "scenes[0].duration", "'101h'", "100h"),
         ({"scenes": [{"prompt": "a", "duration": "60h"}] * 2}, "scenes", "[", "100h"),
+        ({"scenes": [{"prompt": "a", "duration": float("nan")}]}, "scenes[0].duration", "nan", "write a number"),
         (
             {"scenes": [{"prompt": "a", "duration": "1s", "transition": "fade"}]},
             "scenes[0].transition",

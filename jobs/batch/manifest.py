@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from longtake.jobs.manifest_rows import READ_FIX, Row, read_rows
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.journal.root import check_spelling
 from longtake.pipeline.journal.store import Store, resolved
 from longtake.pipeline.names import check_place, scheme_of
 from longtake.pipeline.spec import Storyboard, located, parse_storyboard
@@ -256,6 +257,7 @@ def _shared(takes: Sequence[tuple[str, TakeSpec]]) -> Iterator[str]:
 
 
 def _store(root: str) -> Store:
+    check_spelling(root)
     try:
         return Store(root)
     except (OSError, ValueError, ImportError) as error:

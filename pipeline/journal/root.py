@@ -80,7 +80,9 @@ def check_no_stream(url: str) -> None:
 
 
 def check_spelling(url: str) -> None:
-    """Raise `SpecError` for the value of `-o=URL`, which a command line reads as `=URL`."""
+    """Raise `SpecError` for an empty URL, and for the value of `-o=URL`, which a command line reads as `=URL`."""
+    if not url.strip():
+        raise SpecError("-o is empty; name a folder, which is created if it does not exist, or . for this one")
     if url.startswith("="):
         raise SpecError(f"-o is {url}; write -o {url[1:]}, with a space, or --output={url[1:]}")
 

@@ -28,6 +28,8 @@ RENDER = {
     "render '{missing}\nfilm' -o {out}": (WRONG, "does not exist"),
     "render {board} -o {out}.mp4": (WRONG, "it names a folder", "--set output.film=out.mp4"),
     "render {board} -o {film}": (WRONG, "it names a folder", "--set output.film=film.mp4"),
+    "render {board} -o ''": (WRONG, "-o is empty; name a folder"),
+    "render http://127.0.0.1:1/film.yaml -o {out}": (WRONG, "has no such file, or does not answer"),
     "render {board} -o {junk}": (WRONG, "junk, a file; name a folder"),
     "render {board} -o {junk}/below/it": (WRONG, "which is a file; name a folder"),
     "render {board} -o /proc/longtake": (WRONG, "/proc/longtake, which cannot be written"),
