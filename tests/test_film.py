@@ -42,8 +42,9 @@ def storyboard(*overrides):
 
 
 def at_rate(fps):
-    """The storyboard at another rate; the highest gets shorter scenes, of as many frames as the lowest's."""
-    shorter = ("scenes[0].duration=0.65s", "scenes[1].duration=0.375s") if fps == "120" else ()
+    """The storyboard at another rate; at higher ones its scenes are shorter, of about as many frames as at 16."""
+    factor = 16 / Fraction(fps)
+    shorter = [f"scenes[{scene}].duration={float(s * factor):.3f}s" for scene, s in ((0, 2.6), (1, 1.5)) if factor < 1]
     return storyboard(f"video.fps={fps}", *shorter)
 
 
