@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from longtake.actors.cluster import joined
+from longtake.jobs.bench.fidelity import sample_captions
 from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.film_ratings import FilmToRate, rate_all
 from longtake.jobs.progress import Progress
@@ -33,7 +34,7 @@ from longtake.pipeline.testing.thread_ranks import run_threads
 from longtake.pipeline.training.run_folder import RunFolder
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.tasks import build_task
-from longtake.pipeline.training.world import CAPTIONS, TAUGHT_CAPTIONS
+from longtake.pipeline.training.world import TAUGHT_CAPTIONS, TAUGHT_COLOURS
 from longtake.pipeline.values import LatentChunk
 from longtake.pipeline.weights.load import load_model
 from longtake.pipeline.weights.lora import Naming, merge, read_lora
@@ -70,7 +71,7 @@ class Sizes:
     processes: int
 
 
-FULL = Sizes(MODEL, steps=200, short=6, workers=(1, 2), films=len(TAUGHT_CAPTIONS), seconds=10, processes=2)
+FULL = Sizes(MODEL, steps=200, short=6, workers=(1, 2), films=50, seconds=10, processes=2)
 QUICK = replace(FULL, workers=(2,), films=12, seconds=5)
 SMOKE = Sizes("tiny", steps=2, short=2, workers=(), films=1, seconds=1, processes=1)
 
@@ -131,11 +132,10 @@ def _runs_differ(folder: Path, sizes: Sizes, workers: int) -> bool:
 
 
 def _accuracies(lora: str, sizes: Sizes, seed: int) -> dict[str, float]:
-    rng = np.random.default_rng(seed)
-    taught, others = (
-        [captions[number] for number in rng.permutation(len(captions))[: sizes.films]]
-        for captions in (TAUGHT_CAPTIONS, CAPTIONS)
-    )
+    """Of films of the taught colour, and of other captions with the LoRA and without. Shapes, motions and seeds are the
+    same, and mixed as in `bench fidelity`."""
+    others = sample_captions(seed)[: sizes.films]
+    taught = [replace(caption, colour=next(iter(TAUGHT_COLOURS))) for caption in others]
     films = [
         *(FilmToRate(caption, sizes.seconds, seed + number, lora=lora) for number, caption in enumerate(taught)),
         *(FilmToRate(caption, sizes.seconds, seed + number, lora=lora) for number, caption in enumerate(others)),
