@@ -14,8 +14,10 @@ from av.video.frame import VideoFrame
 
 from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.values import Footage
+from longtake.pipeline.media.ffmpeg import reported
 
 AUTO, OFF = "auto", "off"
+_LEAST_SIDE = 8  # of pictures with fields that the filter takes, their colours at half the size
 MODES = (AUTO, OFF)
 """Whether interlaced footage is deinterlaced."""
 
@@ -28,7 +30,8 @@ MATCHING_REACH = 2
 
 def deinterlacing(footage: Footage, mode: str) -> Footage:
     """The footage as it is read with a mode: footage whose pictures are whole stays as it is."""
-    if mode == OFF or not footage.interlaced or footage.deinterlaced:
+    is_small = min(footage.width, footage.height) < _LEAST_SIDE
+    if mode == OFF or not footage.interlaced or footage.deinterlaced or is_small:
         return footage
     fingerprint = sha256(f"{footage.fingerprint} bwdif".encode()).hexdigest()
     note = "interlaced: shown deinterlaced, one picture for two fields; --deinterlace off keeps them woven"
@@ -72,7 +75,8 @@ def _graph(frame: VideoFrame, order: str | None) -> Graph:
     bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
     shape = graph.add("format", pix_fmts=frame.format.name)
     matching = [graph.add("fieldmatch", order=order, combmatch="full")] if order else []
-    graph.link_nodes(source, *matching, bwdif, shape, graph.add("buffersink")).configure()
+    with reported("deinterlacing; use --deinterlace off"):
+        graph.link_nodes(source, *matching, bwdif, shape, graph.add("buffersink")).configure()
     return graph
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from av.filter import Graph
 
+from longtake.pipeline.errors import MediaError
 from longtake.pipeline.footage.codecs import FootageEncoding
 from longtake.pipeline.footage.colour import to_rgb
 from longtake.pipeline.footage.cuts import small_pictures
-from longtake.pipeline.footage.deinterlace import deinterlaced
+from longtake.pipeline.footage.deinterlace import deinterlaced, deinterlacing
 from longtake.pipeline.footage.index import open_footage
 from longtake.pipeline.footage.mux import check_output, write_footage
 from longtake.pipeline.footage.pictures import read_pictures
 from longtake.pipeline.footage.values import Colour
+from longtake.pipeline.testing.film_kinds import Recipe
 from tests.footage.test_write import segments
 
 FILM_RATE, RATE = Fraction(24000, 1001), Fraction(30000, 1001)
@@ -138,6 +140,15 @@ def test_a_film_restored_is_written_with_the_timecode_of_its_recording(tmp_path)
     assert {**part.metadata, **part.stream_metadata}["timecode"] == "01:00:00;10"
     whole = replace(footage, pts=footage.pts[:8])
     assert whole.timecode_rate == RATE
+
+
+def test_pictures_of_a_few_pixels_are_not_deinterlaced(tmp_path):
+    footage = open_footage(str(Recipe("ffv1", None, "yuv444p", (1, 1)).write(tmp_path / "a.mkv")))
+    assert not deinterlacing(replace(footage, interlaced=True), "auto").deinterlaced
+    frame = av.VideoFrame(1, 1, "yuv444p")
+    frame.pts, frame.time_base = 0, Fraction(1, 25)
+    with pytest.raises(MediaError, match="use --deinterlace off"):
+        list(deinterlaced([(0, frame)]))
 
 
 def test_pictures_whose_form_changes_are_filtered_apart():
