@@ -17,9 +17,11 @@ from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.media.ffmpeg import reported
 
 AUTO, OFF = "auto", "off"
-_LEAST_SIDE = 8  # of pictures with fields that the filter takes, their colours at half the size
 MODES = (AUTO, OFF)
 """Whether interlaced footage is deinterlaced."""
+
+LEAST_SIDE = 8
+"""Of pictures that the filters take: their colours may have half the size."""
 
 REACH = 1
 """Pictures before and after each that `bwdif` looks at."""
@@ -30,7 +32,7 @@ MATCHING_REACH = 2
 
 def deinterlacing(footage: Footage, mode: str) -> Footage:
     """The footage as it is read with a mode: footage whose pictures are whole stays as it is."""
-    is_small = min(footage.width, footage.height) < _LEAST_SIDE
+    is_small = min(footage.width, footage.height) < LEAST_SIDE
     if mode == OFF or not footage.interlaced or footage.deinterlaced or is_small:
         return footage
     fingerprint = sha256(f"{footage.fingerprint} bwdif".encode()).hexdigest()

@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from longtake.pipeline.footage.cuts import Grey, small
-from longtake.pipeline.footage.deinterlace import deinterlaced
+from longtake.pipeline.footage.deinterlace import LEAST_SIDE, deinterlaced
 from longtake.pipeline.footage.pictures import frames_from
 from longtake.pipeline.footage.values import Footage, Pulldown
 
@@ -41,6 +41,8 @@ _STILL = 1.0  # 8-bit units: a cycle that changes less does not tell which pictu
 
 def without_pulldown(footage: Footage) -> Footage:
     """The film inside telecined footage; the footage itself if it is not telecined."""
+    if min(footage.width, footage.height) < LEAST_SIDE:
+        return footage
     if footage.shows or footage.in_order or footage.restarts or abs(footage.rate - _RATE) > Fraction(1, 2):
         return footage
     order = _order_of(footage)
