@@ -1,5 +1,6 @@
 """Whether a cluster can hold the actors of a render: what it can never hold is refused at once."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ import ray
 
 from longtake.actors.pool_config import Resources
 from longtake.pipeline.errors import CapacityError
+
+MOST_PROCESSES = 64
+"""Processes that any machine can be asked for; those with many cores, for more."""
 
 NODE_GROUP = "ray.io/node-group"
 """The label of nodes that a cluster launcher or Kubernetes started, and of which it may start more."""
@@ -23,6 +27,20 @@ def wait_for(wanted: Resources) -> str | None:
         return reason
     free: dict[str, float] = ray.available_resources()
     return None if _holds(free, _total(wanted)) else f"waiting for {_words(_total(wanted))}: {_words(free)} are free"
+
+
+def check_processes(count: int, asked: str) -> None:
+    """Raise `CapacityError` for more processes that compute than a cluster of this machine alone should start.
+
+    Args:
+        asked: the flags that ask for them, in words.
+    """
+    cores = os.cpu_count() or 1
+    if count > (most := max(MOST_PROCESSES, 8 * cores)):
+        raise CapacityError(
+            f"{asked}: {count} processes on this machine of {cores} cores; use at most {most}, or join a cluster"
+            " (--address)"
+        )
 
 
 def may_grow(nodes: Sequence[Mapping[str, Any]]) -> bool:

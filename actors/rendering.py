@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from longtake.actors.capacity import wait_for
+from longtake.actors.capacity import check_processes, wait_for
 from longtake.actors.cluster import cluster_note, joined, joins
 from longtake.actors.policy import NODES_S
 from longtake.actors.pool_config import Timeouts, actor_env
@@ -163,6 +163,8 @@ def open_render(storyboard: Storyboard, output: str, options: RenderOptions) -> 
     if options.in_process and max(degrees.ranks, gangs) > 1:
         asked = f"{degrees.ranks} ranks" if degrees.ranks > 1 else f"{gangs} gangs"
         raise SpecError(f"--in-process is one rank in one gang, not {asked}; leave one of the two out")
+    if not options.in_process and not joining:
+        check_processes(degrees.ranks * gangs, f"--ranks is {degrees.ranks}, --gangs {gangs}")
     take = open_take(plan, model, store, numerics(model, degrees, options.load), options.load.cache_folder)
     check_ours(take)
     if not options.replace:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from longtake.actors.capacity import check_processes
+from longtake.actors.cluster import joins
 from longtake.actors.upscale_actor import free_bytes
 from longtake.actors.upscale_film import upscale as upscale_on_ray
 from longtake.actors.upscale_options import UpscaleOptions
@@ -47,6 +49,8 @@ def check(
         _check_kept(footage, output, options)
     if output.journal.url.startswith("memory:") and not options.in_process:
         raise SpecError(f"-o is {output.url}; memory belongs to one process: use a file, or add --in-process")
+    if options.workers is not None and not joins(options.address):
+        check_processes(options.workers, f"--workers is {options.workers}")
     encoding = FootageEncoding(options.codec, options.quality, options.threads)
     check_size(footage, options.scale, encoding)
     yield from check_output(footage, encoding, Path(output.url))

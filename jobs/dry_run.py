@@ -169,7 +169,7 @@ def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) 
     tokens = plan.tokens(chunk) // (degrees.ulysses * degrees.ring)
     if tokens < FEWEST_TOKENS and degrees.ulysses * degrees.ring > 1:
         text += (
-            f"\n           [yellow]each rank has {tokens} tokens in a pass; below about {FEWEST_TOKENS} a split costs"
+            f"\n           each rank has {tokens} tokens in a pass; below about {FEWEST_TOKENS} a split costs"
             " more than it saves: use fewer ranks, or render several takes at the same time"
         )
     return text

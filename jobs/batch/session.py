@@ -9,6 +9,7 @@ from threading import Event
 
 from typing_extensions import override
 
+from longtake.actors.capacity import check_processes
 from longtake.actors.cluster import joined, joins
 from longtake.actors.load_options import load_options, resolve_device
 from longtake.actors.pool import ActorPool
@@ -55,6 +56,8 @@ def ray_sessions(
     check_gpu(options.device, here=not joining)
     if not joining:
         check_ray_folder()
+        gangs, ranks = min(options.at_once, len(todo)), max(take.ranks or options.ranks for take in todo)
+        check_processes(gangs * ranks, f"{gangs} gangs of {ranks} ranks")
     if not options.replace:
         _check_kept(todo, options)
     return _sessions(todo, options, stop or Event())

@@ -1,5 +1,6 @@
 """Device and threads of a process, deterministic kernels on GPUs, and copies that run without waiting."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from longtake.pipeline.errors import CapacityError, SpecError
 
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = 256
+"""Compute threads that any machine can be asked for; those with many cores, for more."""
 
 
 def check_device(device: str, here: bool = True, known: Sequence[str] = DEVICES) -> None:
@@ -18,8 +21,20 @@ def check_device(device: str, here: bool = True, known: Sequence[str] = DEVICES)
         raise CapacityError("--device is cuda, but PyTorch finds no GPU in this process; use --device cpu")
 
 
+def check_threads(threads: int) -> None:
+    """Raise `SpecError` for more compute threads than this machine can be asked to start."""
+    cores = os.cpu_count() or 1
+    if threads > (most := max(MOST_THREADS, 8 * cores)):
+        raise SpecError(f"--threads is {threads}, and this machine has {cores} cores; use at most {most}")
+
+
 def settle(threads: int, device: str) -> None:
-    """Set the number of compute threads, and on a GPU choose deterministic kernels."""
+    """Set the number of compute threads, and on a GPU choose deterministic kernels.
+
+    Raises:
+        SpecError: they are far too many threads; see `check_threads`.
+    """
+    check_threads(threads)
     torch.set_num_threads(threads)
     if device != "cpu":
         torch.backends.cudnn.deterministic = True

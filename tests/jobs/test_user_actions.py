@@ -58,6 +58,8 @@ RENDER = {
     "render {board} -o {out} --in-process --address auto": (WRONG, "--address is auto, but --in-process"),
     "render {board} -o {out} --fresh --replace": (WRONG, "--fresh keeps the film", "leave one of the two out"),
     "render {board} -o {out} --threads 0": (WRONG, "'--threads'", "greater than or equal to 1"),
+    "render {board} -o {out} --threads 100000": (WRONG, "--threads is 100000", "cores; use at most"),
+    "render {board} -o {out} --ranks 1000": (FAILED, "1000 processes on this machine", "or join a cluster"),
     "render {board} -o {out} --no-such-flag": (WRONG, "No such option"),
     "render {board}": (WRONG, "Missing option", "--output"),
     "render {board} -o {take} --in-process --set seed=3": (WRONG, "1 of its 1 chunks would be lost", "--replace"),
