@@ -35,6 +35,37 @@ _OF_THEIRS = {
 }
 """Figures of `hot-path` for each family, and those of diffusers' pass next to it."""
 
+_TOLD_OF_A_GROUND = {"tone": "dark or light", "pattern": "its pattern", "camera": "the camera", "light": "the light"}
+_OF_A_READER: Mapping[str, Figure] = {
+    **{
+        f"{attribute}_accuracy": Figure(f"share of clips in which the picture tells {what}", at_least=0.99)
+        for attribute, what in _TOLD_OF_A_GROUND.items()
+    },
+    "bed_accuracy": Figure("share of clips in which the sound tells the ground's pattern", at_least=0.99),
+    "colour_accuracy": Figure("share of clips in which the colours of all shapes are found", at_least=0.99),
+    "shape_accuracy": Figure("share of found colours whose shape is right", at_least=0.99),
+    "size_accuracy": Figure("the same for the size", at_least=0.99),
+    "motion_accuracy": Figure("the same for the motion", at_least=0.99),
+    "timbre_accuracy": Figure("share of heard events whose timbre is that of the shape", at_least=0.99),
+    "path_error_px": Figure("median distance from the true path, by colour, in pixels of a still camera", at_most=0.1),
+    "path_error_p99_px": Figure("99th percentile, crossings and shapes in walls included", at_most=1.0),
+    "mask_iou": Figure("mean overlap of read and true masks over their union", at_least=0.95),
+    "camera_error_px": Figure("95th percentile of the largest error of the room's edges in a clip", at_most=0.5),
+    "seen_f1": Figure("F1 of the events that the picture shows, by colour, within 62.5 ms", at_least=0.95),
+    "seen_error_ms": Figure("median absolute error of their times", at_most=5),
+    "heard_f1": Figure("F1 of the events that are heard, by colour, within 62.5 ms", at_least=0.95),
+    "heard_error_ms": Figure("median absolute error of their times", at_most=5),
+    "heard_place_error_px": Figure("median error of the places from which they are heard", at_most=2),
+    "sync_f1": Figure("F1 of seen and heard events, by colour: what a perfect model would reach", at_least=0.92),
+}
+_OF_A_READER_CODED: Mapping[str, Figure] = {
+    **{key: Figure("the same through H.264 and AAC", it.at_most, it.at_least) for key, it in _OF_A_READER.items()},
+    "path_error_p99_px": Figure("the same through H.264, which halves the resolution of colour", at_most=2.0),
+    "seen_f1": Figure("the same through H.264", at_least=0.93),
+    "mask_iou": Figure("the same through H.264, which halves the resolution of colour", at_least=0.88),
+}
+"""Figures of `world` for clips as drawn, and for clips through the codecs."""
+
 BENCHES: Mapping[str, Bench] = {
     "batch": Bench(
         {
@@ -373,6 +404,17 @@ BENCHES: Mapping[str, Bench] = {
             "temporal_gain_db": Figure("PSNR gain of the KV store, at the scale where it is least", at_least=0.1),
         },
         "longtake.jobs.bench.upscale:measure",
+        repeats=1,
+    ),
+    "world": Bench(
+        {
+            "draw_ms": Figure("median milliseconds of CPU to draw a clip of 4 s, picture and sound", at_most=50),
+            **_OF_A_READER,
+            **{f"{key}_coded": figure for key, figure in _OF_A_READER_CODED.items()},
+            "accuracy_by_chance": Figure("share of right attributes in the readings of the next clip"),
+            "sync_f1_by_chance": Figure("sync_f1 with the sound shifted by half a clip"),
+        },
+        "longtake.jobs.bench.world:measure",
         repeats=1,
     ),
 }
