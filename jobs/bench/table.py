@@ -60,8 +60,6 @@ _OF_A_READER: Mapping[str, Figure] = {
 }
 _OF_A_READER_CODED: Mapping[str, Figure] = {
     **{key: Figure("the same through H.264 and AAC", it.at_most, it.at_least) for key, it in _OF_A_READER.items()},
-    "path_error_p99_px": Figure("the same through H.264, which halves the resolution of colour", at_most=2.0),
-    "seen_f1": Figure("the same through H.264", at_least=0.93),
     "mask_iou": Figure("the same through H.264, which halves the resolution of colour", at_least=0.88),
 }
 """Figures of `world` for clips as drawn, and for clips through the codecs."""
