@@ -9,8 +9,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Processes that run the tests; each wants a core and 2 GB.
-PROCESSES ?= 2
+# Processes that run the tests, 2 GB each: one for those that start clusters, which mostly wait, and one for each core.
+PROCESSES ?= 3
 
 VENV := .venv
 READY := $(VENV)/.ready

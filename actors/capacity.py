@@ -6,14 +6,12 @@ from typing import Any
 
 import ray
 
+from longtake.actors.nodes import may_grow
 from longtake.actors.pool_config import Resources
 from longtake.pipeline.errors import CapacityError
 
 MOST_PROCESSES = 64
 """Processes that any machine can be asked for; those with many cores, for more."""
-
-NODE_GROUP = "ray.io/node-group"
-"""The label of nodes that a cluster launcher or Kubernetes started, and of which it may start more."""
 
 
 def wait_for(wanted: Resources) -> str | None:
@@ -41,11 +39,6 @@ def check_processes(count: int, asked: str) -> None:
             f"{asked}: {count} processes on this machine of {cores} cores; use at most {most}, or join a cluster"
             " (--address)"
         )
-
-
-def may_grow(nodes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a cluster of these nodes may get more."""
-    return any(NODE_GROUP in node.get("Labels", {}) for node in nodes)
 
 
 def lack_until_it_grows(wanted: Resources) -> str | None:

@@ -11,13 +11,14 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from longtake.actors.actor_group import ActorGroup, PassThrough, PublisherGroup
-from longtake.actors.capacity import lack_until_it_grows, may_grow
+from longtake.actors.capacity import lack_until_it_grows
 from longtake.actors.draining import draining_nodes
 from longtake.actors.event_log_actor import RemoteObserver, start_event_log
 from longtake.actors.failures import StartAttempts, cause_of
 from longtake.actors.gang import Gang
 from longtake.actors.handles import ActorOptions, Handle, Ref, start_actor
 from longtake.actors.heartbeat import heartbeats_from_task
+from longtake.actors.nodes import may_grow
 from longtake.actors.policy import hung_after_s
 from longtake.actors.pool_config import PoolConfig, actor_env
 from longtake.actors.stage_actor import CONTROL_GROUP, PublisherActor, StageActor, TakeConfig

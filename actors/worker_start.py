@@ -21,7 +21,7 @@ import psutil
 import ray
 
 from longtake.actors import fork_client
-from longtake.actors.capacity import may_grow
+from longtake.actors.nodes import may_grow
 
 SERVER = "longtake.actors.fork_server"
 LONGEST_PATH = 100

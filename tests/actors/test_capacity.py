@@ -7,8 +7,9 @@ import pytest
 from ray.exceptions import GetTimeoutError
 from typing_extensions import override
 
-from longtake.actors.capacity import NODE_GROUP, shortage
+from longtake.actors.capacity import shortage
 from longtake.actors.cluster import cluster_note, joined, joins
+from longtake.actors.nodes import NODE_GROUP
 from longtake.actors.pool import ActorPool
 from longtake.actors.pool_config import PoolConfig, Resources
 from longtake.jobs.options import nodes_s
