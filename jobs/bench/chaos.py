@@ -1,5 +1,5 @@
-"""Chaos: ranks, stages, nodes and drivers are killed or stopped at seeded moments of a render on a cluster of three
-nodes. Every film must be completed and equal the undisturbed one bit for bit."""
+"""Chaos: ranks, stages, nodes and drivers are killed, stopped, terminated or drained at seeded moments of a render on a
+cluster of three nodes. Every film must be completed and equal the undisturbed one bit for bit."""
 
 import json
 import os
@@ -41,11 +41,17 @@ scenes:
 """
 NODE_CPUS = 4
 DEADLINE_S = 8
-FILM_S = 600.0
-FAULTS = ("rank 0", "rank 1", "stopped rank", "decode", "stopped encode", "publish", "node", "driver")
-"""A stopped process (SIGSTOP) exists and does not answer."""
+FILM_S = 900.0
+LATE_S = 5.0
+TERMINATED, REFUSED = 143, 1
+FAULTS = (
+    *("rank 0", "rank 1", "stopped rank", "decode", "stopped encode", "publish"),
+    *("node", "late node", "drained node", "driver", "terminated driver", "terminated group", "second driver"),
+)
+"""A stopped process (SIGSTOP) exists and does not answer. A late node joins `LATE_S` after the one that it replaces has
+gone, and a drained one goes `LATE_S` after its notice. A second driver of the film is to be refused."""
 
-QUICK_FAULTS = ("rank 1", "stopped encode", "publish", "driver")
+QUICK_FAULTS = ("rank 1", "stopped encode", "publish", "driver", "terminated group", "drained node")
 SMOKE_FAULTS = ("publish",)
 
 
@@ -59,7 +65,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     degrees = Degrees(ulysses=options.pick(full=2, quick=2, smoke=1))
     seeds = options.pick(full=3, quick=1, smoke=1)
     faults = options.pick(full=FAULTS, quick=QUICK_FAULTS, smoke=SMOKE_FAULTS)
-    num_chunks, num_nodes = options.pick(full=42, quick=22, smoke=16), options.pick(full=2, quick=2, smoke=0)
+    num_chunks, num_nodes = options.pick(full=62, quick=30, smoke=16), options.pick(full=2, quick=2, smoke=0)
     steps = options.pick(full=24, quick=24, smoke=12)
     with (
         TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -138,6 +144,15 @@ class LocalCluster:
         node = self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
         self._nodes[node.node_id] = node
 
+    def _remove_node(self, node: str) -> None:
+        self._cluster.remove_node(self._nodes.pop(node), allow_graceful=False)
+
+    def _drain(self, node: str) -> None:
+        """Give the notice of a spot machine that is about to go."""
+        command = ["drain-node", "--address", self._cluster.address, "--node-id", node, "--reason-message", "spot"]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--deadline-remaining-seconds", str(int(LATE_S))]
+        subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *command], check=True, capture_output=True)
+
     def undisturbed(self) -> Take:
         """Render the film without faults: by a driver of its own if ranks share it, or else in this process."""
         if self._degrees.ranks > 1:
@@ -154,21 +169,26 @@ class LocalCluster:
         """
         out, until = self._root / name, monotonic() + FILM_S
         render, left, driver = Render(self._take(out)), dict(sorted(moments.items())), self._start(out)
-        while (code := driver.poll()) is None or left:
-            if monotonic() > until:
-                driver.kill()
-                raise TimeoutError(f"{name} was not done after {FILM_S:g} s; faults left: {left}")
-            if code is not None:
-                raise RuntimeError(f"the driver of {name} exited with {code} before these faults: {left}")
-            events, at = read_events(out), next(iter(left), None)
-            if at is not None and published(events) >= at:
-                fault = left.pop(at)
-                before, struck_at = len(events), monotonic()
-                driver = self._strike(fault, events, driver, out)
-                self._wait_for(out, at + 2, driver, until)
-                render.struck.append(Struck(fault, denoised_again(read_events(out), before), monotonic() - struck_at))
-                print(f"{name}: {fault} at chunk {at}: {render.struck[-1]}", file=sys.stderr, flush=True)
-            sleep(0.02)
+        try:
+            while (code := driver.poll()) is None or left:
+                if monotonic() > until:
+                    raise TimeoutError(f"{name} was not done after {FILM_S:g} s; faults left: {left}")
+                if code is not None:
+                    raise RuntimeError(f"the driver of {name} exited with {code} before these faults: {left}")
+                events, at = read_events(out), next(iter(left), None)
+                if at is not None and published(events) >= at:
+                    fault = left.pop(at)
+                    before, struck_at = len(events), monotonic()
+                    driver = self._strike(fault, events, driver, out)
+                    self._wait_for(out, at + 2, driver, until)
+                    render.struck.append(
+                        Struck(fault, denoised_again(read_events(out), before), monotonic() - struck_at)
+                    )
+                    print(f"{name}: {fault} at chunk {at}: {render.struck[-1]}", file=sys.stderr, flush=True)
+                sleep(0.02)
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
         if code != 0:
             raise RuntimeError(f"the driver of {name} exited with {code}: {(out / 'driver.log').read_text()[-2000:]}")
         return render
@@ -189,10 +209,26 @@ class LocalCluster:
                 driver.kill()
                 driver.wait()
                 return self._start(out)
+            case "terminated driver" | "terminated group":
+                (os.killpg if fault == "terminated group" else os.kill)(driver.pid, signal.SIGTERM)
+                if (code := driver.wait()) != TERMINATED:
+                    raise RuntimeError(f"a {fault} exited with {code}, not {TERMINATED}")
+                return self._start(out)
+            case "second driver":
+                if (code := self._start(out).wait()) != REFUSED:
+                    raise RuntimeError(f"a {fault} exited with {code}, not {REFUSED}")
             case "node":
-                node = self._nodes.pop(ready["denoise"]["nodes"][0])
                 self._add_node()
-                self._cluster.remove_node(node, allow_graceful=False)
+                self._remove_node(ready["denoise"]["nodes"][0])
+            case "late node":
+                self._remove_node(ready["denoise"]["nodes"][0])
+                sleep(LATE_S)
+                self._add_node()
+            case "drained node":
+                self._add_node()
+                self._drain(ready["denoise"]["nodes"][0])
+                sleep(LATE_S)
+                self._remove_node(ready["denoise"]["nodes"][0])
             case "rank" | "rank 0":
                 os.kill(ready["denoise"]["pids"][0], how)
             case "rank 1":
@@ -207,7 +243,8 @@ class LocalCluster:
         command += ["--ulysses", str(self._degrees.ulysses), "--budget-mib", "1"]
         out.mkdir(exist_ok=True)
         with (out / "driver.log").open("ab") as log:
-            return subprocess.Popen([*command, "--chunk-deadline", str(DEADLINE_S)], stdout=log, stderr=log)
+            command += ["--chunk-deadline", str(DEADLINE_S)]
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def _take(self, out: Path) -> Take:
         storyboard = parse_storyboard(self._storyboard)

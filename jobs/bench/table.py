@@ -92,7 +92,9 @@ BENCHES: Mapping[str, Bench] = {
     ),
     "chaos": Bench(
         {
-            "faults": Figure("ranks, stages, nodes and drivers that were killed or stopped during renders"),
+            "faults": Figure(
+                "ranks, stages, nodes and drivers that were killed, stopped, terminated or drained during renders"
+            ),
             "films_identical": Figure("share of films that equal the undisturbed film bit for bit", at_least=1),
             "max_chunks_lost": Figure("largest number of finished chunks denoised again after one fault", at_most=1),
             "restart_s": Figure(
