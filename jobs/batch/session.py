@@ -26,7 +26,7 @@ from longtake.pipeline.adapters.open import open_model, terms
 from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.journal.finished import num_finished_chunks
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.models.devices import settle
+from longtake.pipeline.models.devices import check_threads, settle
 from longtake.pipeline.models.limits import check_trained_size
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
@@ -49,15 +49,17 @@ def ray_sessions(
         stop: once set, no more actors are waited for.
 
     Raises:
-        SpecError: there is no GPU to render on, or finished films would be lost.
+        SpecError: an option is wrong, there is no GPU to render on, or finished films would be lost.
     """
     options = replace(options, device=resolve_device(options.device, address=options.address))
+    _load(options)
+    check_threads(options.threads)
     joining = joins(options.address)
     check_gpu(options.device, here=not joining)
     if not joining:
         check_ray_folder()
         gangs, ranks = min(options.at_once, len(todo)), max(take.ranks or options.ranks for take in todo)
-        check_processes(gangs * ranks, f"{gangs} gangs of {ranks} ranks")
+        check_processes(gangs * ranks, f"--gangs is {gangs}, --ranks {ranks}")
     if not options.replace:
         _check_kept(todo, options)
     return _sessions(todo, options, stop or Event())

@@ -1,7 +1,6 @@
 """`longtake bench world`: the readers of the second world, on true clips, as drawn and through H.264 and AAC.
 
-Whoever judges a model by these readers needs to know how often they are wrong; chance is what they say about the next
-clip.
+To judge a model by these readers, one must know how often they are wrong. Chance is what they say about the next clip.
 
 Shapes: f frames, h w pixels, n samples.
 """
