@@ -1,4 +1,4 @@
-"""The load options that --dtype, --quantize and --device stand for on this node."""
+"""The load options that --dtype, --quantize, --compile and --device stand for on this node."""
 
 from typing import get_args
 
@@ -9,7 +9,7 @@ from longtake.actors.cluster import joined, joins
 from longtake.actors.node_cache import on_this_node
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.devices import check_device
-from longtake.pipeline.weights.options import LoadOptions, Offload, Quantization, check_numerics
+from longtake.pipeline.weights.options import Compile, LoadOptions, Offload, Quantization, check_numerics
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS: dict[str, Quantization] = {kind: kind for kind in get_args(Quantization)}
@@ -21,11 +21,13 @@ def load_options(
     device: str = "cpu",
     offload: str = "none",
     numerics: str = "exact",
+    compile: str = "auto",  # noqa: A002 (the flag's name)
 ) -> LoadOptions:
     """The load options of these flags on this node. Raises `SpecError` for unknown values.
 
     Args:
         device: "cpu" or "cuda"; "auto" is resolved by `resolve_device`.
+        compile: "none", "blocks", or "auto": nothing on a CPU, the blocks on a GPU.
     """
     for flag, value, known in (("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZATIONS)):
         if value is not None and value not in known:
@@ -41,8 +43,19 @@ def load_options(
             quantize=None if quantize is None else QUANTIZATIONS[quantize],
             offload=known_offload,
             numerics=check_numerics(numerics),
+            compile=_compile(compile, device),
         )
     )
+
+
+def _compile(value: str, device: str) -> Compile:
+    if value == "auto":
+        return "none" if device == "cpu" else "blocks"
+    known: Compile | None = next((known for known in get_args(Compile) if known == value), None)
+    if known is None:
+        graphs = "CUDA graphs are not built yet; " if value == "graphs" else ""
+        raise SpecError(f"--compile is {value}; {graphs}use auto, {' or '.join(get_args(Compile))}")
+    return known
 
 
 def resolve_device(device: str, *, in_process: bool = False, address: str | None = None) -> str:

@@ -86,6 +86,13 @@ Numerics = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
+Compile = Annotated[
+    str,
+    typer.Option(
+        help="Compile the denoiser with PyTorch: blocks, none, or auto: blocks on a GPU. Changes the output bits.",
+        rich_help_panel=COMPUTE,
+    ),
+]
 AnySize = Annotated[
     bool, typer.Option("--any-size", help="Also render sizes that the model was not trained on; expect noise.")
 ]

@@ -36,6 +36,8 @@ class RenderOptions(TypedDict, total=False):
         dtype: "float32", "bfloat16" or "float16"; changes the bits.
         quantize: "int8" or "float8"; changes the bits.
         offload: "layers", "encoder" or "auto": what is not kept in memory.
+        compile: "blocks": PyTorch compiles the denoiser's blocks; "none"; or "auto" (default): "blocks" on a GPU;
+            changes the bits.
         numerics: "exact": only processors that compute the same bits take part and resume; "relaxed": any.
         ranks, ulysses, ring, cfg: the ranks of a gang, and how they share a chunk; changes the bits.
         gangs: gangs that render independent scenes in parallel.
@@ -57,6 +59,7 @@ class RenderOptions(TypedDict, total=False):
     quantize: str
     offload: str
     numerics: str
+    compile: str
     ranks: int
     ulysses: int
     ring: int
@@ -121,6 +124,7 @@ def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderO
         ),
         options.get("offload", "none"),
         options.get("numerics", "exact"),
+        options.get("compile", "auto"),
     )
     resolved = Options(gang=gang, load=load, **{name: values[name] for name in _RUN if name in values})
     return open_render(read_storyboard(storyboard, overrides), os.fspath(output), resolved), resolved

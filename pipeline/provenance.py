@@ -12,6 +12,7 @@ import torch
 from longtake.pipeline.attention.kernels import kernel_for
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.journal.keys import RECORDED_LATER, Parts
+from longtake.pipeline.models.compiled import compiler
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.weights.options import AS_STORED, LoadOptions, Numerics
@@ -49,6 +50,8 @@ def numerics(model: FilmModel, degrees: Degrees = ONE_RANK, load: LoadOptions = 
     }
     if load.quantize is not None:
         parts["quantize"] = f"{load.quantize}, torchao {version('torchao')}"
+    if load.compile != "none":
+        parts["compile"] = f"{load.compile}, {compiler(load.device)}"
     parts["rollout"] = model.rollout.describe(model.kv_plan)
     if gpu := gpu_parts(load.device):
         parts |= gpu

@@ -14,6 +14,7 @@ from longtake.jobs.options import (
     AnySize,
     BudgetMib,
     ChunkDeadline,
+    Compile,
     Device,
     Dtype,
     Json,
@@ -75,6 +76,7 @@ def command(
     quantize: Quantize = None,
     offload: Offload = "none",
     numerics: Numerics = "exact",
+    compile: Compile = "auto",  # noqa: A002 (the flag's name)
     replace_films: Replace = False,
     any_size: AnySize = False,
     progress: ProgressMode = "auto",
@@ -116,6 +118,7 @@ def command(
             device=device,
             offload=offload,
             numerics=numerics,
+            compile=compile,
             replace=replace_films,
             any_size=any_size,
         )

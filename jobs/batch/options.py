@@ -27,6 +27,7 @@ class BatchOptions:
     device: str = "auto"
     offload: str = "none"
     numerics: str = "exact"
+    compile: str = "auto"
     replace: bool = False
     any_size: bool = False
 

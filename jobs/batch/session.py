@@ -130,7 +130,9 @@ _model = cache(open_model)
 
 
 def _load(options: BatchOptions) -> LoadOptions:
-    return load_options(options.dtype, options.quantize, options.device, options.offload, options.numerics)
+    return load_options(
+        options.dtype, options.quantize, options.device, options.offload, options.numerics, options.compile
+    )
 
 
 def _check_kept(todo: Sequence[TakeSpec], options: BatchOptions) -> None:

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
+from longtake.jobs.bench.compiled_blocks import compiled
 from longtake.jobs.bench.figures import BenchOptions
 from longtake.jobs.bench.tiny_wan import tiny_wan
 from longtake.pipeline.adapters.ltx2.denoiser import LTX2Denoiser, text_widths
@@ -331,6 +332,7 @@ def counted() -> Mapping[str, float]:
             found[f"{name}_kernels_vs_diffusers"] = layer.kernels / theirs.kernels
             found[f"{name}_elementwise_mb_diffusers"] = theirs.elementwise_bytes / 1e6
     names = ("collectives_per_layer", "messages_per_layer", "ulysses_kernels")
+    found["graph_breaks"], found["compiled_error"] = compiled()
     return found | dict(zip(names, exchanged(), strict=True))
 
 

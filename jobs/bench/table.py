@@ -213,6 +213,10 @@ BENCHES: Mapping[str, Bench] = {
             "collectives_per_layer": Figure("collectives of a layer of Wan, Ulysses over 8 ranks", at_most=2),
             "messages_per_layer": Figure("messages from rank to rank of such a layer", at_most=0),
             "ulysses_kernels": Figure("kernels of such a layer"),
+            "graph_breaks": Figure("times that a compiled block of any family returns to Python", at_most=0),
+            "compiled_error": Figure(
+                "largest difference of the velocities of compiled blocks, their operations run one by one", at_most=0
+            ),
             "host_us_per_layer": Figure("CPU microseconds of the host for a layer of a tiny Wan"),
             "host_us_vs_diffusers": Figure("those over diffusers'"),
         },

@@ -14,6 +14,7 @@ from longtake.jobs.options import (
     AnySize,
     BudgetMib,
     ChunkDeadline,
+    Compile,
     Device,
     DryRun,
     Dtype,
@@ -114,6 +115,7 @@ def command(
     quantize: Quantize = None,
     offload: Offload = "none",
     numerics: Numerics = "exact",
+    compile: Compile = "auto",  # noqa: A002 (the flag's name)
     progress: ProgressMode = "auto",
     json: Json = False,
     verbose: Verbose = 0,
@@ -141,7 +143,7 @@ def command(
     model_override = () if model is None else (f"model={quoted(model)}",)
     story = load_storyboard(storyboard, (*model_override, *lora_override, *(overrides or ())))
     degrees = (ranks, ulysses, ring, cfg_parallel)
-    bits = (threads, dtype, quantize, offload, numerics, degrees)
+    bits = (threads, dtype, quantize, offload, numerics, compile, degrees)
     request = Request.of(story, output, device_here(device, address), bits)
     if not (fresh or dry_run) and request.print_finished(feedback):
         return
@@ -163,7 +165,8 @@ def command(
             nodes_s=nodes_s(wait_for_nodes),
             gang=GangSpec(ranks=ranks, ulysses=ulysses, ring=ring, cfg=cfg_parallel, gangs=gangs),
             load=load_options(
-                dtype, quantize, resolve_device(device, in_process=in_process, address=address), offload, numerics
+                *(dtype, quantize, resolve_device(device, in_process=in_process, address=address)),
+                *(offload, numerics, compile),
             ),
         )
         if dry_run:

@@ -7,6 +7,7 @@ from typing import cast
 
 from longtake.pipeline import registry
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.models.compiled import compile_blocks, compiler
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.weights.fetch import fetch
@@ -26,12 +27,14 @@ def open_model(name: str, load: LoadOptions = AS_STORED) -> FilmModel:
         name: an embedded model ("sounding-shapes"); the path of a `.safetensors` file that longtake wrote, or of a
             folder in diffusers' format; a Hugging Face repository (`owner/name` or `owner/name@revision`); or the
             URL of such a file or folder. An existing path takes precedence over a repository of the same name.
-        load: dtype, device, quantization, and this node's cache.
+        load: dtype, device, quantization, compilation, and this node's cache.
 
     Raises:
         WeightsError: the model does not exist, is damaged, or is of an unsupported family; the message has the fix.
     """
     check_quantize(load)
+    if load.compile == "blocks":
+        compiler(load.device)
     if name in EMBEDDED:
         return _embedded(name, load)
     place = place_of(name, load.cache_folder)
@@ -99,4 +102,6 @@ def _embedded(name: str, load: LoadOptions) -> EmbeddedModel:
     model = load_model(name)
     model.to(load.device, load.dtype or model.dtype)
     quantize(model.denoiser, load)
+    if load.compile == "blocks":
+        compile_blocks(model.denoiser.blocks)
     return model

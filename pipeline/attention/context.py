@@ -91,6 +91,11 @@ class AttentionContext(Protocol):
         """
         ...
 
+    def silent(self, layer: int) -> tuple[str, ...]:
+        """The kinds of sites of a layer at which it returns no output."""
+        del layer
+        return ()
+
 
 @dataclass(frozen=True)
 class ChunkLengths:

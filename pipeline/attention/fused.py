@@ -1,7 +1,8 @@
 """Sums of products and rotations, in as few kernels as a device allows.
 
 A GPU computes `a + b * c` in one kernel, with one rounding, whatever the dtypes. A CPU rounds the product and then the
-sum, as it always has, so films that are rendered on CPUs keep their bits. With gradients all devices do.
+sum, as it always has, so films that are rendered on CPUs keep their bits. With gradients all devices do, and so does
+code that is compiled: the compiler makes one kernel of it.
 
 Shapes: b batch, h heads, l tokens, d head width, c its pairs of channels.
 """
@@ -44,7 +45,7 @@ def fused_rotated(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> 
 
 
 def _fuses(x: Tensor) -> bool:
-    return x.device.type != "cpu" and not torch.is_grad_enabled()
+    return x.device.type != "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _halves(x: Tensor, interleaved: bool) -> Tensor:

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, PromptKV, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
 from longtake.pipeline.attention.fused import plus_product
 from longtake.pipeline.attention.kv_plan import SiteLayout, StreamLayout
 from longtake.pipeline.attention.memory import Latest
@@ -179,15 +179,19 @@ class Block(nn.Module):
 
     def forward(self, tokens: Mapping[str, Tokens], context: AttentionContext, layer: int) -> dict[str, Tokens]:
         """Both streams after this layer."""
-        first = next(iter(tokens.values()))
-        assert isinstance(first, AVTokens)
         own = {"video": self.video, "audio": self.audio}
         modulations = {name: own[name].modulation(stream) for name, stream in tokens.items()}
         qkv = {name: own[name].qkv(stream, modulations[name]) for name, stream in tokens.items()}
         positions = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
-        text = PromptKV(first.text, self.text, partial(self.text, first.text))
-        attended = context.attend(Site(layer, "joint"), {**qkv, "text": text}, positions)
+        streams: Meeting = {**qkv, "text": self.prompts(tokens)["joint"]}
+        attended = context.attend(Site(layer, "joint"), streams, positions)
         return {name: own[name].update(stream, modulations[name], attended[name]) for name, stream in tokens.items()}
+
+    def prompts(self, tokens: Mapping[str, Tokens]) -> dict[str, PromptKV]:
+        """Keys and values of the prompt, at the only kind of site."""
+        first = next(iter(tokens.values()))
+        assert isinstance(first, AVTokens)
+        return {"joint": PromptKV(first.text, self.text, partial(self.text, first.text))}
 
 
 class StreamBlock(nn.Module):

@@ -189,3 +189,8 @@ class Perturbed(AttentionContext):
             return attended
         own = {name: stream.v for name, stream in streams.items() if isinstance(stream, QKV)}
         return {name: own[name] for name in attended} if self._values else {}
+
+    @override
+    def silent(self, layer: int) -> tuple[str, ...]:
+        perturbs = not self._values and (self._layers is None or layer in self._layers)
+        return (*self._context.silent(layer), *(self._kinds if perturbs else ()))

@@ -15,6 +15,9 @@ Offload = Literal["auto", "none", "layers", "encoder"]
 """What is not kept in memory: the denoiser's layers, each of which is loaded while it runs; the text encoder, which is
 loaded for each prompt; "auto" offloads the layers where the denoiser does not fit."""
 
+Compile = Literal["none", "blocks"]
+"""What of the denoiser PyTorch compiles: nothing, or each of its blocks as one graph; it changes bits."""
+
 Numerics = Literal["exact", "relaxed"]
 """Which processors may compute a film: those that compute the same bits, or any."""
 
@@ -41,6 +44,7 @@ class LoadOptions:
         offload: what is not kept in memory; it changes no bits.
         cache: this node's folder for downloads and checksums.
         numerics: which processors may compute with them.
+        compile: what PyTorch compiles.
     """
 
     dtype: torch.dtype | None = None
@@ -49,6 +53,7 @@ class LoadOptions:
     cache: Path = DEFAULT_CACHE
     offload: Offload = "none"
     numerics: Numerics = "exact"
+    compile: Compile = "none"
 
     @property
     def cache_folder(self) -> Path:

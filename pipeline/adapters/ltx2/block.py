@@ -7,7 +7,7 @@ Shapes: b batch, f latent frames, s tokens of a latent frame, l tokens of a stre
 tokens, n heads, k head width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -71,13 +71,11 @@ class KeyStream:
     """A stream that another one attends to.
 
     Args:
-        rows: makes what its keys and values are made of, [b l d].
-        prompt: the prompt as it was embedded, if nothing else decides its keys.
+        keys: its keys and values; those of a prompt where nothing else decides them.
     """
 
     name: str
-    rows: Callable[[], Tensor]
-    prompt: Tensor | None = None
+    keys: PromptKV | QKV
 
 
 class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers has no types
@@ -96,6 +94,7 @@ class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers h
         """Both streams after this layer."""
         film = {name: rearrange(stream.positions, "f s a -> (f s) a") for name, stream in tokens.items()}
         modulations = {name: self._modulation(name, stream) for name, stream in tokens.items()}
+        prompts = self.prompts(tokens)
         x: dict[str, Tensor] = {}
         for name, stream in tokens.items():
             modulation = modulations[name]
@@ -103,13 +102,27 @@ class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers h
             normed = _scaled(_normed(self._own("norm1", name), stream.x), modulation.film)
             own = _gated(stream.x, site.attend(self._own("attn1", name), normed), modulation.film_gate)
             site = _AttentionSite(context, Site(layer, f"{name}_text"), {}, name)
-            x[name] = self._after_prompt(site, own, stream, modulation)
+            x[name] = self._after_prompt(site, own, stream, modulation, prompts.get(site.site.kind))
         seconds = {name: positions[:, :1] for name, positions in film.items()}
         x = self._after_each_other(x, modulations, context, layer, seconds)
         for name, modulation in modulations.items():
             normed = _scaled(_normed(self._own("norm3", name), x[name]), modulation.mlp)
             x[name] = _gated(x[name], self._own("ff", name)(normed), modulation.mlp_gate)
         return {name: replace(stream, x=x[name]) for name, stream in tokens.items()}
+
+    def prompts(self, tokens: Mapping[str, Tokens]) -> dict[str, PromptKV]:
+        """Keys and values of each stream's prompt, by kind of site; none where the noise level changes them, too."""
+        found = {}
+        for name, stream in tokens.items():
+            assert isinstance(stream, LTX2Tokens)
+            if stream.text_modulation is None:
+                attention = self._own("attn2", name)
+                make = partial(self._prompt_keys, attention, name, stream)
+                found[f"{name}_text"] = PromptKV(stream.text, attention, make)
+        return found
+
+    def _prompt_keys(self, attention: Any, name: str, tokens: LTX2Tokens) -> tuple[Tensor, Tensor]:
+        return _keys(attention, self._prompt(name, tokens))
 
     def _own(self, part: str, stream: str) -> Any:
         """A module or parameter of one of the streams, by the name that it has for the picture."""
@@ -127,13 +140,14 @@ class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers h
         by_kind = {"a2v": (a2v_shift, a2v_scale), "v2a": (v2a_shift, v2a_scale)}
         return Modulation((shift, scale), gate, (mlp_shift, mlp_scale), mlp_gate, text, by_kind, cross_gate)
 
-    def _after_prompt(self, site: "_AttentionSite", x: Tensor, tokens: Tokens, modulation: Modulation) -> Tensor:
+    def _after_prompt(
+        self, site: "_AttentionSite", x: Tensor, tokens: Tokens, modulation: Modulation, prompt: PromptKV | None
+    ) -> Tensor:
         """A stream [b f s d] after it has attended to its prompt."""
         assert isinstance(tokens, LTX2Tokens)
         normed = _normed(self._own("norm2", site.querying), x)
-        prompt = tokens.text if tokens.text_modulation is None else None
-        keys = KeyStream("text", partial(self._prompt, site.querying, tokens), prompt)
         attention = self._own("attn2", site.querying)
+        keys = KeyStream("text", prompt or QKV(None, *self._prompt_keys(attention, site.querying, tokens)))
         if not modulation.text:
             return x + site.attend(attention, normed, keys)
         shift, scale, gate = modulation.text
@@ -168,7 +182,7 @@ class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers h
         ):
             site = _AttentionSite(context, Site(layer, kind), seconds, querying)
             scaled = {name: _scaled(normed[name], modulation.cross[kind]) for name, modulation in modulations.items()}
-            keys = KeyStream(other, partial(scaled.__getitem__, other))
+            keys = KeyStream(other, QKV(None, *_keys(attention, scaled[other])))
             out[querying] = _gated(
                 x[querying], site.attend(attention, scaled[querying], keys), modulations[querying].cross_gate
             )
@@ -193,18 +207,11 @@ class _AttentionSite:
         """The output of an `LTX2Attention` for queries from `x` [b f s d] over another stream, or over `x`; zeros if
         the context gives none."""
         q = _by_head(attention.norm_q(attention.to_q(x)), attention.heads)
-
-        def keys() -> tuple[Tensor, Tensor]:
-            rows = x if over is None else over.rows()
-            k = _by_head(attention.norm_k(attention.to_k(rows)), attention.heads)
-            return k, _by_head(attention.to_v(rows), attention.heads)
-
         streams: Meeting
         if over is None:
-            streams = {self.querying: QKV(q, *keys())}
+            streams = {self.querying: QKV(q, *_keys(attention, x))}
         else:
-            other = QKV(None, *keys()) if over.prompt is None else PromptKV(over.prompt, attention, keys)
-            streams = {over.name: other, self.querying: QKV(q, q[:, :, :0], q[:, :, :0])}
+            streams = {over.name: over.keys, self.querying: QKV(q, q[:, :, :0], q[:, :, :0])}
         attended = self.context.attend(self.site, streams, self.positions).get(self.querying)
         if attended is None:
             return torch.zeros_like(x)
@@ -213,6 +220,12 @@ class _AttentionSite:
             heads = heads * (2 * torch.sigmoid(attention.to_gate_logits(x))).unsqueeze(-1)
         out: Tensor = attention.to_out[0](rearrange(heads, "b f s n k -> b f s (n k)"))
         return out
+
+
+def _keys(attention: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [b n l k] of an `LTX2Attention` over rows [b ... d]."""
+    k = _by_head(attention.norm_k(attention.to_k(rows)), attention.heads)
+    return k, _by_head(attention.to_v(rows), attention.heads)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

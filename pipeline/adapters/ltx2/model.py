@@ -24,6 +24,7 @@ from longtake.pipeline.adapters.pretrained import as_published, read_encoder, re
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.models.adapted import AdaptableNetwork
+from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
@@ -180,9 +181,11 @@ class LTX2Model:
         return LTX2SoundCodec(self._folder.filled("audio_vae", self._as_stored), vocoder)
 
     def _denoiser(self) -> LTX2Denoiser:
-        return LTX2Denoiser(
-            self._folder.filled("transformer", self._load, layers="transformer_blocks"), self.text.max_tokens
-        )
+        transformer = self._folder.filled("transformer", self._load, layers="transformer_blocks")
+        denoiser = LTX2Denoiser(transformer, self.text.max_tokens)
+        if self._load.compile == "blocks":
+            compile_blocks(denoiser.blocks)
+        return denoiser
 
     def _sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         size = (latent_height, latent_width)

@@ -60,10 +60,28 @@ class WanBlock(WanTransformerBlock):  # type: ignore[misc]  # diffusers has no t
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self._modulation(video.modulation)
         normed = plus_product(shift, self.norm1(x.float()), scale, x.dtype)
         x = plus_product(x, self._film(normed, video.positions, context, layer), gate, x.dtype)
-        x = x + self._read(self.norm2(x.float()).type_as(x), video, context, layer)
+        x = x + self._read(self.norm2(x.float()).type_as(x), self.prompts(tokens), context, layer)
         normed = plus_product(mlp_shift, self.norm3(x.float()), mlp_scale, x.dtype)
         x = plus_product(x, self.ffn(normed), mlp_gate, x.dtype)
         return {"video": replace(video, x=x)}
+
+    def prompts(self, tokens: Mapping[str, Tokens]) -> dict[str, PromptKV]:
+        """Keys and values of the prompt, and of the image if there is one, by kind of site."""
+        video, attention = tokens["video"], self.attn2
+        assert isinstance(video, WanTokens)
+
+        def over(source: Tensor, to_k: nn.Module, norm_k: nn.Module, to_v: nn.Module) -> PromptKV:
+            def make() -> tuple[Tensor, Tensor]:
+                v = rearrange(to_v(source), "b t (n k) -> b n t k", n=attention.heads)
+                return _halves(attention, norm_k(to_k(source))), v
+
+            return PromptKV(source, attention, make)
+
+        found = {"video_text": over(video.text, attention.to_k, attention.norm_k, attention.to_v)}
+        if video.image is not None:
+            added = (attention.add_k_proj, attention.norm_added_k, attention.add_v_proj)
+            found["video_image"] = over(video.image, *added)
+        return found
 
     def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate, twice, each [b f 1 d]; scales are counted from 0."""
@@ -80,25 +98,18 @@ class WanBlock(WanTransformerBlock):  # type: ignore[misc]  # diffusers has no t
         places = {"video": rearrange(positions, "f s a -> (f s) a")}
         return _left(attention, context.attend(Site(layer, "video_self"), {"video": qkv}, places)["video"], x)
 
-    def _read(self, x: Tensor, video: WanTokens, context: AttentionContext, layer: int) -> Tensor:
+    def _read(self, x: Tensor, prompts: Mapping[str, PromptKV], context: AttentionContext, layer: int) -> Tensor:
         """Attended tokens [b f s d] over the prompt, and over the image if there is one."""
         attention: Any = self.attn2
         q = _halves(attention, rearrange(attention.norm_q(attention.to_q(x)), "b f s d -> b (f s) d"))
         asking = QKV(q, q[:, :, :0], q[:, :, :0])
 
-        def over(name: str, source: Tensor, to_k: nn.Module, norm_k: nn.Module, to_v: nn.Module) -> Tensor:
-            def make() -> tuple[Tensor, Tensor]:
-                v = rearrange(to_v(source), "b t (n k) -> b n t k", n=attention.heads)
-                return _halves(attention, norm_k(to_k(source))), v
+        def over(kind: str, prompt: PromptKV) -> Tensor:
+            streams: Meeting = {"video": asking, kind.removeprefix("video_"): prompt}
+            return context.attend(Site(layer, kind), streams, {})["video"]
 
-            streams: Meeting = {"video": asking, name: PromptKV(source, attention, make)}
-            return context.attend(Site(layer, f"video_{name}"), streams, {})["video"]
-
-        attended = over("text", video.text, attention.to_k, attention.norm_k, attention.to_v)
-        if video.image is not None:
-            added = (attention.add_k_proj, attention.norm_added_k, attention.add_v_proj)
-            attended = attended + over("image", video.image, *added)
-        return _left(attention, attended, x)
+        first, *others = (over(kind, prompt) for kind, prompt in prompts.items())
+        return _left(attention, sum(others, first), x)
 
 
 def _halves(attention: Any, x: Tensor) -> Tensor:

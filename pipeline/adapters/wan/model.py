@@ -35,6 +35,7 @@ from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import WeightsError
 from longtake.pipeline.models.adapted import AdaptableNetwork
+from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
@@ -238,7 +239,10 @@ class WanModel:
         wan = self._transformer(name)
         fill(wan, self._folder.path / name, self._load, float32=wan._keep_in_fp32_modules, layers="blocks")
         wan.rope = nn.Identity()  # its table is on `meta`, and positions are computed
-        return WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
+        denoiser = WanDenoiser(wan, float(self._fps / LATENT_FRAMES), self.text.max_tokens)
+        if self._load.compile == "blocks":
+            compile_blocks(denoiser.blocks)
+        return denoiser
 
     def _tokenizer(self) -> Any:
         return read_tokenizer(self._folder.path / "tokenizer")
