@@ -11,7 +11,7 @@ from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import read_take
-from longtake.pipeline.models.embedded import TINY, EmbeddedModel
+from longtake.pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, with_defaults
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
@@ -60,7 +60,8 @@ def test_plan_keys_card_and_dry_run_hold_what_was_resolved(tmp_path):
 
 def test_the_embedded_models_defaults_are_those_of_the_storyboard():
     spec = storyboard()
-    assert with_defaults(spec, EmbeddedModel.defaults).model_dump() == spec.model_dump()
+    defaults = EmbeddedModel.untrained(SOUNDING_SHAPES).defaults
+    assert with_defaults(spec, defaults).model_dump() == spec.model_dump()
 
 
 def test_a_schedule_that_does_not_go_with_the_models_steps_is_refused():

@@ -80,6 +80,13 @@ KNOWN = (
         item_bytes=4,
     ),
     Known(
+        "second-world",
+        "built-in",
+        {"denoiser": 6_617_888, "text encoder": 208_640, "codecs": 4_385_680 + 153_664},
+        {(128, 128): 3_428_352},
+        item_bytes=4,
+    ),
+    Known(
         "tiny",
         "built-in",
         {"denoiser": 98_038, "text encoder": 3_872, "codecs": 41_204 + 4_806},

@@ -15,7 +15,7 @@ from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimi
 from longtake.pipeline.models.seeding import seeded
 from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
-from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 from longtake.pipeline.rollouts import Causal
 
 SHAPES_VOCABULARY = (
@@ -27,6 +27,15 @@ SHAPES_VOCABULARY = (
     *("dark", "light"),
 )
 """The words of the closed grammar in `pipeline/training/world.py`."""
+
+SECOND_VOCABULARY = (
+    *SHAPES_VOCABULARY,
+    *("and", "small", "large", "comes", "goes", "passing", "each", "other"),
+    *("at", "the", "left", "right", "top", "bottom"),
+    *("gradient", "striped", "dotted"),
+    *("while", "camera", "pans", "zooms", "as", "dims", "rises"),
+)
+"""The words of the grammar in `pipeline/training/second_world/captions.py`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,18 @@ SOUNDING_SHAPES = EmbeddedModelConfig(
     denoiser=AVDiTConfig(text_tokens=12),
 )
 
+SECOND_WORLD = EmbeddedModelConfig(
+    "second-world",
+    vocabulary=SECOND_VOCABULARY,
+    window=3,
+    sink=0,
+    audio_lag=0.75,
+    trained_sizes=((128, 128),),
+    denoiser=AVDiTConfig(video_channels=16, audio_channels=64, text_tokens=36),
+    video_codec=VideoCodecConfig(16, fine_width=96, coarse_width=192, block=8, pixel_kernel=1, shortcuts=True),
+    sound_codec=SoundCodecConfig(sample_rate=24_000, hop=1200, latent_channels=64, channels=2),
+)
+
 TINY = EmbeddedModelConfig(
     "tiny",
     window=3,
@@ -80,13 +101,14 @@ TINY = EmbeddedModelConfig(
 class EmbeddedModel(nn.Module):
     """The four networks that one film needs, sized by `config`; a `protocols.FilmModel`."""
 
-    rollout, defaults = Causal(), ModelDefaults()
+    rollout = Causal()
 
     def __init__(self, config: EmbeddedModelConfig) -> None:
         super().__init__()
         self.config = config
         self.name, self.trained = config.name, config.trained
         self.chunk_latents, self.audio_lag = config.chunk_latents, config.audio_lag
+        self.defaults = _defaults(config)
         self.kv_plan = KVPlan(config.window, config.sink)
         self.text = ClosedVocabularyEncoder(config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width)
         self.denoiser = AVDiT(config.denoiser)
@@ -132,7 +154,7 @@ class EmbeddedModel(nn.Module):
     @property
     def limits(self) -> ModelLimits:
         """What a storyboard must keep to."""
-        multiple = SPATIAL_STRIDE * self.config.denoiser.patch
+        multiple = self.video_codec.spatial_stride * self.config.denoiser.patch
         size = SizeLimits(multiple, minimum=multiple, maximum=64 * multiple)
         return ModelLimits(
             name=self.config.name,
@@ -148,8 +170,17 @@ class EmbeddedModel(nn.Module):
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
         """The shape of one latent by stream, for a picture of `width` x `height` pixels."""
-        config = self.config
+        config, stride = self.config, self.video_codec.spatial_stride
         return {
-            "video": (config.video_codec.latent_channels, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE),
+            "video": (config.video_codec.latent_channels, height // stride, width // stride),
             "audio": (config.sound_codec.latent_channels,),
         }
+
+
+def _defaults(config: EmbeddedModelConfig) -> ModelDefaults:
+    """The size and the rate that the model was trained on."""
+    rate = config.sound_codec.sample_rate
+    if not config.trained_sizes:
+        return ModelDefaults(sample_rate=rate)
+    width, height = config.trained_sizes[0]
+    return ModelDefaults(width=width, height=height, sample_rate=rate)

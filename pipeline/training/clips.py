@@ -5,7 +5,7 @@ A folder or any fsspec URL holds the clips and one of
     captions.jsonl      {"file": "harbour/0007.mp4", "prompt": "a boat leaves the harbour"} on every line
     captions.csv        the columns `file` and `prompt`, named in the first line
 
-Shapes: b clips, f frames, h w pixels, n samples, s samples of the source, m channels of the source.
+Shapes: b clips, f frames, h w pixels, m channels, n samples, s samples of the source.
 """
 
 import csv
@@ -50,13 +50,15 @@ class ClipFormat:
 
     Args:
         fps: frames per second.
-        sample_rate: samples per second of mono sound.
+        sample_rate: samples per second of the sound.
+        channels: of the sound, 1 or 2.
     """
 
     fps: Fraction
     width: int
     height: int
     sample_rate: int
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class ClipFolder(ClipSource):
     """Clips from a folder of captioned files.
 
     Key and number of a clip determine its file and start time. Each output frame is the picture shown at the middle of
-    the frame's time, scaled to cover the output size and centre-cropped. Sound is mixed to mono; files without sound
-    give silence. `Clips.near` marks moving pixels.
+    the frame's time, scaled to cover the output size and centre-cropped. Sound is mixed to mono or stereo; files
+    without sound give silence. `Clips.near` marks moving pixels.
 
     Args:
         url: a folder or any fsspec URL with captions. Remote files are downloaded whole.
@@ -211,17 +213,18 @@ class ClipFolder(ClipSource):
     # ---------------------------------------------------------------- sound
 
     def _sound(self, footage: Footage, start_s: Fraction, seconds: Fraction) -> Tensor:
-        """The sound of one clip, in -1..1 [n]."""
+        """The sound of one clip, in -1..1: mono [n], stereo [m n]."""
         rate, num_samples = self._format.sample_rate, round(seconds * self._format.sample_rate)
+        channels = self._format.channels
         with self._container(footage.file) as container:
             if not container.streams.audio:
-                return torch.zeros(num_samples)
+                return torch.zeros(channels, num_samples).squeeze(0)
             source_rate = container.streams.audio[0].rate
             first = floor((start_s - MARGIN_S) * source_rate)
-            source = _read_sound(container, first, ceil((seconds + 2 * MARGIN_S) * source_rate) + 1)
+            source = _read_sound(container, first, ceil((seconds + 2 * MARGIN_S) * source_rate) + 1, channels)
         skipped = round((start_s - Fraction(first, source_rate)) * rate)
-        sound: Tensor = resample(torch.from_numpy(source), source_rate, rate)[skipped : skipped + num_samples]
-        return sound.clamp(-1, 1)
+        sound: Tensor = resample(torch.from_numpy(source), source_rate, rate)[:, skipped : skipped + num_samples]
+        return sound.clamp(-1, 1).squeeze(0)
 
     # ---------------------------------------------------------------- files
 
@@ -313,22 +316,24 @@ def _moving(frames: Tensor) -> Tensor:
     return torch.maximum(change[:, :-1], change[:, 1:])
 
 
-def _read_sound(container: InputContainer, first: int, num_samples: int) -> NDArray[np.float32]:
-    """`num_samples` samples of a container's sound from sample `first` on, mixed to mono [s]; 0 where it has none."""
+def _read_sound(container: InputContainer, first: int, num_samples: int, channels: int) -> NDArray[np.float32]:
+    """`num_samples` samples of a container's sound from sample `first` on, mixed to mono or stereo [m s]; 0 where it
+    has none."""
     stream = container.streams.audio[0]
     tick_s = stream.time_base or Fraction(1, stream.rate)
     wanted = max(floor((Fraction(first, stream.rate) - PREROLL_S) / tick_s), stream.start_time or 0)
     container.seek(wanted, stream=stream)
-    to_float = av.AudioResampler(format="fltp")
-    sound = np.zeros(num_samples, dtype=np.float32)
+    to_float = av.AudioResampler(format="fltp", layout="stereo" if channels == 2 else None)
+    sound = np.zeros((channels, num_samples), dtype=np.float32)
     for frame in container.decode(stream):
         at = round((frame.pts or 0) * tick_s * stream.rate) - first
         if at >= num_samples:
             break
         for planar in to_float.resample(frame):
-            samples = planar.to_ndarray().mean(axis=0)
-            begin, end = max(at, 0), min(at + len(samples), num_samples)
+            samples = planar.to_ndarray()
+            samples = samples.mean(axis=0, keepdims=True) if channels == 1 else samples
+            begin, end = max(at, 0), min(at + samples.shape[1], num_samples)
             if begin < end:
-                sound[begin:end] = samples[begin - at : end - at]
-            at += len(samples)
+                sound[:, begin:end] = samples[:, begin - at : end - at]
+            at += samples.shape[1]
     return sound

@@ -1,21 +1,25 @@
 """Training of the codecs: the video autoencoder, and the basis of the sound codec.
 
-Shapes: b clips, f latent frames, c channels, h w pixels, n samples, l audio latents, k MDCT bins.
+Shapes: b clips, f latent frames, c channels, h w pixels, m channels of the sound, n samples, l audio latents, k bins of
+all channels.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
+from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.sound_codec import SoundCodec
 from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
+from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import Batch
@@ -30,27 +34,61 @@ WHITENING = 0.6
 """Channels are divided by this power of their standard deviation: quiet ones are amplified, but remain quieter."""
 
 
+@dataclass(frozen=True)
+class CodecOptions:
+    """Options of codec training.
+
+    Args:
+        latents: in a clip.
+        crop: side of the square of each clip that is learned from, in pixels, mostly near objects; 0 for the whole.
+        latent_noise: standard deviation of the noise on latents.
+        near_weight: further weight of pixels near objects.
+        square_weight: weight of the squared error relative to the absolute one.
+    """
+
+    latents: int = 3
+    crop: int = 0
+    latent_noise: float = 0.1
+    near_weight: float = 4.0
+    square_weight: float = 5.0
+
+
 class CodecTask:
     """Trains the video codec by reconstruction; the sound basis is found in closed form."""
 
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
-        options = {"latents": 3, "latent_noise": 0.1, "near_weight": 4.0, "square_weight": 5.0, **spec.options}
+        options: CodecOptions
+        (options,) = read_options(spec.options, CodecOptions)
+        stride, largest = model.video_codec.spatial_stride, min(model.defaults.width, model.defaults.height)
+        if options.crop % stride or not 0 <= options.crop <= largest:
+            raise SpecError(f"options.crop is {options.crop}; use a multiple of {stride} up to {largest}, or 0")
         self._model, self._source, self._seed = model, source, spec.seed
-        self._seconds = Fraction(TEMPORAL_STRIDE * int(options.pop("latents"))) / source.fps
-        self.objective: nn.Module = Reconstruction(
-            model.video_codec, **{name: float(value) for name, value in options.items()}
-        )
+        self._seconds = Fraction(TEMPORAL_STRIDE * options.latents) / source.fps
+        self._crop, self._sound_fits = options.crop, False
+        self.objective: nn.Module = Reconstruction(model.video_codec, options)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """Short clips without sound."""
-        clips = self._source.draw((seed, step), range(rank * size, (rank + 1) * size), self._seconds)
-        return {"frames": clips.frames, "near": clips.near}
+        """Short clips without sound, or with option `crop` a square of that side of each, mostly near objects."""
+        numbers = range(rank * size, (rank + 1) * size)
+        clips = self._source.draw((seed, step), numbers, self._seconds)
+        if not self._crop:
+            return {"frames": clips.frames, "near": clips.near}
+        squares = [
+            _square_near(np.random.default_rng((seed, step, number, 1)), near, self._crop, self._model.video_codec)
+            for number, near in zip(numbers, clips.near, strict=True)
+        ]
+        return {
+            name: torch.stack([clip[..., down, across] for clip, (down, across) in zip(whole, squares, strict=True)])
+            for name, whole in (("frames", clips.frames), ("near", clips.near))
+        }
 
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """The model with the trained video codec, calibrated latents and the fitted sound basis."""
         self.objective.load_state_dict(weights)
         calibrate(self._model.video_codec, self._frames())
-        fit_basis(self._model.sound_codec, self._sound())
+        if not self._sound_fits:
+            fit_basis(self._model.sound_codec, self._sound())
+            self._sound_fits = True
         return self._model
 
     def sample(self, model: EmbeddedModel, folder: Path) -> None:
@@ -65,26 +103,44 @@ class CodecTask:
         return self._source.draw((self._seed, CALIBRATION_STEP), range(CALIBRATION_CLIPS), self._seconds).frames
 
     def _sound(self) -> Tensor:
-        return self._source.sound((self._seed, SOUND_STEP), range(SOUND_CLIPS), Fraction(SOUND_SECONDS))
+        return self._source.sound((self._seed, SOUND_STEP), range(SOUND_CLIPS), Fraction(SOUND_SECONDS)).flatten(0, -2)
 
 
 class Reconstruction(nn.Module):
     """The reconstruction error of the video codec, weighted higher near moving objects."""
 
-    def __init__(self, codec: VideoCodec, latent_noise: float, near_weight: float, square_weight: float) -> None:
+    def __init__(self, codec: VideoCodec, options: CodecOptions) -> None:
         super().__init__()
-        self.codec = codec
-        self._latent_noise, self._near_weight, self._square_weight = latent_noise, near_weight, square_weight
+        self.codec, self._options = codec, options
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and PSNR (dB) of a batch: "frames" [b f*4 3 h w] in -1..1, weights "near" [b f*4 h w]."""
-        frames = batch["frames"]
+        frames, options = batch["frames"], self._options
         latents = self.codec.encode(frames)
-        decoded, _ = self.codec.decode(latents + self._latent_noise * torch.randn_like(latents), None)
+        decoded, _ = self.codec.decode(latents + options.latent_noise * torch.randn_like(latents), None)
         error = decoded.float() - frames
-        weight = 1 + self._near_weight * batch["near"].unsqueeze(2)
-        loss = (weight * (error.abs() + self._square_weight * error**2)).mean()
+        weight = 1 + options.near_weight * batch["near"].unsqueeze(2)
+        loss = (weight * (error.abs() + options.square_weight * error**2)).mean()
         return {"loss": loss, "psnr_db": -10 * torch.log10((error.detach() ** 2).mean() / 4)}
+
+
+def _square_near(rng: np.random.Generator, near: Tensor, side: int, codec: VideoCodec) -> tuple[slice, slice]:
+    """A square on the codec's grid that shows some of what is near objects [f h w], if there are some.
+
+    Most of a picture may be ground, from which a codec learns little.
+    """
+    places = near[len(near) // 2].nonzero()
+    middle = places[int(rng.integers(len(places)))].tolist() if len(places) else rng.integers(near.shape[1:]).tolist()
+    starts = [
+        int(
+            np.clip(
+                round((at + rng.uniform(-side, 0)) / codec.spatial_stride), 0, (size - side) // codec.spatial_stride
+            )
+        )
+        for at, size in zip(middle, near.shape[1:], strict=True)
+    ]
+    down, across = (slice(start * codec.spatial_stride, start * codec.spatial_stride + side) for start in starts)
+    return down, across
 
 
 @torch.no_grad()
@@ -99,13 +155,12 @@ def calibrate(codec: VideoCodec, frames: Tensor) -> None:
 
 @torch.no_grad()
 def fit_basis(codec: SoundCodec, sound: Tensor) -> None:
-    """Set the basis to the principal components of the MDCT frames of `sound` [b n].
+    """Set the basis to the principal components of the MDCT frames of `sound` [(b m) n].
 
     The scale is set so that latents have unit variance over all channels together.
     """
-    hop, channels = codec.config.hop, codec.config.latent_channels
-    frames = functional.pad(sound, (hop, 0)).unfold(-1, 2 * hop, hop) @ codec.mdct
-    bins = rearrange(frames, "b l k -> (b l) k").double()
+    channels = codec.config.latent_channels
+    bins = rearrange(codec.spectrum(sound), "b l k -> (b l) k").double()
     variances, vectors = torch.linalg.eigh(bins.T @ bins / len(bins))
     spread = variances[-channels:].clamp_min(1e-12).sqrt().flip(0)
     codec.basis.copy_(vectors[:, -channels:].flip(1).T)

@@ -178,7 +178,8 @@ class FlowMatching(nn.Module):
     def _encode(self, batch: Batch) -> dict[str, Tensor]:
         self.model.video_codec.eval()
         video = self.model.video_codec.encode(batch["frames"])
-        return {"video": video.float(), "audio": self.model.sound_codec.encode(batch["sound"]).float()}
+        sound = batch["sound"].flatten(0, -2)  # of stereo clips, the channels are rows
+        return {"video": video.float(), "audio": self.model.sound_codec.encode(sound).float()}
 
     @torch.no_grad()
     def _history(self, clean: Latents, text: Tensor, batch: Batch) -> Latents:

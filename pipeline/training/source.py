@@ -1,6 +1,6 @@
-"""The interface of clip sources: the synthetic world of sounding shapes, or a folder of footage.
+"""The interface of clip sources: the synthetic worlds, or a folder of footage.
 
-Shapes: b clips, f frames, h w pixels, n samples.
+Shapes: b clips, f frames, h w pixels, n samples, m channels of stereo sound.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Clips:
 
     Args:
         frames: in -1..1 [b f 3 h w].
-        sound: in -1..1 [b n].
+        sound: in -1..1, mono [b n] or stereo [b m n].
         near: 1 near moving objects, which weigh more in the loss, else 0 [b f h w].
         prompts: the prompt at the end of each clip.
         since_s: the time from which that prompt holds; earlier frames belong to another prompt.
@@ -47,5 +47,5 @@ class ClipSource(Protocol):
         ...
 
     def sound(self, key: Key, numbers: Sequence[int], seconds: Fraction) -> Tensor:
-        """The sound of the clips that `draw` returns [b n]."""
+        """The sound of the clips that `draw` returns, [b n] or [b m n]."""
         ...

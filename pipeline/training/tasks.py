@@ -3,20 +3,21 @@
 from fractions import Fraction
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.models.embedded import EmbeddedModel
+from longtake.pipeline.models.embedded import SECOND_WORLD, EmbeddedModel
 from longtake.pipeline.models.upscaler import Upscaler
 from longtake.pipeline.training.clips import ClipFolder, ClipFormat
-from longtake.pipeline.training.codec import CodecTask
+from longtake.pipeline.training.codec import CodecOptions, CodecTask
 from longtake.pipeline.training.data import World
 from longtake.pipeline.training.denoiser import DenoiserOptions, DenoiserTask
 from longtake.pipeline.training.lora import LoraTask, chosen_layers, lora_options
 from longtake.pipeline.training.options import read_options
+from longtake.pipeline.training.second_world.clips import SecondWorld
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import TrainTask
 from longtake.pipeline.training.textures import MotionOptions
 from longtake.pipeline.training.upscaler import UpscalerOptions, UpscalerTask
-from longtake.pipeline.training.world import FPS, SIZE
+from longtake.pipeline.training.world import FPS
 from longtake.pipeline.weights.load import EMBEDDED, EMBEDDED_UPSCALERS, load_model, load_upscaler
 
 
@@ -27,8 +28,10 @@ def build_task(spec: TrainSpec) -> TrainTask:
     if spec.stage == "lora":
         options, _ = lora_options(spec)
         model = load_model(spec.start or spec.model)
+        if spec.data is None and model.name == SECOND_WORLD.name:
+            raise SpecError(f"data is missing; a LoRA of {model.name} learns from clips, add --data CLIPS")
         taught = World(options.colour) if spec.data is None else _source(spec, model)
-        return LoraTask(spec, model, taught, World())
+        return LoraTask(spec, model, taught, _world(model))
     model = load_model(spec.start) if spec.start else EmbeddedModel.untrained(EMBEDDED[spec.model], spec.seed)
     source = _source(spec, model)
     match spec.stage:
@@ -44,6 +47,8 @@ def check_options(spec: TrainSpec) -> None:
         case "lora":
             options, _ = lora_options(spec)
             chosen_layers(load_model(spec.start or spec.model), options.layers)
+        case "codec":
+            read_options(spec.options, CodecOptions)
         case "denoiser" | "rollout":
             read_options(spec.options, DenoiserOptions)
         case "upscaler":
@@ -57,14 +62,14 @@ def _untrained_upscaler(spec: TrainSpec) -> Upscaler:
 
 
 def _source(spec: TrainSpec, model: EmbeddedModel) -> ClipSource:
-    """The clips at `spec.data` in the world's size and rate, or the world itself without `data`.
+    """The clips at `spec.data` in the model's size and rate, or the world of the model without `data`.
 
     Raises:
         SpecError: the text encoder cannot read a caption.
     """
     if spec.data is None:
-        return World()
-    clips = ClipFolder(spec.data, ClipFormat(Fraction(FPS), SIZE, SIZE, model.config.sound_codec.sample_rate))
+        return _world(model)
+    clips = ClipFolder(spec.data, _format_of(model))
     if spec.stage != "codec":
         mistakes = []
         for prompt in sorted(clips.prompts):
@@ -75,3 +80,12 @@ def _source(spec: TrainSpec, model: EmbeddedModel) -> ClipSource:
         if mistakes:
             raise SpecError("\n".join(mistakes))
     return clips
+
+
+def _world(model: EmbeddedModel) -> ClipSource:
+    return SecondWorld() if model.name == SECOND_WORLD.name else World()
+
+
+def _format_of(model: EmbeddedModel) -> ClipFormat:
+    size, sound = model.defaults, model.config.sound_codec
+    return ClipFormat(Fraction(FPS), size.width, size.height, sound.sample_rate, sound.channels)

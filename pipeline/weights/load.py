@@ -14,14 +14,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from longtake.pipeline.errors import LongtakeError, WeightsError
-from longtake.pipeline.models.embedded import SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
+from longtake.pipeline.models.embedded import SECOND_WORLD, SOUNDING_SHAPES, TINY, EmbeddedModel, EmbeddedModelConfig
 from longtake.pipeline.models.upscaler import TINY_UPSCALER, UPSCALER, Upscaler, UpscalerConfig
 from longtake.pipeline.weights.lora import TrainedLora
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", EmbeddedModel, Upscaler)
 
-EMBEDDED = {config.name: config for config in (SOUNDING_SHAPES, TINY)}
+EMBEDDED = {config.name: config for config in (SOUNDING_SHAPES, TINY, SECOND_WORLD)}
 EMBEDDED_UPSCALERS = {config.name: config for config in (UPSCALER, TINY_UPSCALER)}
 _CONFIG, _UPSCALER_CONFIG = TypeAdapter(EmbeddedModelConfig), TypeAdapter(UpscalerConfig)
 _KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"

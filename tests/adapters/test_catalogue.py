@@ -57,7 +57,7 @@ def test_built_in_models_are_counted_as_they_are_built(name):
     storyboard = parse_storyboard(
         f"{{model: {name}, sampling: {{guidance: 1}}, scenes: [{{prompt: a red circle rests, duration: 60s}}]}}"
     )
-    size = (storyboard.video.width, storyboard.video.height)
+    size = (model.defaults.width, model.defaults.height)
     assert known.kv_bytes == {size: kv_bytes(plan_film(storyboard, model), model)}
     assert known.item_bytes == model.dtype.itemsize
 

@@ -133,7 +133,10 @@ def test_every_family_is_a_pipeline_that_diffusers_has():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sounding-shape", "model is 'sounding-shape'; use sounding-shapes or tiny, .*a Hugging Face repository"),
+        (
+            "sounding-shape",
+            "model is 'sounding-shape'; use sounding-shapes or tiny or second-world, .*a Hugging Face repository",
+        ),
         ("a/b/c", "model is 'a/b/c'; use"),
         ("checkpoint.pt", "is a pickle.*longtake convert checkpoint.pt OUT"),
         ("none.safetensors", "cannot be read"),

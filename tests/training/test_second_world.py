@@ -1,17 +1,35 @@
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+from longtake.pipeline.errors import SpecError
+from longtake.pipeline.models.av_dit import AVDiTConfig
+from longtake.pipeline.models.embedded import SECOND_WORLD, EmbeddedModel
+from longtake.pipeline.models.sound_codec import SoundCodecConfig
+from longtake.pipeline.models.video_codec import VideoCodecConfig
 from longtake.pipeline.training import world
+from longtake.pipeline.training.codec import CodecTask
+from longtake.pipeline.training.denoiser import DenoiserTask
 from longtake.pipeline.training.second_world.captions import Caption, draw_caption
+from longtake.pipeline.training.second_world.clips import SecondWorld
 from longtake.pipeline.training.second_world.moves import FPS, SIZE, box, draw_moves, meeting_radius
 from longtake.pipeline.training.second_world.pictures import draw_pictures
 from longtake.pipeline.training.second_world.sounds import PITCH_HZ, SAMPLE_RATE, render_sound
 from longtake.pipeline.training.second_world.world import draw_clip
+from longtake.pipeline.training.spec import TrainSpec
 
 MEETING = Caption.parse("a red circle bounces fast and a large blue triangle bounces slow on a dark background")
+
+TINY = replace(
+    SECOND_WORLD,
+    denoiser=AVDiTConfig(4, 6, 32, 24, text_width=16, text_tokens=36, num_heads=2, head_dim=16, num_layers=1),
+    video_codec=VideoCodecConfig(4, fine_width=8, coarse_width=16, block=8, pixel_kernel=1, shortcuts=True),
+    sound_codec=SoundCodecConfig(24_000, 1200, latent_channels=6, channels=2),
+)
 
 
 def moves_of(prompt, seconds=6.0, seed=0):
@@ -136,3 +154,78 @@ def test_a_clip_depends_only_on_its_numbers():
     assert np.array_equal(one.pictures.frames, same.pictures.frames)
     assert np.array_equal(one.sound, same.sound)
     assert one.moves.caption != other.moves.caption
+
+
+# -------------------------------------------------------------------- as a source of clips
+
+
+def test_clips_are_in_stereo_and_name_what_is_near_shapes():
+    clips = SecondWorld().draw((0, 0), range(3), Fraction(1, 2))
+    assert clips.frames.shape == (3, 8, 3, SIZE, SIZE)
+    assert clips.sound.shape == (3, 2, SAMPLE_RATE // 2)
+    assert torch.equal(clips.sound, SecondWorld().sound((0, 0), range(3), Fraction(1, 2)))
+    truth = draw_clip((0, 0), 1, 0.5)
+    assert clips.prompts[1] == str(truth.moves.caption)
+    assert (clips.near[1].numpy() >= (truth.pictures.covers.max(axis=0) > 0)).all()
+    assert 0 < clips.near.mean() < 0.5
+
+
+def test_where_the_prompt_changes_shapes_continue_and_earlier_tones_fade():
+    seconds, world_ = Fraction(3), SecondWorld()
+    switched, plain = (world_.draw((0, 1), range(12), seconds, share) for share in (1.0, 0.0))
+    changed = [number for number, since_s in enumerate(switched.since_s) if since_s]
+    assert len(changed) > 3
+    for number in changed:
+        start = round(switched.since_s[number])
+        assert switched.prompts[number] != plain.prompts[number]
+        frames, same = switched.frames[number], plain.frames[number]
+        assert torch.equal(frames[: start * FPS], same[: start * FPS])
+        one, two = (Caption.parse(clips.prompts[number]) for clips in (switched, plain))
+        assert (one.camera, one.light, len(one.bodies)) == (two.camera, two.light, len(two.bodies))
+        first = start * SAMPLE_RATE
+        assert torch.equal(switched.sound[number][:, :first], plain.sound[number][:, :first])
+        shown = switched.near[number].flatten(1).bool()
+        assert (shown[start * FPS - 1] & shown[start * FPS]).any()
+
+
+def test_the_model_of_this_world_reads_its_longest_prompt():
+    body = "a small red circle bounces slow silently at the bottom"
+    prompt = (
+        f"{body} and {body.replace('red', 'blue').replace('bottom', 'top')} on a dark gradient background"
+        " while the camera pans as the light dims and rises"
+    )
+    assert Caption.parse(prompt)
+    model = EmbeddedModel.untrained(TINY)
+    assert (model.text.tokenize(prompt) > 0).all()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        model.text.tokenize(str(draw_caption(rng)))
+    assert (model.defaults.width, model.defaults.sample_rate) == (SIZE, SAMPLE_RATE)
+
+
+def test_codecs_learn_from_squares_near_shapes():
+    spec = TrainSpec(stage="codec", steps=1, batch_size=6, lr=1e-3, options={"crop": 64, "latents": 1})
+    task = CodecTask(spec, EmbeddedModel.untrained(TINY), SecondWorld())
+    batch = task.draw(0, 0, 0, 6)
+    whole = SecondWorld().draw((0, 0), range(6), Fraction(1, 4))
+    assert batch["frames"].shape == (6, 4, 3, 64, 64)
+    assert batch["near"].mean() > whole.near.mean()
+    for number, square in enumerate(batch["frames"]):
+        places = [(y, x) for y in range(0, 65, 16) for x in range(0, 65, 16)]
+        assert any(torch.equal(square, whole.frames[number, ..., y : y + 64, x : x + 64]) for y, x in places)
+    task.objective(batch)["loss"].backward()
+
+
+@pytest.mark.parametrize("crop", [40, 144, -16])
+def test_squares_that_do_not_fit_are_refused(crop):
+    spec = TrainSpec(stage="codec", steps=1, batch_size=1, lr=1e-3, options={"crop": crop})
+    with pytest.raises(SpecError, match=rf"options.crop is {crop}; use a multiple of 16 up to 128, or 0"):
+        CodecTask(spec, EmbeddedModel.untrained(TINY), SecondWorld())
+
+
+def test_a_denoiser_learns_from_stereo_clips_whose_prompts_change():
+    spec = TrainSpec(stage="denoiser", steps=1, batch_size=2, lr=1e-3, options={"chunks": 2, "copies": 1, "switch": 1})
+    task = DenoiserTask(spec, EmbeddedModel.untrained(TINY), SecondWorld())
+    losses = task.objective(task.draw(0, 0, 0, 2))
+    losses["loss"].backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())

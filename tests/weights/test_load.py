@@ -43,7 +43,7 @@ def test_shipped_models_load_without_the_check_for_files_of_others(monkeypatch):
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
-    with pytest.raises(WeightsError, match="'sounding-shape'; use sounding-shapes or tiny"):
+    with pytest.raises(WeightsError, match="'sounding-shape'; use sounding-shapes or tiny or second-world"):
         load_model("sounding-shape")
 
 

@@ -29,6 +29,7 @@ SPEEDS = {"fast": (84.0, 112.0), "slow": (36.0, 50.0)}
 _GLIDE_SPEED, _MOST_TURN = (50.0, 75.0), 3.0
 _ANGLE, _ANGLE_IN_A_HALF = (20.0, 70.0), (58.0, 72.0)  # degrees from the horizontal; from the short axis of a half
 _VISIT_REACH, _VISIT_S = 50.0, (3.2, 4.8)
+_LARGEST_JUMP = 1.0  # units, where a prompt changes
 _MEETING_RADIUS = {"circle": 10.0, "square": 10.2, "triangle": 9.5}
 
 EventKind = Literal["wall", "meeting", "leaves", "returns"]
@@ -127,6 +128,10 @@ class Swing:
         """Its value [f]."""
         return np.asarray(np.sin(2 * pi * times_s / self.period_s + self.phase))
 
+    def since(self, start_s: float) -> "Swing":
+        """The same motion, seen from `start_s` on."""
+        return Swing(self.period_s, self.phase + 2 * pi * start_s / self.period_s)
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -168,6 +173,49 @@ def draw_moves(rng: np.random.Generator, caption: Caption, stop_s: float) -> Mov
     starts = _starts(rng, caption)
     velocities = [_velocity(rng, body) for body in caption.bodies]
     visits = [rng.uniform(*_VISIT_S) for _ in caption.bodies]
+    paths, events = _paths(rng, caption, stop_s, starts, velocities, visits)
+    camera, light = Swing(rng.uniform(8, 12), rng.uniform(0, 2 * pi)), Swing(rng.uniform(6, 9), rng.uniform(0, 2 * pi))
+    return Moves(caption, stop_s, paths, events, camera, light)
+
+
+def continued(rng: np.random.Generator, moves: Moves, caption: Caption, start_s: float) -> Moves | None:
+    """What follows `moves` from `start_s` on under another caption, in times since then.
+
+    Bodies, camera and light continue from where they are; bodies that bounce keep their directions.
+
+    Returns:
+        None if they cannot: a body is not in its new part of the picture, say, or bodies overlap that now meet.
+    """
+    starts, soon = np.moveaxis(moves.places(np.array([start_s, start_s + 1e-3])), 1, 0)
+    if len(starts) != len(caption.bodies) or (caption.camera, caption.light) != (
+        moves.caption.camera,
+        moves.caption.light,
+    ):
+        return None
+    for body, start in zip(caption.bodies, starts, strict=True):
+        low, high = box(body)
+        if body.motion == "comes and goes" or np.any(start < low) or np.any(start > high):
+            return None
+    if caption.meets and not _apart(caption, list(starts)):
+        return None
+    directions = np.where(soon < starts, -1, 1)
+    velocities = [np.abs(_velocity(rng, body)) * way for body, way in zip(caption.bodies, directions, strict=True)]
+    stop_s = moves.stop_s - start_s
+    paths, events = _paths(rng, caption, stop_s, list(starts), velocities, visits=[])
+    if np.abs(np.stack([path.places(np.zeros(1))[0] for path in paths]) - starts).max() > _LARGEST_JUMP:
+        return None
+    return Moves(caption, stop_s, paths, events, moves.camera.since(start_s), moves.light.since(start_s))
+
+
+def _paths(
+    rng: np.random.Generator,
+    caption: Caption,
+    stop_s: float,
+    starts: Sequence[Floats],
+    velocities: Sequence[Floats],
+    visits: Sequence[float],
+) -> tuple[tuple[Path, ...], tuple[Event, ...]]:
+    """The path of each body, and all events, ascending."""
     paths: list[Path] = []
     events: list[Event] = []
     for number, body in enumerate(caption.bodies):
@@ -189,8 +237,7 @@ def draw_moves(rng: np.random.Generator, caption: Caption, stop_s: float) -> Mov
         events += bounces.run(stop_s)
         for number, path in zip(together, bounces.paths(), strict=True):
             paths[number] = path
-    camera, light = Swing(rng.uniform(8, 12), rng.uniform(0, 2 * pi)), Swing(rng.uniform(6, 9), rng.uniform(0, 2 * pi))
-    return Moves(caption, stop_s, tuple(paths), tuple(sorted(events, key=lambda event: event.time_s)), camera, light)
+    return tuple(paths), tuple(sorted(events, key=lambda event: event.time_s))
 
 
 class _Bounces:
@@ -285,8 +332,13 @@ def _starts(rng: np.random.Generator, caption: Caption) -> list[Floats]:
         starts = [rng.uniform(*box(body)) for body in caption.bodies]
         if not caption.meets:
             return starts
-        if float(np.hypot(*(starts[1] - starts[0]))) > 2 + sum(meeting_radius(body) for body in caption.bodies):
+        if _apart(caption, starts):
             return starts
+
+
+def _apart(caption: Caption, starts: Sequence[Floats]) -> bool:
+    """Whether two bodies that bounce off each other do not touch."""
+    return float(np.hypot(*(starts[1] - starts[0]))) > 2 + sum(meeting_radius(body) for body in caption.bodies)
 
 
 def _velocity(rng: np.random.Generator, body: Body) -> Floats:

@@ -32,6 +32,11 @@ _PERIOD = SAMPLE_RATE // 20
 def render_sound(moves: Moves) -> Pixels:
     """Both channels [2 n], float32."""
     num_samples = round(moves.stop_s * SAMPLE_RATE)
+    return strike_tones(moves, num_samples) + hum(moves, num_samples)
+
+
+def strike_tones(moves: Moves, num_samples: int) -> Pixels:
+    """The tones of all events [2 n]."""
     length = round(TONE_S * SAMPLE_RATE)
     sound = np.zeros((2, num_samples + length), np.float32)
     for event in moves.events:
@@ -44,11 +49,16 @@ def render_sound(moves: Moves) -> Pixels:
         envelope = rise * np.exp(-late_s / DECAY_S) - fall * np.exp(-late_s * (1 / ATTACK_S + 1 / DECAY_S))
         tone = np.resize(np.roll(_carrier(body.colour, body.shape), -(first % _PERIOD)), length) * envelope
         sound[:, first : first + length] += (loudness(event) * pan(event.place[0]))[:, None].astype(np.float32) * tone
-    bed_hz = BEDS_HZ[moves.caption.pattern]
-    if bed_hz is not None:
-        cycle = np.arange(_PERIOD) / SAMPLE_RATE * 2 * np.pi * bed_hz
-        sound += np.resize((BED_LEVEL * np.cos(cycle)).astype(np.float32), sound.shape[1])
     return sound[:, :num_samples]
+
+
+def hum(moves: Moves, num_samples: int) -> Pixels:
+    """The bed [n] of the ground's pattern."""
+    bed_hz = BEDS_HZ[moves.caption.pattern]
+    if bed_hz is None:
+        return np.zeros(num_samples, np.float32)
+    cycle = np.arange(_PERIOD) / SAMPLE_RATE * 2 * np.pi * bed_hz
+    return np.resize((BED_LEVEL * np.cos(cycle)).astype(np.float32), num_samples)
 
 
 def loudness(event: Event) -> float:
