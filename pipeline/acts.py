@@ -62,7 +62,9 @@ def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:
 def decode(take: Take, observer: Observer) -> Act[DecodeStage]:
     """Latents of a chunk, and of those that its frames depend on -> frames, sound."""
     ahead = None if take.upscaler is None else partial(frames_ahead, take.upscaler.grid, take.plan)
-    return Act("decode", DecodeStage(take.model, take.plan, take.finished, take.given.sound, ahead), observer)
+    given = take.given
+    stage = DecodeStage(take.model, take.plan, take.finished, given.sound, ahead, given.picture)
+    return Act("decode", stage, observer)
 
 
 def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk]:
@@ -70,7 +72,7 @@ def upscale(take: Take, observer: Observer) -> Callable[[FrameChunk], FrameChunk
     if take.upscaler is None:
         return as_they_are
     upscaler = take.upscaler.model.to(take.model.device)
-    return Act("upscale", UpscaleStage(take.model, upscaler, take.plan, take.finished), observer)
+    return Act("upscale", UpscaleStage(take.model, upscaler, take.plan, take.finished, take.given.picture), observer)
 
 
 def as_they_are(frames: FrameChunk) -> FrameChunk:

@@ -1,8 +1,9 @@
 """The plan of a film: everything that is known before its first chunk, from a storyboard, a clock and a model."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, prod
+from math import ceil, floor, prod
 from typing import Self
 
 from longtake.pipeline.adapters.presets import lora_preset
@@ -32,7 +33,7 @@ from longtake.pipeline.sampling.guidance import (
     StreamScales,
 )
 from longtake.pipeline.sampling.schedule import Levels, restart_step, sigmas
-from longtake.pipeline.spec import GuidanceSpec, SamplingSpec, Storyboard
+from longtake.pipeline.spec import ConditioningFile, GuidanceSpec, SamplingSpec, Storyboard, seconds_at
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,25 @@ class FilmPlan:
         branches = len(self.branches)
         return gang_traffic(self.sites, self.seen(chunk), self.latent_shapes, degrees, branches, item_bytes)
 
+    def place_of(self, file: ConditioningFile) -> tuple[int, int]:
+        """The chunk and the video latent of it at which a scene's file comes in: the last one for a last image, the
+        one that shows its moment for a keyframe, and the scene's first for all others."""
+        assert file.scene is not None, "only a scene's file has a place"
+        chunks = [chunk for chunk in self.chunks if chunk.scene == file.scene]
+        if file.kind == "last image":
+            return chunks[-1].index, len(chunks[-1].latents) - 1
+        if file.at is None:
+            return chunks[0].index, 0
+        fps = self.storyboard.video.fps
+        frame = self.scenes[file.scene].frames.start + floor(seconds_at(file.at, fps) * fps)
+        for chunk in chunks:
+            if frame < chunk.frames.stop:
+                return chunk.index, bisect_right(self.clock.latent_stops(chunk), frame)
+        raise SpecError(
+            f"{file.key} is shown at {file.at}; scenes[{file.scene}] lasts"
+            f" {float(self.clock.seconds(len(self.scenes[file.scene].frames))):g} s, show it earlier"
+        )
+
     def tokens(self, chunk: ChunkSpan) -> int:
         """Tokens that one pass over `chunk` holds, text included."""
         pages: dict[str, int] = {}
@@ -220,8 +240,9 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
     pages = (stream.page_tokens for site in sites for stream in site.streams if stream.name == "video")
     whole = next((page for page in pages if page), 0) // most_video * (model.chunk_latents + opening)
     check_guidance(storyboard.sampling.guidance, model, sites)
-    lag = model.audio_lag if storyboard.audio.file is None else 0.0
-    return FilmPlan(
+    given = storyboard.audio.file is not None or all(scene.is_shown_as_given for scene in storyboard.scenes)
+    lag = 0.0 if given else model.audio_lag
+    plan = FilmPlan(
         storyboard=storyboard,
         clock=clock,
         scenes=scenes,
@@ -236,6 +257,30 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         reach=DecoderReach.of(model.video_codec, model.sound_codec),
         sources=sources,
     )
+    check_stills(plan)
+    return plan
+
+
+def check_stills(plan: FilmPlan) -> None:
+    """Raise one `SpecError` that names every picture that is given where another one is, or after its scene's end."""
+    mistakes, taken = list[str](), dict[tuple[int, int], str]()
+    for file in plan.storyboard.conditioning_files():
+        if file.kind not in ("image", "keyframe", "last image"):
+            continue
+        try:
+            place = plan.place_of(file)
+        except SpecError as error:
+            mistakes.append(str(error))
+            continue
+        if place in taken:
+            frames = plan.clock.video_stride
+            mistakes.append(
+                f"{file.key} is {file.url!r}; {taken[place]} is shown at the same time, as one latent lasts {frames}"
+                f" frames ({float(plan.clock.seconds(frames)):g} s); leave one out, or make the scene longer"
+            )
+        taken[place] = file.key
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
 
 
 def defaults_of(storyboard: Storyboard, model: FilmModel) -> ModelDefaults:

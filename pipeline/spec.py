@@ -94,6 +94,12 @@ def parse_fps(value: object) -> Fraction:
     return fps
 
 
+def seconds_at(text: str, fps: Fraction) -> Fraction:
+    """The exact seconds of a duration whose frames are counted at `fps`."""
+    seconds, frames = parse_duration(text)
+    return seconds + frames / fps
+
+
 def _duration(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
         raise SpecError(f"it has no unit; write {value}s for seconds or {value}f for frames")
@@ -105,6 +111,40 @@ def _duration(value: object) -> str:
     if seconds > MAX_FILM_S:
         raise SpecError(f"a film lasts at most {MAX_FILM_S // 3600}h; split it into several")
     return value
+
+
+def _moment(value: object) -> str:
+    try:
+        parse_duration(value if isinstance(value, str) else "")
+    except SpecError:
+        raise SpecError(f"{value!r} is no moment of the scene; write it with its unit: 0s, 2.5s, or 40f") from None
+    assert isinstance(value, str)
+    return value
+
+
+def _images(value: object) -> object:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict):
+        raise SpecError("use pictures at moments of the scene, such as {0s: a.png, 2.5s: b.png}")
+    return tuple((_moment(at), url) for at, url in value.items())
+
+
+def _mask(value: object) -> object:
+    if value is None or isinstance(value, str | tuple):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise SpecError("use a file, or boxes over time such as {0s: [0.1, 0.2, 0.5, 0.9], 2s: [0.4, 0.2, 0.8, 0.9]}")
+    for at, box in value.items():
+        _moment(at)
+        sides = box if isinstance(box, list | tuple) else ()
+        fine = len(sides) == 4 and all(type(side) in (int, float) and 0 <= side <= 1 for side in sides)
+        if not fine or sides[0] >= sides[2] or sides[1] >= sides[3]:
+            raise SpecError(
+                f"the box at {at} is {box!r}; use its left, top, right and bottom edge from 0 to 1, such as"
+                " [0.1, 0.2, 0.5, 0.9]"
+            )
+    return tuple(value.items())
 
 
 def _schedule(value: object, info: ValidationInfo) -> object:
@@ -144,8 +184,13 @@ def _film_path(value: object) -> str:
 
 # ------------------------------------------------------------------ conditioning files
 
-ConditioningKind = Literal["image", "film", "sound"]
-"""The kinds of files that can condition a film; `pipeline/conditioning/inputs.py` has a class for each."""
+ConditioningKind = Literal["image", "keyframe", "last image", "footage", "mask", "film", "sound"]
+"""The kinds of files that can condition a film: pictures at the start, at a moment and at the end of a scene, footage
+as its picture and the mask of that, a film to continue, a sound to which the picture is rendered.
+`pipeline/conditioning/inputs.py` has a class for each."""
+
+PICTURE_KINDS: frozenset[ConditioningKind] = frozenset(("image", "keyframe", "last image", "footage", "mask", "film"))
+"""What a model can be given whose codec encodes pictures and whose weights accept them at any place."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +201,15 @@ class ConditioningFile:
         kind: what is read from it.
         key: where the storyboard names it, such as "scenes[0].image".
         url: its path or URL.
-        scene: the scene that it opens; None if it conditions the whole film.
+        scene: the scene that it conditions; None if it conditions the whole film.
+        at: when it is shown, from the start of the scene; None for other kinds than keyframes.
     """
 
     kind: ConditioningKind
     key: str
     url: str
     scene: int | None = None
+    at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +230,8 @@ Negative = Annotated[str | None, BeforeValidator(_negative)]
 """A negative prompt, "" for none; None for that of the film, or of the model."""
 
 Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
+
+Share = Annotated[float, number(0, 1)]
 
 
 class _Spec(BaseModel):
@@ -222,20 +271,63 @@ class AudioSpec(_Spec):
     file: Annotated[Place | None, Conditions("sound")] = None
 
 
+Box = tuple[Share, Share, Share, Share]
+"""Left, top, right and bottom edge of a part of the picture, from 0 to 1."""
+
+_AS_MAPPING = PlainSerializer(lambda value: dict(value) if isinstance(value, tuple) else value)
+
+Images = Annotated[
+    tuple[tuple[str, Place], ...], BeforeValidator(_images, json_schema_input_type=dict[str, str]), _AS_MAPPING
+]
+"""Pictures and the moments at which they are shown."""
+
+Boxes = tuple[tuple[str, Box], ...]
+"""Boxes and the moments at which they are reached."""
+
+_MASK = BeforeValidator(_mask, json_schema_input_type=str | dict[str, Box] | None)
+
+
 class Scene(_Spec):
-    """One prompt and how long it lasts. `continue` continues the scene before; `cut` starts fresh, or from `image`.
-    `negative` is what guidance pushes away from; None for that of the film."""
+    """One prompt and how long it lasts.
+
+    Args:
+        negative: what guidance pushes away from; None for that of the film.
+        transition: `continue` continues the scene before; `cut` starts fresh, or from `image`.
+        image: the first picture.
+        images: pictures at moments of the scene.
+        last_image: the last picture.
+        video: footage that is the picture of the scene, so that only its sound is rendered, unless `mask` or `strength`
+            is set.
+        mask: the part of `video` that is rendered again: a still or a film, white where it is, or boxes over time.
+        keep: which side of the mask stays as it is in `video`.
+        strength: the noise level from which `video` is rendered again: 0 changes nothing, 1 keeps nothing.
+    """
 
     prompt: Words
     negative: Negative = None
     duration: Annotated[str, BeforeValidator(_duration)]
     transition: Literal["continue", "cut"] = "continue"
     image: Annotated[Place | None, Conditions("image")] = None
+    images: Annotated[Images, Conditions("keyframe")] = ()
+    last_image: Annotated[Place | None, Conditions("last image")] = None
+    video: Annotated[Place | None, Conditions("footage")] = None
+    mask: Annotated[Place | Boxes | None, _MASK, _AS_MAPPING, Conditions("mask")] = None
+    keep: Literal["outside", "inside"] = "outside"
+    strength: Annotated[float, number(0, 1)] | None = None
+
+    @property
+    def boxes(self) -> Boxes | None:
+        """The mask, if it is boxes over time."""
+        return self.mask if isinstance(self.mask, tuple) else None
+
+    @property
+    def is_shown_as_given(self) -> bool:
+        """Whether its picture is the footage, all of it."""
+        return self.video is not None and self.mask is None and self.strength is None
 
     def duration_s(self, fps: Fraction) -> Fraction:
         """The exact length in seconds; frames are counted at `fps`."""
-        seconds, frames = parse_duration(self.duration)
-        return seconds + frames / fps
+        return seconds_at(self.duration, fps)
 
 
 class GuidanceSpec(_Spec):
@@ -435,10 +527,13 @@ def _conditioning_files(spec: _Spec, prefix: str = "", scene: int | None = None)
         elif name == "scenes":
             for index, each in enumerate(value):
                 yield from _conditioning_files(each, f"{key}[{index}].", index)
-        elif value is not None:
+        else:
             for mark in field.metadata:
-                if isinstance(mark, Conditions):
+                if isinstance(mark, Conditions) and isinstance(value, str):
                     yield ConditioningFile(mark.kind, key, value, scene)
+                elif isinstance(mark, Conditions) and mark.kind == "keyframe":
+                    for at, url in value:
+                        yield ConditioningFile(mark.kind, f"{key}.{at}", url, scene, at)
 
 
 # ------------------------------------------------------------------ reading
@@ -477,8 +572,11 @@ def _with_urls(spec: SpecT, change: Callable[[str], str]) -> SpecT:
             changed[name] = _with_urls(value, change)
         elif isinstance(value, tuple) and all(isinstance(each, _Spec) for each in value):
             changed[name] = tuple(_with_urls(each, change) for each in value)
-        elif value is not None and any(isinstance(mark, Conditions | NamesFile) for mark in field.metadata):
-            changed[name] = change(value)
+        elif any(isinstance(mark, Conditions | NamesFile) for mark in field.metadata):
+            if isinstance(value, str):
+                changed[name] = change(value)
+            elif name == "images":
+                changed[name] = tuple((at, change(url)) for at, url in value)
     return spec.model_copy(update={name: value for name, value in changed.items() if value != getattr(spec, name)})
 
 

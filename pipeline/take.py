@@ -191,6 +191,9 @@ def open_take(
         parts,
         lambda chunk: decoded_with(plan, grid, chunk)[-1],
         unguided="unguided" in plan.branches,
+        comes_in={
+            file.key: plan.place_of(file)[0] for file in plan.storyboard.conditioning_files() if file.scene is not None
+        },
     )
     return Take(model, plan, store, Journal(store, keys), numerics, given, loras, upscaler, notes)
 

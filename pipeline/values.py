@@ -40,19 +40,26 @@ class PromptEmbedding:
 
 @dataclass(frozen=True)
 class GivenLatents:
-    """Latents of one stream that are given and not rendered.
+    """Latents of one stream that are given. What is held of them is not rendered.
 
     Args:
         places: their indices, counted from the stream's first latent, ascending.
         values: a row for each of them, [k c h w] for video and [k c] for audio.
+        held: how much of each is held, from 0 to 1, [k 1 h w]; None for all.
+        level: the noise level from which a stream whose latents are all given is rendered where it is not held. 1 is
+            noise alone.
     """
 
     places: tuple[int, ...]
     values: Tensor
+    held: Tensor | None = None
+    level: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.places):
             raise ShapeError(f"GivenLatents has {len(self.values)} values for {len(self.places)} places")
+        if self.held is not None:
+            _check("GivenLatents.held", self.held, (len(self.places), 1, *self.values.shape[2:]))
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,7 @@ _FIXES = {
     "bool_parsing": "use true or false",
     "literal_error": "use {expected}",
     "model_type": "use a mapping of keys",
+    "dict_type": "use a mapping of keys",
     "tuple_type": "use a list",
 }
 

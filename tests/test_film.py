@@ -10,13 +10,14 @@ import torch
 from longtake.pipeline import film
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.picture import to_uint8
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.observe import SILENT
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.spec import parse_storyboard
-from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.take import open_take

@@ -5,9 +5,10 @@ file is part of the journal's keys. The end of another film becomes finished chu
 a stage that needs earlier latents reads them like those of any other chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
+import torch
 from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
@@ -19,7 +20,7 @@ from longtake.pipeline.media.source import bytes_of
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.spec import Storyboard
-from longtake.pipeline.values import Given, LatentChunk
+from longtake.pipeline.values import Given, GivenLatents, LatentChunk
 
 _BLOCK_BYTES = 1 << 20
 
@@ -38,8 +39,11 @@ class ConditioningEncoder:
 
     def __call__(self, chunk: ChunkSpan) -> Given | None:
         """The latents that are given of a chunk; None if all of them are rendered."""
-        streams = {name: given for each in self._inputs for name, given in each.latents(chunk).items()}
-        return Given(chunk, streams) if streams else None
+        found: dict[str, list[GivenLatents]] = {}
+        for each in self._inputs:
+            for name, given in each.latents(chunk).items():
+                found.setdefault(name, []).append(given)
+        return Given(chunk, {name: _joined(parts) for name, parts in found.items()}) if found else None
 
     def before(self, span: ChunkSpan) -> LatentChunk:
         """The latents of a chunk before the film, from the film that it continues."""
@@ -50,6 +54,18 @@ class ConditioningEncoder:
     def sound(self) -> Callable[[range], Tensor] | None:
         """Samples [c n] of the sound that is given for the film, silence after its end; None if it is rendered."""
         return next((each.sound for each in self._inputs if each.gives_sound), None)
+
+    @property
+    def picture(self) -> Callable[[range, Tensor], Tensor] | None:
+        """Frames of the film, uint8 [f h w 3], as they are shown, of those that were rendered; None if those are."""
+        inputs = [each for each in self._inputs if each.gives_picture]
+
+        def shown(frames: range, rendered: Tensor) -> Tensor:
+            for each in inputs:
+                rendered = each.picture(frames, rendered)
+            return rendered
+
+        return shown if inputs else None
 
     def check(self) -> list[str]:
         """Notes on the files for the user. Raises one `SpecError` that names all unusable files."""
@@ -62,6 +78,17 @@ class ConditioningEncoder:
         if mistakes:
             raise SpecError("\n".join(mistakes))
         return notes
+
+
+def _joined(parts: Sequence[GivenLatents]) -> GivenLatents:
+    """Latents that several inputs give of one stream, each at places of its own."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sorted(
+        ((place, row) for part in parts for place, row in zip(part.places, part.values, strict=True)),
+        key=lambda one: one[0],
+    )
+    return GivenLatents(tuple(place for place, _ in rows), torch.stack([row for _, row in rows]))
 
 
 def digests(storyboard: Storyboard) -> dict[str, str]:

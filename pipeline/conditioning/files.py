@@ -8,7 +8,7 @@ Shapes: f frames, h height, w width, c channels, n samples.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -25,6 +25,8 @@ from torchaudio.functional import resample
 from longtake.pipeline.errors import MediaError, SpecError
 from longtake.pipeline.media.read import FrameBlock, count_film, read_still, stream_frames
 from longtake.pipeline.media.sound import stream_sound
+from longtake.pipeline.media.source import opened
+from longtake.pipeline.media.tiles import tiles_of
 from longtake.pipeline.spec import ConditioningFile
 
 Value = TypeVar("Value")
@@ -83,6 +85,32 @@ def film_length_s(url: str) -> Fraction:
     """The duration of the picture of the film at `url`. Raises `MediaError` if it has no picture."""
     video = count_film(url).video
     return video.stop_s - video.start_s
+
+
+def is_film(url: str) -> bool:
+    """Whether the file at `url` shows more than one picture."""
+    with opened(url) as container:
+        if tiles_of(container.streams.video):
+            return False
+    return count_film(url).video.num_packets > 1
+
+
+def read_frames(url: str, fps: Fraction, width: int, height: int) -> Iterator[Tensor]:
+    """A film of any rate as frames at `fps`, fitted: [1 3 h w] in -1..1 each.
+
+    Each frame is the one that the film shows in the middle of the frame's time; before its first picture, that one.
+    """
+    latest: FrameBlock | None = None
+    picture: Tensor | None = None
+    number = 0
+    for shown in stream_frames(url, block=1, size=count_film(url).size):
+        while latest is not None and Fraction(2 * number + 1, 2) / fps < shown.times_s[0]:
+            picture = fitted(latest.frames, width, height, latest.pixel_aspect) if picture is None else picture
+            yield picture
+            number += 1
+        latest, picture = shown, None
+    assert latest is not None, "reading a film without a picture fails"
+    yield fitted(latest.frames, width, height, latest.pixel_aspect)
 
 
 def read_last_frames(url: str, num_frames: int, fps: Fraction, width: int, height: int) -> Tensor:

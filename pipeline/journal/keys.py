@@ -12,10 +12,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 from longtake.pipeline.clock import ChunkSpan
-from longtake.pipeline.spec import Storyboard
+from longtake.pipeline.spec import Scene, Storyboard
 
 Parts = Mapping[str, Any]
 """What a key is made of: plain values, with names that a person understands."""
@@ -66,6 +67,7 @@ def film_keys(
     last_seen: Callable[[ChunkSpan], ChunkSpan] = lambda chunk: chunk,
     *,
     unguided: bool = True,
+    comes_in: Mapping[str, int] = MappingProxyType({}),
 ) -> FilmKeys:
     """The keys of a planned film.
 
@@ -75,12 +77,14 @@ def film_keys(
             those of its LoRAs in order.
         last_seen: gives the last chunk whose latents a chunk's pictures depend on.
         unguided: whether guidance reads a negative prompt.
+        comes_in: the chunk from which on each file of a scene matters, by the file's key; the scene's first where it is
+            missing.
     """
-    keys = _film_keys(storyboard, chunks, numerics, last_seen, unguided=unguided)
+    keys = _film_keys(storyboard, chunks, numerics, last_seen, comes_in, unguided=unguided)
     recorded = {name: part for name, part in numerics.items() if name not in RECORDED_LATER}
     if len(recorded) == len(numerics):
         return keys
-    older = _film_keys(storyboard, chunks, recorded, last_seen, unguided=unguided)
+    older = _film_keys(storyboard, chunks, recorded, last_seen, comes_in, unguided=unguided)
     return FilmKeys(_with_older(keys.latents, older.latents), _with_older(keys.segments, older.segments))
 
 
@@ -93,6 +97,7 @@ def _film_keys(
     chunks: Sequence[ChunkSpan],
     numerics: Parts,
     last_seen: Callable[[ChunkSpan], ChunkSpan],
+    comes_in: Mapping[str, int],
     *,
     unguided: bool,
 ) -> FilmKeys:
@@ -120,8 +125,10 @@ def _film_keys(
             latent_parts["negative"] = negative
         if loras := _loras_of(storyboard, numerics.get("loras", ()), chunk.scene):
             latent_parts["loras"] = loras
-        if chunk.index == chunk.scene_start:
-            latent_parts |= {file.kind: given[file.key] for file in files if file.scene == chunk.scene}
+        for file in (file for file in files if file.scene == chunk.scene):
+            if comes_in.get(file.key, chunk.scene_start) == chunk.index:
+                latent_parts[file.key.partition("].")[2]] = given[file.key]
+        latent_parts |= _parts_of_footage(storyboard.scenes[chunk.scene])
         if chunk.index == chunk.section:
             chain.cut(cut_parts)
         root = film_parts if chunk.section < 0 else cut_parts
@@ -175,6 +182,13 @@ def _whole_film(storyboard: Storyboard) -> Parts:
         "audio": storyboard.audio.model_dump(mode="json", exclude={"file"}),
         "sampling": storyboard.sampling.model_dump(mode="json"),
     }
+
+
+def _parts_of_footage(scene: Scene) -> Parts:
+    """What a scene says of its footage in addition to the files."""
+    if scene.mask is None and scene.strength is None:
+        return {}
+    return {"boxes": scene.boxes, "keep": scene.keep, "strength": scene.strength}
 
 
 def _loras_of(storyboard: Storyboard, digests: Sequence[str], scene: int) -> list[dict[str, Any]]:

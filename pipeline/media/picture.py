@@ -1,6 +1,6 @@
 """Single pictures.
 
-Shapes: h w pixels.
+Shapes: f frames, h w pixels.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,3 +29,8 @@ def contact_sheet(pictures: Sequence[Tensor], columns: int, gap: int = 4) -> Ten
     ]
     rows = [torch.cat(framed[start : start + columns], dim=1) for start in range(0, len(framed), columns)]
     return torch.cat(rows)[:-gap, :-gap]
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """Frames [f 3 h w] in -1..1 to uint8 RGB [f h w 3]."""
+    return rearrange((video.clamp(-1, 1) + 1) * 127.5, "f c h w -> f h w c").round().to(torch.uint8).contiguous().cpu()

@@ -13,6 +13,7 @@ from longtake.pipeline.spec import (
     ConditioningKind,
     GuidanceSpec,
     SamplingSpec,
+    Scene,
     Storyboard,
     VideoSpec,
     mistake,
@@ -124,8 +125,7 @@ class ModelLimits:
     """What a model can render. The model's own package builds it.
 
     Args:
-        given: the conditioning files that its codecs encode and its weights accept: an "image" for a scene's first
-            latent, a "film" to continue, a "sound" to which the picture is rendered.
+        given: the conditioning files that its codecs encode and its weights accept; see `ConditioningKind`.
         trained_sizes: widths and heights of the pictures that it was trained on; empty if it draws all sizes alike.
         needs_picture: whether each section must begin with an image that is given, as for weights that only continue
             images.
@@ -219,10 +219,30 @@ def _unusable_files(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str
     for index, scene in enumerate(storyboard.scenes):
         if scene.image is not None and index and scene.transition != "cut":
             yield f"scenes[{index}].image is {scene.image!r}; a picture opens a scene, add transition: cut to it"
+        yield from _contradictory_footage(f"scenes[{index}]", scene)
+        if scene.is_shown_as_given and storyboard.audio.file is not None:
+            yield (
+                f"scenes[{index}].video is {scene.video!r} and audio.file gives the sound: nothing is left to render;"
+                " leave one out, or add a mask or a strength"
+            )
     first = storyboard.scenes[0]
     if storyboard.continue_from is not None and (first.image is not None or first.transition == "cut"):
         has = "an image" if first.image is not None else "transition: cut"
         yield f"continue_from is {storyboard.continue_from!r}, but scenes[0] has {has}; leave one of the two out"
+
+
+def _contradictory_footage(name: str, scene: Scene) -> Iterator[str]:
+    """What a scene called `name` says of its footage that does not go together."""
+    if scene.video is None:
+        for key in ("mask", "strength"):
+            if getattr(scene, key) is not None:
+                yield f"{name}.{key} is {getattr(scene, key)!r}; it changes footage, add {name}.video"
+    elif stills := [key for key in ("image", "images", "last_image") if getattr(scene, key)]:
+        yield f"{name}.video is {scene.video!r}; its picture is given already, leave out {' and '.join(stills)}"
+    if scene.mask is None and scene.keep == "inside":
+        yield f"{name}.keep is {scene.keep!r}; it names a side of a mask, add {name}.mask"
+    if scene.strength == 0:
+        yield f"{name}.strength is 0; that changes nothing, leave it out to keep the picture as it is"
 
 
 def _without_picture(storyboard: Storyboard, limits: ModelLimits) -> Iterator[str]:

@@ -91,11 +91,16 @@ class ContinuationEngine(RolloutEngine):
             before = [getattr(latents, name) for latents in self._before(chunk)]
             parts = [torch.cat(before)[-first:]] if first else []
             places = [*range(first)]
+            held, level = None, 1.0
             if given is not None and name in given.streams:
-                parts.append(given.streams[name].values)
-                places += [first + place for place in given.streams[name].places]
+                own_given = given.streams[name]
+                parts.append(own_given.values)
+                places += [first + place for place in own_given.places]
+                level = own_given.level
+                if own_given.held is not None:
+                    held = torch.cat((own_given.held.new_ones(first, *own_given.held.shape[1:]), own_given.held))
             if places:
-                found[name] = GivenLatents(tuple(places), _joined(parts, self.store))
+                found[name] = GivenLatents(tuple(places), _joined(parts, self.store), held, level)
         return found
 
     def _before(self, chunk: ChunkSpan) -> list[LatentChunk]:

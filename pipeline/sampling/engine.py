@@ -66,7 +66,7 @@ class Scope:
     Args:
         span: the chunk's own latents, and in a continuation those of its overlap before them.
         times_s: the middle of each latent in seconds, by stream.
-        given: latents that are not rendered, by stream, at places of `span`.
+        given: latents that are given, by stream, at places of `span`.
         clean: whether given latents enter a pass clean, or noised to the level of the step.
     """
 
@@ -74,6 +74,11 @@ class Scope:
     times_s: Mapping[str, Sequence[float]]
     given: Mapping[str, GivenLatents] = field(default_factory=dict)
     clean: bool = True
+
+    def levels(self, sampling: Sampling) -> Levels:
+        """The noise levels of each stream: none above that from which it is rendered."""
+        most = {name: given.level for name, given in self.given.items()}
+        return {name: [min(level, most.get(name, 1.0)) for level in all_] for name, all_ in sampling.sigmas.items()}
 
 
 class RolloutEngine:
@@ -114,15 +119,23 @@ class RolloutEngine:
         """
         sampling, opens = self.sampling, scope.span.index == scope.span.section
         noise = {name: self._noise(scope.span, name, draw=0) for name in self.latent_shapes}
-        on_device = self._sent(prompts)
-        values = self._steps(scope, on_device, dict(noise), noise)
+        on_device, levels = self._sent(prompts), scope.levels(sampling)
+        values = {name: self._first(scope, name, x, levels[name][0]) for name, x in noise.items()}
+        values = self._steps(scope, on_device, values, noise)
         for restart in range(1, sampling.restarts + 1 if opens else 1):
             first, draw = sampling.restart_step, restart * (sampling.num_steps + 1)
             noise = {name: self._noise(scope.span, name, draw) for name in values}
-            sigmas = {name: levels[first] for name, levels in sampling.sigmas.items()}
+            sigmas = {name: each[first] for name, each in levels.items()}
             values = {name: (1 - sigmas[name]) * x + sigmas[name] * noise[name] for name, x in values.items()}
             values = self._steps(scope, on_device, values, noise, first, draw)
         return values
+
+    def _first(self, scope: Scope, name: str, noise: Tensor, level: float) -> Tensor:
+        """A stream's latents at its first level: noise, or all that is given of it with that much noise."""
+        if level == 1:
+            return noise
+        given = sent(scope.given[name].values.to(noise.dtype), noise.device)
+        return (1 - level) * given.unsqueeze(0) + level * noise
 
     def _steps(
         self,
@@ -139,18 +152,20 @@ class RolloutEngine:
             noise: that of `values`, with which given latents are noised.
             draw: the number of the draw of `noise`; fresh noise is drawn after it.
         """
-        sampling = self.sampling
-        steps = {name: list(pairwise(levels)) for name, levels in sampling.sigmas.items()}
-        seen = {name: [sampling.solver.seen_level(level) for level, _ in pairs] for name, pairs in steps.items()}
+        sampling, levels = self.sampling, scope.levels(self.sampling)
+        steps = {name: list(pairwise(each)) for name, each in levels.items()}
+        seen = {name: [sampling.solver.seen_level(sigma) for sigma, _ in pairs] for name, pairs in steps.items()}
         inputs = {name: self._inputs(scope, name, seen[name], x.dtype) for name, x in values.items()}
         fresh = {name: self._fresh_noise(scope.span, name, steps[name][first:], draw + first + 1) for name in noise}
-        solvers = {name: sampling.solver.begin(sampling.sigmas[name][first:]) for name in noise}
+        solvers = {name: sampling.solver.begin(_falling(levels[name][first:])) for name in noise}
         for step in range(first, sampling.num_steps):
             values = {name: inputs[name].held(x, noise[name], steps[name][step][0]) for name, x in values.items()}
             streams = {name: inputs[name].stream(x, step) for name, x in values.items()}
             velocity = self._guided(streams, scope.span, prompts, step)
             for name, x in values.items():
-                values[name] = solvers[name].step(x, velocity[name], *steps[name][step], fresh[name][step - first])
+                sigma, following = steps[name][step]
+                if sigma != following:
+                    values[name] = solvers[name].step(x, velocity[name], sigma, following, fresh[name][step - first])
         return {name: inputs[name].held(x, noise[name], 0.0) for name, x in values.items()}
 
     def _guided(
@@ -170,17 +185,20 @@ class RolloutEngine:
         # In float32 or finer: the model tells 0.900 from 0.898.
         rows = torch.tensor(levels, dtype=torch.promote_types(dtype, torch.float32))[:, None, None]
         rows = rows.repeat(1, 1, len(times_s))
-        places = values = None
+        places = values = held = None
         if given is not None:
             places, values = torch.tensor(given.places, dtype=torch.long), sent(given.values.to(dtype), device)
-            if scope.clean:
-                rows[:, :, places] = 0.0
+            clean = torch.full(places.shape, scope.clean)
+            if given.held is not None:
+                clean &= given.held.flatten(1).amin(1).cpu() == 1
+                held = _Held(sent(given.held.to(dtype), device), sent(clean[:, None, None, None], device))
+            rows[:, :, places[clean]] = 0.0
             places = sent(places, device)
         known, on_device = self._times.get(name, (None, None))
         if on_device is None or known != times_s:  # the passes of a chunk and its clean pass have the same
             on_device = sent(torch.tensor(times_s, dtype=torch.float64), device)
             self._times[name] = (times_s, on_device)
-        return _StreamInputs(on_device, rows, sent(rows, device), scope.clean, places, values)
+        return _StreamInputs(on_device, rows, sent(rows, device), scope.clean, places, values, held)
 
     def _fresh_noise(
         self, chunk: ChunkSpan, name: str, steps: Sequence[tuple[float, float]], first_draw: int
@@ -228,6 +246,19 @@ class RolloutEngine:
 
 
 @dataclass(frozen=True)
+class _Held:
+    """Which parts of given latents are held.
+
+    Args:
+        share: how much of each, from 0 to 1, [k 1 h w].
+        clean: bool [k 1 1 1]: those that are held as a whole and enter a pass clean.
+    """
+
+    share: Tensor
+    clean: Tensor
+
+
+@dataclass(frozen=True)
 class _StreamInputs:
     """What the passes over one stream of a scope read in addition to its latents.
 
@@ -238,6 +269,7 @@ class _StreamInputs:
         clean: whether given latents enter a pass clean, or noised to the level of the step.
         places: of the given latents, [k]; None if there are none.
         given: their values [k ...].
+        held_parts: the parts of them that are held; None if they are held as they are.
     """
 
     times_s: Tensor
@@ -246,6 +278,7 @@ class _StreamInputs:
     clean: bool
     places: Tensor | None
     given: Tensor | None
+    held_parts: _Held | None
 
     def stream(self, x: Tensor, step: int) -> Stream:
         """Latents [1 f ...] as the passes of a step see them."""
@@ -257,9 +290,18 @@ class _StreamInputs:
         if self.places is None or self.given is None:
             return x
         given = self.given.unsqueeze(0)
-        if not self.clean:
-            given = (1 - sigma) * given + sigma * noise.index_select(1, self.places)
-        return x.index_copy(1, self.places, given)
+        if self.clean and self.held_parts is None:
+            return x.index_copy(1, self.places, given)
+        noised = (1 - sigma) * given + sigma * noise.index_select(1, self.places)
+        if self.held_parts is not None:
+            share, clean = self.held_parts.share, self.held_parts.clean
+            noised = share * torch.where(clean, given, noised) + (1 - share) * x.index_select(1, self.places)
+        return x.index_copy(1, self.places, noised)
+
+
+def _falling(levels: Sequence[float]) -> Sequence[float]:
+    """`levels` from the last one that is as high as the first."""
+    return levels[levels.count(levels[0]) - 1 :]
 
 
 def latent_dtype(weights: torch.dtype) -> torch.dtype:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.guards import guard, precision
+from longtake.pipeline.media.picture import to_uint8
 from longtake.pipeline.models.protocols import DecoderState, FilmModel
 from longtake.pipeline.plan import FilmPlan
 from longtake.pipeline.stages.denoise import FinishedLatents, find
@@ -27,6 +27,8 @@ class DecodeStage:
         finished: where to find latents that this stage has not decoded itself.
         given_sound: samples [c n] of a sound that is given for the whole film and is published as it is.
         frames_ahead: the frames after a chunk that are returned with it; None returns none.
+        given_picture: frames of the film, uint8 [f h w 3], as they are shown, of those that were decoded; None shows
+            the latter.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class DecodeStage:
         finished: FinishedLatents,
         given_sound: Callable[[range], Tensor] | None = None,
         frames_ahead: Callable[[ChunkSpan], range] | None = None,
+        given_picture: Callable[[range, Tensor], Tensor] | None = None,
     ) -> None:
         self.video_decoder, self.sound_decoder = model.video_codec, model.sound_codec
         self._model, self._plan, self._finished, self._given_sound = model, plan, finished, given_sound
-        self._frames_ahead = frames_ahead
+        self._frames_ahead, self._given_picture = frames_ahead, given_picture
         self._video_tail: DecoderState = None
         self._sound_tail: DecoderState = None
         self._frames: Tensor | None = None
@@ -101,14 +104,17 @@ class DecodeStage:
         skipped, stop = frames.start - self._frame, frames.stop - self._frame
         shown, rest = self._frames[skipped:stop], self._frames[stop:]
         self._frames, self._frame = rest.clone() if len(rest) else None, frames.stop
-        return to_uint8(shown)
+        return self._with_given(frames, to_uint8(shown))
 
     def _ahead(self, frames: range) -> Tensor | None:
         """These frames right after those that were returned last, in uint8; they are kept."""
         if not frames:
             return None
         assert self._frames is not None, "the latents of the frames ahead came with the chunk"
-        return to_uint8(self._frames[: len(frames)])
+        return self._with_given(frames, to_uint8(self._frames[: len(frames)]))
+
+    def _with_given(self, frames: range, decoded: Tensor) -> Tensor:
+        return decoded if self._given_picture is None else self._given_picture(frames, decoded)
 
     def _heard(self, latents: LatentChunk) -> Tensor:
         """The sound [c n] that becomes final with a chunk."""
@@ -124,8 +130,3 @@ class DecodeStage:
         pcm = sound[:, : None if stop is None else stop - start].float().clamp(-1, 1).cpu()
         self._sample = start + pcm.shape[1]
         return SoundChunk(max(0, start), self._plan.clock.sample_rate, pcm[:, max(0, -start) :].contiguous())
-
-
-def to_uint8(video: Tensor) -> Tensor:
-    """Frames [f 3 h w] in -1..1 to uint8 RGB [f h w 3]."""
-    return rearrange((video.clamp(-1, 1) + 1) * 127.5, "f c h w -> f h w c").round().to(torch.uint8).contiguous().cpu()

@@ -3,6 +3,8 @@
 Shapes: f frames, h w pixels of a frame, H W pixels of a picture.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -29,12 +31,19 @@ class UpscaleStage:
         upscaler: on the device where it runs.
         plan: of the film.
         finished: where to find latents of earlier chunks.
+        given_picture: see `DecodeStage`.
     """
 
     def __init__(
-        self, model: FilmModel, upscaler: StreamingUpscaler, plan: FilmPlan, finished: FinishedLatents
+        self,
+        model: FilmModel,
+        upscaler: StreamingUpscaler,
+        plan: FilmPlan,
+        finished: FinishedLatents,
+        given_picture: Callable[[range, Tensor], Tensor] | None = None,
     ) -> None:
         self._model, self._upscaler, self._plan, self._finished = model, upscaler, plan, finished
+        self._given_picture = given_picture
         self._grid = grid_of(upscaler)
         self._device = next(upscaler.parameters()).device
         self._ready: list[Tensor] = []
@@ -65,7 +74,7 @@ class UpscaleStage:
         self._state = self._upscaler.start(scale, video.height, video.width, first_frame=first - section)
         self._frame = self._picture = first  # the next frame to push, the next picture to become ready
         self._wanted, self._ready, self._is_finished = span.frames.start, [], False
-        decode = DecodeStage(self._model, self._plan, self._finished)
+        decode = DecodeStage(self._model, self._plan, self._finished, given_picture=self._given_picture)
         for chunk in self._plan.frame_history(span, first):
             seen = (chunk, *self._plan.decode_ahead(chunk))
             frames, _ = decode(*(find(self._finished, part) for part in seen))

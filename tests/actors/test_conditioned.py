@@ -23,6 +23,7 @@ audio: %(folder)s/before.mp4
 scenes:
   - {prompt: a red circle bounces, duration: 2s}
   - {prompt: a blue square rests, duration: 2s, transition: cut, image: %(folder)s/still.png}
+  - {prompt: a blue square rests, duration: 1s, video: %(folder)s/before.mp4, mask: {0s: [0, 0, 0.5, 1]}}
 output: {hls: false}
 """
 

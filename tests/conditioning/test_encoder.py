@@ -16,7 +16,7 @@ from longtake.pipeline import film
 from longtake.pipeline.conditioning.files import fitted, read_last_frames, read_last_sound, read_picture
 from longtake.pipeline.errors import JournalError, SpecError
 from longtake.pipeline.journal.store import Store
-from longtake.pipeline.media.picture import write_png
+from longtake.pipeline.media.picture import to_uint8, write_png
 from longtake.pipeline.media.read import read_film
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.parallel.degrees import Degrees
@@ -24,7 +24,7 @@ from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Continuation
 from longtake.pipeline.spec import ConditioningFile, load_storyboard, parse_storyboard
-from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.take import open_take
 from longtake.pipeline.training.world import SAMPLE_RATE
 from tests.inspect.shapes_film import true_film, write_mp4
@@ -117,6 +117,13 @@ GIVEN = {
     "film": ["continue_from=before.mp4", "scenes[2].image=still.png"],
     "sound": ["audio=song.wav"],
     "film and sound": ["continue_from=before.mp4", "audio.file=song.wav"],
+    "footage and pictures": [
+        "scenes[0].video=before.mp4",
+        "scenes[1].images={500ms: still.png}",
+        "scenes[2].video=before.mp4",
+        "scenes[2].mask={0s: [0, 0, 0.5, 1]}",
+        "scenes[2].strength=0.9",
+    ],
 }
 SHORT = ["scenes[0].duration=1.6s", "scenes[1].duration=1s", "scenes[2].duration=21f"]
 """Scenes of the same kinds with fewer chunks."""

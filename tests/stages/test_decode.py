@@ -9,10 +9,11 @@ import torch
 from longtake.pipeline.adapters.ltx2.codecs import LTX2VideoCodec
 from longtake.pipeline.clock import plan_chunks, plan_scenes
 from longtake.pipeline.journal.keys import film_keys
+from longtake.pipeline.media.picture import to_uint8
 from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.plan import DecoderReach, FilmPlan
 from longtake.pipeline.spec import parse_storyboard
-from longtake.pipeline.stages.decode import DecodeStage, to_uint8
+from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.upscale import decoded_with
 from longtake.pipeline.testing.ltx2 import LATENT_CHANNELS, one_chunk, tiny_video_vae
 from longtake.pipeline.values import LatentChunk

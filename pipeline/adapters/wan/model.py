@@ -41,6 +41,7 @@ from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimi
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
+from longtake.pipeline.spec import PICTURE_KINDS
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions
@@ -162,7 +163,7 @@ class WanModel:
             *(self.name, side, side, (SAMPLE_RATE,), self._fps, self._fps),
             trained_sizes=TRAINED_SIZES.get(width, ()),
             max_prompt_words=self.text.max_tokens,
-            given=frozenset({"image", "film"}),
+            given=frozenset(("image", "film")) if self._folder.continues_image else PICTURE_KINDS,
             needs_picture=self._folder.continues_image,
         )
 
