@@ -13,6 +13,7 @@ from longtake.pipeline.conditioning.encoder import ConditioningEncoder
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import FilmPlan, kv_bytes
+from longtake.pipeline.sampling.step_cache import EVERYTHING
 from longtake.pipeline.spec import GuidanceSpec
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
@@ -42,7 +43,7 @@ def print_plan(
         "tokens": f"{plan.tokens(longest)} a pass, {plan.rollout.describe_context(plan.kv_plan)}",
         "passes": f"{plan.num_passes} a chunk: {plan.num_steps} steps"
         f"{' and the clean pass' if plan.rollout.has_clean_pass else ''}, for {' and '.join(plan.branches)}"
-        f"{_repeated(plan)}",
+        f"{_repeated(plan)}{_saved(plan)}",
         "KV store": f"{kv_bytes(plan, model) / 2**20:.1f} MiB, from the first chunk to the last",
         "expected": "not timed, because the weights do not fit"
         if need is not None and not need.fits
@@ -120,6 +121,7 @@ def plan_card(plan: FilmPlan, model: FilmModel, degrees: Degrees, load: LoadOpti
         "scenes": scenes,
         "tokens_per_pass": plan.tokens(longest),
         "passes_per_chunk": plan.num_passes,
+        "computed_share": plan.steps.plan.work(plan.setting),
         "kv_bytes": kv_bytes(plan, model),
         "ranks": degrees.ranks,
         **memory,
@@ -150,12 +152,26 @@ def expected_seconds(plan: FilmPlan, model: FilmModel) -> float:
         decoded = perf_counter()
         denoise.dry_pass(latents[0], conditioning)
         decode_s, pass_s = decoded - started, perf_counter() - decoded
-    return sum(plan.passes(chunk) for chunk in plan.chunks) * pass_s + len(plan.chunks) * decode_s
+    work, clean = plan.steps.plan.work(plan.setting) or 1.0, int(plan.rollout.has_clean_pass)
+    passes = sum((plan.passes(chunk) - clean) * work + clean for chunk in plan.chunks)
+    return passes * pass_s + len(plan.chunks) * decode_s
 
 
 def _repeated(plan: FilmPlan) -> str:
     more = max(map(plan.passes, plan.chunks)) - plan.num_passes // len(plan.branches)
     return f"; {more} steps more for the first chunk after each cut" if more else ""
+
+
+def _saved(plan: FilmPlan) -> str:
+    """What the step plan saves of the passes."""
+    if plan.steps.plan is EVERYTHING:
+        return ""
+    names = ", ".join(entry.method or "a calibrated plan" for entry in plan.steps.entries)
+    work = plan.steps.plan.work(plan.setting)
+    if work is None:
+        return f"\n           {names}: how many passes are saved depends on the film"
+    passes = len(plan.branches) * plan.num_steps
+    return f"\n           {names}: {1 - work:.0%} of the steps' work is saved, that of {(1 - work) * passes:.1f} passes"
 
 
 def _gang(plan: FilmPlan, model: FilmModel, chunk: ChunkSpan, degrees: Degrees) -> str:
@@ -179,7 +195,8 @@ def _settings(plan: FilmPlan) -> str:
     """Each sampling setting and the negative prompt, grouped by where they are taken from."""
     sampling = plan.storyboard.sampling
     by_source: dict[str, list[str]] = {}
-    values = {f"sampling.{key}": getattr(sampling, key) for key in type(sampling).model_fields}
+    keys = type(sampling).model_fields.keys() - {"accelerate"}
+    values = {f"sampling.{key}": getattr(sampling, key) for key in type(sampling).model_fields if key in keys}
     if "unguided" in plan.branches:
         values["negative"] = plan.storyboard.negative or "none"
     for key, value in values.items():

@@ -1,6 +1,8 @@
 """Flags and arguments that several commands share, so that each has one name and one help text."""
 
 from fractions import Fraction
+from json import dumps
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -67,6 +69,15 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         help="Quantize the denoiser to int8 or float8 (default: no). Changes the output.", rich_help_panel=COMPUTE
+    ),
+]
+Accelerate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accelerate",
+        metavar="NAME|PLAN.json",
+        help="Skip passes that change little: auto, a method such as taylorseer, or a plan of longtake calibrate, in"
+        " place of the storyboard's. Repeatable. Changes the output.",
     ),
 ]
 Threads = Annotated[
@@ -142,6 +153,16 @@ def nodes_s(wait_for_nodes: str) -> float:
     if frames:
         raise SpecError(f"--wait-for-nodes is {wait_for_nodes}; write a number with its unit: 90s, 10m or 1h")
     return float(seconds)
+
+
+def accelerate_override(accelerate: list[str] | None) -> tuple[str, ...]:
+    """`--accelerate` as an override of a storyboard; its files are relative to the working directory."""
+    if accelerate is None:
+        return ()
+    found = [
+        str(Path(name).absolute()) if name.endswith(".json") and "://" not in name else name for name in accelerate
+    ]
+    return (f"sampling.accelerate={dumps(found)}",)
 
 
 # ------------------------------------------------------------------ what is printed

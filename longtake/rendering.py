@@ -1,5 +1,6 @@
 """Render a storyboard from Python."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ class RenderOptions(TypedDict, total=False):
     Attributes:
         overrides: values to override, such as `["seed=8", "sampling.steps=4"]`.
         model: overrides the storyboard's model: a name, file, folder, Hugging Face repository or URL.
+        accelerate: overrides the storyboard's `sampling.accelerate`: a method's name, the file of a calibrated plan, a
+            mapping, or a list of these.
         in_process: render in this process, without Ray.
         address: of a Ray cluster to join.
         fresh: if the output holds a take already, render into a new folder next to it.
@@ -48,6 +51,7 @@ class RenderOptions(TypedDict, total=False):
 
     overrides: Sequence[str]
     model: str
+    accelerate: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     in_process: bool
     address: str
     fresh: bool
@@ -113,6 +117,8 @@ def prepare(storyboard: Source, output: str | os.PathLike[str], options: RenderO
     if "model" in options:
         overrides = (f"model={yaml.safe_dump(options['model']).splitlines()[0]}", *overrides)
     values: Mapping[str, Any] = options
+    if "accelerate" in options:
+        overrides = (f"sampling.accelerate={json.dumps(options['accelerate'])}", *overrides)
     gang = GangSpec(**{name: values[name] for name in _GANG if name in values})
     load = load_options(
         options.get("dtype"),

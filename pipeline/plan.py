@@ -23,6 +23,7 @@ from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.parallel.traffic import GangTraffic, gang_traffic
 from longtake.pipeline.rollouts import Rollout
+from longtake.pipeline.sampling.accelerate import Accelerated, Weights, accelerated
 from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
     SELF_KINDS,
@@ -33,6 +34,7 @@ from longtake.pipeline.sampling.guidance import (
     StreamScales,
 )
 from longtake.pipeline.sampling.schedule import Levels, restart_step, sigmas
+from longtake.pipeline.sampling.step_plan import Setting
 from longtake.pipeline.spec import ConditioningFile, GuidanceSpec, SamplingSpec, Storyboard, seconds_at
 
 
@@ -69,6 +71,8 @@ class FilmPlan:
         kv_plan: what the KV store keeps of finished chunks.
         sites: the attention sites, with the page sizes that the KV store needs.
         reach: of the decoders.
+        setting: the passes of a chunk, as step plans see them.
+        steps: the step plan, and what the user should know about it.
         sources: where each setting is taken from; see `sources_of`.
     """
 
@@ -84,6 +88,8 @@ class FilmPlan:
     kv_plan: KVPlan
     sites: tuple[SiteLayout, ...]
     reach: DecoderReach
+    setting: Setting
+    steps: Accelerated
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -242,19 +248,32 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
     check_guidance(storyboard.sampling.guidance, model, sites)
     given = storyboard.audio.file is not None or all(scene.is_shown_as_given for scene in storyboard.scenes)
     lag = 0.0 if given else model.audio_lag
+    chosen = guidance(storyboard.sampling, model.defaults)
+    levels = sigmas(storyboard.sampling, lag, model.defaults.dynamic, whole, storyboard.model)
+    setting = setting_of(storyboard, model, levels, chosen.branches, sites)
+    steps = Accelerated()
+    if storyboard.sampling.accelerate:
+        check_accelerate(storyboard, setting)
+        weights = Weights(model.name, model.fingerprint())
+        steps = accelerated(storyboard.sampling.accelerate, setting, weights)
+        sampling = storyboard.sampling.model_copy(update={"accelerate": steps.entries})
+        storyboard = storyboard.model_copy(update={"sampling": sampling})
+    kv_plan = model.rollout.kv_plan(model.kv_plan)
     plan = FilmPlan(
         storyboard=storyboard,
         clock=clock,
         scenes=scenes,
         chunks=chunks,
         before=before,
-        guidance=guidance(storyboard.sampling, model.defaults),
-        sigmas=sigmas(storyboard.sampling, lag, model.defaults.dynamic, whole, storyboard.model),
+        guidance=chosen,
+        sigmas=levels,
         latent_shapes=shapes,
         rollout=model.rollout,
-        kv_plan=model.rollout.kv_plan(model.kv_plan),
+        kv_plan=replace(kv_plan, keeps_passes=True) if steps.plan.holds(tuple(setting.tokens)) else kv_plan,
         sites=sites,
         reach=DecoderReach.of(model.video_codec, model.sound_codec),
+        setting=setting,
+        steps=steps,
         sources=sources,
     )
     check_stills(plan)
@@ -281,6 +300,50 @@ def check_stills(plan: FilmPlan) -> None:
         taken[place] = file.key
     if mistakes:
         raise SpecError("\n".join(mistakes))
+
+
+def setting_of(
+    storyboard: Storyboard, model: FilmModel, levels: Levels, branches: tuple[str, ...], sites: Sequence[SiteLayout]
+) -> Setting:
+    """The passes of one chunk, as step plans see them."""
+    tokens: dict[str, int] = {}
+    for stream in (stream for site in sites for stream in site.streams):
+        if stream.name in levels and stream.page_tokens:
+            tokens[stream.name] = max(tokens.get(stream.name, 0), stream.page_tokens)
+    noisiest = [max(each) for each in zip(*levels.values(), strict=True)]
+    return Setting(
+        levels=levels,
+        branches=branches,
+        num_blocks=max(site.num_layers for site in sites),
+        tokens=tokens,
+        model=model.name,
+        switches=_switches(storyboard, model.defaults.boundary, noisiest[:-1]),
+    )
+
+
+def _switches(storyboard: Storyboard, boundary: float | None, noisiest: Sequence[float]) -> tuple[int, ...]:
+    """The steps at which another expert or another LoRA takes over."""
+
+    def used(level: float) -> list[bool]:
+        ranges = [lora.noise for lora in storyboard.loras if lora.noise is not None]
+        return [boundary is not None and level >= boundary, *(low < level <= high for high, low in ranges)]
+
+    return tuple(step for step in range(1, len(noisiest)) if used(noisiest[step]) != used(noisiest[step - 1]))
+
+
+def check_accelerate(storyboard: Storyboard, setting: Setting) -> None:
+    """Raise `SpecError` for a method that has nothing to do in this film."""
+    names = {entry.method for entry in storyboard.sampling.accelerate}
+    if len(setting.branches) == 1 and (idle := sorted(names & {"guidance-interval", "guidance-difference"}, key=str)):
+        raise SpecError(
+            f"sampling.accelerate: {idle[0]} skips passes of guidance, and sampling.guidance is 1, which has none;"
+            " leave it out"
+        )
+    if len(setting.tokens) == 1 and "freeze" in names:
+        raise SpecError(
+            f"sampling.accelerate: freeze holds one stream while another one is denoised, and {setting.model} has only"
+            f" {next(iter(setting.tokens))}; leave it out"
+        )
 
 
 def defaults_of(storyboard: Storyboard, model: FilmModel) -> ModelDefaults:

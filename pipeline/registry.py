@@ -26,6 +26,24 @@ SCHEDULES: Mapping[str, str] = {
 }
 """`sampling.schedule` of a storyboard -> a `sampling.schedule.Schedule`."""
 
+METHODS: Mapping[str, str] = {
+    "freeze": "longtake.pipeline.sampling.step_methods:FreezeStreams",
+    "guidance-interval": "longtake.pipeline.sampling.step_methods:GuidanceInterval",
+    "guidance-difference": "longtake.pipeline.sampling.step_methods:GuidanceDifference",
+    "taylorseer": "longtake.pipeline.sampling.step_methods:TaylorSeer",
+    "spectrum": "longtake.pipeline.sampling.step_methods:Spectrum",
+    "delta-dit": "longtake.pipeline.sampling.step_methods:DeltaDiT",
+    "faster-diffusion": "longtake.pipeline.sampling.step_methods:FasterDiffusion",
+    "smoothcache": "longtake.pipeline.sampling.step_methods:SmoothCache",
+    "mixcache": "longtake.pipeline.sampling.step_methods:MixCache",
+    "magcache": "longtake.pipeline.sampling.step_methods:MagCache",
+    "teacache": "longtake.pipeline.sampling.step_methods:TeaCache",
+    "easycache": "longtake.pipeline.sampling.step_methods:EasyCache",
+    "fbcache": "longtake.pipeline.sampling.step_methods:FBCache",
+    "dbcache": "longtake.pipeline.sampling.step_methods:DBCache",
+}
+"""`sampling.accelerate` of a storyboard -> a `sampling.step_methods.Method`."""
+
 FAMILIES: Mapping[str, str] = {
     "WanPipeline": "longtake.pipeline.adapters.wan.model:open_folder",
     "WanImageToVideoPipeline": "longtake.pipeline.adapters.wan.model:open_folder",

@@ -33,7 +33,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.names import scheme_of
-from longtake.pipeline.registry import SCHEDULES, SOLVERS, STAGES, alternatives
+from longtake.pipeline.registry import METHODS, SCHEDULES, SOLVERS, STAGES, alternatives
 from longtake.pipeline.yaml_spec import (
     Place,
     Words,
@@ -164,6 +164,13 @@ def _schedule(value: object, info: ValidationInfo) -> object:
 def _solver(value: object) -> object:
     if not isinstance(value, str) or value not in SOLVERS:
         raise SpecError(f"use {alternatives(SOLVERS)}")
+    return value
+
+
+def _method(value: object) -> object:
+    if value is not None and value not in ("auto", *METHODS):
+        near = get_close_matches(str(value), METHODS, n=1)
+        raise SpecError(f"did you mean {near[0]}?" if near else f"use {alternatives(('auto', *METHODS))}")
     return value
 
 
@@ -373,6 +380,65 @@ def _guidance(value: object) -> object:
     return float(value)
 
 
+class AccelerateSpec(_Spec):
+    """A step plan: which parts of the passes are computed. One of `method`, `file` and `plan`.
+
+    Args:
+        method: its name, or "auto"; further keys are the method's parameters.
+        file: path or URL of a calibrated plan.
+        budget: the largest share of the passes of a calibrated plan; 0.5 if it is left out.
+        plan: a calibrated plan itself, as the journal and the actors get it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: Annotated[str | None, BeforeValidator(_method)] = None
+    file: Annotated[Place | None, NamesFile()] = None
+    budget: Annotated[float, number(0.01, 1)] | None = None
+    plan: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(value is not None for value in (self.method, self.file, self.plan)) != 1:
+            raise SpecError("name one method or one file, such as {method: taylorseer, every: 3} or plan.json")
+        if self.method is None and self.parameters:
+            raise SpecError(f"{', '.join(self.parameters)} are parameters of methods; a file has a budget only")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the method."""
+        return dict(self.model_extra or {})
+
+    @model_serializer(mode="wrap")
+    def _said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what is said."""
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _accelerate(value: object) -> object:
+    """`taylorseer`, `plan.json`, a mapping, or a list of them."""
+    if value is None:
+        return ()
+    listed = value if isinstance(value, list | tuple) else [value]
+    found = []
+    for each in listed:
+        entry = each
+        if isinstance(each, str):
+            entry = {"file" if each.endswith(".json") else "method": each}
+        if not isinstance(entry, AccelerateSpec):
+            if not isinstance(entry, dict):
+                raise SpecError(f"use {alternatives(('auto', *METHODS))}, a calibrated plan.json, or a list of them")
+            try:
+                entry = AccelerateSpec.model_validate(entry)
+            except ValidationError as error:
+                faults = [message_of(each, lambda _: "") for each in error.errors(include_url=False)]
+                raise SpecError("; ".join(faults)) from None
+        found.append(entry)
+    return tuple(found)
+
+
 class SamplingSpec(_Spec):
     """How noise becomes latents.
 
@@ -385,6 +451,7 @@ class SamplingSpec(_Spec):
         shift: of the shifted schedule.
         solver: of the sampling equation.
         restarts: how often the first chunk after each cut is noised again half-way and denoised from there.
+        accelerate: what of the passes is computed; everything if it is empty.
     """
 
     steps: Annotated[int, whole(1, 1000)] = 12
@@ -394,12 +461,14 @@ class SamplingSpec(_Spec):
     shift: Annotated[float, number(0.01, 100)] = 2.5
     solver: Annotated[str, BeforeValidator(_solver), WithJsonSchema({"enum": list(SOLVERS)})] = "euler"
     restarts: Annotated[int, whole(0, 10)] = 0
+    accelerate: Annotated[tuple[AccelerateSpec, ...], BeforeValidator(_accelerate)] = ()
 
     @model_serializer(mode="wrap")
-    def _without_restarts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `restarts` if there are none, as in the keys of journals that are older than it."""
+    def _without_later_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `restarts` and `accelerate` if there are none, as in the keys of journals that are older."""
         values: dict[str, Any] = serialize(self)
-        return values if self.restarts else {name: value for name, value in values.items() if name != "restarts"}
+        unused = {name for name in ("restarts", "accelerate") if not getattr(self, name)}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 def _noise(value: object) -> object:

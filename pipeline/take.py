@@ -195,6 +195,7 @@ def open_take(
             file.key: plan.place_of(file)[0] for file in plan.storyboard.conditioning_files() if file.scene is not None
         },
     )
+    notes = (*notes, *plan.steps.notes)
     return Take(model, plan, store, Journal(store, keys), numerics, given, loras, upscaler, notes)
 
 

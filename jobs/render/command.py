@@ -9,6 +9,7 @@ from longtake.jobs.interrupt import resumable
 from longtake.jobs.options import (
     COMPUTE,
     RANKS,
+    Accelerate,
     Address,
     AllowScheme,
     AnySize,
@@ -31,6 +32,7 @@ from longtake.jobs.options import (
     Threads,
     Verbose,
     WaitForNodes,
+    accelerate_override,
     nodes_s,
 )
 
@@ -111,6 +113,7 @@ def command(
             help="A LoRA for the whole film, in place of the storyboard's. Repeatable. Changes the output.",
         ),
     ] = None,
+    accelerate: Accelerate = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     offload: Offload = "none",
@@ -141,7 +144,8 @@ def command(
     feedback = Feedback(progress, json, verbose, quiet, log_level)
     lora_override = () if loras is None else (f"loras={quoted([lora_key(lora) for lora in loras])}",)
     model_override = () if model is None else (f"model={quoted(model)}",)
-    story = load_storyboard(storyboard, (*model_override, *lora_override, *(overrides or ())))
+    named = (*model_override, *lora_override, *accelerate_override(accelerate))
+    story = load_storyboard(storyboard, (*named, *(overrides or ())))
     degrees = (ranks, ulysses, ring, cfg_parallel)
     bits = (threads, dtype, quantize, offload, numerics, compile, degrees)
     request = Request.of(story, output, device_here(device, address), bits)

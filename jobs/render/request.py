@@ -135,7 +135,9 @@ def _inputs(storyboard: Storyboard) -> Iterator[Any]:
         built_in = weights / f"{name}.safetensors"
         is_path = os.sep in name or name.endswith(".safetensors") or not (built_in.exists() or name in WITHOUT_FILE)
         yield _state(Path(name).expanduser() if is_path else built_in) if is_path or built_in.exists() else name
-    for url in (*(file.url for file in storyboard.conditioning_files()), *(lora.file for lora in storyboard.loras)):
+    plans = [entry.file for entry in storyboard.sampling.accelerate if entry.file is not None]
+    loras = [lora.file for lora in storyboard.loras]
+    for url in (*(file.url for file in storyboard.conditioning_files()), *loras, *plans):
         yield _state(Path(url))
 
 

@@ -122,6 +122,8 @@ def own_files(storyboard: Storyboard, source: str, folder: str = "") -> Iterator
     """
     files = {file.key: file.url for file in storyboard.conditioning_files()}
     files |= {f"loras[{index}].file": lora.file for index, lora in enumerate(storyboard.loras)}
+    plans = [each.file for each in storyboard.sampling.accelerate]
+    files |= {f"sampling.accelerate[{index}].file": file for index, file in enumerate(plans) if file is not None}
     for key, url in files.items():
         if is_relative(url):
             name = f"{folder}/{url}".lstrip("/")

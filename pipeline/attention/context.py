@@ -65,13 +65,29 @@ class PromptKV:
         return QKV(None, *self.make())
 
 
-Meeting = Mapping[str, QKV | PromptKV]
+@dataclass(frozen=True)
+class HeldKV:
+    """A stream that a pass does not bring: what the last pass over the same chunk and branch wrote at the site is seen
+    again, if keys of the stream lie there. Only KV stores that keep the pages of their passes know it.
+
+    Args:
+        length: of the whole stream.
+    """
+
+    length: int
+
+
+Meeting = Mapping[str, QKV | PromptKV | HeldKV]
 """The streams that meet at a site."""
 
 
 def made(streams: Meeting) -> dict[str, QKV]:
     """The streams with all keys and values made."""
-    return {name: stream.made() if isinstance(stream, PromptKV) else stream for name, stream in streams.items()}
+    found: dict[str, QKV] = {}
+    for name, stream in streams.items():
+        assert not isinstance(stream, HeldKV), f"{name} is held; only a KV store holds keys"
+        found[name] = stream.made() if isinstance(stream, PromptKV) else stream
+    return found
 
 
 class AttentionContext(Protocol):
@@ -95,6 +111,26 @@ class AttentionContext(Protocol):
         """The kinds of sites of a layer at which it returns no output."""
         del layer
         return ()
+
+
+class Held(AttentionContext):
+    """A context of passes that leave out some streams, of which the others see the keys of an earlier pass.
+
+    Args:
+        context: of all streams.
+        lengths: of the whole streams that are left out.
+    """
+
+    def __init__(self, context: AttentionContext, lengths: Mapping[str, int]) -> None:
+        self._context, self._held = context, {name: HeldKV(length) for name, length in lengths.items()}
+
+    @override
+    def attend(self, site: Site, streams: Meeting, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._context.attend(site, {**streams, **self._held}, positions)
+
+    @override
+    def silent(self, layer: int) -> tuple[str, ...]:
+        return self._context.silent(layer)
 
 
 @dataclass(frozen=True)

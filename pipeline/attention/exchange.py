@@ -76,6 +76,10 @@ class Sharing(Protocol):
         """Frames of `size` tokens [b f s d], of which this rank has some columns `x`; the same bits on every rank."""
         ...
 
+    def total(self, stream: str, x: Tensor) -> Tensor:
+        """The sum over all ranks of a sum `x` over this rank's columns of a stream; the same bits on every rank."""
+        ...
+
 
 class Alone(Exchange):
     """A site whose keys are all on this rank.
@@ -128,6 +132,10 @@ class Unshared(Sharing):
 
     @override
     def gather(self, stream: str, x: Tensor, size: int) -> Tensor:
+        return x
+
+    @override
+    def total(self, stream: str, x: Tensor) -> Tensor:
         return x
 
 

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 from typing_extensions import override
 
-from longtake.pipeline.attention.context import QKV, AttentionContext, Meeting, PromptKV, Site
+from longtake.pipeline.attention.context import QKV, AttentionContext, HeldKV, Meeting, PromptKV, Site
 from longtake.pipeline.attention.exchange import Exchange, Over, Sharing
 from longtake.pipeline.attention.kernels import Partial, attend, merge
 from longtake.pipeline.attention.kv_plan import PageTable, Run, SiteLayout, join_runs
@@ -150,6 +150,7 @@ class StoreContext(AttentionContext):
         assert self._open, "the pass is over"
         layout, exchange = self._shared.layouts[site.kind], self._shared.exchanges[site.kind]
         buffer = self._branch.buffers[site]
+        streams = _with_keys_of_held(layout, streams)
         lengths = {name: self._length(layout, name, stream, positions) for name, stream in streams.items()}
         self._check_fits(layout, lengths)
         self._move_sink(layout, buffer)
@@ -183,6 +184,8 @@ class StoreContext(AttentionContext):
         for name, stream in streams.items():
             if isinstance(stream, QKV):
                 new[name] = stream
+                continue
+            if isinstance(stream, HeldKV):
                 continue
             start_s = self._chunk.start_s if rotated else None
             wanted, kept = KeptPrompt(site, stream.source, stream.owner, start_s), buffer.prompts.get(name)
@@ -245,8 +248,12 @@ class StoreContext(AttentionContext):
             slots[:, segment.slot : segment.slot + len(numbers)] = keys[:, numbers]
         return slots if seen is None else slots & seen
 
-    def _length(self, layout: SiteLayout, name: str, qkv: QKV | PromptKV, positions: Mapping[str, Tensor]) -> int:
+    def _length(
+        self, layout: SiteLayout, name: str, qkv: QKV | PromptKV | HeldKV, positions: Mapping[str, Tensor]
+    ) -> int:
         """The length of a whole stream."""
+        if isinstance(qkv, HeldKV):
+            return qkv.length
         if name in positions:
             return len(positions[name])
         if isinstance(qkv, PromptKV):
@@ -337,3 +344,12 @@ class StoreContext(AttentionContext):
         if key not in self._shifts:
             self._shifts[key] = self._shared.shift(layout, shift_s)
         return self._shifts[key]
+
+
+def _with_keys_of_held(layout: SiteLayout, streams: Meeting) -> Meeting:
+    """The streams without those that are held and have no keys at the site."""
+    held = {name for name, stream in streams.items() if isinstance(stream, HeldKV)}
+    if not held:
+        return streams
+    keyed = {stream.name for stream in layout.streams if stream.page_tokens}
+    return {name: stream for name, stream in streams.items() if name not in held - keyed}

@@ -33,11 +33,14 @@ class KVPlan:
         window: chunks before the current one that stay visible; 0 if chunks see only themselves.
         sink: first chunks of a section that stay visible until the next cut (Xiao et al., arXiv 2309.17453).
         refresh_chunks: distance between canonical points inside a scene; eight windows if None.
+        keeps_passes: whether each layer and branch keeps the keys and values of its last pass, for streams that a step
+            plan holds. They do anyway where later chunks see earlier ones.
     """
 
     window: int
     sink: int = 0
     refresh_chunks: int | None = None
+    keeps_passes: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("window", 0), ("sink", 0), ("refresh_chunks", 1)):
@@ -57,8 +60,9 @@ class KVPlan:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether no chunk is seen by later ones, so that all layers and branches can use the same buffers in turn."""
-        return not (self.window or self.sink)
+        """Whether nothing that a pass writes is seen later, so that all layers and branches can use the same buffers in
+        turn."""
+        return not (self.window or self.sink or self.keeps_passes)
 
     def visible(self, section: int, chunk: int) -> list[int]:
         """The chunks that `chunk` sees besides itself, oldest first; its section began with chunk `section`."""

@@ -175,12 +175,16 @@ class _Chain:
 def _whole_film(storyboard: Storyboard) -> Parts:
     # Until 2026-11-30, `unipc` told models fractional timesteps.
     timesteps = {"timesteps": "whole numbers"} if storyboard.sampling.solver == "unipc" else {}
+    sampling = storyboard.sampling.model_dump(mode="json")
+    if plans := sampling.pop("accelerate", ()):
+        named = ", ".join(plan.get("method", "a calibrated plan") for plan in plans)
+        timesteps["accelerate"] = f"{named} ({_hash('', {'plans': plans})})"
     return timesteps | {
         "model": storyboard.model,
         "seed": storyboard.seed,
         "video": storyboard.video.model_dump(mode="json"),
         "audio": storyboard.audio.model_dump(mode="json", exclude={"file"}),
-        "sampling": storyboard.sampling.model_dump(mode="json"),
+        "sampling": sampling,
     }
 
 

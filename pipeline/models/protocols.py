@@ -53,7 +53,7 @@ class Denoiser(Protocol):
     def __call__(
         self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext, run: Pass
     ) -> dict[str, Tensor]:
-        """Velocities shaped like the streams' latents.
+        """Velocities shaped like the streams' latents, of all streams that the pass computes.
 
         Args:
             streams: what is denoised.
@@ -110,7 +110,7 @@ class BlockDenoiser(Protocol):
         ...
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-        """Tokens to velocities, shaped like the latents of `streams`."""
+        """Tokens to velocities, shaped like the latents of `streams`; of those streams only whose tokens are there."""
         ...
 
 

@@ -158,6 +158,13 @@ class ContextParallel(Parallel):
         return torch.cat(exchange(self.tokens, [x] * self.tokens.size, shapes), dim=2)
 
     @override
+    def total(self, stream: str, x: Tensor) -> Tensor:
+        if stream not in self._sharded or self.tokens.size == 1:
+            return x
+        parts = exchange(self.tokens, [x] * self.tokens.size, [x.shape] * self.tokens.size)
+        return torch.stack(parts).sum(dim=0)  # in the order of ranks
+
+    @override
     def branches(self, branches: Iterable[str]) -> list[str]:
         names = list(branches)
         if len(names) < self.cfg.size:

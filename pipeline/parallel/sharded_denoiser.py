@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from longtake.pipeline.attention.context import AttentionContext, Pass
 from longtake.pipeline.attention.exchange import Sharing
-from longtake.pipeline.models.blocks import run_blocks
+from longtake.pipeline.models.blocks import EVERY_BLOCK, BlockRunner
 from longtake.pipeline.models.protocols import BlockDenoiser, Denoiser, Stream, Tokens
 
 
@@ -23,20 +23,24 @@ class ShardedDenoiser(Denoiser):
     Args:
         denoiser: whose weights every rank has.
         parallel: the gang.
+        runner: runs the blocks over this rank's tokens.
     """
 
-    def __init__(self, denoiser: BlockDenoiser, parallel: Sharing) -> None:
-        self._denoiser, self._parallel = denoiser, parallel
+    def __init__(self, denoiser: BlockDenoiser, parallel: Sharing, runner: BlockRunner = EVERY_BLOCK) -> None:
+        self._denoiser, self._parallel, self._runner = denoiser, parallel, runner
 
     @override
     def __call__(
         self, streams: Mapping[str, Stream], text: Tensor, context: AttentionContext, run: Pass
     ) -> dict[str, Tensor]:
-        del run  # no step is skipped or cached yet
         whole = self._denoiser.embed(streams, text)
         own = {name: self._own(name, stream) for name, stream in whole.items()}
-        tokens = run_blocks(self._denoiser.blocks, own, context)
-        out = {name: replace(stream, x=self._gather(name, stream.x, tokens[name].x)) for name, stream in whole.items()}
+        tokens = self._runner.run(self._denoiser.blocks, own, context, run, self._parallel.total)
+        out = {
+            name: replace(stream, x=self._gather(name, stream.x, tokens[name].x))
+            for name, stream in whole.items()
+            if name in tokens
+        }
         return self._denoiser.head(out, streams)
 
     def _own(self, name: str, tokens: Tokens) -> Tokens:

@@ -47,7 +47,7 @@ class Ulysses(Exchange):
     @override
     def scatter(self, streams: Mapping[str, QKV], lengths: Mapping[str, int]) -> dict[str, QKV]:
         moving = {name: qkv for name, qkv in streams.items() if name in self._sharded}
-        arrived = self._all_tokens(moving, lengths)
+        arrived = self._all_tokens(moving, lengths) if moving else {}
         kept = {name: arrived[name] if name in arrived else self._own_heads_of(qkv) for name, qkv in streams.items()}
         return self._inner.scatter(kept, lengths)
 

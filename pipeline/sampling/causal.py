@@ -27,13 +27,22 @@ class CausalEngine(RolloutEngine):
     @torch.inference_mode()
     def denoise(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
         """The clean latents of `chunk`, whose predecessors were rendered or resumed; given latents stay as they are."""
+        latents = self.rehearse(chunk, prompts, given)
+        self.finish(latents, prompts)
+        return latents
+
+    @torch.inference_mode()
+    def rehearse(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
+        """As `denoise`, but the chunk is not finished: other latents may be, or it may be rehearsed again."""
         if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
             self.rebuild(chunk, prompts)
         values = self._from_noise(Scope(chunk, self.times_s(chunk), given.streams if given else {}), prompts)
-        latents = LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
+        return LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
+
+    def finish(self, latents: LatentChunk, prompts: Prompts) -> None:
+        """Make latents those of their chunk, which later chunks see."""
         self.clean_pass(latents, prompts)
         self._remember(latents)
-        return latents
 
     def resume(self, finished: Iterable[LatentChunk], chunk: ChunkSpan, prompts: Prompts) -> None:
         """Restore the state of an undisturbed run before `chunk`, from finished latents alone; nothing is denoised.

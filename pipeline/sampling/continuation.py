@@ -50,12 +50,21 @@ class ContinuationEngine(RolloutEngine):
     @torch.inference_mode()
     def denoise(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
         """The clean latents of `chunk`, whose predecessors were rendered or resumed; given latents stay as they are."""
+        latents = self.rehearse(chunk, prompts, given)
+        self.finish(latents, prompts)
+        return latents
+
+    @torch.inference_mode()
+    def rehearse(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
+        """As `denoise`, but the chunk is not finished: other latents may be, or it may be rehearsed again."""
         scope = self._scope(chunk, given)
         values = self._from_noise(scope, prompts)
         own = {name: values[name][0, first:] for name, first in _own(scope.span, chunk).items()}
-        latents = LatentChunk(chunk, own["video"].cpu(), own["audio"].cpu())
+        return LatentChunk(chunk, own["video"].cpu(), own["audio"].cpu())
+
+    def finish(self, latents: LatentChunk, _prompts: Prompts) -> None:
+        """Make latents those of their chunk, which later chunks continue."""
         self._remember(latents)
-        return latents
 
     def resume(self, finished: Iterable[LatentChunk], _chunk: ChunkSpan, _prompts: Prompts) -> None:
         """Restore the state of an undisturbed run before the next chunk.

@@ -17,13 +17,14 @@ from longtake.pipeline.attention.context import Pass
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.attention.memory import PROMPTS, same_memory
 from longtake.pipeline.clock import ChunkSpan, MediaClock
-from longtake.pipeline.models.branches import EVERY_BRANCH, Branches
+from longtake.pipeline.models.branches import EVERY_BRANCH, Branches, Velocities
 from longtake.pipeline.models.devices import sent
 from longtake.pipeline.models.protocols import Denoiser, Stream
 from longtake.pipeline.sampling.guidance import Guidance
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.sampling.schedule import Levels, restart_step
 from longtake.pipeline.sampling.solver import Solver
+from longtake.pipeline.sampling.step_cache import StepCache, is_run
 from longtake.pipeline.values import GivenLatents, LatentChunk, PromptEmbedding
 
 Prompts = Mapping[str, PromptEmbedding]
@@ -40,6 +41,7 @@ class Sampling:
         guidance: the passes of a step, and how their velocities are combined.
         noise: the source of the first latents, and of fresh noise.
         restarts: how often the first chunk of each section is noised again to `restart_step`, and denoised from there.
+        cache: what of the passes is computed; the denoiser runs its blocks.
     """
 
     sigmas: Levels
@@ -47,6 +49,7 @@ class Sampling:
     guidance: Guidance
     noise: KeyedNoise
     restarts: int = 0
+    cache: StepCache = field(default_factory=StepCache)
 
     @property
     def num_steps(self) -> int:
@@ -153,6 +156,7 @@ class RolloutEngine:
             draw: the number of the draw of `noise`; fresh noise is drawn after it.
         """
         sampling, levels = self.sampling, scope.levels(self.sampling)
+        sampling.cache.begin()
         steps = {name: list(pairwise(each)) for name, each in levels.items()}
         seen = {name: [sampling.solver.seen_level(sigma) for sigma, _ in pairs] for name, pairs in steps.items()}
         inputs = {name: self._inputs(scope, name, seen[name], x.dtype) for name, x in values.items()}
@@ -172,12 +176,20 @@ class RolloutEngine:
         self, streams: Mapping[str, Stream], chunk: ChunkSpan, prompts: Prompts, step: int
     ) -> dict[str, Tensor]:
         """The velocities of one step: its passes in all branches, combined; `prompts` are on the device."""
-        own = {}
-        for branch in self._passes.branches(prompts):
-            with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
-                seen = self.sampling.guidance.context(branch, context)
-                own[branch] = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), seen, Pass(step, branch))
-        return self.sampling.guidance.combine(self._passes.all_branches(own, prompts), streams)
+        cache = self.sampling.cache
+        actions = cache.actions(step, prompts, streams)
+        own: dict[str, Velocities] = {}
+        anything = any(map(is_run, actions.values()))
+        for branch in self._passes.branches(prompts) if anything else prompts:
+            computed: Velocities = {}
+            if is_run(actions[branch]):
+                with self.store.open(chunk, branch, seen=prompts[branch].masks) as context:
+                    seen = self.sampling.guidance.context(branch, context)
+                    computed = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), seen, Pass(step, branch))
+            own[branch] = cache.velocities(step, branch, streams, computed)
+        found = self._passes.all_branches(own, prompts) if anything else own
+        found = cache.completed(step, found, streams)
+        return self.sampling.guidance.combine(found, streams)
 
     def _inputs(self, scope: Scope, name: str, levels: Sequence[float], dtype: torch.dtype) -> "_StreamInputs":
         """What the passes over latents of `dtype` read of a stream at each of `levels`, on the device."""

@@ -17,6 +17,7 @@ from longtake.pipeline.sampling.continuation import ContinuationEngine
 from longtake.pipeline.sampling.engine import Sampling
 from longtake.pipeline.sampling.noise import KeyedNoise
 from longtake.pipeline.sampling.solver import solver_named
+from longtake.pipeline.sampling.step_cache import StepCache
 from longtake.pipeline.values import Conditioning, LatentChunk
 
 FinishedLatents = Callable[[ChunkSpan], LatentChunk | None]
@@ -53,15 +54,17 @@ class DenoiseStage:
             parallel=parallel,
         )
         storyboard = plan.storyboard.sampling
+        cache = StepCache(plan.steps.plan, plan.setting)
         sampling = Sampling(
             plan.sigmas,
             solver_named(storyboard.solver),
             plan.guidance,
             KeyedNoise(plan.storyboard.seed),
             storyboard.restarts,
+            cache,
         )
         self._loras = LoraDenoiser(model.denoiser, loras) if loras else None
-        denoiser = ShardedDenoiser(self._loras or model.denoiser, parallel)
+        denoiser = ShardedDenoiser(self._loras or model.denoiser, parallel, cache)
         self.engine = _engine(plan, denoiser, store, sampling, parallel)
         self._plan, self._finished, self._dtype = plan, finished, model.dtype
         self._next: int | None = None

@@ -71,11 +71,12 @@ class KeyStream:
     """A stream that another one attends to.
 
     Args:
-        keys: its keys and values; those of a prompt where nothing else decides them.
+        keys: its keys and values; those of a prompt where nothing else decides them. None if the pass does not bring
+            the stream.
     """
 
     name: str
-    keys: PromptKV | QKV
+    keys: PromptKV | QKV | None
 
 
 class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers has no types
@@ -172,17 +173,20 @@ class LTX2Block(LTX2VideoTransformerBlock):  # type: ignore[misc]  # diffusers h
         layer: int,
         seconds: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Both streams [b f s d] after each has attended to the other, as it was before."""
+        """The streams [b f s d] after each has attended to the other, as it was before. Where the other one is not
+        there, the context sees it as an earlier pass left it."""
         norms = {"video": self.audio_to_video_norm, "audio": self.video_to_audio_norm}
-        normed = {name: _normed(norm, x[name]) for name, norm in norms.items()}
+        normed = {name: _normed(norm, x[name]) for name, norm in norms.items() if name in x}
         out = {}
         for kind, querying, other, attention in (
             ("a2v", "video", "audio", self.audio_to_video_attn),
             ("v2a", "audio", "video", self.video_to_audio_attn),
         ):
+            if querying not in x:
+                continue
             site = _AttentionSite(context, Site(layer, kind), seconds, querying)
             scaled = {name: _scaled(normed[name], modulation.cross[kind]) for name, modulation in modulations.items()}
-            keys = KeyStream(other, QKV(None, *_keys(attention, scaled[other])))
+            keys = KeyStream(other, QKV(None, *_keys(attention, scaled[other])) if other in x else None)
             out[querying] = _gated(
                 x[querying], site.attend(attention, scaled[querying], keys), modulations[querying].cross_gate
             )
@@ -211,7 +215,8 @@ class _AttentionSite:
         if over is None:
             streams = {self.querying: QKV(q, *_keys(attention, x))}
         else:
-            streams = {over.name: over.keys, self.querying: QKV(q, q[:, :, :0], q[:, :, :0])}
+            streams = {} if over.keys is None else {over.name: over.keys}
+            streams = {**streams, self.querying: QKV(q, q[:, :, :0], q[:, :, :0])}
         attended = self.context.attend(self.site, streams, self.positions).get(self.querying)
         if attended is None:
             return torch.zeros_like(x)

@@ -74,12 +74,16 @@ class LTX2Denoiser(nn.Module):
 
     def head(self, tokens: Mapping[str, Tokens], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
         """Tokens to velocities."""
-        ltx, latents = self.ltx, streams["video"].latents
-        size = ltx.config.patch_size
-        rows = _leave(tokens["video"], ltx.scale_shift_table, ltx.norm_out, ltx.proj_out)
-        video = rearrange(rows, "b f (h w) (c p q) -> b f c (h p) (w q)", h=latents.shape[-2] // size, p=size, q=size)
-        rows = _leave(tokens["audio"], ltx.audio_scale_shift_table, ltx.audio_norm_out, ltx.audio_proj_out)
-        return {"video": video.to(latents), "audio": rearrange(rows, "b f 1 c -> b f c").to(streams["audio"].latents)}
+        ltx, size, found = self.ltx, self.ltx.config.patch_size, {}
+        if "video" in tokens:
+            latents = streams["video"].latents
+            rows = _leave(tokens["video"], ltx.scale_shift_table, ltx.norm_out, ltx.proj_out)
+            pattern = "b f (h w) (c p q) -> b f c (h p) (w q)"
+            found["video"] = rearrange(rows, pattern, h=latents.shape[-2] // size, p=size, q=size).to(latents)
+        if "audio" in tokens:
+            rows = _leave(tokens["audio"], ltx.audio_scale_shift_table, ltx.audio_norm_out, ltx.audio_proj_out)
+            found["audio"] = rearrange(rows, "b f 1 c -> b f c").to(streams["audio"].latents)
+        return found
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """The module's function `sites`, for this network."""
