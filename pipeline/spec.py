@@ -199,6 +199,9 @@ as its picture and the mask of that, a film to continue, a sound to which the pi
 PICTURE_KINDS: frozenset[ConditioningKind] = frozenset(("image", "keyframe", "last image", "footage", "mask", "film"))
 """What a model can be given whose codec encodes pictures and whose weights accept them at any place."""
 
+EVERY_KIND = PICTURE_KINDS | frozenset[ConditioningKind](("sound",))
+"""The same of a model whose codec encodes sound, too."""
+
 
 @dataclass(frozen=True)
 class ConditioningFile:

@@ -13,7 +13,12 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    LTX2ImageToVideoPipeline,
+    LTX2Pipeline,
+    UniPCMultistepScheduler,
+)
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -112,6 +117,11 @@ CASES: Mapping[str, Case] = {
     "ltx2_no_stg": Case(_ltx2("2.0", by_size=False), 64, 64, 33, STG.replace("stg: 1", "stg: 0")),
     "ltx2_3": Case(_ltx2("2.3", by_size=False), 64, 64, 33, STG),
     "ltx2_by_size": Case(_ltx2("2.3", by_size=True), 64, 64, 121, "guidance: 1, schedule: dynamic"),
+    # Without the rescale, for which diffusers counts a given latent as if it were at the level of the step.
+    "ltx2_image": Case(
+        _ltx2("2.0", by_size=False), 64, 64, 33, "guidance: {video: 3, audio: 7, modality: 3}", image=True
+    ),
+    "ltx2_3_image": Case(_ltx2("2.3", by_size=False), 64, 64, 33, STG.replace("0.7", "0"), image=True),
     "ltx2_no_guidance": Case(_ltx2("2.0", by_size=False), 64, 64, 33, "guidance: 1"),
 }
 
@@ -169,6 +179,12 @@ def their_clip(pipeline: Any, case: Case, plan: FilmPlan, image: Image.Image | N
     }
     if image is not None:
         asked["image"] = image
+    if image is not None and isinstance(pipeline, LTX2Pipeline):
+        # With latents of its own, the pipeline expects the picture's in the first place.
+        pipeline = LTX2ImageToVideoPipeline(**pipeline.components)
+        pipeline.set_progress_bar_config(disable=True)
+        picture[0] = _first_latent(pipeline, image, case)
+        asked["image_crf"] = 0
     if not plan.latent_shapes["audio"][0]:
         asked |= {"guidance_scale": sampling.guidance}
         if pipeline.config.boundary_ratio is not None:
@@ -183,6 +199,16 @@ def their_clip(pipeline: Any, case: Case, plan: FilmPlan, image: Image.Image | N
     asked |= _scales(sampling.guidance)
     video, audio = pipeline(**asked)
     return [rearrange(video, "1 c f h w -> f c h w"), rearrange(audio, "1 c l m -> l (c m)")]
+
+
+@torch.no_grad()
+def _first_latent(pipeline: LTX2ImageToVideoPipeline, image: Image.Image, case: Case) -> Tensor:
+    """The latent [c h w] of the first picture."""
+    vae, pixels = pipeline.vae, pipeline.video_processor.preprocess(image, height=case.height, width=case.width)
+    latents = vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
+    mean, std = (rearrange(values, "c -> c 1 1 1") for values in (vae.latents_mean, vae.latents_std))
+    normal: Tensor = ((latents[0] - mean) * vae.config.scaling_factor / std)[:, 0]
+    return normal
 
 
 def _scales(guidance: float | GuidanceSpec) -> dict[str, Any]:

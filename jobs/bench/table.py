@@ -10,7 +10,7 @@ from longtake.jobs.bench.figures import Bench, Figure
 
 _SAME_AS_DIFFUSERS = (
     *("wan_2_1", "wan_2_1_euler", "wan_2_1_no_guidance", "wan_2_2_a14b", "wan_2_2_5b", "wan_2_2_5b_image"),
-    *("ltx2_no_stg", "ltx2_3", "ltx2_by_size", "ltx2_no_guidance"),
+    *("ltx2_no_stg", "ltx2_3", "ltx2_by_size", "ltx2_no_guidance", "ltx2_image", "ltx2_3_image"),
 )
 _HELD = "docs/decisions/2026-11-30-the-first-latent-is-held.md"
 _UNLIKE_DIFFUSERS: Mapping[str, str] = {

@@ -17,7 +17,7 @@ from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
 from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 from longtake.pipeline.rollouts import Causal
-from longtake.pipeline.spec import PICTURE_KINDS
+from longtake.pipeline.spec import EVERY_KIND
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),
@@ -165,7 +165,7 @@ class EmbeddedModel(nn.Module):
             min_fps=Fraction(1),
             max_fps=Fraction(120),
             max_prompt_words=self.config.denoiser.text_tokens,
-            given=PICTURE_KINDS | {"sound"},
+            given=EVERY_KIND,
             trained_sizes=self.config.trained_sizes,
         )
 

@@ -16,6 +16,7 @@ from longtake.pipeline.models.protocols import (
     Block,
     BlockDenoiser,
     DecoderState,
+    SoundEncoder,
     Stream,
     StreamDecoder,
     Tokens,
@@ -97,6 +98,11 @@ class LazyDecoder(StreamDecoder, Generic[DecoderT]):
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
         return self.loaded.decode(latents, state, final)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Latents of frames, as `VideoEncoder.encode` returns them; only for codecs that encode."""
-        return cast(VideoEncoder, self.loaded).encode(frames)
+    @property
+    def channels(self) -> int:
+        """Channels of the sound of a `SoundEncoder`."""
+        return cast(SoundEncoder, self.loaded).channels
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Latents of frames or sound, as `VideoEncoder.encode` and `SoundEncoder.encode` return them."""
+        return cast(VideoEncoder | SoundEncoder, self.loaded).encode(media)

@@ -97,8 +97,8 @@ def tiny_video_vae(causal: bool = False) -> AutoencoderKLLTX2Video:
             layers_per_block=(1, 1, 1, 1, 1),
             decoder_layers_per_block=(1, 1, 1, 1),
             patch_size=1,
-            spatio_temporal_scaling=(False, True, True, True),
-            downsample_type=("spatial", "spatiotemporal", "spatiotemporal", "spatiotemporal"),
+            spatial_compression_ratio=8,
+            temporal_compression_ratio=8,
             decoder_spatial_padding_mode="zeros",
             decoder_causal=causal,
         ).eval()

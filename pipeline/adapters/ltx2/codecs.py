@@ -21,6 +21,8 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
+from torchaudio.functional import resample
+from torchaudio.transforms import MelSpectrogram
 
 from longtake.pipeline.adapters.ltx2.decoder import Tails, decode_more, reach
 from longtake.pipeline.errors import WeightsError
@@ -30,6 +32,10 @@ FRAMES, MELS = 8, 4
 """Video frames and mel frames of a latent; a section's first latent holds one of each."""
 MOST_AT_ONCE = 16
 """Largest number of video latents per pass of the decoder; it bounds memory, and smaller passes are slow on a CPU."""
+WINDOW = 1024
+"""Samples of a window of the spectrogram from which sound is encoded."""
+QUIETEST = 1e-5
+"""The magnitude below which a spectrogram is flat."""
 FAR = 10_000
 """Index of a latent that the start of its section does not influence."""
 
@@ -86,6 +92,14 @@ class LTX2VideoCodec:
         past, self.lookahead = reach(vae.decoder)
         # The first passes of a resumed decoder are shorter, which may change the last bit of their outputs.
         self.left_context = past + self.lookahead + self.lookahead + MOST_AT_ONCE
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The modes of the latents [b 1+k c h w] of frames [b 1+8k 3 H W] in -1..1."""
+        vae = self.vae
+        mean, std = (rearrange(values, "c -> c 1 1 1") for values in (vae.latents_mean, vae.latents_std))
+        latents: Tensor = vae.encode(rearrange(frames, "b n c h w -> b c n h w").to(mean)).latent_dist.mode()
+        normal: Tensor = (latents - mean) * vae.config.scaling_factor / std
+        return rearrange(normal, "b c f h w -> b f c h w")
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool) -> tuple[Tensor, DecoderState]:
         """Frames [b n 3 h w] that later latents cannot change: eight per latent, one for a section's first latent."""
@@ -153,6 +167,29 @@ class LTX2SoundCodec:
     def channels(self) -> int:
         """Channels of the sound."""
         return int(self.vocoder.config.out_channels)
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """The modes of the latents [1 l c*m] of sound in -1..1 [c n], n a multiple of the stride.
+
+        Log-mel spectrograms as in LTX-2's `AudioProcessor`.
+        """
+        config, mean, std = self.vae.config, self.vae.latents_mean, self.vae.latents_std
+        count = sound.shape[1] // self.stride
+        heard = resample(sound.to(mean), int(self.vocoder.config.output_sampling_rate), config.sample_rate)
+        heard = heard[[min(one, len(heard) - 1) for one in range(config.in_channels)]]
+        to_mels = MelSpectrogram(
+            config.sample_rate,
+            n_fft=WINDOW,
+            hop_length=config.mel_hop_length,
+            n_mels=config.mel_bins,
+            power=1.0,
+            norm="slaney",
+            mel_scale="slaney",
+        ).to(mean)
+        mels = to_mels(heard).clamp(min=QUIETEST).log()[..., : MELS * count - (MELS - 1)]
+        latents: Tensor = self.vae.encode(rearrange(mels, "c m l -> 1 c l m")).latent_dist.mode()
+        found: Tensor = (rearrange(latents, "b c l m -> b l (c m)") - mean) / std
+        return found
 
     def _samples(self, latents: Tensor, done: int) -> Tensor:
         """Samples [c n] of latents [1 l c*m] from latent `done` of the window to its end."""

@@ -29,6 +29,7 @@ from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
+from longtake.pipeline.spec import EVERY_KIND
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions
@@ -124,7 +125,9 @@ class LTX2Model:
         multiple = self._folder.stride * self._folder.transformer["patch_size"]
         side = SizeLimits(multiple, minimum=multiple, maximum=LARGEST_SIDE // multiple * multiple)
         rates, words = (self._folder.sample_rate,), self.text.max_tokens
-        return ModelLimits(self.name, side, side, rates, Fraction(8), Fraction(60), max_prompt_words=words)
+        return ModelLimits(
+            self.name, side, side, rates, Fraction(8), Fraction(60), max_prompt_words=words, given=EVERY_KIND
+        )
 
     def clock(self, fps: Fraction) -> MediaClock:
         """The clock at `fps`: 8k + 1 frames, and audio latents of four mel frames.

@@ -4,6 +4,7 @@ import json
 import shutil
 from fractions import Fraction
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,16 +13,27 @@ from safetensors.torch import load_file, save_file
 from longtake.jobs.dry_run import expected_seconds
 from longtake.pipeline import film
 from longtake.pipeline.adapters.ltx2.model import open_folder
+from longtake.pipeline.conditioning.files import read_picture
 from longtake.pipeline.errors import SpecError, WeightsError
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.observe import SILENT
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
-from longtake.pipeline.testing.ltx2 import FORMS, save, tiny_pipeline, tiny_text_encoder, tiny_tokenizer
+from longtake.pipeline.testing.ltx2 import (
+    AUDIO_CHANNELS,
+    AUDIO_MEL,
+    FORMS,
+    save,
+    tiny_pipeline,
+    tiny_text_encoder,
+    tiny_tokenizer,
+)
 from longtake.pipeline.weights.options import LoadOptions
+from tests.inspect.shapes_film import true_film, write_mp4
 from tests.tiny_take import KilledError, Recorder
 
 STORYBOARD = parse_storyboard(
@@ -85,6 +97,61 @@ def test_a_film_with_sound_is_rendered_and_a_killed_one_resumes_bit_for_bit(load
     render(open_folder(folders[form], load), tmp_path / "killed", heard)
     assert heard.acted("denoise") == [3, 4, 5]
     assert (place / "film.mp4").read_bytes() == (tmp_path / "killed" / "film.mp4").read_bytes()
+
+
+GIVEN = {
+    "footage": ("", "video: %s/clip.mp4"),
+    "sound": (", file: %s/clip.mp4", "video: %s/clip.mp4, mask: {0s: [0, 0, 0.5, 1]}"),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("sound", "scene"), GIVEN.values(), ids=GIVEN)
+def test_pictures_footage_and_sound_are_given_and_a_killed_film_resumes_bit_for_bit(
+    load, folders, tmp_path, sound, scene
+):
+    truth = true_film("a red circle bounces fast on a dark background", seconds=2)
+    write_mp4(tmp_path / "clip.mp4", truth.frames, truth.sound)
+    write_png(torch.from_numpy(truth.frames[4]), tmp_path / "still.png")
+    scenes = ["image: %s/still.png, last_image: %s/still.png", f"transition: cut, {scene}"]
+    text = "".join(f"\n  - {{prompt: a circle, duration: 17f, {each}}}" for each in scenes)
+    sampling = "video: {width: 16, height: 16, fps: 24}\nsampling: {steps: 1, guidance: 1}"
+    text = f"model: tiny\naudio: {{sample_rate: 8000{sound}}}\n{sampling}\nscenes: {text}".replace("%s", str(tmp_path))
+    spec, model = parse_storyboard(text), open_folder(folders["clips"], load)
+
+    def take(name):
+        return open_take(plan_film(spec, model), model, Store(str(tmp_path / name)), numerics(model))
+
+    whole, killed = take("whole"), take("killed")
+    film.render(whole)
+    with pytest.raises(KilledError):
+        film.render(killed, Recorder(("denoise.chunk", 1)))
+    film.render(take("killed"))
+    assert whole.store.get("film.mp4") == killed.store.get("film.mp4")
+    first, picture = whole.journal.latents(whole.plan.chunks[0]), read_picture(str(tmp_path / "still.png"), 16, 16)
+    for place in (0, -1):
+        assert torch.equal(first.video[place], model.video_codec.encode(picture[None])[0, 0])
+    if sound:
+        pcm = whole.given.sound(range(len(first.audio) * whole.plan.clock.audio_stride))
+        assert torch.equal(model.sound_codec.encode(pcm)[0], first.audio)
+
+
+@torch.inference_mode()
+def test_sound_is_encoded_from_the_spectrogram_that_its_decoder_makes(load, folders):
+    """The mel bands of a tone rise where its frequency is, in both channels, at the frames where it sounds."""
+    codec = open_folder(folders["clips"], load).sound_codec.loaded
+    seen = []
+    codec.vae.encode = lambda mels: (
+        seen.append(mels)
+        or SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: torch.zeros(1, AUDIO_CHANNELS, 25, AUDIO_MEL)))
+    )
+    stride = codec.stride
+    tone = torch.sin(torch.arange(25 * stride) * 2 * torch.pi * 440 / 8000).expand(2, -1).clone()
+    tone[:, : 10 * stride] = 0
+    codec.encode(tone)
+    (mels,) = seen
+    assert mels.shape[1:3] == (2, 97)
+    assert mels[..., :30, :].max() < mels[..., 50:, :].amax(-1).min()
 
 
 def test_lost_latents_that_the_decoder_looks_ahead_to_are_rendered_again(load, folders, whole, tmp_path):
