@@ -5,6 +5,7 @@
 #   make check    formatting, lint, types, import contracts
 #   make setup    only set up .venv        (make setup PYTHON=python3.12)
 #   make weights  train the shipped models on two cores, about four hours
+#   make second-world  train the next built-in model, which is not shipped yet
 #   make clean    remove .venv, out and caches
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ AGAIN := $(addprefix --set ,start=out/train/rollout/model.safetensors steps=1500
 LONG := $(addprefix --set ,start=out/train/upscaler/model.safetensors seed=2 steps=5000 batch_size=2 options.chunks=7 \
     options.change_weight=1.0 options.hidden=0.1 options.worn=0.3 decay_fraction=0.9 decay=cosine ema=0.998)
 
-.PHONY: demo test check weights setup clean
+.PHONY: demo test check weights second-world setup clean
 
 demo: setup
 	$(VENV)/bin/longtake demo --no-open
@@ -51,6 +52,11 @@ weights: setup
 	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler
 	$(VENV)/bin/longtake train upscaler --config configs/cpu/upscaler.yaml -o out/train/upscaler-long $(LONG)
 	$(VENV)/bin/python -m longtake.jobs.ship out/train/upscaler-long/model.safetensors upscaler
+
+second-world: setup
+	$(VENV)/bin/longtake train codec --config configs/cpu/second/codec.yaml -o out/train/second/codec
+	$(VENV)/bin/longtake train denoiser --config configs/cpu/second/denoiser.yaml -o out/train/second/denoiser
+	$(VENV)/bin/longtake train rollout --config configs/cpu/second/rollout.yaml -o out/train/second/rollout
 
 setup: $(READY)
 

@@ -68,8 +68,8 @@ class Trainer:
         self._rendezvous = Rendezvous(rank, self._spec.workers, EXCHANGE_S)
         self._hand: IO[str] | None = None
         self._step = 0
-        # On a CPU, a thread that draws batches ahead would slow down the computation; next to a GPU it is free.
-        self._loader = ThreadPoolExecutor(1) if self._spec.device == "cuda" else None
+        # On a CPU, threads that draw batches ahead would slow down the computation; next to a GPU they are free.
+        self._loader = ThreadPoolExecutor(self._spec.threads) if self._spec.device == "cuda" else None
         self._upcoming: dict[int, Future[Batch]] = {}
         self._export_task: TrainTask | None = None
 
@@ -168,9 +168,10 @@ class Trainer:
         seed, rank, size = self._spec.seed, self._rank, self._spec.worker_batch
         if self._loader is None:
             return self._task.draw(seed, step, rank, size)
-        batch = self._upcoming.pop(step, None) or self._loader.submit(self._task.draw, seed, step, rank, size)
-        self._upcoming[step + 1] = self._loader.submit(self._task.draw, seed, step + 1, rank, size)
-        return batch.result()
+        for soon in range(step, step + 1 + self._spec.threads):
+            if soon not in self._upcoming:
+                self._upcoming[soon] = self._loader.submit(self._task.draw, seed, soon, rank, size)
+        return self._upcoming.pop(step).result()
 
     def _clip(self) -> Tensor:
         """Clip the gradient, which the ranks have averaged by now, to its largest norm; returns the norm before."""

@@ -18,7 +18,7 @@ from longtake.pipeline.errors import ActorLost
 from longtake.pipeline.journal.root import check_folder
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.training.run_folder import Progress as Position, RunFolder, fresh_folder
-from longtake.pipeline.training.spec import TrainSpec, load_train_spec
+from longtake.pipeline.training.spec import TrainSpec, check_limits, check_limits_are_logged, load_train_spec
 from longtake.pipeline.training.task import TaskBuilder
 
 CALL_S = 2.0  # length of one remote call: short, since a run stops between calls, but long enough to cost nothing
@@ -109,6 +109,7 @@ class TrainLoop:
             **self._interval.losses(),
             "examples_per_s": round(self._spec.batch_size * self._interval.steps / self._interval.seconds, 3),
         }
+        check_limits_are_logged(self._spec, line)
         self._folder.log(line)
         fields = "  ".join(f"{key} {value:.6g}" for key, value in line.items() if key != "step")
         self._shown.say(f"step {self._position.step}/{self._spec.steps}  {fields}")
@@ -171,3 +172,5 @@ def train_command(stage: str, config: str, output: str, options: TrainOptions, s
     )
     if (interrupted := received()) and position.step < spec.steps:
         raise interrupted
+    if position.step == spec.steps:
+        check_limits(spec, folder.last_line())

@@ -33,11 +33,18 @@ from longtake.pipeline.models.protocols import Stream, Tokens
 
 SIGMA_FREQUENCIES = 64
 PLACE_FREQUENCIES = 4
+LEAST_SIGMA = 0.05
+"""Below this noise level, velocities that follow from clean latents are too small rather than unbounded."""
 
 
 @dataclass(frozen=True)
 class AVDiTConfig:
-    """Sizes of an `AVDiT`; the head width is divided among time, height and width as 2 : 1 : 1."""
+    """Sizes of an `AVDiT`; the head width is divided among time, height and width as 2 : 1 : 1.
+
+    Args:
+        through_clean: whether the network's output is clean latents, from which velocities follow. A token then need
+            not carry the noise of its patch, which may be larger than its width (Li and He, JiT, arXiv 2511.13720).
+    """
 
     video_channels: int = 12
     audio_channels: int = 48
@@ -51,6 +58,7 @@ class AVDiTConfig:
     patch: int = 2
     mlp_ratio: int = 4
     modulation_rank: int = 24
+    through_clean: bool = False
 
     def __post_init__(self) -> None:
         if self.head_dim % 8:
@@ -124,7 +132,7 @@ class AVDiT(nn.Module):
             out["video"] = rearrange(out["video"], pattern, h=h // p, w=w // p, p=p, q=p)
         if "audio" in out:
             out["audio"] = rearrange(out["audio"], "b f 1 c -> b f c")
-        return out
+        return _velocities(out, streams) if self.config.through_clean else out
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """One joint site per layer, with space for chunks of that many latents."""
@@ -307,6 +315,15 @@ def place_waves(rows: int, columns: int) -> Tensor:
         axes.append(torch.cat((half_turns.cos(), half_turns.sin()), dim=1))
     down, across = axes
     return torch.cat((down.repeat_interleave(columns, dim=0), across.repeat(rows, 1)), dim=1)
+
+
+def _velocities(clean: Mapping[str, Tensor], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+    """Velocities that lead from clean latents to the latents of `streams`, at their noise levels."""
+    velocities = {}
+    for name, stream in streams.items():
+        sigma = stream.sigma.clamp_min(LEAST_SIGMA).reshape(*stream.sigma.shape, *[1] * (stream.latents.ndim - 2))
+        velocities[name] = (stream.latents - clean[name]) / sigma.to(clean[name].dtype)
+    return velocities
 
 
 def _zeroed(linear: nn.Linear) -> nn.Linear:

@@ -15,7 +15,7 @@ from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimi
 from longtake.pipeline.models.seeding import seeded
 from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
-from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
+from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 from longtake.pipeline.rollouts import Causal
 from longtake.pipeline.spec import EVERY_KIND
 
@@ -82,8 +82,7 @@ SECOND_WORLD = EmbeddedModelConfig(
     sink=0,
     audio_lag=0.75,
     trained_sizes=((128, 128),),
-    denoiser=AVDiTConfig(video_channels=16, audio_channels=64, text_tokens=36),
-    video_codec=VideoCodecConfig(16, fine_width=96, coarse_width=192, block=8, pixel_kernel=1, shortcuts=True),
+    denoiser=AVDiTConfig(audio_channels=64, text_tokens=36, patch=4, through_clean=True),
     sound_codec=SoundCodecConfig(sample_rate=24_000, hop=1200, latent_channels=64, channels=2),
 )
 
@@ -155,7 +154,7 @@ class EmbeddedModel(nn.Module):
     @property
     def limits(self) -> ModelLimits:
         """What a storyboard must keep to."""
-        multiple = self.video_codec.spatial_stride * self.config.denoiser.patch
+        multiple = SPATIAL_STRIDE * self.config.denoiser.patch
         size = SizeLimits(multiple, minimum=multiple, maximum=64 * multiple)
         return ModelLimits(
             name=self.config.name,
@@ -171,9 +170,9 @@ class EmbeddedModel(nn.Module):
 
     def latent_shapes(self, width: int, height: int) -> dict[str, tuple[int, ...]]:
         """The shape of one latent by stream, for a picture of `width` x `height` pixels."""
-        config, stride = self.config, self.video_codec.spatial_stride
+        config = self.config
         return {
-            "video": (config.video_codec.latent_channels, height // stride, width // stride),
+            "video": (config.video_codec.latent_channels, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE),
             "audio": (config.sound_codec.latent_channels,),
         }
 

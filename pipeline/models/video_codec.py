@@ -1,73 +1,48 @@
-"""A small causal video autoencoder: four frames and 8x8 or more pixels per latent, without a special first frame.
+"""A small causal video autoencoder: four frames and 8x8 pixels per latent, without a special first frame.
 
 The encoder sees each group of frames alone. The decoder also sees the past: at two depths a latent frame is combined
 with the one before it, so motion continues across group borders. Its state is one feature map per depth, and a film
 decoded in chunks equals the film decoded at once.
 
-Shapes: b batch, f latent frames, c channels, h w height and width of latents, s pixels of a latent on each side.
+Shapes: b batch, f latent frames, s frames in one latent, c channels, h w height and width (pixels or latents).
 """
 
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.protocols import DecoderState
 
 TEMPORAL_STRIDE = 4
+SPATIAL_STRIDE = 8
 
 
 @dataclass(frozen=True)
 class VideoCodecConfig:
-    """Sizes of a `VideoCodec`.
-
-    Args:
-        latent_channels: channels of a latent, which covers squares of two blocks on each side.
-        fine_width, coarse_width: channels of the features of a block, and of a latent.
-        block: pixels on each side of the squares whose pixels become channels.
-        pixel_kernel: size of the convolutions between pixels and features.
-        shortcuts: whether what changes size also passes without a convolution, which learns faster (Chen et al., DC-AE,
-            arXiv 2410.10733). Each width then divides the number of values that it is made of.
-    """
+    """Sizes of a `VideoCodec`: channels of a latent, and of the features at 1/4 and 1/8 of the picture's size."""
 
     latent_channels: int = 12
     fine_width: int = 64
     coarse_width: int = 128
-    block: int = 4
-    pixel_kernel: int = 3
-    shortcuts: bool = False
-
-    def __post_init__(self) -> None:
-        widths = (self.num_pixels, self.fine_width), (4 * self.fine_width, self.coarse_width)
-        for values, width in widths if self.shortcuts else ():
-            if width < 1 or values % width:
-                raise SpecError(f"a width of the video codec is {width}; with shortcuts, use a divisor of {values}")
-
-    @property
-    def num_pixels(self) -> int:
-        """Values of all pixels in one block of a latent's frames."""
-        return TEMPORAL_STRIDE * 3 * self.block**2
 
 
 class VideoCodec(nn.Module):
-    """RGB frames in -1..1 [b f*4 3 h*s w*s] <-> latents [b f c h w] of zero mean and unit variance; s is the stride."""
+    """RGB frames in -1..1 [b f*4 3 h w] <-> latents [b f c h/8 w/8] of zero mean and unit variance."""
 
     left_context = 2
     lookahead = 0
 
     def __init__(self, config: VideoCodecConfig) -> None:
         super().__init__()
-        fine, coarse, pixels = config.fine_width, config.coarse_width, config.num_pixels
-        kernel, padding = config.pixel_kernel, config.pixel_kernel // 2
-        shrink, grow = (Shrink, Grow) if config.shortcuts else (nn.Conv2d, nn.Conv2d)
+        fine, coarse, pixels = config.fine_width, config.coarse_width, TEMPORAL_STRIDE * 3 * 16
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(config.block),
-            shrink(pixels, fine, kernel, padding=padding),
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(pixels, fine, 3, padding=1),
             ResidualBlock(fine),
-            shrink(fine, coarse, 3, stride=2, padding=1),
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1),
             ResidualBlock(coarse),
             ResidualBlock(coarse),
             nn.Conv2d(coarse, config.latent_channels, 3, padding=1),
@@ -75,24 +50,20 @@ class VideoCodec(nn.Module):
         self.norm = nn.BatchNorm2d(config.latent_channels, affine=False)
         self.coarse = CausalPair(config.latent_channels, coarse)
         self.coarse_blocks = nn.Sequential(ResidualBlock(coarse), ResidualBlock(coarse))
-        self.upscale = nn.Sequential(grow(coarse, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
+        self.upscale = nn.Sequential(nn.Conv2d(coarse, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
         self.fine = CausalPair(fine, fine)
         self.fine_blocks = nn.Sequential(
-            ResidualBlock(fine),
-            ResidualBlock(fine),
-            grow(fine, pixels, kernel, padding=padding),
-            nn.PixelShuffle(config.block),
+            ResidualBlock(fine), ResidualBlock(fine), nn.Conv2d(fine, pixels, 3, padding=1), nn.PixelShuffle(4)
         )
-        self.spatial_stride = 2 * config.block
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents [b f c h w] of frames [b f*4 3 h*s w*s]."""
+        """Latents [b f c h/8 w/8] of frames [b f*4 3 h w]."""
         groups = rearrange(frames, "b (f s) c h w -> (b f) (s c) h w", s=TEMPORAL_STRIDE)
         latents: Tensor = self.norm(self.encoder(groups))
         return rearrange(latents, "(b f) c h w -> b f c h w", b=frames.shape[0])
 
     def decode(self, latents: Tensor, state: DecoderState, final: bool = True) -> tuple[Tensor, DecoderState]:
-        """Frames [b f*4 3 h*s w*s] of latents [b f c h w], and the state that the next latents continue from."""
+        """Frames [b f*4 3 h w] of latents [b f c h w], and the state that the next latents continue from."""
         coarse_state, fine_state = state or (None, None)
         x, coarse_state = self.coarse(latents.to(self.coarse.conv.weight.dtype), coarse_state)
         b = latents.shape[0]
@@ -101,23 +72,6 @@ class VideoCodec(nn.Module):
         x = self.fine_blocks(rearrange(x, "b f c h w -> (b f) c h w"))
         frames = rearrange(x, "(b f) (s c) h w -> b (f s) c h w", b=b, s=TEMPORAL_STRIDE)
         return frames, (coarse_state, fine_state)
-
-
-class Shrink(nn.Conv2d):
-    """A convolution, perhaps with a stride, plus means of its inputs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features [b c h w] of features [b i h*s w*s], s the stride."""
-        groups = functional.pixel_unshuffle(x, self.stride[0])
-        return super().forward(x) + reduce(groups, "b (c g) h w -> b c h w", "mean", c=self.out_channels)
-
-
-class Grow(nn.Conv2d):
-    """A convolution, plus copies of its inputs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features [b c h w] of features [b i h w]."""
-        return super().forward(x) + x.repeat_interleave(self.out_channels // self.in_channels, dim=1)
 
 
 class CausalPair(nn.Module):

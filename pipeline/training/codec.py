@@ -18,11 +18,12 @@ from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.sound_codec import SoundCodec
-from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
+from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec
 from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
 from longtake.pipeline.training.task import Batch
+from longtake.pipeline.weights.load import load_model
 
 CALIBRATION_CLIPS = 128
 SOUND_CLIPS = 384
@@ -39,6 +40,7 @@ class CodecOptions:
     """Options of codec training.
 
     Args:
+        video_codec_of: a model, by name or path, with whose video codec the training starts.
         latents: in a clip.
         crop: side of the square of each clip that is learned from, in pixels, mostly near objects; 0 for the whole.
         latent_noise: standard deviation of the noise on latents.
@@ -46,6 +48,7 @@ class CodecOptions:
         square_weight: weight of the squared error relative to the absolute one.
     """
 
+    video_codec_of: str = ""
     latents: int = 3
     crop: int = 0
     latent_noise: float = 0.1
@@ -59,9 +62,11 @@ class CodecTask:
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
         options: CodecOptions
         (options,) = read_options(spec.options, CodecOptions)
-        stride, largest = model.video_codec.spatial_stride, min(model.defaults.width, model.defaults.height)
-        if options.crop % stride or not 0 <= options.crop <= largest:
-            raise SpecError(f"options.crop is {options.crop}; use a multiple of {stride} up to {largest}, or 0")
+        largest = min(model.defaults.width, model.defaults.height)
+        if options.crop % SPATIAL_STRIDE or not 0 <= options.crop <= largest:
+            raise SpecError(f"options.crop is {options.crop}; use a multiple of {SPATIAL_STRIDE} up to {largest}, or 0")
+        if options.video_codec_of:
+            model.video_codec.load_state_dict(load_model(options.video_codec_of).video_codec.state_dict())
         self._model, self._source, self._seed = model, source, spec.seed
         self._seconds = Fraction(TEMPORAL_STRIDE * options.latents) / source.fps
         self._crop, self._sound_fits = options.crop, False
@@ -74,7 +79,7 @@ class CodecTask:
         if not self._crop:
             return {"frames": clips.frames, "near": clips.near}
         squares = [
-            _square_near(np.random.default_rng((seed, step, number, 1)), near, self._crop, self._model.video_codec)
+            _square_near(np.random.default_rng((seed, step, number, 1)), near, self._crop)
             for number, near in zip(numbers, clips.near, strict=True)
         ]
         return {
@@ -124,7 +129,7 @@ class Reconstruction(nn.Module):
         return {"loss": loss, "psnr_db": -10 * torch.log10((error.detach() ** 2).mean() / 4)}
 
 
-def _square_near(rng: np.random.Generator, near: Tensor, side: int, codec: VideoCodec) -> tuple[slice, slice]:
+def _square_near(rng: np.random.Generator, near: Tensor, side: int) -> tuple[slice, slice]:
     """A square on the codec's grid that shows some of what is near objects [f h w], if there are some.
 
     Most of a picture may be ground, from which a codec learns little.
@@ -132,14 +137,10 @@ def _square_near(rng: np.random.Generator, near: Tensor, side: int, codec: Video
     places = near[len(near) // 2].nonzero()
     middle = places[int(rng.integers(len(places)))].tolist() if len(places) else rng.integers(near.shape[1:]).tolist()
     starts = [
-        int(
-            np.clip(
-                round((at + rng.uniform(-side, 0)) / codec.spatial_stride), 0, (size - side) // codec.spatial_stride
-            )
-        )
+        int(np.clip(at + rng.integers(-side, 1), 0, size - side)) // SPATIAL_STRIDE * SPATIAL_STRIDE
         for at, size in zip(middle, near.shape[1:], strict=True)
     ]
-    down, across = (slice(start * codec.spatial_stride, start * codec.spatial_stride + side) for start in starts)
+    down, across = (slice(start, start + side) for start in starts)
     return down, across
 
 

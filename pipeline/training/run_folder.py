@@ -24,7 +24,7 @@ CARD = "run.json"
 LOG = "log.jsonl"
 
 # Keys that may change on resume, since no weight depends on them.
-_FREE = {"log_every", "checkpoint_every_s", "sample_every_s"}
+_FREE = {"log_every", "checkpoint_every_s", "sample_every_s", "at_least", "at_most"}
 # Keys that may change on resume if all learning rates used so far stay the same.
 _SCHEDULE = {"steps", "warmup_steps", "decay_fraction", "decay"}
 
@@ -99,6 +99,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def last_line(self) -> dict[str, float]:
+        """The last line of the log of a run that logged."""
+        line: dict[str, float] = json.loads((self.path / LOG).read_text("utf-8").splitlines()[-1])
+        return line
 
     def cut_log(self, step: int) -> None:
         """Remove log lines after `step`, the valid state: these steps will run again."""

@@ -1,14 +1,14 @@
 """The training configuration: a YAML file, fully checked before anything starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
-from longtake.pipeline.errors import SpecError
+from longtake.pipeline.errors import LongtakeError, SpecError
 from longtake.pipeline.yaml_spec import Words, message_of, number, parse_yaml_spec, read_text, whole
 
 MAX_STEPS = 10**9
@@ -39,6 +39,7 @@ def _real(low: float, high: float) -> BeforeValidator:
 
 
 Beta = Annotated[float, _real(0, 0.999999)]
+Limits = dict[str, Annotated[float, _real(-1e9, 1e9)]]
 
 
 class TrainSpec(BaseModel):
@@ -53,12 +54,14 @@ class TrainSpec(BaseModel):
         ema: decay of the saved running average of weights; 0 saves the weights themselves.
         dtype: precision of the forward pass (autocast); weights are always float32.
         zero_stage: DeepSpeed's ZeRO stage: 0 replicates, 1 shards the optimizer's state, 2 also the gradients.
-        threads: compute threads per worker.
+        threads: compute threads per worker; next to a GPU, as many batches are drawn ahead.
         checkpoint_every_s: seconds between checkpoints; 0 for one after every call. The last step is always saved.
         sample_every_s: seconds between samples, which take time; 0 for samples only at the end.
         start: path or URL of a model to start from.
         model: the embedded model whose architecture is trained, or that a LoRA changes.
         data: a folder or URL of clips; by default, synthetic shapes.
+        at_least, at_most: limits of the log's figures at the last step, by name. A run that misses one fails, so that
+            the stages after it do not start.
         options: options of the task.
     """
 
@@ -87,6 +90,8 @@ class TrainSpec(BaseModel):
     start: Words | None = None
     model: Words = "sounding-shapes"
     data: Words | None = None
+    at_least: Limits = Field(default_factory=dict)
+    at_most: Limits = Field(default_factory=dict)
     options: dict[str, Annotated[float | int | str | bool, BeforeValidator(_option)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -121,6 +126,31 @@ class TrainSpec(BaseModel):
         if self.decay == "cosine":
             falling = (1 - math.cos(math.pi * falling)) / 2
         return float(self.lr * rising * falling)
+
+
+def check_limits(spec: TrainSpec, figures: Mapping[str, float]) -> None:
+    """Raise `LongtakeError` if figures of the log's last line miss limits of `spec`."""
+    missed = [
+        f"{name} is {figures[name]:.4g}, at least {least:g} is needed"
+        for name, least in spec.at_least.items()
+        if figures[name] < least
+    ]
+    missed += [
+        f"{name} is {figures[name]:.4g}, at most {most:g} is needed"
+        for name, most in spec.at_most.items()
+        if figures[name] > most
+    ]
+    if missed:
+        raise LongtakeError(
+            f"the model is kept, but {'; '.join(missed)} for the next stage: train longer, or change the recipe"
+        )
+
+
+def check_limits_are_logged(spec: TrainSpec, figures: Mapping[str, float]) -> None:
+    """Raise `SpecError` if a limit of `spec` is not on a figure of the log."""
+    for key, limits in (("at_least", spec.at_least), ("at_most", spec.at_most)):
+        for name in limits.keys() - figures.keys():
+            raise SpecError(f"{key}.{name} is not a figure of this stage; its log has {', '.join(figures)}")
 
 
 def load_train_spec(url: str, overrides: Sequence[str] = ()) -> TrainSpec:

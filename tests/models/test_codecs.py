@@ -1,11 +1,9 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig, windowed_mdct
 from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 
@@ -13,19 +11,10 @@ NUM_LATENTS = 12
 cuts = st.lists(st.integers(0, NUM_LATENTS), max_size=6).map(lambda inner: [0, *sorted(inner), NUM_LATENTS])
 
 
-LARGE_BLOCKS = VideoCodecConfig(3, fine_width=8, coarse_width=16, block=8, pixel_kernel=1, shortcuts=True)
-
-
 @pytest.fixture(scope="module")
 def video_codec():
     torch.manual_seed(0)
     return VideoCodec(VideoCodecConfig(latent_channels=3, fine_width=8, coarse_width=8)).double().eval()
-
-
-@pytest.fixture(scope="module")
-def large_blocks():
-    torch.manual_seed(0)
-    return VideoCodec(LARGE_BLOCKS).double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +54,11 @@ def test_chunked_sound_decode_equals_the_whole_decode(sound_codec, borders):
     torch.testing.assert_close(decode_in_chunks(sound_codec, latents, borders), whole, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("codec_name", ["video_codec", "large_blocks", "sound_codec"])
+@pytest.mark.parametrize("codec_name", ["video_codec", "sound_codec"])
 @torch.inference_mode()
 def test_no_latent_has_influence_beyond_the_declared_context(codec_name, request):
     codec = request.getfixturevalue(codec_name)
-    shape = (1, NUM_LATENTS, 7) if codec_name == "sound_codec" else (1, NUM_LATENTS, 3, 4, 2)
+    shape = (1, NUM_LATENTS, 3, 4, 2) if codec_name == "video_codec" else (1, NUM_LATENTS, 7)
     latents = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     changed = latents.clone()
     changed[:, 5] += 1
@@ -111,18 +100,3 @@ def test_the_channels_of_stereo_sound_share_each_latent():
     assert latents.shape == (1, 10, 80)
     decoded = decode_in_chunks(codec, latents, [0, 3, 10])
     torch.testing.assert_close(decoded[:, :-40], sound[:, :-40], rtol=0, atol=1e-6)
-
-
-@torch.inference_mode()
-def test_large_blocks_have_a_large_stride_and_decode_in_chunks(large_blocks):
-    frames = torch.rand(1, 8, 3, 32, 48, dtype=torch.float64) * 2 - 1
-    latents = large_blocks.encode(frames)
-    assert latents.shape == (1, 2, 3, 2, 3)
-    whole, _ = large_blocks.decode(latents, None)
-    assert whole.shape == frames.shape
-    torch.testing.assert_close(decode_in_chunks(large_blocks, latents, [0, 1, 2]), whole, rtol=0, atol=1e-10)
-
-
-def test_shortcuts_need_widths_that_divide():
-    with pytest.raises(SpecError, match="codec is 12; with shortcuts, use a divisor of 32"):
-        replace(LARGE_BLOCKS, coarse_width=12)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -69,9 +70,19 @@ def test_levels_follow_the_sampling_path_except_for_the_given_shares():
     assert 0.25 < np.mean(levels["audio"] == 1) < 0.42
     given = draw_levels(np.random.default_rng(0), (500, 2, 4), 0.5, DenoiserOptions(off_path=0, audio_given=0.2))
     assert abs(np.mean((given["audio"] == 0) & (given["video"] > 0)) - 0.2) < 0.02
+    shares = DenoiserOptions(off_path=0.1, audio_given=0.2, video_given=0.3)
+    both = draw_levels(np.random.default_rng(0), (500, 2, 4), 0.0, shares)
+    for given, other, share in (("audio", "video", 0.2), ("video", "audio", 0.3)):
+        assert abs(np.mean((both[given] == 0) & (both[other] > 0)) - share) < 0.02
 
 
-@pytest.mark.parametrize("options", [{}, {"apart": 1.0}, {"own_history": 1.0}, {"switch": 1.0, "no_text": 1.0}])
+GIVEN = {"audio_given": 0.3, "video_given": 0.3, "ends_given": 0.5, "some_given": 0.5}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"apart": 1.0}, {"own_history": 1.0}, {"switch": 1.0, "no_text": 1.0}, GIVEN, {"direction_weight": 0.5}],
+)
 def test_every_option_gives_finite_losses_and_gradients(options):
     training = task(**options)
     losses = training.objective(training.draw(0, 0, 0, 2))
@@ -100,3 +111,42 @@ def test_streams_that_run_apart_do_not_affect_each_other():
         losses.append(training.objective({**batch, "sound": sound}))
     assert losses[0]["video"] == losses[1]["video"]
     assert losses[0]["audio"] != losses[1]["audio"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, {(False, False, False, False)}),
+        ({"ends_given": 1.0}, {(True, False, False, True)}),
+        ({"ends_given": 0.5}, {(True, False, False, True), (False, False, False, False)}),
+        ({"some_given": 1.0}, None),
+    ],
+)
+def test_given_latents_are_clean_and_do_not_count_in_the_loss(options, kinds):
+    training = task(history_share=0.0, off_path=0.0, audio_given=0.0, **options)
+    batch = training.draw(0, 0, 0, 2)
+    found = {tuple(chunk) for chunk in batch["given"].flatten(0, 2).tolist()}
+    assert found == kinds if kinds else len(found) > 4
+    seen = {}
+    training.objective._loss = lambda name, *rest: seen.update({name: rest[2]}) or torch.zeros(())
+    training.objective(batch)
+    assert ((seen["video"] == 0) >= batch["given"].permute(1, 0, 2, 3).flatten(0, 1).flatten(1)).all()
+
+
+def test_a_network_through_clean_latents_gives_the_velocity_from_them():
+    config = replace(TINY, denoiser=replace(TINY.denoiser, through_clean=True))
+    through, plain = (EmbeddedModel.untrained(each, seed=1).double() for each in (config, TINY))
+    grid = ClipGrid.of(plain, Fraction(16), chunks=1)
+    latents = {"video": torch.randn(2, 4, 4, 8, 8).double(), "audio": torch.randn(2, 20, 6).double()}
+    sigma = torch.tensor([[0.5], [0.01]]).double()
+    streams = {name: Stream(z, sigma.expand(z.shape[:2]), grid.times_s(name)) for name, z in latents.items()}
+    text = plain.text(torch.zeros(2, TINY.denoiser.text_tokens, dtype=torch.long))
+
+    def run(model):
+        context = ChunkCausalContext(grid.lengths({"video": 16, "audio": 1}), model.kv_plan, model.denoiser.rope)
+        return predict(model.denoiser, streams, text, context)
+
+    velocities, clean = run(through), run(plain)
+    for name, z in latents.items():
+        for row, divisor in enumerate((0.5, 0.05)):
+            torch.testing.assert_close(velocities[name][row], (z[row] - clean[name][row]) / divisor)

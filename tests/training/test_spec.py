@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.errors import JournalError, LongtakeError, SpecError
 from longtake.pipeline.training.run_folder import Progress, RunFolder, fresh_folder
-from longtake.pipeline.training.spec import TrainSpec, load_train_spec, parse_train_spec
+from longtake.pipeline.training.spec import (
+    TrainSpec,
+    check_limits,
+    check_limits_are_logged,
+    load_train_spec,
+    parse_train_spec,
+)
+from longtake.pipeline.training.tasks import check_options
 
 MINIMAL = "{stage: codec, steps: 100, batch_size: 8, lr: 1e-3}"
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
 
 def mistakes(text, *overrides):
@@ -25,10 +33,12 @@ def test_a_minimal_configuration_is_read_and_accepts_exponents():
     assert (spec.lr, spec.betas, spec.options) == (1e-3, (0.0, 0.99), {"shift": 3.0, "name": "soft"})
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_the_shipped_configurations_are_read(path):
     spec = load_train_spec(str(path))
-    assert (spec.stage, spec.device == "cuda") == (path.stem, path.parent.name == "gpu")
+    assert spec.stage == path.stem
+    assert (spec.device == "cuda") == path.is_relative_to(FOLDER / "gpu")
+    check_options(spec)
 
 
 def test_all_mistakes_are_reported_at_once():
@@ -110,3 +120,13 @@ def test_a_foreign_model_is_not_overwritten_and_a_damaged_run_is_reported(tmp_pa
         folder.open(spec)
     with pytest.raises(SpecError, match="use a folder"):
         RunFolder("memory://run")
+
+
+def test_a_run_that_misses_a_limit_fails():
+    spec = parse_train_spec(MINIMAL, ["at_least.psnr_db=30", "at_most.loss=0.2"])
+    check_limits(spec, {"psnr_db": 30.0, "loss": 0.2})
+    with pytest.raises(LongtakeError, match=r"psnr_db is 28\.3, at least 30 is needed; loss is 0\.25, at most 0\.2 is"):
+        check_limits(spec, {"psnr_db": 28.3, "loss": 0.25})
+    check_limits_are_logged(spec, {"psnr_db": 1.0, "loss": 1.0})
+    with pytest.raises(SpecError, match=r"at_least\.psnr_db is not a figure of this stage; its log has step, loss"):
+        check_limits_are_logged(spec, {"step": 1, "loss": 1.0})
