@@ -73,6 +73,7 @@ class FilmPlan:
         reach: of the decoders.
         setting: the passes of a chunk, as step plans see them.
         steps: the step plan, and what the user should know about it.
+        decode_batch: chunks whose pictures are decoded in one pass, counted from the beginning of each section.
         sources: where each setting is taken from; see `sources_of`.
     """
 
@@ -90,6 +91,7 @@ class FilmPlan:
     reach: DecoderReach
     setting: Setting
     steps: Accelerated
+    decode_batch: int = 1
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -154,19 +156,40 @@ class FilmPlan:
         return self.rollout.history(self.kv_plan, self.earlier(chunk), chunk)
 
     def decode_history(self, chunk: ChunkSpan) -> list[ChunkSpan]:
-        """The chunks whose latents the decoders need to continue at `chunk`, in order."""
+        """The chunks whose latents the decoders need to continue at `chunk`, in order: whole batches, and those of its
+        own batch."""
+        first = self.batch_start(chunk)
         spans: list[ChunkSpan] = []
         video = audio = 0
-        for span in reversed(self.earlier(chunk)):
+        for span in reversed(self.earlier(first)):
+            is_enough = video >= self.reach.video and audio >= self.reach.audio
+            if spans and is_enough and self.ends_batch(span):
+                break
             spans.insert(0, span)
             video, audio = video + len(span.latents), audio + len(span.audio_latents)
-            if video >= self.reach.video and audio >= self.reach.audio:
-                break
-        return spans
+        return [*spans, *map(self.span, range(first.index, chunk.index))]
 
     def decode_ahead(self, chunk: ChunkSpan) -> list[ChunkSpan]:
-        """The chunks right after `chunk` whose latents its frames depend on, in order."""
-        return looked_ahead(self.span, chunk, self.reach.lookahead)
+        """The chunks right after `chunk` whose latents its frames depend on, in order: up to the end of its batch, or
+        of the batch that its decoder looks ahead to."""
+        batch = self._to_batch_end(chunk)
+        ahead = looked_ahead(self.span, batch[-1], self.reach.lookahead)
+        return [*batch[1:], *ahead, *(self._to_batch_end(ahead[-1])[1:] if ahead else ())]
+
+    def batch_start(self, chunk: ChunkSpan) -> ChunkSpan:
+        """The first of the chunks whose pictures are decoded together with that of `chunk`."""
+        return self.span(chunk.index - (chunk.index - chunk.section) % self.decode_batch)
+
+    def ends_batch(self, chunk: ChunkSpan) -> bool:
+        """Whether `chunk` is the last of those whose pictures are decoded together."""
+        return chunk.ends_section or (chunk.index - chunk.section + 1) % self.decode_batch == 0
+
+    def _to_batch_end(self, chunk: ChunkSpan) -> list[ChunkSpan]:
+        """The chunk, and those after it in its batch."""
+        spans = [chunk]
+        while not self.ends_batch(spans[-1]):
+            spans.append(self.span(spans[-1].index + 1))
+        return spans
 
     def frame_history(self, chunk: ChunkSpan, first_frame: int) -> list[ChunkSpan]:
         """The chunks of the section before `chunk` that hold frames from `first_frame` of the film on, in order."""
@@ -274,6 +297,7 @@ def plan_film(storyboard: Storyboard, model: FilmModel) -> FilmPlan:
         reach=DecoderReach.of(model.video_codec, model.sound_codec),
         setting=setting,
         steps=steps,
+        decode_batch=storyboard.output.decode_batch,
         sources=sources,
     )
     check_stills(plan)

@@ -499,6 +499,15 @@ class LoraSpec(_Spec):
     noise: Annotated[tuple[float, float] | None, BeforeValidator(lambda x: None if x is None else _noise(x))] = None
 
 
+def _in_one_pass(chunks: int, info: ValidationInfo) -> int:
+    if chunks > 1 and info.data.get("hls", True):
+        raise SpecError(
+            f"{chunks} chunks are decoded together, so a live playlist would lag by as many; use hls: false, or"
+            " decode_batch: 1"
+        )
+    return chunks
+
+
 class OutputSpec(_Spec):
     """What is written to the output root.
 
@@ -509,6 +518,7 @@ class OutputSpec(_Spec):
         quality: x264's constant quantiser; 0 is lossless.
         upscale: the factor by which the picture becomes wider and higher; None for none.
         upscaler: name, path or URL of the model that upscales.
+        decode_batch: chunks whose pictures are decoded in one pass.
     """
 
     film: Annotated[str, BeforeValidator(_film_path)] = "film.mp4"
@@ -517,6 +527,7 @@ class OutputSpec(_Spec):
     quality: Annotated[int, whole(0, 51)] = 20
     upscale: Literal[2, 4] | None = None
     upscaler: Place = "upscaler"
+    decode_batch: Annotated[int, whole(1, 64), AfterValidator(_in_one_pass)] = 1
 
 
 def _lasts_a_frame(scene: Scene, info: ValidationInfo) -> Scene:

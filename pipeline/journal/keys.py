@@ -108,6 +108,8 @@ def _film_keys(
     film_before = {file.key for file in files if file.kind == "film"}
     cut_parts = {name: part for name, part in film_parts.items() if name not in film_before}
     shown_parts: dict[str, Any] = {"quality": storyboard.output.quality}
+    if storyboard.output.decode_batch > 1:
+        shown_parts["decode_batch"] = storyboard.output.decode_batch
     if storyboard.output.upscale:
         shown_parts |= {"upscale": storyboard.output.upscale, "upscaler": numerics["upscaler"]}
 

@@ -19,7 +19,8 @@ class DecodeStage:
     first decodes the decoders' left context again, from finished latents.
 
     A chunk comes with the later ones that its frames depend on. Its sound is returned as far as it is final, and the
-    rest with the next chunk.
+    rest with the next chunk. Pictures of several chunks may be decoded in one pass (see `FilmPlan.decode_batch`), and
+    always those of the same chunks, so that a film has the same bits wherever it resumes.
 
     Args:
         model: its codecs decode.
@@ -49,6 +50,7 @@ class DecodeStage:
         self._frame = self._sample = 0
         self._next: int | None = None
         self._to_see = 0
+        self._unseen: list[LatentChunk] = []
 
     @torch.inference_mode()
     def __call__(self, latents: LatentChunk, *ahead: LatentChunk) -> tuple[FrameChunk, SoundChunk]:
@@ -74,29 +76,35 @@ class DecodeStage:
     def _stand_before(self, span: ChunkSpan) -> None:
         """Restore the tails of an undisturbed run before this chunk: none where its section begins."""
         clock, opening = self._plan.clock, self._plan.span(span.section)
-        self._video_tail = self._sound_tail = None
-        history = self._plan.decode_history(span)
+        self._video_tail, self._sound_tail, self._unseen = None, None, []
+        history, first = self._plan.decode_history(span), self._plan.batch_start(span)
         self._to_see = (history or [span])[0].index
         for chunk in history:
             latents = find(self._finished, chunk)
             self._see(latents)
             self._heard(latents)
         self._frames = None
-        final = max(0, span.latents.start - self.video_decoder.lookahead - opening.latents.start)
+        final = max(0, first.latents.start - self.video_decoder.lookahead - opening.latents.start)
         self._frame = opening.frames.start + clock.frames(final)
         complete = max(opening.audio_latents.start, span.audio_latents.start - self.sound_decoder.lookahead)
         self._sample = complete * clock.audio_stride
 
     def _see(self, latents: LatentChunk) -> None:
-        """Decode a chunk's frames, unless that was done for an earlier chunk that depends on them."""
+        """Decode a chunk's frames once its batch is complete, unless that was done for an earlier chunk that depends on
+        them."""
         span = latents.span
         if span.index < self._to_see:
             return
-        video = latents.video.unsqueeze(0).to(self._model.device)
-        new, self._video_tail = self.video_decoder.decode(video, self._video_tail, span.ends_section)
-        guard("decode", "frames of the picture", new, f"chunk {span.index}", precision(self.video_decoder))
-        self._frames = new[0] if self._frames is None else torch.cat((self._frames, new[0]))
+        self._unseen.append(latents)
         self._to_see = span.index + 1
+        if not self._plan.ends_batch(span):
+            return
+        video = torch.cat([chunk.video for chunk in self._unseen]).unsqueeze(0).to(self._model.device)
+        new, self._video_tail = self.video_decoder.decode(video, self._video_tail, span.ends_section)
+        first, self._unseen = self._unseen[0].span.index, []
+        where = f"chunk {span.index}" if first == span.index else f"chunks {first} to {span.index}"
+        guard("decode", "frames of the picture", new, where, precision(self.video_decoder))
+        self._frames = new[0] if self._frames is None else torch.cat((self._frames, new[0]))
 
     def _shown(self, frames: range) -> Tensor:
         """These frames in uint8. They and all earlier frames are dropped from memory."""
