@@ -33,8 +33,6 @@ from longtake.pipeline.models.protocols import Stream, Tokens
 
 SIGMA_FREQUENCIES = 64
 PLACE_FREQUENCIES = 4
-LEAST_SIGMA = 0.05
-"""Below this noise level, velocities that follow from clean latents are too small rather than unbounded."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,9 @@ class AVDiTConfig:
     """Sizes of an `AVDiT`; the head width is divided among time, height and width as 2 : 1 : 1.
 
     Args:
-        through_clean: whether the network's output is clean latents, from which velocities follow. A token then need
-            not carry the noise of its patch, which may be larger than its width (Li and He, JiT, arXiv 2511.13720).
+        preconditioned: whether the network's output is what the best linear guess of the velocity lacks, at unit
+            variance (Karras et al., EDM, arXiv 2206.00364). At high noise levels it is then the clean latents, and a
+            token need not carry the noise of its patch, which may be larger than its width.
     """
 
     video_channels: int = 12
@@ -58,7 +57,7 @@ class AVDiTConfig:
     patch: int = 2
     mlp_ratio: int = 4
     modulation_rank: int = 24
-    through_clean: bool = False
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
         if self.head_dim % 8:
@@ -132,7 +131,7 @@ class AVDiT(nn.Module):
             out["video"] = rearrange(out["video"], pattern, h=h // p, w=w // p, p=p, q=p)
         if "audio" in out:
             out["audio"] = rearrange(out["audio"], "b f 1 c -> b f c")
-        return _velocities(out, streams) if self.config.through_clean else out
+        return _from_residuals(out, streams) if self.config.preconditioned else out
 
     def sites(self, latent_height: int, latent_width: int, chunk_latents: int, chunk_audio: int) -> list[SiteLayout]:
         """One joint site per layer, with space for chunks of that many latents."""
@@ -317,12 +316,14 @@ def place_waves(rows: int, columns: int) -> Tensor:
     return torch.cat((down.repeat_interleave(columns, dim=0), across.repeat(rows, 1)), dim=1)
 
 
-def _velocities(clean: Mapping[str, Tensor], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
-    """Velocities that lead from clean latents to the latents of `streams`, at their noise levels."""
+def _from_residuals(residuals: Mapping[str, Tensor], streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+    """Velocities of streams, for latents and noise of unit variance."""
     velocities = {}
-    for name, stream in streams.items():
-        sigma = stream.sigma.clamp_min(LEAST_SIGMA).reshape(*stream.sigma.shape, *[1] * (stream.latents.ndim - 2))
-        velocities[name] = (stream.latents - clean[name]) / sigma.to(clean[name].dtype)
+    for name, residual in residuals.items():
+        latents, sigma = streams[name].latents, streams[name].sigma
+        sigma = sigma.reshape(*sigma.shape, *[1] * (latents.ndim - 2)).to(residual.dtype)
+        variance = (1 - sigma) ** 2 + sigma**2
+        velocities[name] = (2 * sigma - 1) / variance * latents.to(residual.dtype) - residual / variance.sqrt()
     return velocities
 
 

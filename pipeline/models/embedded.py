@@ -82,7 +82,7 @@ SECOND_WORLD = EmbeddedModelConfig(
     sink=0,
     audio_lag=0.75,
     trained_sizes=((128, 128),),
-    denoiser=AVDiTConfig(audio_channels=64, text_tokens=36, patch=4, through_clean=True),
+    denoiser=AVDiTConfig(audio_channels=64, text_tokens=36, patch=4, preconditioned=True),
     sound_codec=SoundCodecConfig(sample_rate=24_000, hop=1200, latent_channels=64, channels=2),
 )
 

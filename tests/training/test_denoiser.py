@@ -133,20 +133,22 @@ def test_given_latents_are_clean_and_do_not_count_in_the_loss(options, kinds):
     assert ((seen["video"] == 0) >= batch["given"].permute(1, 0, 2, 3).flatten(0, 1).flatten(1)).all()
 
 
-def test_a_network_through_clean_latents_gives_the_velocity_from_them():
-    config = replace(TINY, denoiser=replace(TINY.denoiser, through_clean=True))
-    through, plain = (EmbeddedModel.untrained(each, seed=1).double() for each in (config, TINY))
+def test_a_preconditioned_network_adds_to_the_best_linear_guess_of_the_velocity():
+    config = replace(TINY, denoiser=replace(TINY.denoiser, preconditioned=True))
+    conditioned, plain = (EmbeddedModel.untrained(each, seed=1).double() for each in (config, TINY))
     grid = ClipGrid.of(plain, Fraction(16), chunks=1)
-    latents = {"video": torch.randn(2, 4, 4, 8, 8).double(), "audio": torch.randn(2, 20, 6).double()}
-    sigma = torch.tensor([[0.5], [0.01]]).double()
+    latents = {"video": torch.randn(3, 4, 4, 8, 8).double(), "audio": torch.randn(3, 20, 6).double()}
+    sigma = torch.tensor([[1.0], [0.5], [0.0]]).double()
     streams = {name: Stream(z, sigma.expand(z.shape[:2]), grid.times_s(name)) for name, z in latents.items()}
-    text = plain.text(torch.zeros(2, TINY.denoiser.text_tokens, dtype=torch.long))
+    text = plain.text(torch.zeros(3, TINY.denoiser.text_tokens, dtype=torch.long))
 
     def run(model):
         context = ChunkCausalContext(grid.lengths({"video": 16, "audio": 1}), model.kv_plan, model.denoiser.rope)
         return predict(model.denoiser, streams, text, context)
 
-    velocities, clean = run(through), run(plain)
+    velocities, residuals = run(conditioned), run(plain)
     for name, z in latents.items():
-        for row, divisor in enumerate((0.5, 0.05)):
-            torch.testing.assert_close(velocities[name][row], (z[row] - clean[name][row]) / divisor)
+        noise, _, clean = z
+        residual = residuals[name]
+        expected = torch.stack((noise - residual[0], -(2**0.5) * residual[1], -clean - residual[2]))
+        torch.testing.assert_close(velocities[name], expected)
