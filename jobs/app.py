@@ -13,6 +13,7 @@ from longtake.jobs.entry import Command, new_app
 from longtake.jobs.inspect import command as inspect
 from longtake.jobs.models import command as models
 from longtake.jobs.render import command as render
+from longtake.jobs.score import command as score
 from longtake.jobs.status import command as status
 from longtake.jobs.submit import command as submit
 from longtake.jobs.train import command as train
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.command,
     "init": init.command,
     "render": render.command,
+    "score": score.command,
     "upscale": upscale.command,
     "submit": submit.command,
     "batch": batch.command,

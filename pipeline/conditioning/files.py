@@ -98,13 +98,14 @@ def is_film(url: str) -> bool:
 def read_frames(url: str, fps: Fraction, width: int, height: int) -> Iterator[Tensor]:
     """A film of any rate as frames at `fps`, fitted: [1 3 h w] in -1..1 each.
 
-    Each frame is the one that the film shows in the middle of the frame's time; before its first picture, that one.
+    Each frame is the one that the film shows in the middle of the frame's time, counted from its first picture.
     """
     latest: FrameBlock | None = None
     picture: Tensor | None = None
-    number = 0
+    number, start_s = 0, Fraction(0)
     for shown in stream_frames(url, block=1, size=count_film(url).size):
-        while latest is not None and Fraction(2 * number + 1, 2) / fps < shown.times_s[0]:
+        start_s = shown.times_s[0] if latest is None else start_s
+        while latest is not None and Fraction(2 * number + 1, 2) / fps < shown.times_s[0] - start_s:
             picture = fitted(latest.frames, width, height, latest.pixel_aspect) if picture is None else picture
             yield picture
             number += 1

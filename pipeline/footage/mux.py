@@ -29,9 +29,9 @@ from longtake.pipeline.footage.values import Footage, kept_tags
 from longtake.pipeline.media.ffmpeg import reported
 from longtake.pipeline.media.source import opened
 
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _MAX_TIMESCALE = 2**31 - 1
-_SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska has random identifiers
+SAME_EACH_TIME = {"fflags": "+bitexact"}  # otherwise Matroska has random identifiers
 _MILLISECOND = Fraction(1, 1000)
 _REHEARSED_S = Fraction(1)
 # Tags with a standard place in an MP4. Others are stored as QuickTime metadata.
@@ -133,7 +133,7 @@ def write_footage(
 def _format(path: Path, encoding: FootageEncoding) -> str:
     if path.suffix.lower() not in encoding.containers:
         raise EncodingError(f"{path.name}: {encoding.codec} is written to {', '.join(encoding.containers)}; end it so")
-    return _FORMATS[path.suffix.lower()]
+    return FORMATS[path.suffix.lower()]
 
 
 def _is_in_milliseconds(footage: Footage) -> bool:
@@ -200,7 +200,7 @@ class _Film:
         size = (first.width, first.height)
         target = target_of(footage, encoding)
         template = stack.enter_context(described_track(footage, encoding.codec, size, target.colour))
-        options = _mp4_options(footage) if container != "matroska" else _SAME_EACH_TIME
+        options = mp4_options(footage) if container != "matroska" else SAME_EACH_TIME
         with reported(f"opening {path}"):
             self._out = stack.enter_context(
                 av.open(str(path), "w", format=container, options=options, metadata_errors="surrogateescape")
@@ -262,7 +262,7 @@ class _Film:
         return packet
 
 
-def _mp4_options(footage: Footage) -> dict[str, str]:
+def mp4_options(footage: Footage) -> dict[str, str]:
     """Time scales in which every time is a whole number, and the index at the front."""
     own = footage.time_base.denominator
     scales = [own, *(one.time_base.denominator for one in footage.others if one.time_base and one.kind == "audio")]
@@ -271,7 +271,7 @@ def _mp4_options(footage: Footage) -> dict[str, str]:
     flags = "faststart"
     if {name.lower() for name in kept_tags(footage.metadata)} - _PLAIN_TAGS:
         flags += "+use_metadata_tags"
-    return _SAME_EACH_TIME | {
+    return SAME_EACH_TIME | {
         "movflags": flags,
         "movie_timescale": str(movie if movie <= _MAX_TIMESCALE else max(scales)),
         "video_track_timescale": str(video if video <= _MAX_TIMESCALE else own),

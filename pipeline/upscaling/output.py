@@ -6,7 +6,7 @@ film.mp4.longtake/journal/output.json    describes the output that was written l
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -92,7 +92,7 @@ class Output:
         """Raise `SpecError` if the output exists and was not written from this journal."""
         if self._card() is None and self._files.exists(self._path):
             raise SpecError(
-                f"{self.url} exists and was not written by longtake upscale; use another -o (nothing was overwritten)"
+                f"{self.url} exists and was not written by longtake; use another -o (nothing was overwritten)"
             )
 
     def written(self, key: str) -> Written | None:
@@ -116,8 +116,18 @@ class Output:
 
     def write(self, film: OutputContent, key: str) -> Written:
         """Write the output atomically. Raises `MediaError` if it cannot be written."""
+        return self.write_by(
+            lambda path: write_footage(film.footage, film.segments, film.encoding, path, film.frames), key
+        )
+
+    def write_by(self, writer: Callable[[Path], tuple[str, ...]], key: str) -> Written:
+        """Write the output atomically.
+
+        Args:
+            writer: writes a local file, and returns what it cannot hold, in words.
+        """
         with self._scratch() as path:
-            warnings = write_footage(film.footage, film.segments, film.encoding, path, film.frames)
+            warnings = writer(path)
             size = path.stat().st_size
             # The card comes first, so that a file of ours never looks foreign.
             self._put_card(key, size, warnings)

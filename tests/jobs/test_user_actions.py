@@ -143,7 +143,7 @@ OTHERS = {
     "upscale nosuch://film.mp4 -o {out}.mp4": (WRONG, "nosuch"),
     "upscale {film} -o {folder}": (WRONG, "names no file; use a path such as out/film.mp4"),
     "upscale {film} -o {film}": (WRONG, "the footage itself; use another path"),
-    "upscale {film} -o {foreign}/film.mp4": (WRONG, "was not written by longtake upscale; use another -o"),
+    "upscale {film} -o {foreign}/film.mp4": (WRONG, "was not written by longtake; use another -o"),
     "upscale {film} -o {upscaled} --scale 4 --in-process": (
         WRONG,
         "would be made again (scale was 2, is 4); add --fresh",
