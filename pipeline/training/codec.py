@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.media.picture import write_png
 from longtake.pipeline.models.embedded import EmbeddedModel
 from longtake.pipeline.models.sound_codec import SoundCodec
-from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec
+from longtake.pipeline.models.video_codec import TEMPORAL_STRIDE, VideoCodec
 from longtake.pipeline.training.options import read_options
 from longtake.pipeline.training.source import ClipSource
 from longtake.pipeline.training.spec import TrainSpec
@@ -31,6 +30,9 @@ SOUND_SECONDS = 6
 SAMPLE_STEP, CALIBRATION_STEP, SOUND_STEP = range(10**9, 10**9 + 3)
 """Steps beyond any training, so that these clips are held out."""
 
+FOLLOWED = 0.02
+"""How far running statistics move towards those of a batch."""
+
 WHITENING = 0.6
 """Channels are divided by this power of their standard deviation: quiet ones are amplified, but remain quieter."""
 
@@ -41,16 +43,17 @@ class CodecOptions:
 
     Args:
         video_codec_of: a model, by name or path, with whose video codec the training starts.
+        own_statistics: whether latents are normalised by the statistics of their batch. Those of few clips would hide
+            how bright they are, so that running statistics are better for small batches.
         latents: in a clip.
-        crop: side of the square of each clip that is learned from, in pixels, mostly near objects; 0 for the whole.
         latent_noise: standard deviation of the noise on latents.
         near_weight: further weight of pixels near objects.
         square_weight: weight of the squared error relative to the absolute one.
     """
 
     video_codec_of: str = ""
+    own_statistics: bool = True
     latents: int = 3
-    crop: int = 0
     latent_noise: float = 0.1
     near_weight: float = 4.0
     square_weight: float = 5.0
@@ -62,30 +65,17 @@ class CodecTask:
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
         options: CodecOptions
         (options,) = read_options(spec.options, CodecOptions)
-        largest = min(model.defaults.width, model.defaults.height)
-        if options.crop % SPATIAL_STRIDE or not 0 <= options.crop <= largest:
-            raise SpecError(f"options.crop is {options.crop}; use a multiple of {SPATIAL_STRIDE} up to {largest}, or 0")
         if options.video_codec_of:
-            model.video_codec.load_state_dict(load_model(options.video_codec_of).video_codec.state_dict())
+            take_over(model, options.video_codec_of)
         self._model, self._source, self._seed = model, source, spec.seed
         self._seconds = Fraction(TEMPORAL_STRIDE * options.latents) / source.fps
-        self._crop, self._sound_fits = options.crop, False
+        self._sound_fits = False
         self.objective: nn.Module = Reconstruction(model.video_codec, options)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
-        """Short clips without sound, or with option `crop` a square of that side of each, mostly near objects."""
-        numbers = range(rank * size, (rank + 1) * size)
-        clips = self._source.draw((seed, step), numbers, self._seconds)
-        if not self._crop:
-            return {"frames": clips.frames, "near": clips.near}
-        squares = [
-            _square_near(np.random.default_rng((seed, step, number, 1)), near, self._crop)
-            for number, near in zip(numbers, clips.near, strict=True)
-        ]
-        return {
-            name: torch.stack([clip[..., down, across] for clip, (down, across) in zip(whole, squares, strict=True)])
-            for name, whole in (("frames", clips.frames), ("near", clips.near))
-        }
+        """Short clips without sound."""
+        clips = self._source.draw((seed, step), range(rank * size, (rank + 1) * size), self._seconds)
+        return {"frames": clips.frames, "near": clips.near}
 
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """The model with the trained video codec, calibrated latents and the fitted sound basis."""
@@ -121,7 +111,10 @@ class Reconstruction(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and PSNR (dB) of a batch: "frames" [b f*4 3 h w] in -1..1, weights "near" [b f*4 h w]."""
         frames, options = batch["frames"], self._options
+        self.codec.norm.train(options.own_statistics)
         latents = self.codec.encode(frames)
+        if not options.own_statistics:
+            follow_statistics(self.codec.norm, latents.float())
         decoded, _ = self.codec.decode(latents + options.latent_noise * torch.randn_like(latents), None)
         error = decoded.float() - frames
         weight = 1 + options.near_weight * batch["near"].unsqueeze(2)
@@ -129,19 +122,24 @@ class Reconstruction(nn.Module):
         return {"loss": loss, "psnr_db": -10 * torch.log10((error.detach() ** 2).mean() / 4)}
 
 
-def _square_near(rng: np.random.Generator, near: Tensor, side: int) -> tuple[slice, slice]:
-    """A square on the codec's grid that shows some of what is near objects [f h w], if there are some.
+def take_over(model: EmbeddedModel, name: str) -> None:
+    """Start the video codec of `model` from that of the model called `name`."""
+    other = load_model(name)
+    if other.config.video_codec != model.config.video_codec:
+        sizes = f"{other.config.video_codec}; {model.name} has {model.config.video_codec}"
+        raise SpecError(f"options.video_codec_of is {name!r}, with a {sizes}: use a model of the same sizes")
+    model.video_codec.load_state_dict(other.video_codec.state_dict())
 
-    Most of a picture may be ground, from which a codec learns little.
-    """
-    places = near[len(near) // 2].nonzero()
-    middle = places[int(rng.integers(len(places)))].tolist() if len(places) else rng.integers(near.shape[1:]).tolist()
-    starts = [
-        int(np.clip(at + rng.integers(-side, 1), 0, size - side)) // SPATIAL_STRIDE * SPATIAL_STRIDE
-        for at, size in zip(middle, near.shape[1:], strict=True)
-    ]
-    down, across = (slice(start, start + side) for start in starts)
-    return down, across
+
+@torch.no_grad()
+def follow_statistics(norm: nn.BatchNorm2d, latents: Tensor) -> None:
+    """Move the running statistics of `norm` towards those of `latents` [b f c h w], which it has normalised."""
+    mean, variance = (reduce(values, "b f c h w -> c", "mean") for values in (latents, latents**2))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    # New tensors, since the gradient still needs the old ones.
+    norm.running_mean = norm.running_mean + FOLLOWED * mean * (norm.running_var + norm.eps).sqrt()
+    norm.running_var = norm.running_var * (1 + FOLLOWED * (variance - 1))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from longtake.pipeline.models.embedded import SECOND_WORLD, EmbeddedModel
 from longtake.pipeline.models.sound_codec import SoundCodecConfig
 from longtake.pipeline.models.video_codec import VideoCodecConfig
 from longtake.pipeline.training import world
-from longtake.pipeline.training.codec import CodecTask
+from longtake.pipeline.training.codec import CodecTask, follow_statistics
 from longtake.pipeline.training.denoiser import DenoiserTask
 from longtake.pipeline.training.second_world.captions import Caption, draw_caption
 from longtake.pipeline.training.second_world.clips import SecondWorld
@@ -20,6 +20,7 @@ from longtake.pipeline.training.second_world.pictures import draw_pictures
 from longtake.pipeline.training.second_world.sounds import PITCH_HZ, SAMPLE_RATE, render_sound
 from longtake.pipeline.training.second_world.world import draw_clip
 from longtake.pipeline.training.spec import TrainSpec
+from longtake.pipeline.weights.load import load_model
 
 MEETING = Caption.parse("a red circle bounces fast and a large blue triangle bounces slow on a dark background")
 
@@ -212,24 +213,34 @@ def test_the_model_of_this_world_reads_its_longest_prompt():
     assert (model.defaults.width, model.defaults.sample_rate) == (SIZE, SAMPLE_RATE)
 
 
-def test_codecs_learn_from_squares_near_shapes():
-    spec = TrainSpec(stage="codec", steps=1, batch_size=6, lr=1e-3, options={"crop": 64, "latents": 1})
+def test_running_statistics_follow_those_of_the_batches():
+    norm = torch.nn.BatchNorm2d(3, affine=False).eval()
+    features = 4 + 3 * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(600):
+        follow_statistics(norm, norm(features).unsqueeze(1))
+    latents = norm(features)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.var((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-3)
+
+
+def test_a_codec_learns_from_few_clips_by_running_statistics():
+    options = {"video_codec_of": "tiny", "latents": 1, "own_statistics": False}
+    spec = TrainSpec(stage="codec", steps=1, batch_size=1, lr=1e-3, options=options)
     task = CodecTask(spec, EmbeddedModel.untrained(TINY), SecondWorld())
-    batch = task.draw(0, 0, 0, 6)
-    whole = SecondWorld().draw((0, 0), range(6), Fraction(1, 4))
-    assert batch["frames"].shape == (6, 4, 3, 64, 64)
-    assert batch["near"].mean() > whole.near.mean()
-    for number, square in enumerate(batch["frames"]):
-        places = [(y, x) for y in range(0, 65, 8) for x in range(0, 65, 8)]
-        assert any(torch.equal(square, whole.frames[number, ..., y : y + 64, x : x + 64]) for y, x in places)
+    codec, batch = task.objective.codec, task.draw(0, 0, 0, 1)
+    start = load_model("tiny").video_codec
+    assert torch.equal(codec.coarse.conv.weight, start.coarse.conv.weight)
+    assert batch["frames"].shape == (1, 4, 3, SIZE, SIZE)
     task.objective(batch)["loss"].backward()
+    assert not torch.equal(codec.norm.running_mean, start.norm.running_mean)
+    assert codec.coarse.conv.weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("crop", [36, 144, -16])
-def test_squares_that_do_not_fit_are_refused(crop):
-    spec = TrainSpec(stage="codec", steps=1, batch_size=1, lr=1e-3, options={"crop": crop})
-    with pytest.raises(SpecError, match=rf"options.crop is {crop}; use a multiple of 8 up to 128, or 0"):
-        CodecTask(spec, EmbeddedModel.untrained(TINY), SecondWorld())
+def test_a_codec_of_other_sizes_is_refused():
+    options = {"video_codec_of": "tiny"}
+    spec = TrainSpec(stage="codec", steps=1, batch_size=1, lr=1e-3, options=options)
+    with pytest.raises(SpecError, match=r"'tiny', with a VideoCodecConfig\(latent_channels=4, .*; second-world has"):
+        CodecTask(spec, EmbeddedModel.untrained(SECOND_WORLD), SecondWorld())
 
 
 def test_a_denoiser_learns_from_stereo_clips_whose_prompts_change():
