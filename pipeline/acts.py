@@ -44,7 +44,8 @@ class Act(Generic[StageT]):
 
 def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
     """Chunk -> conditioning: a prompt for each guidance branch, and the latents that are given."""
-    return Act("embed", EmbedStage(take.model.text, take.plan, take.given, take.loras.attach(text=True)), observer)
+    loras = take.loras.attach(text=True)
+    return Act("embed", EmbedStage(take.model.text, take.plan, take.given, loras, take.prompts(loras)), observer)
 
 
 def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:

@@ -12,12 +12,15 @@ from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.journal.finished import FilmRecord, published_state, put_finished, read_finished
 from longtake.pipeline.journal.journal import Journal
-from longtake.pipeline.journal.keys import Parts, film_keys
+from longtake.pipeline.journal.keys import Parts, film_keys, loras_of
+from longtake.pipeline.journal.prompts import PromptJournal
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.hls import MASTER_NAME
+from longtake.pipeline.models.adapted import NetworkLoras
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.observe import Observer
 from longtake.pipeline.plan import FilmPlan, unusual_pages
+from longtake.pipeline.provenance import TAKE_PARTS
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.stages.upscale import check_upscaler, decoded_with, replay_start
 from longtake.pipeline.values import LatentChunk
@@ -53,6 +56,20 @@ class Take:
     def decoded_with(self, chunk: ChunkSpan) -> list[ChunkSpan]:
         """The chunk, and the later ones that its frames depend on."""
         return decoded_with(self.plan, None if self.upscaler is None else self.upscaler.grid, chunk)
+
+    def prompts(self, of_text: Sequence[NetworkLoras]) -> PromptJournal:
+        """Where the tokens of its prompts are kept.
+
+        Args:
+            of_text: the LoRAs that are attached to the text encoder.
+        """
+        storyboard = self.plan.storyboard
+
+        def loras(scene: int) -> list[dict[str, Any]]:
+            return loras_of(storyboard, self.loras.digests, scene) if of_text else []
+
+        numerics = {name: part for name, part in self.numerics.items() if name not in TAKE_PARTS}
+        return PromptJournal(self.store, numerics, loras)
 
     @property
     def film_key(self) -> str:

@@ -125,7 +125,7 @@ def _film_keys(
         latent_parts = {"prompt": storyboard.scenes[chunk.scene].prompt, **span}
         if unguided and (negative := storyboard.negative_of(chunk.scene)):
             latent_parts["negative"] = negative
-        if loras := _loras_of(storyboard, numerics.get("loras", ()), chunk.scene):
+        if loras := loras_of(storyboard, numerics.get("loras", ()), chunk.scene):
             latent_parts["loras"] = loras
         for file in (file for file in files if file.scene == chunk.scene):
             if comes_in.get(file.key, chunk.scene_start) == chunk.index:
@@ -197,7 +197,7 @@ def _parts_of_footage(scene: Scene) -> Parts:
     return {"boxes": scene.boxes, "keep": scene.keep, "strength": scene.strength}
 
 
-def _loras_of(storyboard: Storyboard, digests: Sequence[str], scene: int) -> list[dict[str, Any]]:
+def loras_of(storyboard: Storyboard, digests: Sequence[str], scene: int) -> list[dict[str, Any]]:
     """The LoRAs that are in use in a scene, as parts of a key."""
     return [
         {"sha256": digest, **spec.model_dump(mode="json", exclude={"file", "scenes"}, exclude_none=True)}

@@ -33,6 +33,7 @@ class TakeCard(_Card):
         latent_stops: the frame after each video latent's last one; empty on a card that an older version wrote.
         acts: the acts that each chunk passes, in order.
         film: the film's name in the output root, where it appears once it is complete.
+        negatives: the prompts of its unguided passes.
         hls: whether `live/master.m3u8` shows it while it is rendered.
     """
 
@@ -48,6 +49,7 @@ class TakeCard(_Card):
     acts: tuple[str, ...] = ("embed", "denoise", "decode", "encode", "publish")
     film: str
     hls: bool
+    negatives: tuple[str, ...] = ()
 
 
 def take_card(
@@ -78,6 +80,7 @@ def take_card(
         acts=storyboard.acts,
         film=storyboard.output.film,
         hls=storyboard.output.hls,
+        negatives=tuple(dict.fromkeys(storyboard.negative_of(scene) for scene in range(len(storyboard.scenes)))),
     )
 
 

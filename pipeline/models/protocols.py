@@ -7,7 +7,7 @@ d width, a axes of position, n samples.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -123,6 +123,15 @@ class TextEncoder(Protocol):
 
     def embed(self, prompt: str) -> Tensor:
         """Tokens [l d]. Raises `SpecError` for a prompt that the model cannot read."""
+        ...
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """A text encoder that need not stay in memory."""
+
+    def release(self) -> None:
+        """Drop the encoder's weights; the next prompt loads them again."""
         ...
 
 

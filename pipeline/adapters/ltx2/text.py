@@ -54,11 +54,16 @@ class LTX2Text:
             input_ids=read.input_ids.to(encoder.device), attention_mask=mask, output_hidden_states=True
         ).hidden_states
         if not self.keeps_encoder:
-            del self._encoder, encoder
+            del encoder
+            self.release()
         stacked = torch.stack(states, dim=-1).flatten(2, 3)
         connectors = self._connectors
         video, audio, _ = connectors(stacked.to(connectors.dtype), mask, padding_side="left")
         return torch.cat((video, audio), dim=-1)[0]
+
+    def release(self) -> None:
+        """Drop Gemma; the next prompt loads it again."""
+        vars(self).pop("_encoder", None)
 
     @cached_property
     def _tokenizer(self) -> Any:

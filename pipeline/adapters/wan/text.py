@@ -52,9 +52,13 @@ class WanText:
         device, length = self._encoder.device, int(read.attention_mask.sum())
         encoded = self._encoder(read.input_ids.to(device), read.attention_mask.to(device)).last_hidden_state[0]
         if not self.keeps_encoder:
-            del self._encoder
+            self.release()
         filled = functional.pad(encoded[:length], (0, 0, 0, self.max_tokens - length))
         return torch.cat([self._project(embedder, filled) for embedder in self._embedders], dim=-1)
+
+    def release(self) -> None:
+        """Drop UMT5; the next prompt loads it again."""
+        vars(self).pop("_encoder", None)
 
     def _project(self, embedder: nn.Module, tokens: Tensor) -> Tensor:
         weight = next(embedder.parameters())
