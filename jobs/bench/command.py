@@ -21,6 +21,10 @@ def command(
     ranks: Annotated[
         int | None, typer.Option(min=2, help="Ranks, for benches that compare gangs (default: by bench).")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model.safetensors to judge, for fidelity and second-world (default: the shipped one)."),
+    ] = None,
 ) -> None:
     """Measure what longtake promises; exit with 1 if a figure misses its limit."""
     from longtake.jobs.bench.figures import BenchOptions, Size
@@ -35,6 +39,6 @@ def command(
         raise SpecError("--quick and --smoke are two sizes of a bench; leave one of them out")
     size: Size = "smoke" if smoke else "quick" if quick else "full"
     with Progress(Feedback(json=True), f"measuring {name}"):
-        kept = run_bench(name, BenchOptions(repeat, seed, size, ranks), as_json=json)
+        kept = run_bench(name, BenchOptions(repeat, seed, size, ranks, model), as_json=json)
     if not kept:
         raise typer.Exit(1)

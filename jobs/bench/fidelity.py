@@ -60,8 +60,9 @@ SMOKE = Films(100, short=2, minute=2, long=2, minutes=1, clips=2, workers=1)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
-    """All figures of the shipped weights."""
-    model = load_model(MODEL)
+    """All figures of the shipped weights, or of `options.model`."""
+    name = options.model or MODEL
+    model = load_model(name)
     torch.set_num_threads(1)
     films = options.pick(full=FULL, quick=QUICK, smoke=SMOKE)
     captions = sample_captions(options.seed)
@@ -72,7 +73,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
     chosen = short[:: max(1, len(short) // films.minutes)][: films.minutes]
     minute = [FilmToRate(film.caption, films.minute, film.seed + 1000) for film in chosen]
     long = [FilmToRate(short[0].caption, films.long, options.seed + 2000)]
-    ratings = iter(rate_all(MODEL, [*short, *apart, *minute, *long], films.workers))
+    ratings = iter(rate_all(name, [*short, *apart, *minute, *long], films.workers))
     short_ratings, apart_ratings, minute_ratings, long_ratings = (
         [next(ratings) for _ in part] for part in (short, apart, minute, long)
     )
@@ -82,7 +83,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         **_sync(short_ratings, apart_ratings, [*minute_ratings, *long_ratings]),
         **_stability([*minute_ratings, *long_ratings], minute_ratings, long_ratings),
         "seam_ratio_truth": _truth_seams(model, options, 3 * films.clips // 4),
-        "realtime_factor": _realtime_factor(model, options),
+        "realtime_factor": realtime_factor(model, options, str(HELD_OUT[0])),
     }
 
 
@@ -203,10 +204,10 @@ def _truth_seams(model: EmbeddedModel, options: BenchOptions, num_clips: int) ->
     return float(change[frames % chunk == 0].mean() / change[(frames % 4 == 0) & (frames % chunk != 0)].mean())
 
 
-def _realtime_factor(model: EmbeddedModel, options: BenchOptions) -> float:
+def realtime_factor(model: EmbeddedModel, options: BenchOptions, prompt: str) -> float:
     """Seconds of film per second of the pipeline in one process, with the defaults of a storyboard."""
     length_s = options.pick(full=20, quick=20, smoke=1)
-    scene = f"{{prompt: {HELD_OUT[0]}, duration: {length_s}s}}"
+    scene = f"{{prompt: {prompt}, duration: {length_s}s}}"
     storyboard = parse_storyboard(f"{{seed: {options.seed}, scenes: [{scene}]}}")
     with TemporaryDirectory() as folder:
         take = open_take(plan_film(storyboard, model), model, Store(folder), numerics(model))

@@ -20,12 +20,14 @@ class BenchOptions:
         seed: the seed of everything random.
         size: how much work to do.
         ranks: how many ranks to compare, for benches that compare gangs.
+        model: the model to judge, for benches that judge one; None is the shipped one.
     """
 
     repeat: int | None = None
     seed: int = 0
     size: Size = "full"
     ranks: int | None = None
+    model: str | None = None
 
     def pick(self, full: T, quick: T, smoke: T) -> T:
         """The argument that is named like the size."""

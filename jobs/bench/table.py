@@ -413,6 +413,30 @@ BENCHES: Mapping[str, Bench] = {
         "longtake.jobs.bench.upscale:measure",
         repeats=1,
     ),
+    "second-world": Bench(
+        {
+            "codec_psnr_db": Figure("mean PSNR of true clips through the video codec", at_least=30),
+            "codec_attribute_accuracy": Figure(
+                "share of attributes read in true clips through the codecs", at_least=0.98
+            ),
+            "codec_sync_f1": Figure(
+                "F1 of seen and heard events in them: what a perfect denoiser would reach", at_least=0.9
+            ),
+            "prompt_accuracy_one": Figure("films of one shape in which all is as the prompt says", at_least=0.95),
+            "prompt_accuracy_two": Figure("films of two shapes in which all is as the prompt says", at_least=0.85),
+            "prompt_accuracy_held_out": Figure("the same for prompts that training never showed", at_least=0.85),
+            "attribute_accuracy": Figure("share of attributes that are as the prompts say"),
+            "onset_f1_one": Figure("F1 of seen and heard events within 62.5 ms, one shape", at_least=0.8),
+            "onset_f1_fast": Figure("the same for one fast shape", at_least=0.85),
+            "onset_f1_slow": Figure("the same for one slow shape", at_least=0.7),
+            "onset_f1_two": Figure("the same for two shapes, by colour", at_least=0.65),
+            "onset_f1_by_chance": Figure("the same for all, with the sound shifted by half a film"),
+            "offset_ms": Figure("median of sound minus picture, of pairs", at_most=10),
+            "realtime_factor": Figure("seconds of film per second of the pipeline in one process", at_least=2),
+        },
+        "longtake.jobs.bench.second_world:measure",
+        repeats=1,
+    ),
     "world": Bench(
         {
             "draw_ms": Figure("median milliseconds of CPU to draw a clip of 4 s, picture and sound", at_most=50),

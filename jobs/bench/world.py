@@ -5,7 +5,7 @@ To judge a model by these readers, one must know how often they are wrong. Chanc
 Shapes: f frames, h w pixels, n samples.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -18,11 +18,10 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from longtake.jobs.bench.figures import BenchOptions
+from longtake.jobs.bench.world_readings import Judged, Pooled, in_sync
 from longtake.pipeline.inspect.prompts import CORNER_S
-from longtake.pipeline.inspect.second_world.bodies import SeenBody
 from longtake.pipeline.inspect.second_world.reading import Reading, read_film
-from longtake.pipeline.inspect.sync import TOLERANCE_S, match, merged
-from longtake.pipeline.training.second_world.captions import Body
+from longtake.pipeline.inspect.sync import merged
 from longtake.pipeline.training.second_world.moves import FPS, Floats
 from longtake.pipeline.training.second_world.pictures import Pixels
 from longtake.pipeline.training.second_world.sounds import SAMPLE_RATE
@@ -32,7 +31,6 @@ UNSEEN_STEP = 10**9 + 200
 """A step that no training reaches."""
 
 _SECONDS = 4
-_EDGE_S = 2.5 / FPS  # from the clip's ends, within which a turn cannot be seen
 _QP = 20
 _AAC_PRIMING = 1024  # samples that the encoder adds in front, which a player skips
 _AUDIBLE = 6.4, 121.6  # places further out sound alike
@@ -47,9 +45,9 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         clip = draw_clip((options.seed, UNSEEN_STEP), number, _SECONDS, held_out=number % 5 == 4)
         seconds.append(process_time() - started)
         frames, sound = _frames(clip), clip.sound
-        drawn.append(_Judged(clip, read_film(frames, FPS, sound, SAMPLE_RATE)))
+        drawn.append(_judged(clip, read_film(frames, FPS, sound, SAMPLE_RATE)))
         if options.size != "smoke" or number == 0:
-            coded.append(_Judged(clip, read_film(*_coded(frames, sound))))
+            coded.append(_judged(clip, read_film(*_coded(frames, sound))))
     return {
         "draw_ms": 1000 * median(seconds),
         **_figures(drawn),
@@ -59,28 +57,10 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _OfTruth(Judged):
+    """A clip of the world, whose truth is known."""
+
     clip: TrueClip
-    reading: Reading
-
-    def names(self) -> Iterable[tuple[str, bool]]:
-        """For each attribute of the ground and of every body, whether it was read."""
-        caption, ground = self.clip.moves.caption, self.reading.ground
-        for attribute in ("tone", "pattern", "camera", "light"):
-            yield attribute, getattr(caption, attribute) == getattr(ground, attribute)
-        yield "bed", caption.pattern == self.reading.heard.pattern
-        yield "colour", {body.colour for body in caption.bodies} == {body.colour for body in self.reading.bodies}
-        for _, body, seen, motion in self.pairs():
-            yield "shape", body.shape == seen.shape
-            yield "size", body.size == seen.size
-            yield "motion", body.motion.removesuffix(" silently") == motion
-
-    def pairs(self) -> Iterable[tuple[int, Body, SeenBody, str]]:
-        """Every body that was seen, by colour, with what was seen."""
-        for number, body in enumerate(self.clip.moves.caption.bodies):
-            for seen, motion in zip(self.reading.bodies, self.reading.happenings.motions, strict=True):
-                if seen.colour == body.colour:
-                    yield number, body, seen, motion
 
     def path_errors(self) -> Floats:
         """Distances from the true paths, in units; NaN where a shape was found hidden."""
@@ -110,13 +90,7 @@ class _Judged:
             for event in self.clip.moves.events
             if caption.bodies[event.body].colour == colour and (caption.bodies[event.body].sounds or not audible)
         ]
-        return _inner(merged(times, CORNER_S))
-
-    def seen_events(self, colour: str) -> Floats:
-        return _inner([event.time_s for event in self.reading.happenings.events if event.colour == colour])
-
-    def heard_events(self, colour: str) -> Floats:
-        return _inner(merged([event.time_s for event in self.reading.heard.events if event.colour == colour], CORNER_S))
+        return self.inner(merged(times, CORNER_S))
 
     def timbres(self) -> Iterable[bool]:
         """For each heard event of a colour that is there, whether its timbre is that of the shape."""
@@ -132,39 +106,18 @@ class _Judged:
                     yield abs(float(np.clip(event.place[0], *_AUDIBLE)) - heard.x)
 
 
-class _Pooled:
-    """Events of several clips, matched by colour within each clip and counted together."""
-
-    def __init__(self) -> None:
-        self._pairs, self._count = 0, 0
-        self._offsets_s: list[float] = []
-
-    def add(self, truth: Floats, read: Floats) -> None:
-        """Match the events of one colour of one clip."""
-        found = match(truth, read, TOLERANCE_S)
-        self._pairs += len(found.pairs)
-        self._count += found.num_events + found.num_onsets
-        self._offsets_s += [after - before for before, after in found.pairs]
-
-    @property
-    def f1(self) -> float:
-        """2 pairs / (events + events)."""
-        return 2 * self._pairs / max(1, self._count)
-
-    @property
-    def error_ms(self) -> float:
-        """Median absolute offset."""
-        return 1000 * float(np.median(np.abs(self._offsets_s))) if self._offsets_s else float("nan")
+def _judged(clip: TrueClip, reading: Reading) -> _OfTruth:
+    return _OfTruth(clip.moves.caption, reading, _SECONDS, clip)
 
 
-def _figures(judged: Sequence[_Judged]) -> dict[str, float]:
+def _figures(judged: Sequence[_OfTruth]) -> dict[str, float]:
     votes: dict[str, list[bool]] = {}
     for one in judged:
         for name, is_right in one.names():
             votes.setdefault(name, []).append(is_right)
     errors = np.concatenate([one.path_errors() for one in judged])
     errors = errors[np.isfinite(errors)]
-    seen, heard = _Pooled(), _Pooled()
+    seen, heard = Pooled(), Pooled()
     for one in judged:
         for body in one.clip.moves.caption.bodies:
             seen.add(one.true_events(body.colour, audible=False), one.seen_events(body.colour))
@@ -181,34 +134,18 @@ def _figures(judged: Sequence[_Judged]) -> dict[str, float]:
         "heard_error_ms": heard.error_ms,
         "timbre_accuracy": fmean([is_right for one in judged for is_right in one.timbres()] or [True]),
         "heard_place_error_px": median([error for one in judged for error in one.sides()] or [0.0]),
-        "sync_f1": _sync(judged, lambda times_s: times_s),
+        "sync_f1": in_sync(judged).f1,
     }
 
 
-def _chance(judged: Sequence[_Judged]) -> dict[str, float]:
+def _chance(judged: Sequence[_OfTruth]) -> dict[str, float]:
     """The readings of the next clip, and events whose sound is shifted by half a clip."""
-    others = [_Judged(one.clip, judged[(number + 1) % len(judged)].reading) for number, one in enumerate(judged)]
+    others = [_judged(one.clip, judged[(number + 1) % len(judged)].reading) for number, one in enumerate(judged)]
     votes = [is_right for one in others for _, is_right in one.names()]
-    half_s = _SECONDS / 2
     return {
         "accuracy_by_chance": fmean(votes),
-        "sync_f1_by_chance": _sync(judged, lambda times_s: np.sort((times_s + half_s) % _SECONDS)),
+        "sync_f1_by_chance": in_sync(judged, shifted=True).f1,
     }
-
-
-def _sync(judged: Sequence[_Judged], shift: Callable[[Floats], Floats]) -> float:
-    """F1 of seen and heard events of the shapes that sound, by colour."""
-    pooled = _Pooled()
-    for one in judged:
-        for body in one.clip.moves.caption.bodies:
-            if body.sounds:
-                pooled.add(one.seen_events(body.colour), shift(one.heard_events(body.colour)))
-    return pooled.f1
-
-
-def _inner(times_s: Sequence[float] | Floats) -> Floats:
-    times = np.asarray(times_s, dtype=np.float64)
-    return times[(times > _EDGE_S) & (times < _SECONDS - _EDGE_S)]
 
 
 def _frames(clip: TrueClip) -> NDArray[np.uint8]:
