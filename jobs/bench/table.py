@@ -198,6 +198,17 @@ BENCHES: Mapping[str, Bench] = {
         "longtake.jobs.bench.gpu:measure",
         1,
     ),
+    "given": Bench(
+        {
+            "v2a_f1": Figure("wall hits of true footage that its rendered sound meets", at_least=0.95),
+            "v2a_by_chance": Figure("the same with the sound of another clip"),
+            "a2v_f1": Figure("sounds of a true soundtrack that the rendered picture meets", at_least=0.6),
+            "a2v_by_chance": Figure("the same with the soundtrack of another clip"),
+            "pixels_changed_outside": Figure("pixels outside of a mask that differ from the footage", at_most=0),
+        },
+        "longtake.jobs.bench.given:measure",
+        repeats=1,
+    ),
     "hot-path": Bench(
         {
             "host_syncs_per_pass": Figure(
