@@ -32,6 +32,7 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
     watch = CancelWatch(take.store)
 
     with sole_writer(take.store), pool.opened(config_of(take, pool.config), watch.look), pacer.ticking(watch.look):
+        take.take_over()
         take.repair(pool)
         forget_finished(take.store)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))

@@ -38,6 +38,7 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     publish = acts.publish(take, observer)
 
     with sole_writer(take.store):
+        take.take_over()
         take.repair(observer)
         forget_finished(take.store)
         put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))

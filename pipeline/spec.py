@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -508,6 +509,36 @@ def _in_one_pass(chunks: int, info: ValidationInfo) -> int:
     return chunks
 
 
+class Retake(_Spec):
+    """A part of a finished film that is rendered again.
+
+    Args:
+        take: the output folder or URL of the take that it changes.
+        start, stop: when it begins and ends, as `from` and `to` in a storyboard.
+        seed: of its noise.
+        prompt: None for that of the scene.
+        streams: those that are rendered again; the other one stays.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+    take: Annotated[Place, NamesFile()]
+    start: Annotated[str, BeforeValidator(_moment)] = Field(alias="from")
+    stop: Annotated[str, BeforeValidator(_moment)] = Field(alias="to")
+    seed: Annotated[int, whole(0, 2**63 - 1)]
+    prompt: Words | None = None
+    streams: tuple[Literal["video", "audio"], ...] = ("video", "audio")
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        (first_s, first_f), (last_s, last_f) = parse_duration(self.start), parse_duration(self.stop)
+        if (last_s, last_f) <= (first_s, first_f):
+            raise SpecError(f"it is from {self.start} to {self.stop}; let it end later than it begins")
+        if not self.streams:
+            raise SpecError("streams is empty; name video, audio or both")
+        return self
+
+
 class OutputSpec(_Spec):
     """What is written to the output root.
 
@@ -572,6 +603,7 @@ class Storyboard(_Spec):
     audio: Annotated[AudioSpec, BeforeValidator(_sound_file, json_schema_input_type=AudioSpec | str)] = AudioSpec()
     scenes: Annotated[tuple[Annotated[Scene, AfterValidator(_lasts_a_frame)], ...], AfterValidator(_last_a_film)]
     loras: Annotated[tuple[LoraSpec, ...], AfterValidator(_loras)] = ()
+    retakes: tuple[Retake, ...] = ()
     sampling: SamplingSpec = SamplingSpec()
     output: OutputSpec = OutputSpec()
     parallel_scenes: bool = False
@@ -674,6 +706,7 @@ _SECTIONS: dict[str, type[_Spec]] = {
     "audio": AudioSpec,
     "scenes": Scene,
     "loras": LoraSpec,
+    "retakes": Retake,
     "sampling": SamplingSpec,
     "output": OutputSpec,
 }
@@ -688,7 +721,7 @@ def mistake(error: ErrorDetails) -> str:
 
 def _nearest_key(loc: tuple[str | int, ...]) -> str:
     section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
-    known = list(_SECTIONS[section].model_fields)
+    known = [field.alias or name for name, field in _SECTIONS[section].model_fields.items()]
     near = get_close_matches(str(loc[-1]), known, n=1)
     if near:
         return f"did you mean {near[0]}?"

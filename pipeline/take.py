@@ -12,7 +12,7 @@ from longtake.pipeline.conditioning.encoder import ConditioningEncoder, digests
 from longtake.pipeline.errors import JournalError
 from longtake.pipeline.journal.finished import FilmRecord, published_state, put_finished, read_finished
 from longtake.pipeline.journal.journal import Journal
-from longtake.pipeline.journal.keys import Parts, film_keys, loras_of
+from longtake.pipeline.journal.keys import FilmKeys, Parts, film_keys, loras_of
 from longtake.pipeline.journal.prompts import PromptJournal
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.hls import MASTER_NAME
@@ -21,6 +21,7 @@ from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.observe import Observer
 from longtake.pipeline.plan import FilmPlan, unusual_pages
 from longtake.pipeline.provenance import TAKE_PARTS
+from longtake.pipeline.retakes import TakeBefore, parts_of
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.stages.upscale import check_upscaler, decoded_with, replay_start
 from longtake.pipeline.values import LatentChunk
@@ -37,6 +38,7 @@ class Take:
         loras: of the film.
         upscaler: None for a film that is shown at the size at which it is rendered.
         notes: what the user should know about these files.
+        before: the take that the latest retake changes; None without one.
     """
 
     model: FilmModel
@@ -48,6 +50,7 @@ class Take:
     loras: FilmLoras
     upscaler: TakeUpscaler | None = None
     notes: tuple[str, ...] = ()
+    before: TakeBefore | None = None
 
     def finished(self, chunk: ChunkSpan) -> LatentChunk | None:
         """The finished latents of a chunk of the film, or of the film that it continues. None if they are missing."""
@@ -128,6 +131,11 @@ class Take:
             "encoded": _ranges(segments),
         }
 
+    def take_over(self) -> None:
+        """Copy what a retake leaves alone from the take that it changes."""
+        if self.before is not None:
+            self.before.journal.copy_to(self.journal)
+
     def repair(self, observer: Observer) -> None:
         """Forget each chunk whose latents are damaged and still needed, so that it is rendered again, bit for bit.
 
@@ -202,18 +210,27 @@ def open_take(
         grid, parts = upscaler.grid, {**numerics, "upscaler": upscaler.fingerprint}
         numerics = {**numerics, "upscaler": upscaler.card()}
     parts = {**parts, **unusual_pages(plan, model)}
-    keys = film_keys(
-        plan.storyboard,
-        plan.chunks,
-        parts,
-        lambda chunk: decoded_with(plan, grid, chunk)[-1],
-        unguided="unguided" in plan.branches,
-        comes_in={
-            file.key: plan.place_of(file)[0] for file in plan.storyboard.conditioning_files() if file.scene is not None
-        },
-    )
-    notes = (*notes, *plan.steps.notes)
-    return Take(model, plan, store, Journal(store, keys), numerics, given, loras, upscaler, notes)
+    comes_in = {
+        file.key: plan.place_of(file)[0] for file in plan.storyboard.conditioning_files() if file.scene is not None
+    }
+
+    def keys(num_retakes: int) -> FilmKeys:
+        return film_keys(
+            plan.storyboard,
+            plan.chunks,
+            parts,
+            lambda chunk: decoded_with(plan, grid, chunk)[-1],
+            unguided="unguided" in plan.branches,
+            comes_in=comes_in,
+            retaken=lambda chunk: parts_of(plan, chunk, num_retakes),
+        )
+
+    num_retakes = len(plan.storyboard.retakes)
+    before = TakeBefore.of(plan, keys(num_retakes - 1), store) if num_retakes else None
+    if before is not None:
+        given = ConditioningEncoder(model, plan, before.held)
+    journal, notes = Journal(store, keys(num_retakes)), (*notes, *plan.steps.notes)
+    return Take(model, plan, store, journal, numerics, given, loras, upscaler, notes, before)
 
 
 def _open_upscaler(plan: FilmPlan, numerics: Parts) -> TakeUpscaler | None:

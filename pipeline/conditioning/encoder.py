@@ -5,7 +5,7 @@ file is part of the journal's keys. The end of another film becomes finished chu
 a stage that needs earlier latents reads them like those of any other chunk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
 import torch
@@ -31,9 +31,16 @@ class ConditioningEncoder:
     Args:
         model: its codecs encode.
         plan: of the film.
+        held: further latents that are given of a chunk, by stream, in place of those of the files.
     """
 
-    def __init__(self, model: FilmModel, plan: FilmPlan) -> None:
+    def __init__(
+        self,
+        model: FilmModel,
+        plan: FilmPlan,
+        held: Callable[[ChunkSpan], Mapping[str, GivenLatents]] = lambda _: {},
+    ) -> None:
+        self._held = held
         files = plan.storyboard.conditioning_files()
         self._inputs = [INPUTS[file.kind](file, model, plan) for file in files]
 
@@ -43,6 +50,8 @@ class ConditioningEncoder:
         for each in self._inputs:
             for name, given in each.latents(chunk).items():
                 found.setdefault(name, []).append(given)
+        for name, given in self._held(chunk).items():
+            found.setdefault(name, []).append(given)
         return Given(chunk, {name: _joined(parts) for name, parts in found.items()}) if found else None
 
     def before(self, span: ChunkSpan) -> LatentChunk:
@@ -81,14 +90,11 @@ class ConditioningEncoder:
 
 
 def _joined(parts: Sequence[GivenLatents]) -> GivenLatents:
-    """Latents that several inputs give of one stream, each at places of its own."""
+    """Latents that several inputs give of one stream; where two give the same one, the later."""
     if len(parts) == 1:
         return parts[0]
-    rows = sorted(
-        ((place, row) for part in parts for place, row in zip(part.places, part.values, strict=True)),
-        key=lambda one: one[0],
-    )
-    return GivenLatents(tuple(place for place, _ in rows), torch.stack([row for _, row in rows]))
+    rows = {place: row for part in parts for place, row in zip(part.places, part.values, strict=True)}
+    return GivenLatents(tuple(sorted(rows)), torch.stack([rows[place] for place in sorted(rows)]))
 
 
 def digests(storyboard: Storyboard) -> dict[str, str]:

@@ -85,6 +85,18 @@ class Journal:
         for kind in kinds:
             self._manifests.forget(chunk_name(kind, index))
 
+    def copy_to(self, other: "Journal") -> None:
+        """Copy all data that counts in both journals to `other`, where it is missing."""
+        kinds: tuple[Kind, ...] = ("latents", "segments")
+        for kind in kinds:
+            kept = {*other.kept(kind)}
+            for index in self.kept(kind):
+                wanted = other._of(kind)[index]
+                if index in kept or self._of(kind)[index].key != wanted.key:
+                    continue
+                if (data := self._data(kind, index)) is not None:
+                    other._keep(kind, index, wanted, data)
+
     def kept(self, kind: Kind) -> list[int]:
         """The chunks that have a manifest of this kind that counts, in order. Their data may be damaged."""
         there = self._store.list(f"journal/{kind}")

@@ -68,6 +68,7 @@ def film_keys(
     *,
     unguided: bool = True,
     comes_in: Mapping[str, int] = MappingProxyType({}),
+    retaken: Callable[[ChunkSpan], Sequence[Parts]] = lambda _: (),
 ) -> FilmKeys:
     """The keys of a planned film.
 
@@ -79,13 +80,29 @@ def film_keys(
         unguided: whether guidance reads a negative prompt.
         comes_in: the chunk from which on each file of a scene matters, by the file's key; the scene's first where it is
             missing.
+        retaken: what retakes add to the key of a chunk; no other key depends on it.
     """
     keys = _film_keys(storyboard, chunks, numerics, last_seen, comes_in, unguided=unguided)
+    if any(retaken(chunk) for chunk in chunks):
+        return _retaken(keys, [retaken(chunk) for chunk in chunks])
     recorded = {name: part for name, part in numerics.items() if name not in RECORDED_LATER}
     if len(recorded) == len(numerics):
         return keys
     older = _film_keys(storyboard, chunks, recorded, last_seen, comes_in, unguided=unguided)
     return FilmKeys(_with_older(keys.latents, older.latents), _with_older(keys.segments, older.segments))
+
+
+def _retaken(keys: FilmKeys, added: Sequence[Sequence[Parts]]) -> FilmKeys:
+    def changed(key: ChunkKey, parts: Sequence[Parts]) -> ChunkKey:
+        for number, one in enumerate(parts):
+            key = ChunkKey(_hash(key.key, one), {**key.parts, f"retake {number}": one})
+        return key
+
+    latents, segments = (
+        tuple(changed(key, parts) for key, parts in zip(of_kind, added, strict=True))
+        for of_kind in (keys.latents, keys.segments)
+    )
+    return FilmKeys(latents, segments)
 
 
 def _with_older(keys: Sequence[ChunkKey], older: Sequence[ChunkKey]) -> tuple[ChunkKey, ...]:

@@ -1,6 +1,7 @@
 """Denoise: noise becomes the clean latents of one chunk, which continue those of the chunks before it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan
@@ -11,6 +12,7 @@ from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.retakes import seed_of
 from longtake.pipeline.rollouts import Causal, Continuation
 from longtake.pipeline.sampling.causal import CausalEngine
 from longtake.pipeline.sampling.continuation import ContinuationEngine
@@ -72,6 +74,7 @@ class DenoiseStage:
     def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are missing."""
         self._stand_before(chunk, conditioning)
+        self.engine.sampling = replace(self.engine.sampling, noise=KeyedNoise(seed_of(self._plan, chunk)))
         latents = self.engine.denoise(chunk, conditioning.prompts, conditioning.given)
         for name, values in (("video", latents.video), ("audio", latents.audio)):
             guard("denoise", f"{name} latents", values, f"chunk {chunk.index}", self._dtype)

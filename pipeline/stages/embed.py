@@ -12,6 +12,7 @@ from longtake.pipeline.journal.prompts import PromptJournal
 from longtake.pipeline.models.adapted import NetworkLoras
 from longtake.pipeline.models.protocols import Releasable, TextEncoder
 from longtake.pipeline.plan import FilmPlan
+from longtake.pipeline.retakes import prompt_of
 from longtake.pipeline.values import Conditioning, Given, PromptEmbedding
 
 
@@ -47,24 +48,23 @@ class EmbedStage:
         if self._kept is not None and chunk.scene < self._embedded_from:
             self._embed_ahead(chunk.scene, self._kept)
         scene = chunk.scene if self._loras else 0
-        prompts = {branch: self._embed(prompt, scene) for branch, prompt in self._prompts(chunk.scene).items()}
+        prompts = {branch: self._embed(prompt, scene) for branch, prompt in self._prompts(chunk).items()}
         given = self.given(chunk)
         for name, stream in {} if given is None else given.streams.items():
             guard("embed", f"given {name} latents", stream.values, f"chunk {chunk.index}", stream.values.dtype)
         return Conditioning(prompts, given)
 
-    def _prompts(self, scene: int) -> dict[str, str]:
+    def _prompts(self, chunk: ChunkSpan) -> dict[str, str]:
         """The prompt of each guidance branch."""
-        storyboard = self.plan.storyboard
-        prompt, negative = storyboard.scenes[scene].prompt, storyboard.negative_of(scene)
+        prompt, negative = prompt_of(self.plan, chunk), self.plan.storyboard.negative_of(chunk.scene)
         return {branch: negative if branch == "unguided" else prompt for branch in self.plan.branches}
 
     def _embed_ahead(self, first: int, kept: PromptJournal) -> None:
         """Keep the tokens of all prompts from a scene on, and release the encoder."""
-        for scene in range(first, self._embedded_from):
-            for prompt in dict.fromkeys(self._prompts(scene).values()):
-                if not kept.holds(prompt, scene):
-                    kept.keep(prompt, scene, self._tokens(prompt, scene))
+        chunks = [chunk for chunk in self.plan.chunks if first <= chunk.scene < self._embedded_from]
+        for scene, prompt in dict.fromkeys((c.scene, prompt) for c in chunks for prompt in self._prompts(c).values()):
+            if not kept.holds(prompt, scene):
+                kept.keep(prompt, scene, self._tokens(prompt, scene))
         self._embedded_from = first
         self._release()
 
