@@ -50,8 +50,9 @@ def embed(take: Take, observer: Observer) -> Act[EmbedStage]:
 
 def denoise(take: Take, observer: Observer, parallel: Parallel = ONE_RANK) -> Act[DenoiseStage]:
     """Chunk, conditioning -> latents, journalled."""
-    stage = DenoiseStage(take.model, take.plan, take.finished, parallel, take.loras.attach(text=False))
-    return Act("denoise", stage, observer, take.journal.keep_latents)
+    loras = take.loras.attach(text=False)
+    stage = DenoiseStage(take.model, take.plan, take.finished, parallel, loras, take.journal.keeping)
+    return Act("denoise", stage, observer)
 
 
 def denoise_along(take: Take, parallel: Parallel) -> Act[DenoiseStage]:

@@ -9,7 +9,9 @@ rendered again.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Literal, TypeVar
 
@@ -63,6 +65,14 @@ class Journal:
         """Commit finished latents."""
         index = latents.span.index
         self._keep("latents", index, self._keys.latents[index], latents_to_bytes(latents))
+
+    @contextmanager
+    def keeping(self, latents: LatentChunk) -> Iterator[None]:
+        """Commit finished latents on a thread while the block runs; they are committed when it ends."""
+        with ThreadPoolExecutor(1, thread_name_prefix="journal") as thread:
+            written = thread.submit(self.keep_latents, latents)
+            yield
+        written.result()
 
     def keep_segment(self, segment: Segment) -> None:
         """Commit a finished segment."""

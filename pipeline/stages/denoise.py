@@ -1,6 +1,7 @@
 """Denoise: noise becomes the clean latents of one chunk, which continue those of the chunks before it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from longtake.pipeline.attention.kv_store import KVStore
@@ -36,6 +37,8 @@ class DenoiseStage:
         finished: where to find latents that this stage has not rendered itself.
         parallel: the ranks that render each chunk together. Each rank has its own stage and gets the result.
         loras: attached to the model's networks.
+        keeping: keeps latents while its block runs, in which later chunks are shown them, and until it ends; by default
+            they are not kept.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class DenoiseStage:
         finished: FinishedLatents,
         parallel: Parallel = ONE_RANK,
         loras: Sequence[NetworkLoras] = (),
+        keeping: Callable[[LatentChunk], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         store = KVStore(
             plan.sites,
@@ -69,15 +73,18 @@ class DenoiseStage:
         denoiser = ShardedDenoiser(self._loras or model.denoiser, parallel, cache)
         self.engine = _engine(plan, denoiser, store, sampling, parallel)
         self._plan, self._finished, self._dtype = plan, finished, model.dtype
+        self._keeping = keeping
         self._next: int | None = None
 
     def __call__(self, chunk: ChunkSpan, conditioning: Conditioning) -> LatentChunk:
         """The chunk's clean latents. Raises `JournalError` if latents that it depends on are missing."""
         self._stand_before(chunk, conditioning)
         self.engine.sampling = replace(self.engine.sampling, noise=KeyedNoise(seed_of(self._plan, chunk)))
-        latents = self.engine.denoise(chunk, conditioning.prompts, conditioning.given)
+        latents = self.engine.rehearse(chunk, conditioning.prompts, conditioning.given)
         for name, values in (("video", latents.video), ("audio", latents.audio)):
             guard("denoise", f"{name} latents", values, f"chunk {chunk.index}", self._dtype)
+        with self._keeping(latents):
+            self.engine.finish(latents, conditioning.prompts)
         self._next = chunk.index + 1
         return latents
 
