@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs import cancel, clean, convert, demo, init
+from longtake.jobs import calibrate, cancel, clean, convert, demo, init
 from longtake.jobs.batch import command as batch
 from longtake.jobs.bench import command as bench
 from longtake.jobs.doctor import command as doctor
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": batch.command,
     "train": train.command,
     "models": models.command,
+    "calibrate": calibrate.command,
     "convert": convert.command,
     "doctor": doctor.command,
     "status": status.command,

@@ -28,6 +28,7 @@ SCHEDULES: Mapping[str, str] = {
 
 METHODS: Mapping[str, str] = {
     "freeze": "longtake.pipeline.sampling.step_methods:FreezeStreams",
+    "spare-openings": "longtake.pipeline.sampling.step_methods:SpareOpenings",
     "guidance-interval": "longtake.pipeline.sampling.step_methods:GuidanceInterval",
     "guidance-difference": "longtake.pipeline.sampling.step_methods:GuidanceDifference",
     "taylorseer": "longtake.pipeline.sampling.step_methods:TaylorSeer",

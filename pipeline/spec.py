@@ -390,7 +390,7 @@ class AccelerateSpec(_Spec):
     Args:
         method: its name, or "auto"; further keys are the method's parameters.
         file: path or URL of a calibrated plan.
-        budget: the largest share of the passes of a calibrated plan; 0.5 if it is left out.
+        budget: the largest share of the work of a calibrated plan; 0.5 if it is left out.
         plan: a calibrated plan itself, as the journal and the actors get it.
     """
 
@@ -405,8 +405,12 @@ class AccelerateSpec(_Spec):
     def _is_one(self) -> Self:
         if sum(value is not None for value in (self.method, self.file, self.plan)) != 1:
             raise SpecError("name one method or one file, such as {method: taylorseer, every: 3} or plan.json")
-        if self.method is None and self.parameters:
-            raise SpecError(f"{', '.join(self.parameters)} are parameters of methods; a file has a budget only")
+        if self.method in (None, "auto") and self.parameters:
+            raise SpecError(
+                f"{', '.join(self.parameters)} are parameters of methods; a calibrated plan has a budget only"
+            )
+        if self.method not in (None, "auto") and self.budget is not None:
+            raise SpecError(f"budget is for calibrated plans and auto; {self.method} has parameters of its own")
         return self
 
     @property

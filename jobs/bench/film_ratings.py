@@ -37,13 +37,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FilmToRate:
-    """A film to render; `apart` is without attention between picture and sound, and `lora` is the file of a LoRA."""
+    """A film to render; `apart` is without attention between picture and sound, `lora` is the file of a LoRA, and
+    `sampling` are keys of the storyboard's section, in YAML."""
 
     caption: Caption
     seconds: int
     seed: int
     apart: bool = False
     lora: str | None = None
+    sampling: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def plan_of(model: EmbeddedModel, film: FilmToRate) -> FilmPlan:
     """The plan of a film in one scene, with the defaults of a storyboard."""
     loras = "" if film.lora is None else f"loras: [{{file: {film.lora}}}], "
     storyboard = parse_storyboard(
-        f"{{seed: {film.seed}, {loras}scenes: [{{prompt: {film.caption}, duration: {film.seconds}s}}]}}"
+        f"{{seed: {film.seed}, sampling: {film.sampling}, {loras}scenes: [{{prompt: {film.caption},"
+        f" duration: {film.seconds}s}}]}}"
     )
     return plan_film(storyboard, model)
 

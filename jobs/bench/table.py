@@ -64,7 +64,51 @@ _OF_A_READER_CODED: Mapping[str, Figure] = {
 }
 """Figures of `world` for clips as drawn, and for clips through the codecs."""
 
+_STEP_PLANS = (
+    *("freeze", "guidance_interval", "guidance_difference", "reuse", "taylorseer", "taylorseer_3", "spectrum"),
+    *("delta_dit", "faster_diffusion", "teacache", "easycache", "fbcache", "dbcache", "careful", "stacked"),
+    *("fewer_16", "fewer_12", "fewer_8"),
+)
+_OF_A_STEP_PLAN = {
+    "work": "share of the tokens and blocks of 24 steps that it computes, in chunks with a past",
+    "wall": "CPU time over that of all 24 steps in the same run",
+    "video_error": "relative error of the picture's latents",
+    "audio_error": "relative error of the sound's latents",
+    "psnr_db": "PSNR of its frames to those of all steps",
+}
+"""Figures of `accelerate` for each plan, and for fewer steps."""
+
 BENCHES: Mapping[str, Bench] = {
+    "accelerate": Bench(
+        {
+            **{
+                f"{plan}_{figure}": Figure(f"{plan.replace('_', ' ')}: {meaning}")
+                for plan in _STEP_PLANS
+                for figure, meaning in _OF_A_STEP_PLAN.items()
+            },
+            "stacked_video_error": Figure("the same for the best plan of a third of the work", at_most=0.1),
+            "stacked_audio_error": Figure("relative error of the sound's latents with it", at_most=0.15),
+            "stacked_passes": Figure("share of the work that it computes", at_most=1 / 3),
+            "wall_share": Figure("CPU time that it saves over the work that it saves", at_least=0.85),
+            "beats_fewer_steps": Figure("1 if each plan that is shipped is nearer than fewer steps", at_least=1),
+            **{
+                f"{kind}_{figure}": Figure(f"{meaning}, {kind}")
+                for kind in ("reference", "stacked", "fewer")
+                for figure, meaning in (
+                    ("prompt_accuracy", "films that match their prompt"),
+                    ("onset_f1", "F1 of sound onsets and wall hits within 62.5 ms"),
+                    ("offset_ms", "absolute value of the median offset of sound against picture"),
+                )
+            },
+            "prompt_accuracy_lost": Figure("prompt accuracy of all steps less that of the plan", at_most=0.02),
+            "onset_f1_lost": Figure("the same for the onsets", at_most=0.02),
+            "long_seam_ratio": Figure("change between frames at chunk borders over other borders", at_most=1.05),
+            "long_std_drift": Figure("change of contrast over a long film with the plan", at_most=0.1),
+            "long_saturation_drift": Figure("change of saturation", at_most=0.1),
+        },
+        "longtake.jobs.bench.accelerate:measure",
+        repeats=1,
+    ),
     "batch": Bench(
         {
             "not_done": Figure(

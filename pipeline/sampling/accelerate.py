@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from importlib.resources import files
 from typing import Any, cast
 
 from longtake.pipeline.errors import SpecError
@@ -13,6 +14,11 @@ from longtake.pipeline.sampling.step_plan import Plan, Setting, Stacked, Table
 from longtake.pipeline.sampling.step_presets import AUTO, automatic, published
 from longtake.pipeline.spec import AccelerateSpec
 from longtake.pipeline.yaml_spec import read_text
+
+SHIPPED = "longtake.pipeline.sampling.plans"
+"""The folder of the plans that come with longtake, each named like its model and its steps."""
+
+GUIDANCE_METHODS = ("guidance-interval", "guidance-difference")
 
 CLOSE = 1e-6
 """Noise levels that differ by less are the same."""
@@ -53,17 +59,19 @@ def accelerated(wanted: Sequence[AccelerateSpec], setting: Setting, weights: Wei
         full, said = _in_full(entry, setting, weights)
         entries += full
         notes += said
-    plans = [_plan(entry, setting) for entry in entries]
-    tables = [plan for plan in plans if isinstance(plan, Table)]
-    adaptive = [plan for plan in plans if not isinstance(plan, Table)]
+    table, adaptive = Table({}), dict[str, Plan]()
+    for entry in sorted(entries, key=lambda entry: entry.method in GUIDANCE_METHODS):  # they count computed steps
+        plan = _plan(entry, replace(setting, skipped=table.skipped(setting)))
+        if isinstance(plan, Table):
+            table = plan.over(table)
+        else:
+            adaptive[str(entry.method)] = plan
     if len(adaptive) > 1:
-        names = " and ".join(str(entry.method) for entry, plan in zip(entries, plans, strict=True) if plan in adaptive)
-        raise SpecError(f"sampling.accelerate: {names} both decide while they render; use one of them")
-    table = Table({})
-    for each in tables:
-        table = table.over(each)
-    plan: Plan = Stacked(table, adaptive[0]) if adaptive else EVERYTHING if table.is_empty else table
-    return Accelerated(plan, tuple(entries), tuple(notes))
+        raise SpecError(f"sampling.accelerate: {' and '.join(adaptive)} both decide while they render; use one of them")
+    whole: Plan = EVERYTHING if table.is_empty else table
+    for plan in adaptive.values():
+        whole = Stacked(table, plan)
+    return Accelerated(whole, tuple(entries), tuple(notes))
 
 
 def _in_full(
@@ -75,6 +83,8 @@ def _in_full(
         return [AccelerateSpec(plan=_calibrated(entry, setting, weights))], []
     assert entry.method is not None
     if entry.method == AUTO:
+        if (shipped := _shipped(entry, setting, weights)) is not None:
+            return [AccelerateSpec(plan=shipped)], []
         chosen, why = automatic(setting, weights.model)
         return [each for name, values in chosen for each in _in_full(_entry(name, values), setting, weights)[0]], [why]
     values, source = published(entry.method, weights.model)
@@ -138,13 +148,33 @@ def _calibrated(entry: AccelerateSpec, setting: Setting, weights: Weights) -> di
     """The table of a file that `longtake calibrate` wrote, for the budget that is asked for."""
     file = str(entry.file)
     where = f"sampling.accelerate: {file}"
-    text = read_text(file, "write it with longtake calibrate MODEL -o PLAN.json")
+    return _table_of(
+        where, read_text(file, "write it with longtake calibrate MODEL -o PLAN.json"), entry, setting, weights
+    )
+
+
+def _shipped(entry: AccelerateSpec, setting: Setting, weights: Weights) -> dict[str, Any] | None:
+    """The table that is shipped for exactly these weights, steps and noise levels; None if there is none."""
+    for file in files(SHIPPED).iterdir():
+        if file.name.startswith(f"{weights.model}-") and file.name.endswith(".json"):
+            text = file.read_text("utf-8")
+            try:
+                check_made_for(file.name, json.loads(text)["made_for"], setting, weights)
+            except SpecError:
+                continue
+            return _table_of(f"sampling.accelerate: {AUTO}", text, entry, setting, weights)
+    return None
+
+
+def _table_of(where: str, text: str, entry: AccelerateSpec, setting: Setting, weights: Weights) -> dict[str, Any]:
     try:
         values = json.loads(text)
-        made_for, plans = values["made_for"], {float(work): plan for work, plan in values["plans"].items()}
+        made, plans = values["made_for"], {float(work): plan for work, plan in values["plans"].items()}
+        check_made_for(where, made, setting, weights)
+    except SpecError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"{where} is no step plan ({error!r}); write it with longtake calibrate") from None
-    check_made_for(where, made_for, setting, weights)
     budget = entry.budget if entry.budget is not None else 0.5
     affordable = [work for work in plans if work <= budget + CLOSE]
     if not affordable:

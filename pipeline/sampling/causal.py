@@ -34,10 +34,14 @@ class CausalEngine(RolloutEngine):
     @torch.inference_mode()
     def rehearse(self, chunk: ChunkSpan, prompts: Prompts, given: Given | None = None) -> LatentChunk:
         """As `denoise`, but the chunk is not finished: other latents may be, or it may be rehearsed again."""
-        if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
-            self.rebuild(chunk, prompts)
+        self.start(chunk, prompts)
         values = self._from_noise(Scope(chunk, self.times_s(chunk), given.streams if given else {}), prompts)
         return LatentChunk(chunk, values["video"][0].cpu(), values["audio"][0].cpu())
+
+    def start(self, chunk: ChunkSpan, prompts: Prompts) -> None:
+        """Make the store that of the chunk's past."""
+        if self.store.plan.is_canonical(chunk.scene_start, chunk.index):
+            self.rebuild(chunk, prompts)
 
     def finish(self, latents: LatentChunk, prompts: Prompts) -> None:
         """Make latents those of their chunk, which later chunks see."""

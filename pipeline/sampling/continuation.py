@@ -62,6 +62,9 @@ class ContinuationEngine(RolloutEngine):
         own = {name: values[name][0, first:] for name, first in _own(scope.span, chunk).items()}
         return LatentChunk(chunk, own["video"].cpu(), own["audio"].cpu())
 
+    def start(self, _chunk: ChunkSpan, _prompts: Prompts) -> None:
+        """Nothing is needed before a chunk: its past is finished latents."""
+
     def finish(self, latents: LatentChunk, _prompts: Prompts) -> None:
         """Make latents those of their chunk, which later chunks continue."""
         self._remember(latents)

@@ -156,7 +156,7 @@ class RolloutEngine:
             draw: the number of the draw of `noise`; fresh noise is drawn after it.
         """
         sampling, levels = self.sampling, scope.levels(self.sampling)
-        sampling.cache.begin()
+        sampling.cache.begin(opens=scope.span.index == scope.span.section)
         steps = {name: list(pairwise(each)) for name, each in levels.items()}
         seen = {name: [sampling.solver.seen_level(sigma) for sigma, _ in pairs] for name, pairs in steps.items()}
         inputs = {name: self._inputs(scope, name, seen[name], x.dtype) for name, x in values.items()}
@@ -188,8 +188,7 @@ class RolloutEngine:
                     computed = self.denoiser(streams, prompts[branch].tokens.unsqueeze(0), seen, Pass(step, branch))
             own[branch] = cache.velocities(step, branch, streams, computed)
         found = self._passes.all_branches(own, prompts) if anything else own
-        found = cache.completed(step, found, streams)
-        return self.sampling.guidance.combine(found, streams)
+        return self.sampling.guidance.combine(cache.completed(step, found, streams), streams)
 
     def _inputs(self, scope: Scope, name: str, levels: Sequence[float], dtype: torch.dtype) -> "_StreamInputs":
         """What the passes over latents of `dtype` read of a stream at each of `levels`, on the device."""

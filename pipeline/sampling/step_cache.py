@@ -99,8 +99,13 @@ class StepCache(BlockRunner):
         self._whole_pass = 0
         self.begin()
 
-    def begin(self) -> None:
-        """Forget everything: a chunk begins, or a part of it that is denoised again."""
+    def begin(self, opens: bool = False) -> None:
+        """Forget everything: a chunk begins, or a part of it that is denoised again.
+
+        Args:
+            opens: whether the chunk has no past.
+        """
+        self._is_idle = self.plan is EVERYTHING or (opens and self.plan.spares_openings)
         self._decisions = self.plan.begin()
         self._states: dict[tuple[str, str], _StreamState] = {}
         self._moving: dict[str, tuple[Tensor, float]] = {}
@@ -110,7 +115,7 @@ class StepCache(BlockRunner):
 
     def actions(self, step: int, branches: Iterable[str], streams: Mapping[str, Stream]) -> dict[str, Actions]:
         """What is done in one step, by branch and stream; the same on every rank."""
-        if self.plan is EVERYTHING:
+        if self._is_idle:
             return dict.fromkeys(branches, COMPUTED)
         if step in self._setting.switches:
             self.begin()
@@ -138,7 +143,8 @@ class StepCache(BlockRunner):
     def _possible(self, action: Action, state: _StreamState, stream: Stream) -> Action:
         """The action, or to compute the stream if what the action needs is not known yet."""
         # A stream whose noise level stays the same does not move, so its input is that of its last computed pass.
-        if self.plan.freezes and state.levels is not None and torch.equal(state.levels, stream.host_sigma):
+        before, now = state.levels, stream.host_sigma
+        if before is not None and torch.equal(before, now) and self.plan.freezes_at(float(now.max())):
             return Freeze()
         match action:
             case Extrapolate() if not state.velocities:
@@ -155,7 +161,7 @@ class StepCache(BlockRunner):
     ) -> dict[str, Tensor]:
         """The velocities of a branch: those that its pass has computed, and predictions of the others; a skipped branch
         counts as zero until it is `completed`. With a plan they have the precision of the latents, on all ranks."""
-        if self.plan is EVERYTHING:
+        if self._is_idle:
             return dict(computed)
         return {
             name: computed[name].to(stream.latents.dtype)
@@ -165,8 +171,8 @@ class StepCache(BlockRunner):
         }
 
     def completed(
-        self, step: int, velocities: dict[str, Velocities], streams: Mapping[str, Stream]
-    ) -> dict[str, Velocities]:
+        self, step: int, velocities: Mapping[str, Velocities], streams: Mapping[str, Stream]
+    ) -> Mapping[str, Velocities]:
         """The velocities of all branches; of skipped ones, those that follow from the guided branch. What later steps
         need of them is kept."""
         guided = velocities[GUIDED]
@@ -240,7 +246,7 @@ class StepCache(BlockRunner):
         this: Pass,
         total: Total,
     ) -> Mapping[str, Tokens]:
-        if this.step is None or self.plan is EVERYTHING:
+        if this.step is None or self._is_idle:
             return run_blocks(blocks, tokens, context)
         actions = self._actions.get(this.branch) or dict.fromkeys(tokens, COMPUTE)
         layers = list(blocks)

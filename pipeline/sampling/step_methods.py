@@ -84,9 +84,9 @@ class GuidanceDifference(Method):
     without its split into frequencies).
 
     Args:
-        every: steps between two that compute it.
+        every: computed steps between two that compute it.
         order: of its forecast; 0 keeps it as it is.
-        warm_up: first steps that compute it.
+        warm_up: first computed steps that compute it.
     """
 
     every: int = 2
@@ -95,10 +95,12 @@ class GuidanceDifference(Method):
 
     @override
     def plan(self, setting: Setting) -> Plan:
-        last = setting.num_steps - 1
+        counted = {step: number for number, step in enumerate(setting.computed)}
+        last = len(counted) - 1
 
         def action(step: int) -> Action:
-            return COMPUTE if in_rhythm(step, self.every, self.warm_up, last) else SkipBranch(self.order)
+            with_it = step in counted and in_rhythm(counted[step], self.every, self.warm_up, last)
+            return COMPUTE if with_it else SkipBranch(self.order)
 
         return table(setting, action, others(setting))
 
@@ -556,11 +558,26 @@ class MixCache(Method):
 
 @dataclass(frozen=True)
 class FreezeStreams(Method):
-    """A stream whose noise level has not changed is not computed: other streams see the keys and values that it has at
-    each layer. It takes effect where one stream's denoising lags behind another's, and where all of a stream is given.
+    """A finished stream is not computed: other streams see the keys and values that it has at each layer. It takes
+    effect where one stream's denoising lags behind another's, and where all of a stream is given.
+
+    Args:
+        waiting: freeze a stream that has yet to begin, too: 1 or 0.
     """
+
+    waiting: int = 0
 
     @override
     def plan(self, setting: Setting) -> Plan:
         del setting
-        return Table({}, freezes=True)
+        return Table({}, freezes=True, freezes_waiting=self.waiting > 0)
+
+
+@dataclass(frozen=True)
+class SpareOpenings(Method):
+    """The first chunk after each cut is computed whole: without a past, small errors change it most."""
+
+    @override
+    def plan(self, setting: Setting) -> Plan:
+        del setting
+        return Table({}, spares_openings=True)

@@ -85,6 +85,9 @@ ACTIONS: Mapping[str, type[Action]] = {
 }
 """The actions by the names that they have in files."""
 
+SWITCHES = ("freezes", "freezes_waiting", "spares_openings")
+"""Parts of plans that are on or off."""
+
 COMPUTE = Compute()
 GUIDED = "guided"
 
@@ -100,6 +103,7 @@ class Setting:
         tokens: of each stream in a pass over a full chunk; text is not counted.
         model: its name.
         switches: steps at which other weights take over, so that nothing may be kept from before.
+        skipped: steps that other plans skip in all branches.
     """
 
     levels: Mapping[str, Sequence[float]]
@@ -108,11 +112,17 @@ class Setting:
     tokens: Mapping[str, int]
     model: str = "the model"
     switches: tuple[int, ...] = ()
+    skipped: frozenset[int] = frozenset()
 
     @property
     def num_steps(self) -> int:
         """Denoising steps."""
         return len(self.levels["video"]) - 1
+
+    @property
+    def computed(self) -> list[int]:
+        """The steps that other plans do not skip."""
+        return [step for step in range(self.num_steps) if step not in self.skipped]
 
 
 # ------------------------------------------------------------------ what a plan may measure
@@ -179,12 +189,16 @@ class Plan:
     Attributes:
         probe: where passes are measured; None: nowhere.
         watches_latents: whether `Decisions.actions` is told what has moved.
-        freezes: whether a stream is frozen whose input is that of its last computed pass.
+        freezes: whether a finished stream is frozen, at noise level 0, once it has been computed there.
+        freezes_waiting: whether a stream that waits at a higher noise level is frozen, too.
+        spares_openings: whether chunks without a past are computed whole, since small errors change most there.
     """
 
     probe: Probe | None = None
     watches_latents: bool = False
     freezes: bool = False
+    freezes_waiting: bool = False
+    spares_openings: bool = False
 
     def begin(self) -> Decisions:
         """The decisions of one chunk."""
@@ -199,10 +213,14 @@ class Plan:
         """The most computed steps from which it predicts velocities."""
         return 2 if self.watches_latents else 0
 
+    def freezes_at(self, level: float) -> bool:
+        """Whether a stream that stays at a noise level is frozen."""
+        return self.freezes_waiting if level else self.freezes
+
     def holds(self, streams: Collection[str]) -> bool:
         """Whether one of `streams` may be computed while another one is not."""
         del streams
-        return self.freezes
+        return self.freezes or self.freezes_waiting
 
     def work(self, setting: Setting) -> float | None:
         """The share of tokens and blocks that it computes; None if that depends on the film."""
@@ -216,11 +234,13 @@ class Table(Plan, Decisions):
 
     Args:
         rows: by branch, the actions of each step by stream. Streams, branches and steps that are left out are computed.
-        freezes: see `Plan`.
+        freezes, freezes_waiting, spares_openings: see `Plan`.
     """
 
     rows: Mapping[str, Sequence[Mapping[str, Action]]]
     freezes: bool = False
+    freezes_waiting: bool = False
+    spares_openings: bool = False
 
     @override
     def begin(self) -> Decisions:
@@ -248,12 +268,16 @@ class Table(Plan, Decisions):
     @override
     def holds(self, streams: Collection[str]) -> bool:
         rows = [row for rows in self.rows.values() for row in rows]
-        return self.freezes or any(len({row.get(stream, COMPUTE) for stream in streams}) > 1 for row in rows)
+        return (
+            self.freezes
+            or self.freezes_waiting
+            or any(len({row.get(stream, COMPUTE) for stream in streams}) > 1 for row in rows)
+        )
 
     @property
     def is_empty(self) -> bool:
         """Whether it computes everything."""
-        return not self.freezes and all(isinstance(action, Compute) for action in self._all())
+        return not (self.freezes or self.freezes_waiting) and all(isinstance(action, Compute) for action in self._all())
 
     @override
     def work(self, setting: Setting) -> float:
@@ -266,12 +290,24 @@ class Table(Plan, Decisions):
                     last = None if step in setting.switches else last
                     blocks = (
                         0
-                        if self.freezes and last == level
+                        if last == level and self.freezes_at(level)
                         else _blocks(self.action(step, branch, stream), last is None, setting)
                     )
                     last = level if blocks else last
                     done, whole = done + tokens * blocks, whole + tokens * setting.num_blocks
         return done / whole
+
+    def skipped(self, setting: Setting) -> frozenset[int]:
+        """The steps in which no stream is computed in any branch."""
+        return frozenset(
+            step
+            for step in range(setting.num_steps)
+            if not any(
+                isinstance(self.action(step, branch, stream), Compute | Reuse)
+                for branch in setting.branches
+                for stream in setting.tokens
+            )
+        )
 
     def over(self, other: "Table") -> "Table":
         """Both: where this plan computes a stream, what the other one does with it."""
@@ -283,7 +319,7 @@ class Table(Plan, Decisions):
             ]
             for branch in sorted(branches)
         }
-        return Table(rows, self.freezes or other.freezes)
+        return Table(rows, **{name: getattr(self, name) or getattr(other, name) for name in SWITCHES})
 
     def _all(self) -> Iterator[Action]:
         return (action for rows in self.rows.values() for row in rows for action in row.values())
@@ -296,7 +332,7 @@ class Table(Plan, Decisions):
             branch: [{stream: _dumped(action) for stream, action in row.items()} for row in rows]
             for branch, rows in self.rows.items()
         }
-        return {"rows": rows, "freezes": self.freezes}
+        return {"rows": rows, **{name: getattr(self, name) for name in SWITCHES}}
 
     @classmethod
     def load(cls, values: Any) -> Self:
@@ -306,10 +342,10 @@ class Table(Plan, Decisions):
                 str(branch): [{str(stream): _loaded(action) for stream, action in row.items()} for row in rows]
                 for branch, rows in values["rows"].items()
             }
-            freezes = values["freezes"] is True
+            switches = {name: values.get(name) is True for name in SWITCHES}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SpecError(f"it holds no table of actions ({error!r}); write it with longtake calibrate") from None
-        return cls(rows, freezes)
+        return cls(rows, **switches)
 
 
 @dataclass(frozen=True)
@@ -322,7 +358,8 @@ class Stacked(Plan):
     def __post_init__(self) -> None:
         for name in ("probe", "watches_latents"):
             object.__setattr__(self, name, getattr(self.adaptive, name))
-        object.__setattr__(self, "freezes", self.table.freezes or self.adaptive.freezes)
+        for name in SWITCHES:
+            object.__setattr__(self, name, getattr(self.table, name) or getattr(self.adaptive, name))
 
     @override
     def begin(self) -> Decisions:

@@ -39,6 +39,7 @@ class DenoiseStage:
         loras: attached to the model's networks.
         keeping: keeps latents while its block runs, in which later chunks are shown them, and until it ends; by default
             they are not kept.
+        cache: executes something else than the plan's step plan.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DenoiseStage:
         parallel: Parallel = ONE_RANK,
         loras: Sequence[NetworkLoras] = (),
         keeping: Callable[[LatentChunk], AbstractContextManager[object]] = nullcontext,
+        cache: StepCache | None = None,
     ) -> None:
         store = KVStore(
             plan.sites,
@@ -60,7 +62,7 @@ class DenoiseStage:
             parallel=parallel,
         )
         storyboard = plan.storyboard.sampling
-        cache = StepCache(plan.steps.plan, plan.setting)
+        cache = cache or StepCache(plan.steps.plan, plan.setting)
         sampling = Sampling(
             plan.sigmas,
             solver_named(storyboard.solver),
