@@ -82,7 +82,7 @@ KNOWN = (
     Known(
         "second-world",
         "built-in",
-        {"denoiser": 6_667_168, "text encoder": 208_640, "codecs": 2_110_924 + 153_664},
+        {"denoiser": 5_233_568, "text encoder": 406_912, "codecs": 2_110_924 + 153_664},
         {(128, 128): 3_428_352},
         item_bytes=4,
     ),

@@ -19,7 +19,7 @@ from functools import partial
 from math import log, tau
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +40,8 @@ class AVDiTConfig:
     """Sizes of an `AVDiT`; the head width is divided among time, height and width as 2 : 1 : 1.
 
     Args:
+        pooled_text: whether blocks are steered by the mean of the prompt's tokens, instead of each word at its place:
+            for grammars with optional words.
         preconditioned: whether the network's output is what the best linear guess of the velocity lacks, at unit
             variance (Karras et al., EDM, arXiv 2206.00364). At high noise levels it is then the clean latents, and a
             token need not carry the noise of its patch, which may be larger than its width.
@@ -57,6 +59,7 @@ class AVDiTConfig:
     patch: int = 2
     mlp_ratio: int = 4
     modulation_rank: int = 24
+    pooled_text: bool = False
     preconditioned: bool = False
 
     def __post_init__(self) -> None:
@@ -157,20 +160,22 @@ class AVDiT(nn.Module):
 class StreamEmbed(nn.Module):
     """One stream's way in: rows of latents to tokens, noise level and prompt to the condition that steers every block.
 
-    The prompt comes in whole, each word at its place, since it always has `text_tokens` tokens, padding included.
+    The prompt always has `text_tokens` tokens, padding included. It comes in whole, each word at its place, or pooled.
     """
 
     def __init__(self, in_size: int, width: int, config: AVDiTConfig) -> None:
         super().__init__()
         self.rows = nn.Linear(in_size, width)
         self.sigma = nn.Sequential(nn.Linear(2 * SIGMA_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.text = nn.Linear(config.text_tokens * config.text_width, width)
+        self._pooled = config.pooled_text
+        self.text = nn.Linear(config.text_width * (1 if self._pooled else config.text_tokens), width)
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, rows: Tensor, sigma: Tensor, positions: Tensor, text: Tensor) -> AVTokens:
         """Tokens of rows [b f s c] at noise levels [b f] and positions [f s 3], steered by text [b t e]."""
         noise_level = rearrange(self.sigma(sinusoids(sigma).to(rows.dtype)), "b f d -> b f 1 d")
-        condition = noise_level + self.text(rearrange(text, "b t e -> b 1 1 (t e)"))
+        words = reduce(text, "b t e -> b 1 1 e", "mean") if self._pooled else rearrange(text, "b t e -> b 1 1 (t e)")
+        condition = noise_level + self.text(words)
         modulation = rearrange(self.modulation(functional.silu(condition)), "b f 1 (six d) -> b f 1 six d", six=6)
         return AVTokens(self.rows(rows), condition, modulation, positions, text)
 

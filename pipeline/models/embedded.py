@@ -45,6 +45,7 @@ class EmbeddedModelConfig:
 
     Args:
         name: the family's name.
+        text_layers: layers of the text encoder.
         trained: whether the weights were trained, or are random and only show that the pipeline works.
         chunk_latents: video latents in one chunk.
         window: chunks of context, and `sink` chunks at a section's start that stay.
@@ -56,6 +57,7 @@ class EmbeddedModelConfig:
     name: str
     trained: bool = False
     vocabulary: tuple[str, ...] = SHAPES_VOCABULARY
+    text_layers: int = 1
     chunk_latents: int = 4
     window: int = 6
     sink: int = 1
@@ -82,7 +84,8 @@ SECOND_WORLD = EmbeddedModelConfig(
     sink=0,
     audio_lag=0.75,
     trained_sizes=((128, 128),),
-    denoiser=AVDiTConfig(audio_channels=64, text_tokens=36, patch=4, preconditioned=True),
+    text_layers=2,
+    denoiser=AVDiTConfig(audio_channels=64, text_tokens=36, patch=4, pooled_text=True, preconditioned=True),
     sound_codec=SoundCodecConfig(sample_rate=24_000, hop=1200, latent_channels=64, channels=2),
 )
 
@@ -110,7 +113,9 @@ class EmbeddedModel(nn.Module):
         self.chunk_latents, self.audio_lag = config.chunk_latents, config.audio_lag
         self.defaults = _defaults(config)
         self.kv_plan = KVPlan(config.window, config.sink)
-        self.text = ClosedVocabularyEncoder(config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width)
+        self.text = ClosedVocabularyEncoder(
+            config.vocabulary, config.denoiser.text_tokens, config.denoiser.text_width, config.text_layers
+        )
         self.denoiser = AVDiT(config.denoiser)
         self.video_codec = VideoCodec(config.video_codec)
         self.sound_codec = SoundCodec(config.sound_codec)

@@ -13,21 +13,28 @@ from longtake.pipeline.errors import SpecError
 
 
 class ClosedVocabularyEncoder(nn.Module):
-    """Learned word and position embeddings and one transformer layer; prompts are padded to `max_words` tokens.
+    """Learned word and position embeddings and transformer layers; prompts are padded to `max_words` tokens.
 
     Args:
         vocabulary: the known words, in the order of their embeddings.
         max_words: words in the longest prompt.
         width: width of a token; a multiple of `num_heads`.
+        num_layers: at least one.
     """
 
-    def __init__(self, vocabulary: Sequence[str], max_words: int, width: int, num_heads: int = 4) -> None:
+    def __init__(
+        self, vocabulary: Sequence[str], max_words: int, width: int, num_layers: int = 1, num_heads: int = 4
+    ) -> None:
         super().__init__()
         self.vocabulary, self.max_words = tuple(vocabulary), max_words
         self._index = {word: place for place, word in enumerate(self.vocabulary, start=1)}
         self.words = nn.Embedding(len(self.vocabulary) + 1, width)
         self.places = nn.Parameter(0.02 * torch.randn(max_words, width))
-        self.layer = nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout=0.0, batch_first=True)
+        self.layer, *further = (
+            nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout=0.0, batch_first=True)
+            for _ in range(max(1, num_layers))
+        )
+        self.further = nn.Sequential(*further)
 
     def tokenize(self, prompt: str) -> Tensor:
         """Word indices [max_words], 0 for padding. Raises `SpecError` for unknown words and long prompts."""
@@ -54,7 +61,7 @@ class ClosedVocabularyEncoder(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Tokens [b l d] of word indices [b l]."""
-        tokens: Tensor = self.layer(self.words(numbers) + self.places)
+        tokens: Tensor = self.further(self.layer(self.words(numbers) + self.places))
         return tokens
 
     def _nearest(self, word: str) -> list[str]:

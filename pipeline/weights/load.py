@@ -30,7 +30,7 @@ _KEY, _UPSCALER_KEY = "longtake", "longtake_upscaler"
 _LARGEST = {"sample_rate": 2**20, "hop": 2**12}
 _OTHERWISE = 2**16
 """The largest numbers in a configuration, by key; a buffer has `hop` squared elements, and no tensor in the file."""
-_DEPTHS = {"num_layers", "blocks", "attentions"}
+_DEPTHS = {"num_layers", "text_layers", "blocks", "attentions"}
 """Keys that count layers; each layer has at least one tensor."""
 
 

@@ -213,6 +213,15 @@ def test_the_model_of_this_world_reads_its_longest_prompt():
     assert (model.defaults.width, model.defaults.sample_rate) == (SIZE, SAMPLE_RATE)
 
 
+def test_pooled_words_steer_blocks_wherever_they_are():
+    model = EmbeddedModel.untrained(TINY).eval()
+    assert len(model.text.further) == 1
+    embed, text = model.denoiser.embeds["video"], torch.randn(1, 36, 16)
+    rows, sigma, places = torch.randn(1, 2, 1, 64), torch.ones(1, 2), torch.zeros(2, 1, 3)
+    one, other = (embed(rows, sigma, places, words).condition for words in (text, text.flip(1)))
+    torch.testing.assert_close(one, other)
+
+
 def test_running_statistics_follow_those_of_the_batches():
     norm = torch.nn.BatchNorm2d(3, affine=False).eval()
     features = 4 + 3 * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
