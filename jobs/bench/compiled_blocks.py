@@ -17,7 +17,7 @@ from longtake.pipeline.clock import MediaClock, plan_chunks, plan_scenes
 from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.models.protocols import BlockDenoiser, Stream
-from longtake.pipeline.parallel.gang import ONE_RANK
+from longtake.pipeline.parallel.gang import ONE_RANK, Parallel
 from longtake.pipeline.parallel.sharded_denoiser import ShardedDenoiser
 from longtake.pipeline.testing import ltx2, wan
 
@@ -74,24 +74,25 @@ FAMILIES: Mapping[str, Callable[[], Small]] = {
 
 @torch.inference_mode()
 def velocities(
-    small: Small,
-    denoiser: BlockDenoiser,
+    small: Small, denoiser: BlockDenoiser, parallel: Parallel = ONE_RANK, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """What one pass over a chunk computes."""
+    """What one pass over a chunk computes, on a device where the denoiser is."""
     draw = torch.Generator().manual_seed(0)
     streams = {
         name: Stream(
-            torch.randn(1, *shape, generator=draw),
-            torch.full((1, shape[0]), 0.5),
-            torch.arange(shape[0], dtype=torch.float64) / 4,
+            torch.randn(1, *shape, generator=draw).to(device),
+            torch.full((1, shape[0]), 0.5, device=device),
+            torch.arange(shape[0], dtype=torch.float64, device=device) / 4,
         )
         for name, shape in small.shapes.items()
     }
-    text = torch.randn(1, *small.text, generator=draw)
-    store = KVStore(denoiser.sites(SIZE, SIZE, LATENTS, SOUND), KVPlan(1), denoiser.rope)
+    text = torch.randn(1, *small.text, generator=draw).to(device)
+    store = KVStore(
+        denoiser.sites(SIZE, SIZE, LATENTS, SOUND), KVPlan(1), denoiser.rope, device=device, parallel=parallel
+    )
     chunk = plan_chunks(CLOCK, plan_scenes(CLOCK, [Fraction(LATENTS, 4)], [True]), LATENTS)[0]
     with store.open(chunk, "guided") as context:
-        return ShardedDenoiser(denoiser, ONE_RANK)(streams, text, context, Pass(0, "guided"))
+        return ShardedDenoiser(denoiser, parallel)(streams, text, context, Pass(0, "guided"))
 
 
 def compiled(backend: str = "aot_eager") -> tuple[int, float]:

@@ -1,4 +1,5 @@
-"""What a GPU makes of longtake, in eight minutes: the machine, attention, causal Wan, its decoder and its text encoder.
+"""What a GPU makes of longtake, in eight minutes: the machine, attention, ranks, causal Wan, its decoder and its text
+encoder, a whole film, upscalers, and weights on their way to the device.
 
 Weights are random, at the sizes of published models. Each block prints its figures to standard error at once, so that a
 run that is cut short, or a block that fails, costs no other block its figures; what was not measured is null. Without a
@@ -8,7 +9,6 @@ GPU only `--smoke` runs: the same code on a CPU at toy sizes.
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from math import nan
 from statistics import median
@@ -22,6 +22,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 from typing_extensions import override
 
 from longtake.jobs.bench.figures import BenchOptions
+from longtake.jobs.bench.gpu_pipeline import film, load, ranks, upscale
+from longtake.jobs.bench.gpu_setting import PUBLISHED, TOY, Setting
 from longtake.jobs.bench.table import BENCHES
 from longtake.pipeline.adapters.wan.denoiser import WanDenoiser
 from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
@@ -31,7 +33,8 @@ from longtake.pipeline.attention.kernels import Kernel, cpu_flash, prove
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.attention.kv_store import KVStore
 from longtake.pipeline.clock import ChunkSpan, MediaClock, plan_chunks, plan_scenes
-from longtake.pipeline.errors import CapacityError, KernelError
+from longtake.pipeline.errors import CapacityError, KernelError, LongtakeError
+from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.devices import settle
 from longtake.pipeline.models.protocols import Denoiser, Stream
 from longtake.pipeline.parallel.gang import ONE_RANK
@@ -50,103 +53,6 @@ LEVELS = (1.0, 0.9375, 5 / 6, 0.625, 0.0)
 CLOCK = MediaClock(Fraction(16), 16_000, 4, 800, first_latent_frames=1, audio_centre=Fraction(0))
 CHUNK_LATENTS = 3
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the networks are.
-
-    Args:
-        wan: heads, head width, layers, MLP width and prompt width of causal Wan.
-        large: the same of a second one, of which single chunks are timed.
-        latent: height and width of a latent.
-        text_tokens: of a prompt.
-        attention: heads, queries and keys.
-        text: layers, width, MLP width and heads of the text encoder.
-        vae: width of the video autoencoder.
-        matrix: side of the square matrices that are multiplied.
-    """
-
-    wan: tuple[int, int, int, int, int]
-    large: tuple[int, int, int, int, int]
-    latent: tuple[int, int]
-    text_tokens: int
-    attention: tuple[int, int, int]
-    text: tuple[int, int, int, int]
-    vae: int
-    matrix: int
-
-
-PUBLISHED = Sizes(
-    wan=(12, 128, 30, 8960, 4096),
-    large=(40, 128, 40, 13_824, 4096),
-    latent=(60, 104),
-    text_tokens=512,
-    attention=(12, 4680, 18_720),
-    text=(24, 4096, 10_240, 64),
-    vae=96,
-    matrix=8192,
-)
-TOY = Sizes(
-    wan=(2, 12, 2, 48, 16),
-    large=(2, 12, 2, 48, 16),
-    latent=(2, 2),
-    text_tokens=8,
-    attention=(2, 24, 48),
-    text=(1, 16, 24, 2),
-    vae=3,
-    matrix=64,
-)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how large.
-
-    Args:
-        device: "cuda", or "cpu" for a rehearsal.
-        repeats: of everything that is timed.
-    """
-
-    device: str
-    sizes: Sizes
-    repeats: int
-
-    def seconds(self, run: Callable[[], object]) -> float:
-        """The median time of `run`, after one that does not count."""
-        found = []
-        for _ in range(self.repeats + 1):
-            self.wait()
-            started = perf_counter()
-            run()
-            self.wait()
-            found.append(perf_counter() - started)
-        return median(found[1:])
-
-    def wait(self) -> None:
-        """Until the device has done everything."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def random(self, network: Callable[[], Any], dtype: torch.dtype, made_on: str | None = None) -> Any:
-        """A network of random weights.
-
-        Args:
-            made_on: the device whose random numbers they are; None for this one.
-        """
-        with torch.device("meta"):
-            made = nn.Module.to(network(), dtype)
-        made = nn.Module.to_empty(made, device=made_on or self.device)
-        generator = torch.Generator(made_on or self.device).manual_seed(0)
-        precise = getattr(made, "_keep_in_fp32_modules", None) or ()
-        for name, tensor in (*made.named_parameters(), *made.named_buffers()):
-            if tensor.is_floating_point():
-                tensor.data.normal_(0.0, 0.02, generator=generator)
-                if tensor.dim() == 1 and name.endswith("weight"):
-                    tensor.data.add_(1.0)
-            if any(part in name for part in precise):
-                tensor.data = tensor.data.float()
-        return nn.Module.to(made, self.device).eval()
 
 
 # ------------------------------------------------------------------ blocks
@@ -188,24 +94,31 @@ def attention(setting: Setting) -> Mapping[str, float]:
 def equality(setting: Setting) -> Mapping[str, float]:
     """Whether a tiny film is the same on this device as on a CPU, and the same when it is rendered twice; and whether a
     pass waits for the device."""
-    (cpu, _), (ours, film), (again, _) = (_tiny_film(device) for device in ("cpu", setting.device, setting.device))
+    (cpu, _), (ours, rendered), (again, _) = (_tiny_film(device) for device in ("cpu", setting.device, setting.device))
     away = max(float((a.video - b.video).abs().max()) for a, b in zip(cpu, ours, strict=True))
     same = all(torch.equal(a.video, b.video) for a, b in zip(ours, again, strict=True))
-    return {"cuda_away_from_cpu": away, "renders_that_differ": float(not same), "waits": float(film.spy.waits)}
+    return {"cuda_away_from_cpu": away, "renders_that_differ": float(not same), "waits": float(rendered.spy.waits)}
 
 
 def denoise(setting: Setting) -> Mapping[str, float]:
     """Causal Wan 1.3B in bf16 with both published windows: chunks that see a full one."""
     found: dict[str, float] = {}
     for name, plan in {"longlive": KVPlan(2, 1), "self_forcing": KVPlan(6, 0)}.items():
-        film = Film(setting, setting.sizes.wan, plan)
-        chunk_s, launch_s = film.time(setting.repeats)
-        frames = CHUNK_LATENTS * 4
+        wan, frames = Film(setting, setting.sizes.wan, plan), CHUNK_LATENTS * 4
+        chunk_s, launch_s = wan.time(setting.repeats)
         found |= {f"{name}_chunk_ms": 1e3 * chunk_s, f"{name}_fps": frames / chunk_s}
         found |= {f"{name}_launch_ms": 1e3 * launch_s}
     if setting.device == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return found
+
+
+def compiled(setting: Setting) -> Mapping[str, float]:
+    """Causal Wan 1.3B with compiled blocks; a rehearsal runs the operations of their graphs one by one."""
+    wan = Film(setting, setting.sizes.wan, KVPlan(2, 1))
+    compile_blocks(wan.denoiser.blocks, backend="inductor" if setting.device == "cuda" else "eager")
+    chunk_s, launch_s = wan.time(setting.repeats)
+    return {"longlive_compiled_chunk_ms": 1e3 * chunk_s, "longlive_compiled_launch_ms": 1e3 * launch_s}
 
 
 def large(setting: Setting) -> Mapping[str, float]:
@@ -249,7 +162,8 @@ def text(setting: Setting) -> Mapping[str, float]:
 
 
 BLOCKS: Mapping[str, Callable[[Setting], Mapping[str, float]]] = {
-    block.__name__: block for block in (machine, attention, equality, denoise, decode, text, large)
+    block.__name__: block
+    for block in (machine, attention, equality, ranks, denoise, decode, text, compiled, film, large, upscale, load)
 }
 """In the order in which they run: the first ones decide most."""
 
@@ -308,7 +222,8 @@ class Film:
             return WanTransformer3DModel(**sizes, num_layers=layers, text_dim=prompt_width)
 
         height, width = setting.sizes.latent
-        denoiser = WanDenoiser(setting.random(network, dtype, made_on), text_tokens=setting.sizes.text_tokens)
+        made = setting.random(network, dtype, made_on)
+        self.denoiser = denoiser = WanDenoiser(made, text_tokens=setting.sizes.text_tokens)
         frames = CLOCK.frames(CHUNK_LATENTS * (plan.num_pages + setting.repeats))
         scenes = plan_scenes(CLOCK, [frames / CLOCK.fps], [True])
         self.chunks, self._setting = plan_chunks(CLOCK, scenes, CHUNK_LATENTS), setting
@@ -369,7 +284,7 @@ def measure(options: BenchOptions) -> Mapping[str, float]:
         report: dict[str, object] = {"block": name}
         try:
             figures = block(setting)
-        except RuntimeError as error:  # out of memory, or a kernel that fails
+        except (RuntimeError, LongtakeError, ImportError) as error:  # out of memory, or a kernel that fails
             report["error"] = str(error).partition("\n")[0]
         else:
             found |= figures

@@ -225,9 +225,13 @@ BENCHES: Mapping[str, Bench] = {
             "cuda_away_from_cpu": Figure("the most that a tiny film's latents differ from a CPU's", at_most=1e-4),
             "renders_that_differ": Figure("1 if a film rendered twice has different bits", at_most=0),
             "waits": Figure("passes that wait for the GPU", at_most=0),
+            "ranks_away_from_one": Figure("the most that a pass on 2 x 2 ranks differs from one rank", at_most=1e-5),
+            "exchange_ms": Figure("an all-to-all of 256 MiB in a world of one rank, over NCCL"),
             "longlive_chunk_ms": Figure("a chunk of causal Wan 1.3B at 832x480 with the window of LongLive"),
             "longlive_fps": Figure("frames per second of its denoising", at_least=40),
             "longlive_launch_ms": Figure("what the host takes to start a pass"),
+            "longlive_compiled_chunk_ms": Figure("a chunk with the window of LongLive, with --compile blocks"),
+            "longlive_compiled_launch_ms": Figure("what the host takes to start a pass of it"),
             "self_forcing_chunk_ms": Figure("a chunk with the window of Self-Forcing"),
             "self_forcing_fps": Figure("frames per second of its denoising"),
             "self_forcing_launch_ms": Figure("what the host takes to start a pass"),
@@ -236,8 +240,25 @@ BENCHES: Mapping[str, Bench] = {
             "decode_bf16_ms": Figure("the same in bf16"),
             "decode_bf16_channels_last_ms": Figure("the same with channels last"),
             "text_ms": Figure("a prompt through an encoder of UMT5-XXL's size"),
+            **{
+                f"encode_{threads}_fps": Figure("frames of 832x480 per second of x264 with so many threads")
+                for threads in (1, 4, 8)
+            },
+            **{
+                f"film_{act}_ms": Figure("a chunk of a film of the built-in model in this act")
+                for act in ("denoise", "decode", "encode", "publish")
+            },
+            "film_resumed_differs": Figure("1 if chunks of it that are rendered again have other bits", at_most=0),
             "wan_14b_chunk_ms": Figure("a chunk of causal Wan 14B at 832x480 with the window of LongLive"),
             "wan_14b_launch_ms": Figure("what the host takes to start a pass"),
+            "upscale_frame_ms": Figure("a frame of 240x136 through the built-in upscaler, by 2"),
+            "flashvsr_frame_ms": Figure("such a frame through FlashVSR, by 4"),
+            **{
+                f"linear_{name}_ms": Figure(f"the first layer of the MLP of Wan 1.3B over 4,680 rows, {form}")
+                for name, form in {"bf16": "in bf16", "fp8_weights": "weights in float8", "fp8": "in float8"}.items()
+            },
+            "sha256_gb_s": Figure("GB/s at which weights are hashed"),
+            "load_gb_s": Figure("GB/s at which weights reach the GPU from a cached file"),
         },
         "longtake.jobs.bench.gpu:measure",
         1,

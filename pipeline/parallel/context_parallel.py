@@ -192,17 +192,18 @@ class ContextParallel(Parallel):
 
 
 @contextmanager
-def joined(rank: int, num_ranks: int, meeting: Path, timeout_s: float = 60) -> Iterator[None]:
-    """Make this process one rank of `num_ranks` on one machine, over gloo, inside the block.
+def joined(rank: int, num_ranks: int, meeting: Path, timeout_s: float = 60, backend: str = "gloo") -> Iterator[None]:
+    """Make this process one rank of `num_ranks` on one machine inside the block.
 
     Args:
         rank: of this process.
         num_ranks: all processes.
         meeting: a file that does not exist yet, the same for all ranks.
         timeout_s: how long a rank waits for another one before it fails.
+        backend: the library that carries tensors.
     """
     where, timeout = f"file://{meeting}", timedelta(seconds=timeout_s)
-    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=num_ranks, timeout=timeout)
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=num_ranks, timeout=timeout)
     try:
         yield
     finally:
