@@ -14,7 +14,6 @@ from longtake.actors.stage_actor import TakeConfig
 from longtake.actors.supervise import supervised
 from longtake.pipeline.journal.cancel import CancelWatch
 from longtake.pipeline.journal.finished import forget_finished
-from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.stages.publish import Film
 from longtake.pipeline.take import Take
@@ -28,14 +27,12 @@ def render(take: Take, pool: ActorPool, pacer: ChunkPacer) -> Film:
         PoisonError: a chunk failed too often in a row.
         Cancelled: `longtake cancel` asked for it.
     """
-    plan = take.plan
     watch = CancelWatch(take.store)
 
     with sole_writer(take.store), pool.opened(config_of(take, pool.config), watch.look), pacer.ticking(watch.look):
-        take.take_over()
+        take.begin()
         take.repair(pool)
         forget_finished(take.store)
-        put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         pool.event("film.start", **take.summary())
         film = supervised(pool, pacer, lambda: drive(take, pool, pacer))
         take.put_finished(film)

@@ -8,11 +8,13 @@ import typer
 from longtake.jobs import calibrate, cancel, clean, convert, demo, init
 from longtake.jobs.batch import command as batch
 from longtake.jobs.bench import command as bench
+from longtake.jobs.choose import command as choose
 from longtake.jobs.doctor import command as doctor
 from longtake.jobs.entry import Command, new_app
 from longtake.jobs.inspect import command as inspect
 from longtake.jobs.models import command as models
 from longtake.jobs.render import command as render
+from longtake.jobs.retake import command as retake
 from longtake.jobs.score import command as score
 from longtake.jobs.status import command as status
 from longtake.jobs.submit import command as submit
@@ -24,6 +26,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.command,
     "init": init.command,
     "render": render.command,
+    "retake": retake.command,
+    "choose": choose.command,
     "score": score.command,
     "upscale": upscale.command,
     "submit": submit.command,

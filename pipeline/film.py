@@ -12,7 +12,6 @@ again, it resumes where it ended, bit for bit. Damaged files are detected and re
 
 from longtake.pipeline import acts
 from longtake.pipeline.journal.finished import forget_finished
-from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.journal.writer import sole_writer
 from longtake.pipeline.observe import SILENT, Observer
 from longtake.pipeline.stages.publish import Film
@@ -38,10 +37,9 @@ def render(take: Take, observer: Observer = SILENT) -> Film:
     publish = acts.publish(take, observer)
 
     with sole_writer(take.store):
-        take.take_over()
+        take.begin()
         take.repair(observer)
         forget_finished(take.store)
-        put_take(take.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
         observer.event("film.start", **take.summary())
         with publish.stage:
             for chunk in plan.chunks:

@@ -116,7 +116,7 @@ class TakeBefore:
         if missing:
             raise SpecError(
                 f"retakes[{number}].take is {retake.take!r}, which does not hold chunk {min(missing)} of this film"
-                f" without the retake; render the whole film there first"
+                f" without the retake ({journal.why_not('segments', min(missing))}); render the whole film there first"
             )
         return cls(plan, journal)
 

@@ -15,6 +15,8 @@ from longtake.pipeline.journal.journal import Journal
 from longtake.pipeline.journal.keys import FilmKeys, Parts, film_keys, loras_of
 from longtake.pipeline.journal.prompts import PromptJournal
 from longtake.pipeline.journal.store import Store
+from longtake.pipeline.journal.storyboard import put_storyboard
+from longtake.pipeline.journal.take import put_take, take_card
 from longtake.pipeline.media.hls import MASTER_NAME
 from longtake.pipeline.models.adapted import NetworkLoras
 from longtake.pipeline.models.protocols import FilmModel
@@ -131,8 +133,11 @@ class Take:
             "encoded": _ranges(segments),
         }
 
-    def take_over(self) -> None:
-        """Copy what a retake leaves alone from the take that it changes."""
+    def begin(self) -> None:
+        """Describe the take in its store, and copy what a retake leaves alone from the take that it changes."""
+        plan = self.plan
+        put_take(self.store, take_card(plan.storyboard, plan.clock, plan.scenes, plan.chunks))
+        put_storyboard(self.store, plan.storyboard)
         if self.before is not None:
             self.before.journal.copy_to(self.journal)
 

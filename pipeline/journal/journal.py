@@ -95,6 +95,10 @@ class Journal:
         for kind in kinds:
             self._manifests.forget(chunk_name(kind, index))
 
+    def at(self, store: Store) -> "Journal":
+        """The journal of the same film in another place."""
+        return Journal(store, self._keys)
+
     def copy_to(self, other: "Journal") -> None:
         """Copy all data that counts in both journals to `other`, where it is missing."""
         kinds: tuple[Kind, ...] = ("latents", "segments")
