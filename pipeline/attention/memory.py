@@ -33,7 +33,9 @@ class Latest(Generic[T]):
         self._kept: list[tuple[Tensor, Hashable, T]] = []
 
     def of(self, source: Tensor, also: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, which depends on nothing but `source` and `also`."""
+        """What `make` returns, which depends on nothing but `source` and `also`; made each time if gradients are on."""
+        if torch.is_grad_enabled():
+            return make()
         key = (also, torch.is_inference_mode_enabled())  # tensors of inference cannot be trained through
         for known, other_key, made in self._kept:
             if other_key == key and same_memory(known, source):

@@ -125,6 +125,13 @@ def test_they_are_made_once_for_each_layer_scene_and_prompt(causal, made):
     assert len(made) == LAYERS * (2 + 1), "two scenes, and the empty prompt"
 
 
+def test_noise_levels_are_embedded_once_for_all_branches_of_a_step(monkeypatch):
+    embedded, embed = [], WanDenoiser._time
+    monkeypatch.setattr(WanDenoiser, "_time", lambda self, *rest: embedded.append(1) or embed(self, *rest))
+    film, _ = wan_film(causal=False)
+    assert len(embedded) == STEPS * len(film)
+
+
 def test_passes_that_read_the_same_prompt_share_them(made):
     scales = {name: StreamScales(prompt=2.0, stg=1.0) for name in SHAPES}
     _, store = wan_film(causal=False, guidance=PerStream(scales, stg_layers=[0]))

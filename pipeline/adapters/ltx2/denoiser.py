@@ -40,6 +40,21 @@ class _Half:
     prompt: nn.Module | None
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """What noise levels make of one stream: see `LTX2Tokens`.
+
+    Args:
+        other: the noise levels of the other stream, which stay in memory as long as this, so that no other tensor has
+            their identity.
+    """
+
+    condition: Tensor
+    modulation: Tensor
+    text_modulation: Tensor | None
+    other: Tensor
+
+
 class LTX2Denoiser(nn.Module):
     """An `LTX2VideoTransformer3DModel` as a `protocols.BlockDenoiser`.
 
@@ -58,6 +73,7 @@ class LTX2Denoiser(nn.Module):
         self.rope = ropes(transformer.config)
         self.blocks: list[Block] = [LTX2Block.of(block) for block in transformer.transformer_blocks]
         self._places = {"video": Latest[Tensor](), "audio": Latest[Tensor]()}
+        self._timed = {name: Latest[_Timed]() for name in self._places}
         self._captions = {name: Latest[Tensor](PROMPTS) for name in self._places}
 
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
@@ -92,6 +108,21 @@ class LTX2Denoiser(nn.Module):
     def _tokens(self, name: str, patches: Tensor, own: Stream, other: Stream, prompt: Tensor) -> LTX2Tokens:
         half, weight = self._half(name), self.ltx.proj_in.weight
         x = half.enter(patches.to(weight.device, weight.dtype))
+        timed = self._timed[name].of(own.sigma, (id(other.sigma), x.dtype), lambda: self._time(half, own, other, x))
+        caption = half.caption or nn.Identity()
+        text = self._captions[name].of(prompt, (x.dtype, x.device), lambda: caption(prompt.to(x)))
+        sides = tuple(own.latents.shape[-2:]) if name == "video" else ()
+        return LTX2Tokens(
+            x=x,
+            condition=timed.condition,
+            modulation=timed.modulation,
+            positions=self._places[name].of(own.times_s, sides, lambda: self._positions(name, own)),
+            text=text,
+            text_modulation=timed.text_modulation,
+        )
+
+    def _time(self, half: _Half, own: Stream, other: Stream, x: Tensor) -> "_Timed":
+        """What the noise levels make of a stream with tokens `x`: once per step, for all branches."""
         levels = own.host_sigma
         sigma = own.sigma[:, :1] if bool((levels == levels[:, :1]).all()) else own.sigma
         # The exchange knows one level of the other stream: that of the step, which given latents are below.
@@ -99,19 +130,11 @@ class LTX2Denoiser(nn.Module):
         gated = crossing * (self.ltx.config.cross_attn_timestep_scale_multiplier / self._time_scale)
         modulation, condition = _timed(half.time, sigma, x)
         parts = [modulation, _timed(half.cross, crossing, x)[0], _timed(half.gate, gated, x)[0]]
-        caption = half.caption or nn.Identity()
-        text = self._captions[name].of(prompt, (x.dtype, x.device), lambda: caption(prompt.to(x)))
-        sides = tuple(own.latents.shape[-2:]) if name == "video" else ()
-        return LTX2Tokens(
-            x=x,
-            condition=condition,
-            modulation=rearrange(torch.cat(parts, dim=-1), "b f 1 (m d) -> b f 1 m d", d=x.shape[-1]),
-            positions=self._places[name].of(own.times_s, sides, lambda: self._positions(name, own)),
-            text=text,
-            text_modulation=None
-            if half.prompt is None
-            else _timed(half.prompt, own.sigma.amax(dim=1, keepdim=True), x)[0][:, :, 0],
+        prompt = (
+            None if half.prompt is None else _timed(half.prompt, own.sigma.amax(dim=1, keepdim=True), x)[0][:, :, 0]
         )
+        modulation = rearrange(torch.cat(parts, dim=-1), "b f 1 (m d) -> b f 1 m d", d=x.shape[-1])
+        return _Timed(condition, modulation, prompt, other.sigma)
 
     @property
     def _time_scale(self) -> int:

@@ -49,6 +49,7 @@ class WanDenoiser(nn.Module):
         self.blocks: list[Block] = [WanBlock.of(block) for block in transformer.blocks]
         self._positions: Latest[Tensor] = Latest()
         self._texts: Latest[Tensor] = Latest(PROMPTS)
+        self._timed: Latest[tuple[Tensor, Tensor]] = Latest()
 
     def project(self, text: Tensor) -> Tensor:
         """Prompt tokens [b t c] of Wan's text encoder as the blocks read them, [b t d]: once per prompt."""
@@ -58,18 +59,15 @@ class WanDenoiser(nn.Module):
     def embed(self, streams: Mapping[str, Stream], text: Tensor) -> dict[str, Tokens]:
         """Latents, and projected prompt tokens `text` [b t d], to tokens. Raises `SpecError` without the image that the
         weights continue."""
-        video, embedder, weight = streams["video"], self.wan.condition_embedder, self.wan.patch_embedding.weight
+        video, weight = streams["video"], self.wan.patch_embedding.weight
         latents = torch.cat([video.latents, *self._further_channels(streams)], dim=2).to(weight.device, weight.dtype)
         patches = self.wan.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
-        _, _, f, h, w = patches.shape
-        timesteps = rearrange(TIMESTEPS * video.sigma, "b f -> (b f)").to(weight.device)
-        steps = embedder.timesteps_proj(timesteps).to(embedder.time_embedder.linear_1.weight.dtype)
-        condition = embedder.time_embedder(rearrange(steps, "(b f) d -> b f 1 d", f=f)).type_as(patches)
-        modulation = embedder.time_proj(embedder.act_fn(condition))
+        h, w = patches.shape[-2:]
+        condition, modulation = self._timed.of(video.sigma, patches.dtype, lambda: self._time(video.sigma, patches))
         tokens = WanTokens(
             x=rearrange(patches, "b d f h w -> b f (h w) d"),
             condition=condition,
-            modulation=rearrange(modulation, "b f 1 (m d) -> b f 1 m d", m=6),
+            modulation=modulation,
             positions=self._positions.of(video.times_s, (h, w), lambda: self._placed(video.times_s, h, w)),
             text=self._texts.of(text, (weight.device, weight.dtype), lambda: text.to(weight.device, weight.dtype)),
             image=self._image(streams),
@@ -90,6 +88,15 @@ class WanDenoiser(nn.Module):
         """The module's function `sites`, for this network."""
         del chunk_audio
         return sites(self.wan.config, (latent_height, latent_width), chunk_latents, self._text_tokens)
+
+    def _time(self, sigma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Condition [b f 1 d] and modulation [b f 1 6 d] of noise levels [b f]: once per step, for all branches."""
+        embedder, f = self.wan.condition_embedder, sigma.shape[1]
+        timesteps = rearrange(TIMESTEPS * sigma, "b f -> (b f)").to(like.device)
+        steps = embedder.timesteps_proj(timesteps).to(embedder.time_embedder.linear_1.weight.dtype)
+        condition = embedder.time_embedder(rearrange(steps, "(b f) d -> b f 1 d", f=f)).type_as(like)
+        modulation = embedder.time_proj(embedder.act_fn(condition))
+        return condition, rearrange(modulation, "b f 1 (m d) -> b f 1 m d", m=6)
 
     def _further_channels(self, streams: Mapping[str, Stream]) -> list[Tensor]:
         """Channels [b f c h w] in addition to those of the video."""
