@@ -35,8 +35,10 @@ BUDGETS = (0.67, 0.5, 0.33, 0.25)
 GAIN_STEPS = 6
 """At how many steps the growth of errors is measured."""
 
-LEAST_GAIN = 0.3
+LEAST_GAIN = 0.1
 """Late errors shrink on their own, but those of several steps in a row add up."""
+
+FEWEST_STEPS = 4
 
 FORMAT = "longtake step plans 1"
 
@@ -139,6 +141,11 @@ def calibrate(
     if any(plan.steps.entries for plan in plans):
         raise SpecError("sampling.accelerate is set; a calibration renders with nothing skipped, leave it out")
     setting, weights = plans[0].setting, Weights(model.name, model.fingerprint())
+    if setting.num_steps < FEWEST_STEPS:
+        raise SpecError(
+            f"{setting.num_steps} steps are too few to skip any of them; what still pays is a guidance of 1, if the"
+            " weights were distilled for it, and accelerate: freeze, if one stream is finished before another"
+        )
     chunks: list[RecordedChunk] = []
     changes: list[Mapping[tuple[str, str], Changes]] = []
     films = [KnownFilm(model, plan) for plan in plans]
@@ -158,7 +165,8 @@ def calibrate(
     tick("measuring how errors grow")
     gains = _gains(films, errors)
     errors = errors.with_gains(gains)
-    tables = {f"{budget:g}": best_table(errors, setting, budget) for budget in budgets}
+    found = {f"{budget:g}": best_table(errors, setting, budget) for budget in budgets}
+    tables = {budget: table for budget, table in found.items() if table is not None}
     tick("rehearsing the plans")
     mean = _mean_changes(changes)
     return {

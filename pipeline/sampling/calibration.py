@@ -238,8 +238,9 @@ def _products(steps: Sequence[Tensor]) -> Floats:
 # ------------------------------------------------------------------ plans
 
 
-def best_table(errors: ForecastErrors, setting: Setting, budget: float) -> Table:
-    """The table that does at most `budget` of the work with the least error, as far as is known."""
+def best_table(errors: ForecastErrors, setting: Setting, budget: float) -> Table | None:
+    """The table that does at most `budget` of the work with the least error, as far as is known; None if there are too
+    few steps for so little work."""
     low, high, best = 0.0, 100.0, None
     for _ in range(30):
         price = (low * high) ** 0.5 if low else high / 2
@@ -250,7 +251,7 @@ def best_table(errors: ForecastErrors, setting: Setting, budget: float) -> Table
             low = price
         if low and high / low < 1.01:
             break
-    return best if best is not None else _cheapest(errors, setting, high)
+    return best
 
 
 def _cheapest(errors: ForecastErrors, setting: Setting, price: float) -> Table:

@@ -46,8 +46,8 @@ def table(
 
 
 def in_rhythm(step: int, every: int, warm_up: int, last: int) -> bool:
-    """Whether a step is computed: the first `warm_up`, then each `every`-th one, and those from `last` on."""
-    return step < warm_up or (step - warm_up) % every == 0 or step >= last
+    """Whether a step is computed: the first `warm_up`, each `every`-th one after these, and those from `last` on."""
+    return step < warm_up or (step + 1 - warm_up) % every == 0 or step >= last
 
 
 def others(setting: Setting) -> list[str]:

@@ -121,8 +121,8 @@ def test_the_clean_pass_is_never_cached_and_skipped_branches_never_run(monkeypat
     with torch.inference_mode():
         stage(chunk, EmbedStage(model().text, plan)(chunk))
     assert [run for run in passes if run.step is None] == [Pass(None, "guided"), Pass(None, "unguided")]
-    assert [run.step for run in passes if run.branch == "guided"] == [0, 1, 2, 3, 5, None]
-    assert [run.step for run in passes if run.branch == "unguided"] == [0, 1, 2, 5, None]
+    assert [run.step for run in passes if run.branch == "guided"] == [0, 1, 2, 4, 5, None]
+    assert [run.step for run in passes if run.branch == "unguided"] == [0, 1, 4, 5, None]
     assert len(blocks) == LAYERS * len(passes)
 
 
