@@ -133,7 +133,9 @@ def test_a_mistake_is_refused_in_one_sentence(whole, tmp_path, rest, message):
 
 
 def test_a_take_that_does_not_hold_the_film_is_refused(whole, tmp_path):
-    with pytest.raises(SpecError, match=r"does not hold chunk 0 of this film without the retake \(not rendered yet\); render the whole"):
+    with pytest.raises(
+        SpecError, match=r"does not hold chunk 0 of this film without the retake \(not rendered yet\); render the whole"
+    ):
         take_in(tmp_path / "out", f"{{take: {tmp_path}/nothing, from: 1s, to: 2s, seed: 3}}")
     with pytest.raises(SpecError, match="is the output itself"):
         take_in(whole.store.url, retake(whole))

@@ -69,6 +69,7 @@ def retake_command(
             " render"
         )
     place = _place(store, wish, storyboard)
+    open_render(wish.of(storyboard, store.url, 1), f"{place}/1", options)  # what is wrong is said before it is copied
     before = Store(f"{place}/0")
     progress.phase("copying the film as it is")
     _copy(film, before)

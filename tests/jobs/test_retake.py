@@ -44,6 +44,9 @@ def test_candidates_lie_next_to_the_film_and_any_is_published_without_rendering(
     rendered = (out / "retakes" / "1" / "2" / "events.jsonl").read_text()
     run(*ask)
     assert (out / "retakes" / "1" / "2" / "events.jsonl").read_text() == rendered, "nothing is rendered twice"
+    late = run("retake", out, "--from", "3s", "--to", "9s", "--in-process", check=False)
+    assert (late.returncode, "the film lasts 4 s" in late.stderr) == (2, True)
+    assert [path.name for path in (out / "retakes").iterdir()] == ["1"], "nothing is left of what is refused"
     run("choose", out, 2)
     assert film.read_bytes() == candidates[1].read_bytes()
     run("choose", out, 0)
