@@ -26,6 +26,7 @@ from longtake.pipeline.rollouts import Rollout
 from longtake.pipeline.sampling.accelerate import Accelerated, Weights, accelerated
 from longtake.pipeline.sampling.guidance import (
     CROSS_KINDS,
+    ROUNDING,
     SELF_KINDS,
     ByNoiseLevel,
     ClassifierFree,
@@ -34,6 +35,7 @@ from longtake.pipeline.sampling.guidance import (
     StreamScales,
 )
 from longtake.pipeline.sampling.schedule import Levels, restart_step, sigmas
+from longtake.pipeline.sampling.solver import solver_named
 from longtake.pipeline.sampling.step_plan import Setting
 from longtake.pipeline.spec import ConditioningFile, GuidanceSpec, SamplingSpec, Storyboard, seconds_at
 
@@ -334,7 +336,8 @@ def setting_of(
     for stream in (stream for site in sites for stream in site.streams):
         if stream.name in levels and stream.page_tokens:
             tokens[stream.name] = max(tokens.get(stream.name, 0), stream.page_tokens)
-    noisiest = [max(each) for each in zip(*levels.values(), strict=True)]
+    seen = solver_named(storyboard.sampling.solver).seen_level
+    noisiest = [seen(max(each)) for each in zip(*levels.values(), strict=True)]
     return Setting(
         levels=levels,
         branches=branches,
@@ -350,7 +353,7 @@ def _switches(storyboard: Storyboard, boundary: float | None, noisiest: Sequence
 
     def used(level: float) -> list[bool]:
         ranges = [lora.noise for lora in storyboard.loras if lora.noise is not None]
-        return [boundary is not None and level >= boundary, *(low < level <= high for high, low in ranges)]
+        return [boundary is not None and level >= boundary - ROUNDING, *(low < level <= high for high, low in ranges)]
 
     return tuple(step for step in range(1, len(noisiest)) if used(noisiest[step]) != used(noisiest[step - 1]))
 

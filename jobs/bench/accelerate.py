@@ -80,7 +80,7 @@ class Work:
     steps: int = STEPS
 
 
-FULL, QUICK, SMOKE = Work(4, 3, 8, 5, 60), Work(2, 2, 6, 4, 30), Work(1, 2, 1, 1, 1, 0, 0, ((8, 2),), 4)
+FULL, QUICK, SMOKE = Work(6, 3, 24, 6, 600), Work(4, 2, 6, 4, 30), Work(1, 2, 1, 1, 1, 0, 0, ((8, 2),), 4)
 
 
 def measure(options: BenchOptions) -> Mapping[str, float]:
