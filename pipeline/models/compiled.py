@@ -11,7 +11,7 @@ Shapes: b batch, h heads, l tokens of one stream, d head width, a axes of positi
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -59,10 +59,15 @@ def compiler(device: torch.device) -> str:
     from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler  # noqa: PLC0415 (slow)
     from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
 
-    if device.type != "cpu":
-        return f"triton {version('triton')}"
     try:
+        if device.type != "cpu":
+            return f"triton {version('triton')}"
         return get_compiler_version_info(get_cpp_compiler()).splitlines()[0]
+    except PackageNotFoundError:
+        raise SpecError(
+            "the denoiser's blocks are to be compiled, and there is no Triton here; pip install triton, or use"
+            " --compile none"
+        ) from None
     except InvalidCxxCompiler:
         raise SpecError("--compile is blocks, and there is no C++ compiler here; install g++, or use none") from None
 

@@ -3,6 +3,8 @@
 Their graphs are counted by the bench `hot-path`; here the operations of a graph run as they are, so no bit may differ.
 """
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 
@@ -115,6 +117,15 @@ def test_a_machine_without_a_compiler_is_told_so_before_work_starts(monkeypatch)
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(SpecError, match=r"--compile is blocks, and there is no C\+\+ compiler here; install g\+\+"):
         compiled.compiler(torch.device("cpu"))
+
+
+def test_a_gpu_machine_without_triton_is_told_so(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(compiled, "version", missing)
+    with pytest.raises(SpecError, match="no Triton here; pip install triton, or use --compile none"):
+        compiled.compiler(torch.device("cuda"))
 
 
 def test_a_block_that_cannot_be_compiled_is_named_in_one_sentence():
