@@ -89,9 +89,9 @@ def _in_full(
         return [each for name, values in chosen for each in _in_full(_entry(name, values), setting, weights)[0]], [why]
     values, source = published(entry.method, weights.model)
     method = _method(entry.method, {**values, **entry.parameters})
-    notes = []
-    if source is not None:
-        notes = [f"{entry.method}: parameters from {source}"]
+    notes = [] if source is None else [f"{entry.method}: parameters from {source}"]
+    if entry.method == "teacache" and source is None and "polynomial" not in entry.parameters:
+        notes = [f"teacache: no coefficients are published for {weights.model}; changes are added up as they are"]
     return [_entry(entry.method, asdict(cast(Any, method)))], notes
 
 

@@ -22,10 +22,12 @@ from longtake.pipeline.sampling.calibration import ForecastErrors, Recorded, Rec
 from longtake.pipeline.sampling.forecast import chebyshev, taylor
 from longtake.pipeline.sampling.step_cache import EVERYTHING, StepCache
 from longtake.pipeline.sampling.step_plan import COMPUTE, Extrapolate, Freeze, SkipBranch, Table
+from longtake.pipeline.sampling.step_presets import published
 from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.testing.thread_ranks import run_threads
+from longtake.pipeline.weights.load import load_model
 from tests.tiny_take import legs, render, take_in
 
 STEPS = 6
@@ -372,3 +374,32 @@ def test_a_plan_for_other_weights_or_no_plan_is_refused(plan_file, tmp_path):
         (tmp_path / "plan.json").write_text(content)
         with pytest.raises(SpecError, match="is no step plan"):
             plan_film(storyboard(str(tmp_path / "plan.json")), model())
+
+
+@pytest.mark.parametrize(
+    ("accelerate", "steps", "said"),
+    [
+        ("teacache", 6, "no coefficients are published for tiny"),
+        ("auto", 6, "6 steps are too few for a step cache to gain anything; streams at rest are frozen"),
+        ("auto", 12, "tiny was not calibrated"),
+    ],
+)
+def test_a_model_that_was_not_calibrated_is_named(accelerate, steps, said):
+    (note,) = plan_film(storyboard(accelerate, steps=steps), model()).steps.notes
+    assert said in note
+
+
+def test_published_parameters_are_those_of_the_model():
+    values, source = published("teacache", "Wan2.1-T2V-1.3B-Diffusers")
+    assert (values["threshold"], len(values["polynomial"])) == (0.08, 5)
+    assert source == "TeaCache4Wan2.1, threshold of ComfyUI-TeaCache"
+    assert published("teacache", "tiny") == ({}, None)
+
+
+def test_the_shipped_plan_is_that_of_the_built_in_weights():
+    board = parse_storyboard(
+        "{sampling: {steps: 24, accelerate: auto}, scenes: [{prompt: a red circle, duration: 1s}]}"
+    )
+    plan = plan_film(board, load_model("sounding-shapes"))
+    assert plan.storyboard.sampling.accelerate[0].plan is not None, "it fits weights, steps and noise levels"
+    assert plan.steps.plan.work(plan.setting) <= 0.5
