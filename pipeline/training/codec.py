@@ -44,7 +44,8 @@ class CodecOptions:
     Args:
         video_codec_of: a model, by name or path, with whose video codec the training starts.
         own_statistics: whether latents are normalised by the statistics of their batch. Those of few clips would hide
-            how bright they are, so that running statistics are better for small batches.
+            how bright they are, so that running statistics are better for small batches. The running ones are saved;
+            they belong to the last weights, not to averages of them, so `ema` should be 0.
         latents: in a clip.
         latent_noise: standard deviation of the noise on latents.
         near_weight: further weight of pixels near objects.
@@ -69,7 +70,7 @@ class CodecTask:
             take_over(model, options.video_codec_of)
         self._model, self._source, self._seed = model, source, spec.seed
         self._seconds = Fraction(TEMPORAL_STRIDE * options.latents) / source.fps
-        self._sound_fits = False
+        self._own_statistics, self._sound_fits = options.own_statistics, False
         self.objective: nn.Module = Reconstruction(model.video_codec, options)
 
     def draw(self, seed: int, step: int, rank: int, size: int) -> Batch:
@@ -80,7 +81,8 @@ class CodecTask:
     def finished(self, weights: Mapping[str, Tensor]) -> EmbeddedModel:
         """The model with the trained video codec, calibrated latents and the fitted sound basis."""
         self.objective.load_state_dict(weights)
-        calibrate(self._model.video_codec, self._frames())
+        if self._own_statistics:
+            calibrate(self._model.video_codec, self._frames())
         if not self._sound_fits:
             fit_basis(self._model.sound_codec, self._sound())
             self._sound_fits = True

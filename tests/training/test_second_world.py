@@ -243,6 +243,9 @@ def test_a_codec_learns_from_few_clips_by_running_statistics():
     task.objective(batch)["loss"].backward()
     assert not torch.equal(codec.norm.running_mean, start.norm.running_mean)
     assert codec.coarse.conv.weight.grad.isfinite().all()
+    task._sound_fits = True
+    model = task.finished(task.objective.state_dict())
+    assert torch.equal(model.video_codec.norm.running_mean, codec.norm.running_mean)
 
 
 def test_a_codec_of_other_sizes_is_refused():
