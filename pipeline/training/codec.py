@@ -42,7 +42,7 @@ class CodecOptions:
     """Options of codec training.
 
     Args:
-        video_codec_of: a model, by name or path, with whose video codec the training starts.
+        video_codec_of: a model, by name or path, with whose video codec the training starts, unless `start` is set.
         own_statistics: whether latents are normalised by the statistics of their batch. Those of few clips would hide
             how bright they are, so that running statistics are better for small batches. The running ones are saved;
             they belong to the last weights, not to averages of them, so `ema` should be 0.
@@ -66,7 +66,7 @@ class CodecTask:
     def __init__(self, spec: TrainSpec, model: EmbeddedModel, source: ClipSource) -> None:
         options: CodecOptions
         (options,) = read_options(spec.options, CodecOptions)
-        if options.video_codec_of:
+        if options.video_codec_of and spec.start is None:
             take_over(model, options.video_codec_of)
         self._model, self._source, self._seed = model, source, spec.seed
         self._seconds = Fraction(TEMPORAL_STRIDE * options.latents) / source.fps

@@ -248,9 +248,10 @@ def test_a_codec_learns_from_few_clips_by_running_statistics():
     assert torch.equal(model.video_codec.norm.running_mean, codec.norm.running_mean)
 
 
-def test_a_codec_of_other_sizes_is_refused():
+def test_a_codec_of_other_sizes_is_refused_unless_a_model_is_continued():
     options = {"video_codec_of": "tiny"}
     spec = TrainSpec(stage="codec", steps=1, batch_size=1, lr=1e-3, options=options)
+    CodecTask(spec.model_copy(update={"start": "kept"}), EmbeddedModel.untrained(SECOND_WORLD), SecondWorld())
     with pytest.raises(SpecError, match=r"'tiny', with a VideoCodecConfig\(latent_channels=4, .*; second-world has"):
         CodecTask(spec, EmbeddedModel.untrained(SECOND_WORLD), SecondWorld())
 
