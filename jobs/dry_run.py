@@ -14,7 +14,7 @@ from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import FilmPlan, kv_bytes
 from longtake.pipeline.sampling.step_cache import EVERYTHING
-from longtake.pipeline.spec import GuidanceSpec
+from longtake.pipeline.sampling_spec import GuidanceSpec
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.stages.denoise import DenoiseStage
 from longtake.pipeline.stages.embed import EmbedStage

@@ -143,8 +143,8 @@ WaitForNodes = Annotated[
 
 def nodes_s(wait_for_nodes: str) -> float:
     """Seconds of `--wait-for-nodes`. Raises `SpecError` for what is no length of time."""
+    from longtake.pipeline.durations import parse_duration
     from longtake.pipeline.errors import SpecError
-    from longtake.pipeline.spec import parse_duration
 
     try:
         seconds, frames = parse_duration(wait_for_nodes)

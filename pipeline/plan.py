@@ -17,7 +17,9 @@ from longtake.pipeline.clock import (
     plan_chunks,
     plan_scenes,
 )
+from longtake.pipeline.durations import seconds_at
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.given_files import ConditioningFile
 from longtake.pipeline.models.limits import ModelDefaults, check_against, sources_of, with_defaults
 from longtake.pipeline.models.protocols import FilmModel, StreamDecoder
 from longtake.pipeline.parallel.degrees import Degrees
@@ -37,7 +39,8 @@ from longtake.pipeline.sampling.guidance import (
 from longtake.pipeline.sampling.schedule import Levels, restart_step, sigmas
 from longtake.pipeline.sampling.solver import solver_named
 from longtake.pipeline.sampling.step_plan import Setting
-from longtake.pipeline.spec import ConditioningFile, GuidanceSpec, SamplingSpec, Storyboard, seconds_at
+from longtake.pipeline.sampling_spec import GuidanceSpec, SamplingSpec
+from longtake.pipeline.spec import Storyboard
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from longtake.pipeline.clock import ChunkSpan
+from longtake.pipeline.durations import seconds_at
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.journal.journal import Journal
 from longtake.pipeline.journal.keys import FilmKeys, Parts
 from longtake.pipeline.journal.store import Store, resolved
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.spec import Retake, seconds_at
+from longtake.pipeline.spec import Retake
 from longtake.pipeline.values import GivenLatents
 
 

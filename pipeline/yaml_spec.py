@@ -9,13 +9,20 @@ from typing import Annotated, Any, TypeVar
 
 import fsspec
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.names import check_place
 
 SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Spec(BaseModel):
+    """A part of a file that people write: frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
 
 # ------------------------------------------------------------------ single values
 

@@ -10,15 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from longtake.pipeline.clock import MediaClock, plan_scenes
 from longtake.pipeline.conditioning.encoder import digests
+from longtake.pipeline.durations import parse_duration, parse_fps
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.spec import (
-    STORYBOARD_TEMPLATE,
-    Storyboard,
-    load_storyboard,
-    parse_duration,
-    parse_fps,
-    parse_storyboard,
-)
+from longtake.pipeline.spec import STORYBOARD_TEMPLATE, Storyboard, load_storyboard, parse_storyboard
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.yaml"
 SCENES = "scenes: [{prompt: a red circle, duration: 2s}, {prompt: a blue square, duration: 36f, transition: cut}]\n"

@@ -30,7 +30,8 @@ from longtake.pipeline.journal.store import Store
 from longtake.pipeline.plan import FilmPlan, plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.sampling.noise import KeyedNoise
-from longtake.pipeline.spec import GuidanceSpec, parse_storyboard
+from longtake.pipeline.sampling_spec import GuidanceSpec
+from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
 from longtake.pipeline.testing import ltx2, wan
 from longtake.pipeline.testing.diffusers_folder import save

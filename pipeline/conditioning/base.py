@@ -11,9 +11,9 @@ from torch import Tensor
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.codecs import ModelCodecs
 from longtake.pipeline.conditioning.files import is_film, read_frames, read_or_refuse, read_picture
+from longtake.pipeline.given_files import ConditioningFile, ConditioningKind
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.spec import ConditioningFile, ConditioningKind
 from longtake.pipeline.values import GivenLatents, LatentChunk
 
 

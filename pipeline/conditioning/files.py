@@ -23,11 +23,11 @@ from torch.nn import functional
 from torchaudio.functional import resample
 
 from longtake.pipeline.errors import MediaError, SpecError
+from longtake.pipeline.given_files import ConditioningFile
 from longtake.pipeline.media.read import FrameBlock, count_film, read_still, stream_frames
 from longtake.pipeline.media.sound import stream_sound
 from longtake.pipeline.media.source import opened
 from longtake.pipeline.media.tiles import tiles_of
-from longtake.pipeline.spec import ConditioningFile
 
 Value = TypeVar("Value")
 

@@ -18,9 +18,11 @@ from typing_extensions import override
 from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.base import ConditioningInput
 from longtake.pipeline.conditioning.files import film_length_s, is_film, read_or_refuse
+from longtake.pipeline.durations import seconds_at
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.given_files import ConditioningFile
 from longtake.pipeline.media.picture import to_uint8
-from longtake.pipeline.spec import Box, ConditioningFile, Scene, seconds_at
+from longtake.pipeline.scene_spec import Box, Scene
 from longtake.pipeline.values import GivenLatents
 
 _WHITE = 128

@@ -10,7 +10,7 @@ from longtake.pipeline.conditioning.film_before import FilmBefore
 from longtake.pipeline.conditioning.footage import Footage, Mask
 from longtake.pipeline.conditioning.sound import WholeSound
 from longtake.pipeline.conditioning.stills import FirstImage, Keyframe, LastImage
-from longtake.pipeline.spec import ConditioningKind
+from longtake.pipeline.given_files import ConditioningKind
 
 INPUTS: Mapping[ConditioningKind, type[ConditioningInput]] = {
     each.kind: each for each in (FirstImage, Keyframe, LastImage, Footage, Mask, FilmBefore, WholeSound)

@@ -15,9 +15,9 @@ from longtake.pipeline.clock import ChunkSpan
 from longtake.pipeline.conditioning.base import ConditioningInput
 from longtake.pipeline.conditioning.files import GivenSound, read_or_refuse, read_sound
 from longtake.pipeline.errors import SpecError
+from longtake.pipeline.given_files import ConditioningFile
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.plan import FilmPlan
-from longtake.pipeline.spec import ConditioningFile
 from longtake.pipeline.values import GivenLatents
 
 

@@ -10,12 +10,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.pipeline.durations import parse_duration
 from longtake.pipeline.errors import MediaError, SpecError
 from longtake.pipeline.journal.root import check_input, check_no_stream
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import NAME, TakeCard, read_take
 from longtake.pipeline.media.read import FilmCount, count_film
-from longtake.pipeline.spec import parse_duration
 
 _EVEN = 0.25  # of a frame's duration, by which a step may differ from it: some containers keep whole milliseconds
 _STEADY = 0.9  # share of steps that are even in a film with a steady rate

@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from longtake.pipeline.clock import ChunkSpan
-from longtake.pipeline.spec import Scene, Storyboard
+from longtake.pipeline.scene_spec import Scene
+from longtake.pipeline.spec import Storyboard
 
 Parts = Mapping[str, Any]
 """What a key is made of: plain values, with names that a person understands."""

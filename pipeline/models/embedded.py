@@ -8,6 +8,7 @@ from torch import nn
 
 from longtake.pipeline.attention.kv_plan import KVPlan
 from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.given_files import EVERY_KIND
 from longtake.pipeline.models.adapted import AdaptableNetwork, detach
 from longtake.pipeline.models.av_dit import AVDiT, AVDiTConfig
 from longtake.pipeline.models.fingerprint import weights_fingerprint
@@ -17,7 +18,6 @@ from longtake.pipeline.models.sound_codec import SoundCodec, SoundCodecConfig
 from longtake.pipeline.models.text_encoder import ClosedVocabularyEncoder
 from longtake.pipeline.models.video_codec import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoCodec, VideoCodecConfig
 from longtake.pipeline.rollouts import Causal
-from longtake.pipeline.spec import EVERY_KIND
 
 SHAPES_VOCABULARY = (
     *("a", "on", "background"),

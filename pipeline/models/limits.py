@@ -8,16 +8,10 @@ from math import exp, log
 from pydantic import ValidationError
 
 from longtake.pipeline.errors import SpecError
-from longtake.pipeline.spec import (
-    AudioSpec,
-    ConditioningKind,
-    GuidanceSpec,
-    SamplingSpec,
-    Scene,
-    Storyboard,
-    VideoSpec,
-    mistake,
-)
+from longtake.pipeline.given_files import ConditioningKind
+from longtake.pipeline.sampling_spec import GuidanceSpec, SamplingSpec
+from longtake.pipeline.scene_spec import Scene
+from longtake.pipeline.spec import AudioSpec, Storyboard, VideoSpec, mistake
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from longtake.pipeline.sampling.step_cache import EVERYTHING
 from longtake.pipeline.sampling.step_methods import Method
 from longtake.pipeline.sampling.step_plan import Plan, Setting, Stacked, Table
 from longtake.pipeline.sampling.step_presets import AUTO, automatic, published
-from longtake.pipeline.spec import AccelerateSpec
+from longtake.pipeline.sampling_spec import AccelerateSpec
 from longtake.pipeline.yaml_spec import read_text
 
 SHIPPED = "longtake.pipeline.sampling.plans"

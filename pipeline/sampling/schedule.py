@@ -11,7 +11,7 @@ from longtake.pipeline.errors import SpecError
 from longtake.pipeline.models.limits import DynamicShift
 from longtake.pipeline.registry import SCHEDULES, resolve
 from longtake.pipeline.sampling.solver import solver_named
-from longtake.pipeline.spec import SamplingSpec
+from longtake.pipeline.sampling_spec import SamplingSpec
 
 Real = TypeVar("Real", float, np.ndarray)
 

@@ -17,10 +17,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from longtake.pipeline.durations import parse_duration
 from longtake.pipeline.errors import SpecError
 from longtake.pipeline.footage.values import Footage
 from longtake.pipeline.models.streaming_upscaler import ChunkGrid
-from longtake.pipeline.spec import parse_duration
 
 SCALES = (2, 4)
 

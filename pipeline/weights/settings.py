@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longtake.pipeline.errors import WeightsError
-from longtake.pipeline.spec import SamplingSpec
+from longtake.pipeline.sampling_spec import SamplingSpec
 from longtake.pipeline.weights.folder import MARK
 from longtake.pipeline.yaml_spec import whole
 

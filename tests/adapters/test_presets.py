@@ -13,7 +13,8 @@ from longtake.pipeline.adapters.wan.model import open_folder
 from longtake.pipeline.models.embedded import TINY, EmbeddedModel
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.sampling.schedule import sigmas
-from longtake.pipeline.spec import SamplingSpec, parse_storyboard
+from longtake.pipeline.sampling_spec import SamplingSpec
+from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.stages.embed import EmbedStage
 from longtake.pipeline.testing import ltx2
 from longtake.pipeline.testing.diffusers_folder import save

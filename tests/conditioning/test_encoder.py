@@ -15,6 +15,7 @@ from longtake.jobs.dry_run import print_plan
 from longtake.pipeline import film
 from longtake.pipeline.conditioning.files import fitted, read_last_frames, read_last_sound, read_picture
 from longtake.pipeline.errors import JournalError, SpecError
+from longtake.pipeline.given_files import ConditioningFile
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.media.picture import to_uint8, write_png
 from longtake.pipeline.media.read import read_film
@@ -23,7 +24,7 @@ from longtake.pipeline.parallel.degrees import Degrees
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Continuation
-from longtake.pipeline.spec import ConditioningFile, load_storyboard, parse_storyboard
+from longtake.pipeline.spec import load_storyboard, parse_storyboard
 from longtake.pipeline.stages.decode import DecodeStage
 from longtake.pipeline.take import open_take
 from longtake.pipeline.training.world import SAMPLE_RATE

@@ -11,7 +11,8 @@ import torch
 from longtake.pipeline.clock import MediaClock, plan_chunks, plan_scenes
 from longtake.pipeline.journal.store import Store
 from longtake.pipeline.journal.take import put_take, take_card
-from longtake.pipeline.spec import Scene, Storyboard
+from longtake.pipeline.scene_spec import Scene
+from longtake.pipeline.spec import Storyboard
 from longtake.pipeline.stages.encode import EncodeStage
 from longtake.pipeline.stages.publish import PublishOptions, PublishStage
 from longtake.pipeline.training.data import render

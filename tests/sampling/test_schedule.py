@@ -11,7 +11,7 @@ from longtake.pipeline.adapters.unipc import UniPC
 from longtake.pipeline.models.limits import DynamicShift
 from longtake.pipeline.sampling.schedule import noise_levels, sigmas, stretched
 from longtake.pipeline.sampling.solver import Euler
-from longtake.pipeline.spec import SamplingSpec
+from longtake.pipeline.sampling_spec import SamplingSpec
 
 LTX2 = DynamicShift()
 

@@ -23,13 +23,13 @@ from longtake.pipeline.adapters.presets import LTX2_NEGATIVE, Settings, ltx2_gui
 from longtake.pipeline.adapters.pretrained import as_published, read_encoder, read_tokenizer
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
+from longtake.pipeline.given_files import EVERY_KIND
 from longtake.pipeline.models.adapted import AdaptableNetwork
 from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
 from longtake.pipeline.models.limits import DynamicShift, ModelDefaults, ModelLimits, SizeLimits
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
-from longtake.pipeline.spec import EVERY_KIND
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions

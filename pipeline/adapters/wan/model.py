@@ -34,6 +34,7 @@ from longtake.pipeline.adapters.wan.video_codec import WanVideoCodec
 from longtake.pipeline.attention.kv_plan import KVPlan, SiteLayout
 from longtake.pipeline.clock import MediaClock
 from longtake.pipeline.errors import WeightsError
+from longtake.pipeline.given_files import PICTURE_KINDS
 from longtake.pipeline.models.adapted import AdaptableNetwork
 from longtake.pipeline.models.compiled import compile_blocks
 from longtake.pipeline.models.lazy_loading import LazyDecoder, LazyDenoiser
@@ -41,7 +42,6 @@ from longtake.pipeline.models.limits import ModelDefaults, ModelLimits, SizeLimi
 from longtake.pipeline.models.protocols import FilmModel
 from longtake.pipeline.models.silence import Silence
 from longtake.pipeline.rollouts import Causal, Continuation, Rollout
-from longtake.pipeline.spec import PICTURE_KINDS
 from longtake.pipeline.weights.folder import MARK, folder_fingerprint, model_name
 from longtake.pipeline.weights.memory import PartBytes, part_bytes
 from longtake.pipeline.weights.options import LoadOptions

@@ -16,7 +16,8 @@ from longtake.pipeline.observe import SILENT
 from longtake.pipeline.plan import plan_film
 from longtake.pipeline.provenance import numerics
 from longtake.pipeline.rollouts import Causal, Continuation
-from longtake.pipeline.spec import GuidanceSpec, parse_storyboard
+from longtake.pipeline.sampling_spec import GuidanceSpec
+from longtake.pipeline.spec import parse_storyboard
 from longtake.pipeline.take import open_take
 from longtake.pipeline.testing.diffusers_folder import save
 from longtake.pipeline.testing.wan import tiny_pipeline
