@@ -161,14 +161,16 @@ class RolloutEngine:
         seen = {name: [sampling.solver.seen_level(sigma) for sigma, _ in pairs] for name, pairs in steps.items()}
         inputs = {name: self._inputs(scope, name, seen[name], x.dtype) for name, x in values.items()}
         fresh = {name: self._fresh_noise(scope.span, name, steps[name][first:], draw + first + 1) for name in noise}
-        solvers = {name: sampling.solver.begin(_falling(levels[name][first:])) for name in noise}
+        late = {name for name, given in scope.given.items() if given.level < 1}  # rendered from a later level on
+        begins = {name: _falling(each[first:]) if name in late else each[first:] for name, each in levels.items()}
+        solvers = {name: sampling.solver.begin(begins[name]) for name in noise}
         for step in range(first, sampling.num_steps):
             values = {name: inputs[name].held(x, noise[name], steps[name][step][0]) for name, x in values.items()}
             streams = {name: inputs[name].stream(x, step) for name, x in values.items()}
             velocity = self._guided(streams, scope.span, prompts, step)
             for name, x in values.items():
                 sigma, following = steps[name][step]
-                if sigma != following:
+                if name not in late or sigma != following:
                     values[name] = solvers[name].step(x, velocity[name], sigma, following, fresh[name][step - first])
         return {name: inputs[name].held(x, noise[name], 0.0) for name, x in values.items()}
 

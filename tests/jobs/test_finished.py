@@ -28,7 +28,7 @@ try:
 except SystemExit as end:
     print("code", end.code, *({"torch", "ray"} & sys.modules.keys()))
 """
-OPTIONS = ("cpu", (1, None, None, "none", "exact", (None,) * 4))
+OPTIONS = ("cpu", (1, None, None, "none", "exact", "auto", (None,) * 4))
 
 
 def children_s():
