@@ -43,10 +43,12 @@ def command(
 ) -> None:
     """Measure which passes of a model change little, and write step plans for `longtake render --accelerate PLAN.json`.
 
-    Films are rendered with nothing skipped, with the steps, schedule and guidance of the model or of --set: a plan is
-    for these only. Next to the plan a picture shows how much keys, values and blocks change, by layer and step.
+    A plan is for the steps, schedule and guidance with which it was measured: those of the model or of --set.
+
+    Next to it a picture shows how much keys, values and blocks change, by layer and step.
     """
     from longtake.jobs.progress import Progress
+    from longtake.pipeline.journal.root import check_folder
 
     if output.suffix != ".json":
         raise SpecError(f"-o is {output}; a plan is a JSON file, use {output.with_suffix('.json')}")
@@ -54,6 +56,7 @@ def command(
         raise SpecError(f"{output} exists and is not overwritten; use another file")
     if not output.absolute().parent.is_dir():
         raise SpecError(f"-o is {output}, and {output.absolute().parent} is no folder; create it first")
+    check_folder(output.absolute().parent, str(output))
     feedback = Feedback(progress, json)
     with Progress(feedback, "loading PyTorch") as shown:
         from longtake.actors.load_options import load_options, resolve_device

@@ -53,8 +53,9 @@ def command(
 ) -> None:
     """Render a part of a finished film again; everything outside of it keeps its packets.
 
-    The film stays as it is, and each candidate is a film of its own below OUT/retakes: `longtake choose OUT 2`
-    publishes the second. Use the flags of the render. Run the same command again to resume.
+    The film stays as it is; each candidate is a film of its own below OUT/retakes, and longtake choose publishes one.
+
+    Use the flags of the render. Run the same command again to resume.
     """
     from longtake.jobs.progress import Progress
 
@@ -67,6 +68,8 @@ def command(
         load = load_options(
             *(dtype, quantize, resolve_device(device, in_process=in_process, address=address)), numerics=numerics
         )
-        options = RenderOptions(any_size=True, in_process=in_process, address=address, threads=threads, load=load)
+        options = RenderOptions(
+            replace=True, any_size=True, in_process=in_process, address=address, threads=threads, load=load
+        )
         wish = Wish(start, stop, prompt, tuple(name.strip() for name in streams.split(",")), candidates, seed)
         retake_command(output, wish, storyboard, options, shown)
