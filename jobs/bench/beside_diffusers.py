@@ -31,7 +31,7 @@ from longtake.pipeline.weights.options import LoadOptions
 
 FPS, TEXT_TOKENS = 24, 1024
 DECODE_BATCH = 8
-"""Chunks that are decoded in one pass when nobody watches: about as many latents as a clip has."""
+"""Chunks that are decoded in one pass when the film is not watched: about as many latents as a clip has."""
 CLIP_FRAMES = 1 + 8 * (CLIP_LATENTS - 1)
 STORYBOARD = """
 model: tiny-ltx2

@@ -118,10 +118,12 @@ def _place(store: Store, wish: Wish, storyboard: Storyboard) -> str:
     if number:
         place = f"{store.url}/retakes/{number}"
         first = Store(f"{place}/1")
+        if not first.list("journal/latents"):
+            return place  # it was ended before its first candidate began
         try:
             if read_storyboard(first) == wish.of(storyboard, f"{place}/0", 1):
                 return place
-        except SpecError:
+        except SpecError:  # its storyboard names a URL with a password, so that it was not stored
             pass
     return f"{store.url}/retakes/{number + 1}"
 

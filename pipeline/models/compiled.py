@@ -186,7 +186,7 @@ class _OneOperation(AttentionContext):
 
     Args:
         run: the number of the call. Each operation returns it, and the next one takes that, so that the compiler keeps
-            their order, and keeps those whose output nobody reads.
+            their order, and keeps those whose output is not read.
         silent: kinds of sites at which the true context returns nothing.
     """
 

@@ -188,7 +188,7 @@ class Plan:
 
     Attributes:
         probe: where passes are measured; None: nowhere.
-        watches_latents: whether `Decisions.actions` is told what has moved.
+        watches_latents: whether `Decisions.actions` receives what has moved.
         freezes: whether a finished stream is frozen, at noise level 0, once it has been computed there.
         freezes_waiting: whether a stream that waits at a higher noise level is frozen, too.
         spares_openings: whether chunks without a past are computed whole, since small errors change most there.

@@ -47,7 +47,12 @@ def test_candidates_lie_next_to_the_film_and_any_is_published_without_rendering(
     late = run("retake", out, "--from", "3s", "--to", "9s", "--in-process", check=False)
     assert (late.returncode, "the film lasts 4 s" in late.stderr) == (2, True)
     assert [path.name for path in (out / "retakes").iterdir()] == ["1"], "nothing is left of what is refused"
-    run("choose", out, 2)
+    run("choose", out, 0)
+    (out / "retakes" / "2" / "0" / "journal").mkdir(parents=True)
+    (out / "retakes" / "2" / "0" / "journal" / "storyboard.json").write_text("{}")
+    again = run(*ask[:-1], "--seed", 5, "--in-process")
+    assert str(out / "retakes" / "2" / "1") in again.stdout, "one that was killed while it was copied is resumed"
+    run("choose", out, 2, "--retake", 1)
     assert film.read_bytes() == candidates[1].read_bytes()
     run("choose", out, 0)
     assert film.read_bytes() == before
